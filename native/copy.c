@@ -1,0 +1,128 @@
+/* File content into the ring: read straight into the ring's buffers, so that
+ * no byte is copied on the way. */
+#include "core.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const char SHRUNK[] = "is shorter than when it was walked";
+static const char CHANGED[] = "changed since it was walked";
+
+static int read_fault(struct fault *fault, int errnum, const char *path)
+{
+    return fault_at(fault, FAULT_READ, errnum, NULL, (const uint8_t *)path, strlen(path));
+}
+
+static int entry_fault(struct fault *fault, const char *reason, const char *path)
+{
+    return fault_at(fault, FAULT_ENTRY, 0, reason, (const uint8_t *)path, strlen(path));
+}
+
+int copy_range(struct ring *ring, int source, off_t offset, uint64_t count,
+               const char *path, struct fault *fault)
+{
+    while (count) {
+        uint8_t *space;
+        size_t room;
+        if (ring_space(ring, &space, &room, fault) < 0)
+            return -1;
+        if (room > count)
+            room = (size_t)count;
+        ssize_t got = offset < 0 ? read(source, space, room)
+                                 : pread(source, space, room, offset);
+        if (got < 0) {
+            if (errno != EINTR)
+                return read_fault(fault, errno, path);
+            if (ring_check_interrupted(ring, fault) < 0)
+                return -1;
+            continue;
+        }
+        if (got == 0)
+            return entry_fault(fault, SHRUNK, path);
+        ring_advance(ring, (size_t)got);
+        count -= (uint64_t)got;
+        if (offset >= 0)
+            offset += got;
+    }
+    return 0;
+}
+
+/* The content of a regular file. The status is taken after the reading: if it
+ * is what the walk saw, nothing replaced, cut, lengthened or rewrote the file
+ * in between. Never waits on what is no longer a file (O_NONBLOCK), never
+ * follows what became a link (O_NOFOLLOW). */
+static int copy_file(struct ring *ring, const struct entry *entry,
+                     const struct witness *witness, struct fault *fault)
+{
+    char path[PATH_MAX];
+    struct stat now;
+
+    if (entry->name_length >= sizeof path)
+        return fault_at(fault, FAULT_READ, ENAMETOOLONG, NULL, entry->name,
+                        entry->name_length);
+    memcpy(path, entry->name, entry->name_length);
+    path[entry->name_length] = '\0';
+
+    int file = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    if (file < 0) {
+        if (errno == ELOOP)
+            return entry_fault(fault, CHANGED, path);
+        return read_fault(fault, errno, path);
+    }
+    int result = copy_range(ring, file, -1, entry->size, path, fault);
+    if (result == 0) {
+        if (fstat(file, &now) < 0)
+            result = read_fault(fault, errno, path);
+        else if (!S_ISREG(now.st_mode) || (uint64_t)now.st_size != entry->size ||
+                 now.st_dev != witness->device || now.st_ino != witness->inode ||
+                 now.st_mtim.tv_sec != witness->mtime_sec ||
+                 now.st_mtim.tv_nsec != witness->mtime_nsec)
+            result = entry_fault(fault, CHANGED, path);
+    }
+    close(file);
+    return result;
+}
+
+static int write_header(struct ring *ring, const struct stamp *stamp,
+                        const struct entry *entry, struct fault *fault)
+{
+    uint8_t *space;
+    size_t room, size = header_size(stamp, entry);
+
+    if (ring_space(ring, &space, &room, fault) < 0)
+        return -1;
+    if (room >= size) {
+        header_encode(stamp, entry, space);
+        ring_advance(ring, size);
+        return 0;
+    }
+    uint8_t *header = malloc(size); /* on the edge between two slots */
+    if (!header)
+        return fault_set(fault, FAULT_MEMORY, 0);
+    header_encode(stamp, entry, header);
+    int result = ring_write(ring, header, size, fault);
+    free(header);
+    return result;
+}
+
+int copy_entries(struct ring *ring, const struct entries *entries, struct fault *fault)
+{
+    size_t offset = 0;
+    for (size_t i = 0; i < entries->count; i++) {
+        struct entry entry;
+        offset = entries_decode(entries, offset, &entry);
+        if (write_header(ring, &entries->stamp, &entry, fault) < 0)
+            return -1;
+        if (entry.typeflag != '0')
+            continue;
+        if (copy_file(ring, &entry, &entries->witnesses[i], fault) < 0)
+            return -1;
+        if (ring_zeros(ring, (size_t)(-entry.size % BLOCK), fault) < 0)
+            return -1;
+    }
+    return 0;
+}

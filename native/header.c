@@ -1,0 +1,357 @@
+/* Tar headers as CPython's tarfile writes them in its default (PAX) format:
+ * one ustar block, preceded by an extended header ("././@PaxHeader") when a
+ * field does not fit or is not ASCII. See POSIX.1-2008, pax, "ustar
+ * Interchange Format" and "pax Extended Header". */
+#include "core.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Field offsets and widths of the ustar header. */
+enum {
+    NAME = 0, NAME_WIDTH = 100,
+    MODE = 100, MODE_WIDTH = 8,
+    UID = 108, GID = 116, ID_WIDTH = 8,
+    SIZE = 124, MTIME = 136, NUMBER_WIDTH = 12,
+    CHECKSUM = 148,
+    TYPEFLAG = 156,
+    LINK = 157, LINK_WIDTH = 100,
+    MAGIC = 257,
+    UNAME = 265, GNAME = 297, OWNER_WIDTH = 32,
+};
+
+static const uint64_t MAX_ID = 07777777;
+static const uint64_t MAX_NUMBER = 077777777777;
+
+int fault_set(struct fault *fault, enum fault_kind kind, int errnum)
+{
+    fault->kind = kind;
+    fault->errnum = errnum;
+    fault->reason = NULL;
+    fault->path[0] = '\0';
+    return -1;
+}
+
+int fault_at(struct fault *fault, enum fault_kind kind, int errnum,
+             const char *reason, const uint8_t *path, size_t length)
+{
+    fault_set(fault, kind, errnum);
+    fault->reason = reason;
+    if (length >= sizeof fault->path)
+        length = sizeof fault->path - 1;
+    memcpy(fault->path, path, length);
+    fault->path[length] = '\0';
+    return -1;
+}
+
+/* ---- text ------------------------------------------------------------- */
+
+static int is_ascii(const uint8_t *text, size_t length)
+{
+    uint8_t seen = 0;
+    for (size_t i = 0; i < length; i++)
+        seen |= text[i];
+    return seen < 0x80;
+}
+
+/* The code point at `text` (length > 0) and its width in bytes. A byte that
+ * does not begin a well-formed sequence (RFC 3629) stands alone, as Python's
+ * surrogateescape has it. */
+static uint32_t decode(const uint8_t *text, size_t length, size_t *width)
+{
+    uint8_t first = text[0];
+    size_t need;
+    uint32_t code, least;
+
+    *width = 1;
+    if (first < 0x80)
+        return first;
+    if (first >= 0xC2 && first <= 0xDF)
+        need = 2, code = first & 0x1F, least = 0x80;
+    else if (first >= 0xE0 && first <= 0xEF)
+        need = 3, code = first & 0x0F, least = 0x800;
+    else if (first >= 0xF0 && first <= 0xF4)
+        need = 4, code = first & 0x07, least = 0x10000;
+    else
+        return 0xDC00u + first;
+    if (length < need)
+        return 0xDC00u + first;
+    for (size_t i = 1; i < need; i++) {
+        if ((text[i] & 0xC0) != 0x80)
+            return 0xDC00u + first;
+        code = code << 6 | (text[i] & 0x3F);
+    }
+    if (code < least || code > 0x10FFFF || (code >= 0xD800 && code <= 0xDFFF))
+        return 0xDC00u + first;
+    *width = need;
+    return code;
+}
+
+int name_is_utf8(const uint8_t *name, size_t length)
+{
+    size_t width;
+    for (size_t i = 0; i < length; i += width) {
+        uint32_t code = decode(name + i, length - i, &width);
+        if (code >= 0xDC80 && code <= 0xDCFF)
+            return 0;
+    }
+    return 1;
+}
+
+int name_compare(const uint8_t *a, size_t a_length, const uint8_t *b, size_t b_length)
+{
+    size_t i = 0, j = 0, width;
+    while (i < a_length && j < b_length) {
+        uint32_t left = decode(a + i, a_length - i, &width);
+        i += width;
+        uint32_t right = decode(b + j, b_length - j, &width);
+        j += width;
+        if (left != right)
+            return left < right ? -1 : 1;
+    }
+    return (i < a_length) - (j < b_length);
+}
+
+/* Put `text` into a header field: cut to its width, `?` for each character
+ * that is not ASCII. Returns the sum of the bytes put. */
+static uint32_t put_text(uint8_t *field, size_t width, const uint8_t *text, size_t length)
+{
+    uint32_t sum = 0;
+    size_t step;
+    for (size_t i = 0, at = 0; i < length && at < width; i += step, at++) {
+        uint32_t code = decode(text + i, length - i, &step);
+        field[at] = code < 0x80 ? (uint8_t)code : '?';
+        sum += field[at];
+    }
+    return sum;
+}
+
+/* Put `value` as octal digits and a NUL. Returns the sum of the bytes put. */
+static uint32_t put_octal(uint8_t *field, size_t width, uint64_t value)
+{
+    uint32_t sum = 0;
+    field[width - 1] = 0;
+    for (size_t i = width - 1; i-- > 0; value >>= 3) {
+        field[i] = (uint8_t)('0' + (value & 7));
+        sum += field[i];
+    }
+    return sum;
+}
+
+static void put_checksum(uint8_t *header, uint32_t sum)
+{
+    sum += 8 * ' '; /* the field itself counts as blanks */
+    put_octal(header + CHECKSUM, 7, sum);
+    header[CHECKSUM + 7] = ' ';
+}
+
+/* ---- PAX records ------------------------------------------------------ */
+
+static size_t digits(size_t number)
+{
+    size_t count = 1;
+    while (number >= 10)
+        number /= 10, count++;
+    return count;
+}
+
+/* Bytes of the record "<length> <key>=<value>\n", whose length counts itself. */
+static size_t record_size(size_t key_length, size_t value_length)
+{
+    size_t rest = key_length + value_length + 3, size = rest;
+    for (;;) {
+        size_t next = rest + digits(size);
+        if (next == size)
+            return size;
+        size = next;
+    }
+}
+
+static uint8_t *put_record(uint8_t *out, const char *key, const void *value, size_t length)
+{
+    size_t key_length = strlen(key);
+    out += sprintf((char *)out, "%zu %s=", record_size(key_length, length), key);
+    memcpy(out, value, length);
+    out += length;
+    *out++ = '\n';
+    return out;
+}
+
+static const char HDRCHARSET[] = "21 hdrcharset=BINARY\n";
+
+static int name_needs_pax(const uint8_t *name, size_t length, size_t width)
+{
+    return length > width || !is_ascii(name, length);
+}
+
+struct needs {
+    int name, link, size;
+    size_t payload; /* bytes of PAX records, 0 if no extended header is needed */
+    int binary;
+};
+
+static struct needs measure(const struct stamp *stamp, const struct entry *entry)
+{
+    struct needs needs = {0};
+
+    needs.name = name_needs_pax(entry->name, entry->name_length, NAME_WIDTH);
+    needs.link = name_needs_pax(entry->link, entry->link_length, LINK_WIDTH);
+    needs.size = entry->size > MAX_NUMBER;
+    if (!needs.name && !needs.link && !needs.size && !stamp->before_length &&
+        !stamp->after_length)
+        return needs;
+
+    needs.payload = stamp->before_length + stamp->after_length;
+    needs.binary = stamp->binary;
+    if (needs.name) {
+        needs.payload += record_size(4, entry->name_length);
+        needs.binary |= !name_is_utf8(entry->name, entry->name_length);
+    }
+    if (needs.link) {
+        needs.payload += record_size(8, entry->link_length);
+        needs.binary |= !name_is_utf8(entry->link, entry->link_length);
+    }
+    if (needs.size)
+        needs.payload += record_size(4, digits(entry->size));
+    if (needs.binary)
+        needs.payload += sizeof HDRCHARSET - 1;
+    return needs;
+}
+
+static size_t padded(size_t size)
+{
+    return (size + BLOCK - 1) / BLOCK * BLOCK;
+}
+
+size_t header_size(const struct stamp *stamp, const struct entry *entry)
+{
+    struct needs needs = measure(stamp, entry);
+    return needs.payload ? BLOCK + padded(needs.payload) + BLOCK : BLOCK;
+}
+
+static void put_magic(uint8_t *header)
+{
+    memcpy(header + MAGIC, "ustar\00000", 8);
+}
+
+static uint32_t sum_of(const uint8_t *header)
+{
+    uint32_t sum = 0;
+    for (size_t i = 0; i < BLOCK; i++)
+        sum += header[i];
+    return sum;
+}
+
+/* The extended header before an entry: its block, the records, their padding. */
+static uint8_t *put_extended(const struct stamp *stamp, const struct entry *entry,
+                             const struct needs *needs, uint8_t *out)
+{
+    memset(out, 0, BLOCK + padded(needs->payload));
+    put_text(out + NAME, NAME_WIDTH, (const uint8_t *)"././@PaxHeader", 14);
+    put_octal(out + MODE, MODE_WIDTH, 0);
+    put_octal(out + UID, ID_WIDTH, 0);
+    put_octal(out + GID, ID_WIDTH, 0);
+    put_octal(out + SIZE, NUMBER_WIDTH, needs->payload);
+    put_octal(out + MTIME, NUMBER_WIDTH, 0);
+    out[TYPEFLAG] = 'x';
+    put_magic(out);
+    put_checksum(out, sum_of(out));
+
+    uint8_t *at = out + BLOCK;
+    if (needs->binary) {
+        memcpy(at, HDRCHARSET, sizeof HDRCHARSET - 1);
+        at += sizeof HDRCHARSET - 1;
+    }
+    if (needs->name)
+        at = put_record(at, "path", entry->name, entry->name_length);
+    if (needs->link)
+        at = put_record(at, "linkpath", entry->link, entry->link_length);
+    if (stamp->before_length)
+        memcpy(at, stamp->before, stamp->before_length);
+    at += stamp->before_length;
+    if (needs->size) {
+        char text[24];
+        int length = snprintf(text, sizeof text, "%llu", (unsigned long long)entry->size);
+        at = put_record(at, "size", text, (size_t)length);
+    }
+    if (stamp->after_length)
+        memcpy(at, stamp->after, stamp->after_length);
+    return out + BLOCK + padded(needs->payload);
+}
+
+void header_encode(const struct stamp *stamp, const struct entry *entry, uint8_t *out)
+{
+    struct needs needs = measure(stamp, entry);
+    if (needs.payload)
+        out = put_extended(stamp, entry, &needs, out);
+
+    memcpy(out, stamp->header, BLOCK);
+    uint32_t sum = stamp->sum;
+    sum += put_text(out + NAME, NAME_WIDTH, entry->name, entry->name_length);
+    sum += put_octal(out + MODE, MODE_WIDTH, entry->mode & 07777);
+    sum += put_octal(out + SIZE, NUMBER_WIDTH, needs.size ? 0 : entry->size);
+    out[TYPEFLAG] = entry->typeflag;
+    sum += entry->typeflag;
+    sum += put_text(out + LINK, LINK_WIDTH, entry->link, entry->link_length);
+    put_checksum(out, sum);
+}
+
+/* ---- what all entries share ------------------------------------------- */
+
+int stamp_init(struct stamp *stamp, int64_t mtime, uint64_t uid, uint64_t gid,
+               const char *uname, const char *gname, struct fault *fault)
+{
+    size_t uname_length = strlen(uname), gname_length = strlen(gname);
+    int number = 0;
+    char text[24];
+
+    memset(stamp, 0, sizeof *stamp);
+    stamp->before = malloc(uname_length + gname_length + 160);
+    stamp->after = malloc(64);
+    if (!stamp->before || !stamp->after) {
+        stamp_free(stamp);
+        return fault_set(fault, FAULT_MEMORY, 0);
+    }
+
+    uint8_t *at = stamp->before;
+    if (name_needs_pax((const uint8_t *)uname, uname_length, OWNER_WIDTH))
+        at = put_record(at, "uname", uname, uname_length);
+    if (name_needs_pax((const uint8_t *)gname, gname_length, OWNER_WIDTH))
+        at = put_record(at, "gname", gname, gname_length);
+    stamp->binary = !name_is_utf8((const uint8_t *)uname, uname_length) ||
+                    !name_is_utf8((const uint8_t *)gname, gname_length);
+    if (uid > MAX_ID) {
+        number = snprintf(text, sizeof text, "%llu", (unsigned long long)uid);
+        at = put_record(at, "uid", text, (size_t)number);
+    }
+    if (gid > MAX_ID) {
+        number = snprintf(text, sizeof text, "%llu", (unsigned long long)gid);
+        at = put_record(at, "gid", text, (size_t)number);
+    }
+    stamp->before_length = (size_t)(at - stamp->before);
+
+    int mtime_fits = mtime >= 0 && (uint64_t)mtime <= MAX_NUMBER;
+    if (!mtime_fits) {
+        number = snprintf(text, sizeof text, "%lld", (long long)mtime);
+        at = put_record(stamp->after, "mtime", text, (size_t)number);
+        stamp->after_length = (size_t)(at - stamp->after);
+    }
+
+    uint8_t *header = stamp->header;
+    put_octal(header + UID, ID_WIDTH, uid > MAX_ID ? 0 : uid);
+    put_octal(header + GID, ID_WIDTH, gid > MAX_ID ? 0 : gid);
+    put_octal(header + MTIME, NUMBER_WIDTH, mtime_fits ? (uint64_t)mtime : 0);
+    put_magic(header);
+    put_text(header + UNAME, OWNER_WIDTH, (const uint8_t *)uname, uname_length);
+    put_text(header + GNAME, OWNER_WIDTH, (const uint8_t *)gname, gname_length);
+    stamp->sum = sum_of(header);
+    return 0;
+}
+
+void stamp_free(struct stamp *stamp)
+{
+    free(stamp->before);
+    free(stamp->after);
+    stamp->before = stamp->after = NULL;
+}

@@ -1,0 +1,22 @@
+"""The C extension; everything else is in pyproject.toml."""
+
+import os
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            "stream._tarhash",
+            sources=[f"native/{name}.c" for name in ("copy", "entries", "header", "ring", "tarhash")],
+            depends=["native/core.h"],
+            libraries=["crypto"],
+            define_macros=[("_GNU_SOURCE", "1"), ("_FILE_OFFSET_BITS", "64")],
+            extra_compile_args=["-std=c11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"]
+            + os.environ.get("STREAM_IMAGE_CFLAGS", "").split(),
+            extra_link_args=os.environ.get("STREAM_IMAGE_CFLAGS", "").split(),
+            py_limited_api=True,
+        )
+    ],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)

@@ -1,0 +1,335 @@
+"""conf.json: its keys, their defaults, and everything that can be known wrong
+with them before the first byte is written.
+
+The document is the one nixpkgs' `dockerTools.streamLayeredImage` hands to its
+script. Owns the JSON keys; knows neither tar nor OCI.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import stat
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from stream.errors import ConfError, Fault
+from stream.model import CustomisationLayer, Digest, ImageConf, LayerPlan, Owner
+
+DEFAULT_STORE_DIR = "/nix/store"
+DEFAULT_CREATED = "1970-01-01T00:00:01+00:00"
+MAX_ID = 2**32 - 2  # the last one, (uid_t)-1, means "no change" to chown
+
+# GOARCH names of what `platform.machine()` says.
+ARCHITECTURES = {
+    "x86_64": "amd64",
+    "aarch64": "arm64",
+    "armv7l": "arm",
+    "armv6l": "arm",
+    "i686": "386",
+    "i386": "386",
+    "ppc64le": "ppc64le",
+    "riscv64": "riscv64",
+    "s390x": "s390x",
+    "loongarch64": "loong64",
+}
+
+# The grammar of github.com/distribution/reference, for `name:tag`.
+_DOMAIN_COMPONENT = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
+_DOMAIN = (
+    rf"(?:{_DOMAIN_COMPONENT}(?:\.{_DOMAIN_COMPONENT})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?"
+)
+_PATH_COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+_NAME = re.compile(rf"(?:{_DOMAIN}/)?{_PATH_COMPONENT}(?:/{_PATH_COMPONENT})*", re.ASCII)
+_TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
+MAX_NAME_LENGTH = 255
+
+KEYS = frozenset(
+    {
+        "architecture", "config", "created", "customisation_layer", "from_image", "gid",
+        "gname", "mtime", "os", "repo_tag", "store_dir", "store_layers", "uid", "uname",
+    }
+)  # fmt: skip
+
+
+def _ignore(_message: str) -> None:
+    pass
+
+
+def load_conf(
+    source: str | os.PathLike[str],
+    *,
+    repo_tag: str | None = None,
+    warn: Callable[[str], None] = _ignore,
+) -> ImageConf:
+    """Read the conf at the path `source`, or from standard input if that is `-`.
+
+    `repo_tag` takes the place of the conf's own. `warn` is called with one line
+    for each key that is not known. Raises ConfError, with every fault found.
+    """
+    name = "standard input" if source == "-" else os.fspath(source)
+    try:
+        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    except OSError as error:
+        raise ConfError(name, [Fault("", f"cannot be read: {error.strerror}")]) from error
+    return parse_conf(data, name=name, repo_tag=repo_tag, warn=warn)
+
+
+def parse_conf(
+    data: bytes,
+    *,
+    name: str = "conf.json",
+    repo_tag: str | None = None,
+    warn: Callable[[str], None] = _ignore,
+) -> ImageConf:
+    """The conf in `data`; `name` stands for it in messages. See `load_conf`."""
+    try:
+        document = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        place = f"line {error.lineno} column {error.colno}"
+        raise ConfError(name, [Fault(place, f"not JSON: {error.msg}")]) from None
+    if not isinstance(document, dict):
+        raise ConfError(name, [Fault("", f"must be an object, not {_kind(document)}")])
+    if repo_tag is not None:
+        document["repo_tag"] = repo_tag
+    reader = _Reader(document)
+    conf = reader.conf()
+    for key in document:
+        if key not in KEYS:
+            warn(f"{name}: {key}: unknown key, ignored")
+    if reader.faults:
+        raise ConfError(name, reader.faults)
+    return conf
+
+
+def _kind(value: object) -> str:
+    """What JSON calls the type of `value`."""
+    if value is None:
+        return "null"
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
+    return names.get(type(value), "a number")
+
+
+def parse_instant(text: str, now: datetime) -> datetime:
+    """An ISO 8601 instant with an offset or `Z`, or `now`. Raises ValueError."""
+    if text == "now":
+        return now
+    instant = datetime.fromisoformat(text)
+    if instant.tzinfo is None:
+        raise ValueError("no offset")
+    return instant
+
+
+def check_repo_tag(repo_tag: str) -> str | None:
+    """What is wrong with `repo_tag` as `name:tag`, or None."""
+    name, colon, tag = repo_tag.rpartition(":")
+    if not colon or "/" in tag:
+        return f"{repo_tag!r} has no tag: write name:tag"
+    if not _NAME.fullmatch(name):
+        hint = " (a repository name is lower-case)" if _NAME.fullmatch(name.lower()) else ""
+        return f"{name!r} is not a repository name{hint}"
+    if len(name) > MAX_NAME_LENGTH:
+        return f"the repository name has {len(name)} characters, {MAX_NAME_LENGTH} are allowed"
+    if not _TAG.fullmatch(tag):
+        return f"{tag!r} is not a tag: letters, digits, '_', '.', '-', at most 128"
+    return None
+
+
+class _Reader:
+    """Reads one document key by key, and collects what is wrong instead of
+    stopping at the first fault. What a faulty key yields is never used."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self._document = document
+        self.faults: list[Fault] = []
+
+    def _fault(self, place: str, message: str) -> None:
+        self.faults.append(Fault(place, message))
+
+    def conf(self) -> ImageConf:
+        now = datetime.now(UTC)
+        created = self._instant("created", now, None)
+        store_dir = self._store_dir()
+        if self._document.get("from_image") is not None:
+            self._fault("from_image", "base images are not supported yet")
+        self._text("os", "linux")
+        return ImageConf(
+            architecture=self._architecture(),
+            container_config=self._container_config(),
+            store_dir=store_dir.encode(),
+            store_layers=self._store_layers(store_dir),
+            customisation_layer=self._customisation_layer(),
+            repo_tag=self._repo_tag(),
+            created=created,
+            mtime=int(self._instant("mtime", now, created).timestamp()),
+            owner=Owner(
+                uid=self._id("uid"),
+                gid=self._id("gid"),
+                uname=self._text("uname", "root"),
+                gname=self._text("gname", "root"),
+            ),
+        )
+
+    def _text(self, key: str, default: str) -> str:
+        value = self._document.get(key, default)
+        if isinstance(value, str) and "\0" not in value:
+            return value
+        what = _kind(value) if not isinstance(value, str) else "one with a NUL character"
+        self._fault(key, f"must be a string, not {what}")
+        return default
+
+    def _architecture(self) -> str:
+        machine = platform.machine()
+        value = self._text("architecture", ARCHITECTURES.get(machine, machine))
+        if not value:
+            self._fault("architecture", "is empty: name one like amd64 or arm64")
+        return value
+
+    def _container_config(self) -> dict[str, Any]:
+        value = self._document.get("config", {})
+        if isinstance(value, dict):
+            return value
+        self._fault("config", f"must be an object, not {_kind(value)}")
+        return {}
+
+    def _repo_tag(self) -> str:
+        if "repo_tag" not in self._document:
+            self._fault("repo_tag", "is missing: write it in the conf or give --repo-tag")
+            return ""
+        value = self._text("repo_tag", "")
+        if isinstance(self._document["repo_tag"], str) and (wrong := check_repo_tag(value)):
+            self._fault("repo_tag", wrong)
+        return value
+
+    def _instant(self, key: str, now: datetime, default: datetime | None) -> datetime:
+        fallback = default or datetime.fromisoformat(DEFAULT_CREATED)
+        if key not in self._document:
+            return fallback
+        value = self._document[key]
+        if not isinstance(value, str):
+            self._fault(key, f"must be a string, not {_kind(value)}")
+            return fallback
+        try:
+            return parse_instant(value, now)
+        except ValueError:
+            example = "2024-05-17T08:30:00Z"
+            self._fault(key, f"{value!r} is not an instant like {example}, nor 'now'")
+            return fallback
+
+    def _id(self, key: str) -> int:
+        value = self._document.get(key, 0)
+        if isinstance(value, str) and re.fullmatch("[0-9]{1,10}", value):
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_ID:
+            return value
+        shown = repr(value) if isinstance(value, (str, int)) else _kind(value)
+        self._fault(key, f"must be a number from 0 to {MAX_ID}, not {shown}")
+        return 0
+
+    def _store_dir(self) -> str:
+        value = self._text("store_dir", DEFAULT_STORE_DIR)
+        if wrong := _not_normal(value):
+            self._fault("store_dir", f"{value!r} {wrong}")
+        return value
+
+    def _store_layers(self, store_dir: str) -> tuple[LayerPlan, ...]:
+        value = self._document.get("store_layers", [])
+        if not isinstance(value, list):
+            self._fault("store_layers", f"must be a list of lists, not {_kind(value)}")
+            return ()
+        seen: dict[str, str] = {}
+        plans = []
+        for index, paths in enumerate(value):
+            place = f"store_layers[{index}]"
+            if not isinstance(paths, list):
+                self._fault(place, f"must be a list of store paths, not {_kind(paths)}")
+            elif not paths:
+                self._fault(place, "is empty: a layer holds at least one store path")
+            else:
+                good = [
+                    path.encode()
+                    for i, path in enumerate(paths)
+                    if self._check_store_path(f"{place}[{i}]", path, store_dir, seen)
+                ]
+                plans.append(LayerPlan(store_paths=tuple(good)))
+        return tuple(plans)
+
+    def _check_store_path(
+        self, place: str, path: object, store_dir: str, seen: dict[str, str]
+    ) -> bool:
+        if not isinstance(path, str):
+            self._fault(place, f"must be a string, not {_kind(path)}")
+        elif wrong := _not_normal(path):
+            self._fault(place, f"{path!r} {wrong}")
+        elif os.path.dirname(path) != store_dir:
+            self._fault(place, f"{path} is not directly in the store directory {store_dir}")
+        elif path in seen:
+            self._fault(place, f"{path} is listed already, at {seen[path]}")
+        elif wrong := _not_readable(path):
+            self._fault(place, f"{path} {wrong}")
+        else:
+            seen[path] = place
+            return True
+        if isinstance(path, str):
+            seen.setdefault(path, place)
+        return False
+
+    def _customisation_layer(self) -> CustomisationLayer | None:
+        key = "customisation_layer"
+        if self._document.get(key) is None:
+            return None
+        path = self._text(key, "")
+        if not path:
+            if isinstance(self._document[key], str):
+                self._fault(key, "is empty: leave the key out for none")
+            return None
+        try:
+            checksum = Path(path, "checksum").read_text("ascii").strip()
+            status = os.stat(os.path.join(path, "layer.tar"))
+            if not os.access(os.path.join(path, "layer.tar"), os.R_OK):
+                raise PermissionError(13, "Permission denied", f"{path}/layer.tar")
+        except OSError as error:
+            self._fault(key, f"{error.filename or path} cannot be read: {error.strerror}")
+            return None
+        except UnicodeDecodeError:
+            checksum = ""
+        if not re.fullmatch("[0-9a-f]{64}", checksum):
+            self._fault(key, f"{path}/checksum does not hold 64 hexadecimal digits")
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            self._fault(key, f"{path}/layer.tar is not a regular file")
+            return None
+        return CustomisationLayer(
+            path=path, checksum=Digest(f"sha256:{checksum}"), size=status.st_size
+        )
+
+
+def _not_normal(path: str) -> str | None:
+    """Why `path` cannot be a path in an image, or None."""
+    if not path.startswith("/"):
+        return "is not an absolute path"
+    if "\0" in path:
+        return "has a NUL character"
+    if path.startswith("//") or os.path.normpath(path) != path:
+        return f"is not in normal form: write {os.path.normpath('/' + path.lstrip('/'))!r}"
+    return None
+
+
+def _not_readable(path: str) -> str | None:
+    """Why the store path `path` cannot be read, or None. Follows no link."""
+    name = path.encode()
+    try:
+        mode = os.lstat(name).st_mode
+    except OSError as error:
+        missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+        return "does not exist" if missing else f"cannot be read: {error.strerror}"
+    if stat.S_ISLNK(mode):
+        return None
+    wanted = os.R_OK | os.X_OK if stat.S_ISDIR(mode) else os.R_OK
+    return None if os.access(name, wanted) else "cannot be read: Permission denied"

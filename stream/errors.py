@@ -1,0 +1,85 @@
+"""The exceptions a caller can meet: one tree, each also the builtin it resembles.
+
+The text of each is one line for a person (what, where, what to do); the same
+facts are attributes for a program. Knows nothing of the rest of the package.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+def printable(name: bytes) -> str:
+    """`name` as text on one line: what is not printable UTF-8 stands escaped."""
+    text = name.decode("utf-8", "surrogateescape")
+    return "".join(
+        char
+        if char.isprintable()
+        else (f"\\x{ord(char) - 0xDC00:02x}" if "\udc80" <= char <= "\udcff" else repr(char)[1:-1])
+        for char in text
+    )
+
+
+class StreamImageError(Exception):
+    """Anything this package raises on purpose."""
+
+
+class Fault(NamedTuple):
+    """One thing wrong in a conf: the JSON place (`store_layers[3][1]`, empty for
+    the whole document) and what is wrong with it."""
+
+    place: str
+    message: str
+
+
+class ConfError(StreamImageError, ValueError):
+    """A conf that cannot be streamed. `faults` holds everything found wrong."""
+
+    def __init__(self, name: str, faults: list[Fault]) -> None:
+        self.name = name
+        self.faults = tuple(faults)
+        super().__init__(
+            "\n".join(f"{name}: {place}: {text}" if place else f"{name}: {text}" for place, text in faults)
+        )
+
+
+class SourceError(StreamImageError, OSError):
+    """A file that should be in the image and cannot be: unreadable, gone,
+    changed while it was read, or of a type that no layer holds."""
+
+    def __init__(self, path: bytes, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"{printable(path)}: {reason}")
+
+
+class DigestMismatch(StreamImageError, ValueError):
+    """Bytes that are not the ones that were promised. Digests are `sha256:…`."""
+
+    def __init__(self, where: str, expected: str, found: str) -> None:
+        self.where = where
+        self.expected = expected
+        self.found = found
+        super().__init__(f"{where}: sha256 is {found.removeprefix('sha256:')}, expected {expected.removeprefix('sha256:')}")
+
+
+class SizeMismatch(StreamImageError, ValueError):
+    """A layer whose bytes are not as many as its archive header announced."""
+
+    def __init__(self, where: str, expected: int, found: int) -> None:
+        self.where = where
+        self.expected = expected
+        self.found = found
+        super().__init__(f"{where}: {found} bytes written, {expected} announced")
+
+
+class OutputError(StreamImageError, OSError):
+    """The image could not be written: disk full, target not writable."""
+
+
+class ReaderClosedError(OutputError, BrokenPipeError):
+    """Whoever read the image closed the pipe before its end."""
+
+
+class UsageError(StreamImageError, ValueError):
+    """A command line that cannot be carried out."""

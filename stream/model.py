@@ -1,0 +1,78 @@
+"""The values that travel through the package: plans before the bytes have
+passed, records after. No behaviour, no knowledge of JSON, tar or files.
+
+Paths that end up in a tar are bytes; digests are `sha256:` and 64 hex digits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NewType
+
+Digest = NewType("Digest", str)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Who owns the store files in the image."""
+
+    uid: int = 0
+    gid: int = 0
+    uname: str = "root"
+    gname: str = "root"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerPlan:
+    """A store layer to be written: its store paths, in order."""
+
+    store_paths: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CustomisationLayer:
+    """The ready-made top layer: `path` is its directory as the conf names it,
+    `checksum` the digest its `layer.tar` (of `size` bytes) must have."""
+
+    path: str
+    checksum: Digest
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageConf:
+    """A valid conf, every default filled in. `created` is aware; `mtime` is in
+    seconds since the epoch; `container_config` is passed through as it is."""
+
+    architecture: str
+    container_config: dict[str, Any]
+    store_dir: bytes
+    store_layers: tuple[LayerPlan, ...]
+    customisation_layer: CustomisationLayer | None
+    repo_tag: str
+    created: datetime
+    mtime: int
+    owner: Owner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """A layer that has been written. `archive_name` is its member name in the
+    archive, `size` its bytes, `comment` its line in the image's history."""
+
+    archive_name: str
+    diff_id: Digest
+    size: int
+    comment: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """An image that has been written. `image_id` is the digest of its config,
+    `size` the bytes of the whole archive."""
+
+    image_id: Digest
+    repo_tag: str
+    layers: tuple[Layer, ...]
+    size: int

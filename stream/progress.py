@@ -1,0 +1,231 @@
+"""What a person, a log or a program is told on stderr while an image is written.
+
+Knows the observer's events; nothing of how they come about.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from stream.errors import StreamImageError, printable
+from stream.model import Image, ImageConf, Layer
+from stream.pipeline import LayerSource, Observer, measure
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+MODES = ("auto", "bar", "plain", "json", "none")
+REFRESH_SECONDS = 0.1
+
+
+def readable_size(size: float) -> str:
+    """`size` bytes in decimal units, three digits or more."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def say(text: str) -> None:
+    """One line to stderr; a stderr that is gone is not worth failing for."""
+    try:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+    except OSError:
+        pass
+
+
+class Reporter(Observer):
+    """Messages and the closing summary as plain lines; no progress between."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def warning(self, message: str) -> None:
+        say(f"stream-image: warning: {message}")
+
+    def error(self, message: str, _error: BaseException | None = None) -> None:
+        for line in message.splitlines():
+            say(f"stream-image: {line}")
+
+    def finished(self, image: Image) -> None:
+        seconds = max(time.monotonic() - self._start, 1e-6)
+        layers = "1 layer" if len(image.layers) == 1 else f"{len(image.layers)} layers"
+        say(
+            f"{image.repo_tag} {image.image_id}: {layers}, {readable_size(image.size)}"
+            f" in {seconds:.1f} s ({readable_size(image.size / seconds)}/s)"
+        )
+
+    def close(self) -> None:
+        """End what is on the screen. May be called again."""
+
+
+class Quiet(Reporter):
+    """Warnings and errors alone."""
+
+    def finished(self, image: Image) -> None:
+        pass
+
+
+class Plain(Reporter):
+    """For logs: one line a layer."""
+
+    _conf: ImageConf
+    _layers: int
+
+    def started(self, conf: ImageConf, layers: int, position: Callable[[], int]) -> None:
+        self._conf, self._layers = conf, layers
+
+    def layer_completed(self, number: int, layer: Layer) -> None:
+        say(
+            f"layer {number}/{self._layers} {layer.diff_id[:19]} "
+            f"{readable_size(layer.size):>9}  {self._content(number)}"
+        )
+
+    def _content(self, number: int) -> str:
+        plans = self._conf.store_layers
+        if number > len(plans):
+            return "customisation layer"
+        first, *rest = plans[number - 1].store_paths
+        return printable(first) + (f" and {len(rest)} more" if rest else "")
+
+
+class JsonLines(Reporter):
+    """For programs: one JSON object a line, `event` names its kind (docs/progress.md)."""
+
+    _layers: int
+    _position: Callable[[], int]
+
+    def _emit(self, event: str, **data: Any) -> None:
+        seconds = round(time.monotonic() - self._start, 3)
+        say(json.dumps({"event": event, "seconds": seconds, **data}))
+
+    def warning(self, message: str) -> None:
+        self._emit("warning", message=message)
+
+    def error(self, message: str, error: BaseException | None = None) -> None:
+        kind = type(error).__name__ if isinstance(error, StreamImageError) else "Error"
+        self._emit("error", kind=kind, message=message)
+
+    def started(self, conf: ImageConf, layers: int, position: Callable[[], int]) -> None:
+        self._layers, self._position = layers, position
+        self._emit("start", repo_tag=conf.repo_tag, layers=layers)
+
+    def layer_started(self, number: int, source: LayerSource) -> None:
+        self._emit(
+            "layer-start", layer=number, archive_name=source.archive_name, size=source.size,
+            position=self._position(),
+        )  # fmt: skip
+
+    def layer_completed(self, number: int, layer: Layer) -> None:
+        self._emit(
+            "layer", layer=number, archive_name=layer.archive_name, size=layer.size,
+            diff_id=layer.diff_id, position=self._position(),
+        )  # fmt: skip
+
+    def finished(self, image: Image) -> None:
+        self._emit(
+            "done", repo_tag=image.repo_tag, image_id=image.image_id,
+            layers=len(image.layers), size=image.size,
+        )  # fmt: skip
+
+
+class Bar(Reporter):
+    """For terminals: layer n/N, bytes, rate, time left. The total is measured
+    in the background, from metadata, while the first layers pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._progress: Progress | None = None
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def started(self, conf: ImageConf, layers: int, position: Callable[[], int]) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        self._layers = layers
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+            auto_refresh=False,
+        )
+        task = self._progress.add_task("", total=None)
+        self._task = task
+        self._progress.start()
+        self._thread = threading.Thread(
+            target=self._refresh, args=(self._progress, task, position), name="bar", daemon=True
+        )
+        self._thread.start()
+        threading.Thread(
+            target=self._measure, args=(self._progress, task, conf), name="measure", daemon=True
+        ).start()
+
+    def _refresh(self, progress: Progress, task: TaskID, position: Callable[[], int]) -> None:
+        while not self._ended.wait(REFRESH_SECONDS):
+            progress.update(task, completed=position(), refresh=True)
+
+    def _measure(self, progress: Progress, task: TaskID, conf: ImageConf) -> None:
+        total = 0
+        try:
+            for size in measure(conf):
+                if self._ended.is_set():
+                    return
+                total += size
+        except StreamImageError:
+            return  # the pass meets the same fault and reports it
+        progress.update(task, total=total)
+
+    def layer_started(self, number: int, source: LayerSource) -> None:
+        if self._progress:
+            self._progress.update(self._task, description=f"layer {number}/{self._layers}")
+
+    def close(self) -> None:
+        self._ended.set()
+        if self._thread:
+            self._thread.join()
+            self._thread = None
+        if self._progress:
+            self._progress.stop()
+            self._progress = None
+
+    def warning(self, message: str) -> None:
+        self.close()
+        super().warning(message)
+
+    def error(self, message: str, error: BaseException | None = None) -> None:
+        self.close()
+        super().error(message, error)
+
+    def finished(self, image: Image) -> None:
+        self.close()
+        super().finished(image)
+
+
+def reporter(mode: str, *, quiet: bool) -> Reporter:
+    """The reporter for `--progress MODE` and `--quiet`."""
+    if mode == "auto":
+        mode = "bar" if sys.stderr is not None and sys.stderr.isatty() else "plain"
+    if mode == "json":
+        return JsonLines()
+    if quiet:
+        return Quiet()
+    return {"bar": Bar, "plain": Plain, "none": Reporter}[mode]()

@@ -1,0 +1,1 @@
+"""Where layers go: each module is one output format."""

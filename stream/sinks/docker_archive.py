@@ -1,0 +1,52 @@
+"""The docker-archive: what `docker load` reads, its manifest last.
+
+Knows the order of members and their names; not where the layers' bytes come
+from, nor how tar encodes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from stream import documents
+from stream.model import Digest, Image, ImageConf, Layer
+from stream.tarwriter import ArchiveWriter, LayerWriter
+
+
+class DockerArchive:
+    """A docker-archive being written to `fd`. Layers first, then `finish`."""
+
+    def __init__(self, fd: int, conf: ImageConf) -> None:
+        self._conf = conf
+        self._archive = ArchiveWriter(fd, mtime=conf.mtime)
+
+    def __enter__(self) -> DockerArchive:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._archive.__exit__(*exc_info)
+
+    @property
+    def position(self) -> int:
+        """Bytes of the archive so far; any thread may look."""
+        return self._archive.position
+
+    def begin_layer(self, archive_name: str, size: int) -> LayerWriter:
+        """Begin the next layer, bottom to top."""
+        return self._archive.begin_layer(archive_name, size)
+
+    def finish(self, layers: Sequence[Layer]) -> Image:
+        """Write config, manifest and trailer: from here on the archive loads."""
+        config = documents.image_config(self._conf, layers)
+        config_digest = hashlib.sha256(config).hexdigest()
+        config_name = f"{config_digest}.json"
+        manifest = documents.archive_manifest(config_name, self._conf.repo_tag, layers)
+        self._archive.write_member(config_name, config)
+        self._archive.write_member("manifest.json", manifest)
+        return Image(
+            image_id=Digest(f"sha256:{config_digest}"),
+            repo_tag=self._conf.repo_tag,
+            layers=tuple(layers),
+            size=self._archive.finish(),
+        )

@@ -1,0 +1,1 @@
+"""Where layers come from: each module makes sources of known size, bytes to come."""

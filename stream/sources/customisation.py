@@ -1,0 +1,50 @@
+"""The customisation layer: a ready-made `layer.tar`, copied as it is.
+
+Knows its directory's two files, `layer.tar` and `checksum`; not what is in the
+tar nor where it goes.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from stream.documents import store_paths_comment
+from stream.errors import SourceError
+from stream.model import CustomisationLayer, Digest
+from stream.tarwriter import LayerWriter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadyLayer:
+    """A layer tar on disk, whose bytes must have the digest `expected`."""
+
+    archive_name: str
+    size: int
+    comment: str
+    path: bytes
+    expected: Digest | None
+
+    def write_to(self, layer: LayerWriter) -> None:
+        """Copy the file. Raises SourceError if it is not `size` bytes long."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise SourceError(self.path, f"cannot be read: {error.strerror}") from error
+        try:
+            layer.copy(fd, self.size, self.path)
+            if os.fstat(fd).st_size != self.size:
+                raise SourceError(self.path, "changed while it was read")
+        finally:
+            os.close(fd)
+
+
+def ready_layer(plan: CustomisationLayer) -> ReadyLayer:
+    """`plan` as a source of bytes. Named by its checksum, which its bytes must have."""
+    return ReadyLayer(
+        archive_name=f"{plan.checksum.removeprefix('sha256:')}/layer.tar",
+        size=plan.size,
+        comment=store_paths_comment([plan.path]),
+        path=f"{plan.path}/layer.tar".encode(),
+        expected=plan.checksum,
+    )

@@ -1,0 +1,65 @@
+"""Store layers: store paths walked into entries, then written with their content.
+
+Knows which entries a store layer has and in which order, and what it is called
+in an archive; not how tar encodes them nor where they go. Layer content is that
+of nixpkgs' `dockerTools`: the store directory's ancestors first, then each
+store path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import xxhash
+
+from stream.documents import store_paths_comment
+from stream.model import Digest, ImageConf, LayerPlan
+from stream.tarwriter import Entries, LayerWriter
+
+ANCESTOR_MODE = 0o755
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreLayer:
+    """A store layer that has been walked: its size is known, its bytes are to come."""
+
+    archive_name: str
+    size: int
+    comment: str
+    entries: Entries
+    expected: Digest | None = None
+
+    def write_to(self, layer: LayerWriter) -> None:
+        """Write every entry. Raises SourceError for a file that has changed."""
+        layer.write_entries(self.entries)
+
+
+def _ancestors(store_dir: bytes) -> list[bytes]:
+    """`store_dir` and the directories above it, top down, without `/`."""
+    parts = [part for part in store_dir.split(b"/") if part]
+    return [b"/" + b"/".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def _fingerprint(conf: ImageConf, entries: Entries) -> str:
+    """128 bits of xxh3 over everything in the layer but file content."""
+    owner = conf.owner
+    digest = xxhash.xxh3_128(entries.records)
+    digest.update(
+        f"\0{owner.uid}\0{owner.gid}\0{owner.uname}\0{owner.gname}\0{conf.mtime}".encode()
+    )
+    return digest.hexdigest()
+
+
+def walk(conf: ImageConf, plan: LayerPlan) -> StoreLayer:
+    """Read the metadata of `plan`'s store paths. Raises SourceError."""
+    entries = Entries(owner=conf.owner, mtime=conf.mtime)
+    for ancestor in _ancestors(conf.store_dir):
+        entries.add_directory(ancestor, ANCESTOR_MODE)
+    for path in plan.store_paths:
+        entries.walk(path)
+    return StoreLayer(
+        archive_name=f"{_fingerprint(conf, entries)}/layer.tar",
+        size=entries.layer_size,
+        comment=store_paths_comment([path.decode() for path in plan.store_paths]),
+        entries=entries,
+    )

@@ -1,0 +1,177 @@
+"""Tar: layers inside an archive, written to a file descriptor in one pass.
+
+The only module that uses the C extension. A layer's size is known from its
+entries alone, so its archive header goes out before its content; its digest is
+known when its content has passed, so only a completed layer has one. Formats:
+POSIX.1-2008 pax, with CPython's tarfile as the reference for every byte. Knows
+neither Nix nor OCI, and not what its file descriptor leads to.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from stream import _tarhash
+from stream.errors import OutputError, ReaderClosedError, SizeMismatch, SourceError
+from stream.model import Digest, Owner
+
+BLOCK = 512
+RECORD = 20 * BLOCK  # an archive's size is a multiple of this
+DIRECTORY = b"5"
+MEMBER_MODE = 0o644
+
+
+def _padding(size: int, unit: int) -> int:
+    return -size % unit
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """The extension's exceptions as this package's: a path tells an input's
+    fault from the output's."""
+    try:
+        yield
+    except _tarhash.EntryError as error:
+        raise SourceError(*error.args) from None
+    except OSError as error:
+        if error.filename is not None:
+            raise SourceError(os.fsencode(error.filename), _read_reason(error)) from error
+        if isinstance(error, BrokenPipeError):
+            raise ReaderClosedError(error.errno, "the reader closed the pipe") from error
+        raise OutputError(error.errno, f"cannot write the image: {error.strerror}") from error
+
+
+def _read_reason(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "does not exist (any more)"
+    return f"cannot be read: {error.strerror}"
+
+
+class Entries:
+    """The metadata of one layer, in order; every entry with `owner` and `mtime`
+    (seconds). Costs about 120 bytes of memory an entry."""
+
+    def __init__(self, *, owner: Owner, mtime: int) -> None:
+        self._native = _tarhash.Entries(
+            mtime=mtime, uid=owner.uid, gid=owner.gid, uname=owner.uname, gname=owner.gname
+        )
+
+    def add_directory(self, path: bytes, mode: int) -> None:
+        """Append a directory entry that need not exist on disk."""
+        self._native.add(DIRECTORY, path + b"/", mode)
+
+    def walk(self, path: bytes) -> None:
+        """Append `path` and, if it is a directory, everything below it.
+
+        Raises SourceError for what cannot be read or cannot be in a layer."""
+        with _translated():
+            self._native.walk(path)
+
+    def __len__(self) -> int:
+        return len(self._native)
+
+    @property
+    def records(self) -> memoryview:
+        """A canonical encoding of all metadata but owner and mtime."""
+        return memoryview(self._native)
+
+    @property
+    def layer_size(self) -> int:
+        """Bytes of the layer made of these entries, trailer and all."""
+        size = self._native.tar_size + 2 * BLOCK
+        return size + _padding(size, RECORD)
+
+
+class LayerWriter:
+    """A layer being written: content, then `close`, then `complete`."""
+
+    def __init__(self, native: _tarhash.Writer, archive_name: str, size: int) -> None:
+        self.archive_name = archive_name
+        self.size = size
+        self._native = native
+        self._start = native.position
+        self._digest_number: int | None = None
+
+    @property
+    def written(self) -> int:
+        """Bytes of this layer so far."""
+        return self._native.position - self._start
+
+    def write_entries(self, entries: Entries) -> None:
+        """Write a whole layer: every entry with its file's content, the trailer.
+
+        Raises SourceError naming a file that is not what was walked."""
+        with _translated():
+            self._native.write_entries(entries._native)
+            self._native.write_zeros(self.size - self.written if self.written < self.size else 0)
+
+    def copy(self, fd: int, count: int, path: bytes) -> None:
+        """Copy the next `count` bytes of `fd`; `path` names it in errors."""
+        with _translated():
+            self._native.copy(fd, count, path)
+
+    def close(self) -> None:
+        """End the layer. Raises SizeMismatch if it is not what was announced."""
+        if self.written != self.size:
+            raise SizeMismatch(self.archive_name, self.size, self.written)
+        with _translated():
+            self._digest_number = self._native.end_hash()
+            self._native.write_zeros(_padding(self.size, BLOCK))
+
+    def complete(self) -> Digest:
+        """The digest of a closed layer; waits until it is hashed."""
+        if self._digest_number is None:
+            raise ValueError("complete() before close()")
+        return Digest("sha256:" + self._native.digest(self._digest_number).hex())
+
+
+class ArchiveWriter:
+    """The outer tar on `fd`: members owned by nobody, all of time `mtime`.
+
+    What is not finished has no trailer: a reader sees that it is cut short."""
+
+    def __init__(self, fd: int, *, mtime: int) -> None:
+        self._mtime = mtime
+        self._native = _tarhash.Writer(fd)
+
+    def __enter__(self) -> ArchiveWriter:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._native.close()
+
+    @property
+    def position(self) -> int:
+        """Bytes of the archive so far; any thread may look."""
+        return self._native.position
+
+    def _write_header(self, name: str, size: int) -> None:
+        self._native.write(
+            _tarhash.encode_header(
+                name=name.encode(), mode=MEMBER_MODE, size=size, mtime=self._mtime
+            )
+        )
+
+    def begin_layer(self, archive_name: str, size: int) -> LayerWriter:
+        """Begin a member of `size` bytes whose content is hashed as it passes."""
+        with _translated():
+            self._write_header(archive_name, size)
+            self._native.begin_hash()
+        return LayerWriter(self._native, archive_name, size)
+
+    def write_member(self, name: str, data: bytes) -> None:
+        """Write a small member."""
+        with _translated():
+            self._write_header(name, len(data))
+            self._native.write(data)
+            self._native.write_zeros(_padding(len(data), BLOCK))
+
+    def finish(self) -> int:
+        """Write the trailer and hand everything to `fd`. Returns the archive's bytes."""
+        with _translated():
+            self._native.write_zeros(2 * BLOCK)
+            self._native.write_zeros(_padding(self.position, RECORD))
+            self._native.flush()
+        return self.position
