@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #ifndef SLOTS
-enum { SLOTS = 16, SLOT_SIZE = 256 * 1024 };
+enum { SLOTS = 3, SLOT_SIZE = 256 * 1024 }; /* few enough to stay in the cache */
 #endif
 /* Slots between two looks at whether a signal came. */
 enum { SLOTS_PER_CHECK = 4 };

@@ -7,6 +7,7 @@ script. Owns the JSON keys; knows neither tar nor OCI.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -14,12 +15,11 @@ import stat
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import orjson
 
-from stream.errors import ConfError, Fault
+from stream.errors import ConfError, Fault, one_line
 from stream.model import CustomisationLayer, Digest, ImageConf, LayerPlan, Owner
 
 DEFAULT_STORE_DIR = "/nix/store"
@@ -49,6 +49,7 @@ _PATH_COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"(?:{_DOMAIN}/)?{_PATH_COMPONENT}(?:/{_PATH_COMPONENT})*", re.ASCII)
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 MAX_NAME_LENGTH = 255
+MAX_DEPTH = 200  # json.dumps recurses
 
 KEYS = frozenset(
     {
@@ -75,7 +76,8 @@ def load_conf(
     """
     name = "standard input" if source == "-" else os.fspath(source)
     try:
-        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        with open(0 if source == "-" else source, "rb", closefd=source != "-") as file:
+            data = file.read()
     except OSError as error:
         raise ConfError(name, [Fault("", f"cannot be read: {error.strerror}")]) from error
     return parse_conf(data, name=name, repo_tag=repo_tag, warn=warn)
@@ -96,16 +98,39 @@ def parse_conf(
         raise ConfError(name, [Fault(place, f"not JSON: {error.msg}")]) from None
     if not isinstance(document, dict):
         raise ConfError(name, [Fault("", f"must be an object, not {_kind(document)}")])
+    if isinstance(document.get("config"), dict):
+        document["config"] = _exact_config(name, data)
     if repo_tag is not None:
         document["repo_tag"] = repo_tag
     reader = _Reader(document)
     conf = reader.conf()
     for key in document:
         if key not in KEYS:
-            warn(f"{name}: {key}: unknown key, ignored")
+            warn(one_line(f"{name}: {key}: unknown key, ignored"))
     if reader.faults:
         raise ConfError(name, reader.faults)
     return conf
+
+
+def _exact_config(name: str, data: bytes) -> Any:
+    """The container config as the standard library reads it: orjson makes floats
+    of integers that have more than 64 bits, which would change the image ID."""
+    try:
+        value = json.loads(data)["config"]
+    except (RecursionError, ValueError) as error:
+        raise ConfError(name, [Fault("config", f"cannot be read: {error}")]) from None
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        level = [
+            item
+            for above in level
+            if isinstance(above, (dict, list))
+            for item in (above.values() if isinstance(above, dict) else above)
+        ]
+    if depth > MAX_DEPTH:
+        raise ConfError(name, [Fault("config", f"is nested {depth} deep, {MAX_DEPTH} are allowed")])
+    return value
 
 
 def _kind(value: object) -> str:
@@ -286,19 +311,23 @@ class _Reader:
             return None
         path = self._text(key, "")
         if not path:
-            if isinstance(self._document[key], str):
+            if self._document[key] == "":
                 self._fault(key, "is empty: leave the key out for none")
             return None
         try:
-            checksum = Path(path, "checksum").read_text("ascii").strip()
-            status = os.stat(os.path.join(path, "layer.tar"))
-            if not os.access(os.path.join(path, "layer.tar"), os.R_OK):
-                raise PermissionError(13, "Permission denied", f"{path}/layer.tar")
+            name = f"{path}/checksum"
+            fd = os.open(name.encode(), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                checksum = os.read(fd, 80).decode("ascii", "replace").strip()
+            finally:
+                os.close(fd)
+            name = f"{path}/layer.tar"
+            status = os.stat(name.encode())
+            if not os.access(name.encode(), os.R_OK):
+                raise PermissionError(13, "Permission denied")
         except OSError as error:
-            self._fault(key, f"{error.filename or path} cannot be read: {error.strerror}")
+            self._fault(key, f"{name} cannot be read: {error.strerror}")
             return None
-        except UnicodeDecodeError:
-            checksum = ""
         if not re.fullmatch("[0-9a-f]{64}", checksum):
             self._fault(key, f"{path}/checksum does not hold 64 hexadecimal digits")
             return None

@@ -20,6 +20,11 @@ def printable(name: bytes) -> str:
     )
 
 
+def one_line(text: str) -> str:
+    """`text` with what is not printable escaped, so that it stays on its line."""
+    return printable(text.encode("utf-8", "surrogateescape"))
+
+
 class StreamImageError(Exception):
     """Anything this package raises on purpose."""
 
@@ -39,7 +44,7 @@ class ConfError(StreamImageError, ValueError):
         self.name = name
         self.faults = tuple(faults)
         super().__init__(
-            "\n".join(f"{name}: {place}: {text}" if place else f"{name}: {text}" for place, text in faults)
+            "\n".join(one_line(": ".join(filter(None, (name, *fault)))) for fault in faults)
         )
 
 

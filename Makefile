@@ -1,0 +1,46 @@
+# Everything on a fresh machine: `make demo`, `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST ?= $(BIN)/pytest
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-all lint clean check-build-tools
+
+demo: $(STAMP)
+	$(BIN)/python -m demo
+
+test: $(STAMP)
+	$(PYTEST) -m "not slow and not consumers"
+
+# With the slow tests and the real container tools (as root, see .ci/run).
+test-all: $(STAMP)
+	$(PYTEST)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(STAMP): pyproject.toml setup.py $(wildcard native/*) | check-build-tools
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+# One line for what is missing, with the Debian package that has it.
+check-build-tools:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	    || { echo "Python 3.11 or later is missing: apt-get install python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	    || { echo "Python's venv is missing: apt-get install python3-venv" >&2; exit 1; }
+	@command -v cc >/dev/null || command -v gcc >/dev/null \
+	    || { echo "a C compiler is missing: apt-get install gcc libc6-dev" >&2; exit 1; }
+	@echo '#include <stdlib.h>' | cc -E -x c - >/dev/null 2>&1 \
+	    || { echo "the C library's headers are missing: apt-get install libc6-dev" >&2; exit 1; }
+	@echo '#include <openssl/evp.h>' | cc -E -x c - >/dev/null 2>&1 \
+	    || { echo "OpenSSL's headers are missing: apt-get install libssl-dev" >&2; exit 1; }
+	@echo '#include <Python.h>' | cc -E -x c \
+	    -I"$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')" - >/dev/null 2>&1 \
+	    || { echo "Python's headers are missing: apt-get install python3-dev" >&2; exit 1; }
+
+clean:
+	rm -rf $(VENV) build .demo stream/*.so *.egg-info

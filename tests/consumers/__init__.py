@@ -1,0 +1,1 @@
+"""Real consumers of images, each run from a cold store in namespaces of its own."""

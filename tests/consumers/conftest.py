@@ -1,0 +1,118 @@
+"""Fixtures: one per consumer, each with a cold store in namespaces of its own, and the image that they load."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from .consumer import Consumer, Runner
+from .daemonless import Buildah, Podman, Skopeo, Umoci
+from .daemons import Containerd, Docker, Registry
+from .images import BuiltImage, build_image, image_id
+from .isolation import Isolation, IsolationError, isolated
+from .requirements import require, unmet
+
+_NAMESPACES: Final = ("unshare", "nsenter", "mount", "umount", "ip")
+
+
+@pytest.fixture
+def isolation(tmp_path: Path) -> Iterator[Isolation]:
+    """Make private namespaces that end with the test."""
+    require(_NAMESPACES)
+    try:
+        with isolated(tmp_path) as namespaces:
+            yield namespaces
+    except IsolationError as error:
+        unmet(str(error))
+
+
+@pytest.fixture
+def docker(isolation: Isolation) -> Docker:
+    """Start a dockerd that has seen nothing."""
+    require(Docker.programs)
+    return Docker(isolation)
+
+
+@pytest.fixture
+def containerd(isolation: Isolation) -> Containerd:
+    """Start a containerd that has seen nothing."""
+    require(Containerd.programs)
+    return Containerd(isolation)
+
+
+@pytest.fixture
+def podman(isolation: Isolation) -> Podman:
+    """Give a podman that has seen nothing."""
+    require(Podman.programs)
+    return Podman(isolation)
+
+
+@pytest.fixture
+def buildah(isolation: Isolation) -> Buildah:
+    """Give a buildah that has seen nothing."""
+    require(Buildah.programs)
+    return Buildah(isolation)
+
+
+@pytest.fixture
+def skopeo(isolation: Isolation) -> Skopeo:
+    """Give a skopeo that has seen nothing."""
+    require(Skopeo.programs)
+    return Skopeo(isolation)
+
+
+@pytest.fixture
+def umoci(isolation: Isolation) -> Umoci:
+    """Give an umoci with an empty layout."""
+    require(Umoci.programs)
+    return Umoci(isolation)
+
+
+@pytest.fixture
+def registry(isolation: Isolation) -> Registry:
+    """Start an empty registry on loopback."""
+    require(Registry.programs)
+    return Registry(isolation)
+
+
+@pytest.fixture(params=["docker", "podman", "containerd", "buildah"])
+def runner(request: pytest.FixtureRequest) -> Runner:
+    """Take each consumer that loads a docker-archive and runs it."""
+    chosen = request.getfixturevalue(request.param)
+    assert isinstance(chosen, Runner)
+    return chosen
+
+
+@pytest.fixture(params=["docker", "podman", "containerd", "buildah", "skopeo"])
+def consumer(request: pytest.FixtureRequest) -> Consumer:
+    """Take each consumer that loads a docker-archive."""
+    chosen = request.getfixturevalue(request.param)
+    assert isinstance(chosen, Consumer)
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory: pytest.TempPathFactory) -> BuiltImage:
+    """Build the image, once: nobody writes to it."""
+    require(["gcc"])
+    try:
+        return build_image(tmp_path_factory.mktemp("image"))
+    except subprocess.CalledProcessError as error:
+        unmet(f"no statically linked program can be made: {error}")
+
+
+@pytest.fixture(scope="session")
+def archive(image: BuiltImage, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keep what our command writes, as a file to look into and to damage."""
+    path = tmp_path_factory.mktemp("archive") / "image.tar"
+    with path.open("wb") as output:
+        subprocess.run(image.producer, stdout=output, check=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def expected_id(archive: Path) -> str:
+    """Compute the image ID from the archive's own bytes."""
+    return image_id(archive)

@@ -1,0 +1,143 @@
+"""The consumers that are daemons with a client: dockerd, containerd, and a registry."""
+
+import json
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from itertools import count
+from typing import ClassVar, Final
+
+from .consumer import Runner, pairs
+from .isolation import Isolation
+
+_SNAPSHOTTER: Final = "overlayfs"
+
+
+class Docker(Runner):
+    """A dockerd without networks."""
+
+    programs: ClassVar[Sequence[str]] = ("dockerd", "docker", "containerd", "runc")
+
+    def __init__(self, isolation: Isolation) -> None:
+        """Start a daemon on an empty data root."""
+        super().__init__(isolation)
+        socket = "unix:///run/docker.sock"
+        self.environment = {"DOCKER_HOST": socket}
+        daemon = (
+            "dockerd",
+            f"--host={socket}",
+            "--data-root=/run/docker/data",
+            "--exec-root=/run/docker/exec",
+            "--pidfile=/run/docker.pid",
+            "--storage-driver=overlay2",
+            f"--cgroup-parent=/{isolation.cgroup}",
+            "--exec-opt=native.cgroupdriver=cgroupfs",
+            "--bridge=none",
+            "--iptables=false",
+            "--ip6tables=false",
+            "--ip-forward=false",
+            "--ip-masq=false",
+            "--userland-proxy=false",
+        )
+        isolation.start(daemon, self._answers)
+
+    def load_command(self) -> Sequence[str]:
+        """Docker drains its input whatever it thinks of it."""
+        return ("docker", "load", "--quiet")
+
+    def images(self) -> Mapping[str, str]:
+        """All that the daemon lists."""
+        return pairs(self.output("docker", "images", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}"))
+
+    def run(self, tag: str, *argv: str) -> subprocess.CompletedProcess[str]:
+        """Run without a network, and never ask a registry."""
+        return self.command("docker", "run", "--rm", "--network=none", "--pull=never", tag, *argv)
+
+    def _answers(self) -> bool:
+        return self.isolation.path("/run/docker.sock").exists() and self.command("docker", "version").returncode == 0
+
+
+class Containerd(Runner):
+    """A containerd, used through ctr."""
+
+    programs: ClassVar[Sequence[str]] = ("containerd", "ctr", "runc")
+
+    def __init__(self, isolation: Isolation) -> None:
+        """Start a daemon on an empty root."""
+        super().__init__(isolation)
+        self._containers = count()
+        # Left out: what needs kernel modules or networks, and what writes below /opt.
+        unused = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
+        unused += [f"io.containerd.snapshotter.v1.{name}" for name in ("aufs", "btrfs", "zfs", "devmapper")]
+        configuration = isolation.directory("/run/containerd") + "/config.toml"
+        isolation.path(configuration).write_text(
+            "version = 2\n"
+            'root = "/run/containerd/root"\n'
+            'state = "/run/containerd/state"\n'
+            f"disabled_plugins = {json.dumps(unused)}\n"
+            "[grpc]\n"
+            'address = "/run/containerd/grpc.sock"\n'
+            "[ttrpc]\n"
+            'address = "/run/containerd/ttrpc.sock"\n'
+        )
+        isolation.start(("containerd", "--config", configuration), self._answers)
+
+    def reference(self, tag: str) -> str:
+        """Containerd writes references out in full."""
+        return f"docker.io/library/{tag}"
+
+    def load_command(self) -> Sequence[str]:
+        """Import and unpack in one go. It stops reading at the archive's end marker."""
+        return self._ctr("images", "import", f"--snapshotter={_SNAPSHOTTER}", "-")
+
+    def images(self) -> Mapping[str, str]:
+        """Images that are complete and unpacked: a failed import leaves the bare name of its image behind."""
+        table = self.output(*self._ctr("images", "check", f"--snapshotter={_SNAPSHOTTER}"))
+        # The heading, then: the reference, the manifest's media type and digest, columns with spaces, unpacked or not.
+        rows = [line.split() for line in table.splitlines()[1:]]
+        return {reference: self._image_id(digest) for reference, _, digest, *_, unpacked in rows if unpacked == "true"}
+
+    def run(self, tag: str, *argv: str) -> subprocess.CompletedProcess[str]:
+        """Run without a cgroup, so that none is left."""
+        container = f"container-{next(self._containers)}"
+        options = ("--rm", "--cgroup=", f"--snapshotter={_SNAPSHOTTER}")
+        return self.command(*self._ctr("run", *options, self.reference(tag), container, *argv))
+
+    def _image_id(self, manifest_digest: str) -> str:
+        manifest = json.loads(self.output(*self._ctr("content", "get", manifest_digest)))
+        return str(manifest["config"]["digest"])
+
+    def _ctr(self, *argv: str) -> Sequence[str]:
+        return ("ctr", "--address=/run/containerd/grpc.sock", "--namespace=stream-image", *argv)
+
+    def _answers(self) -> bool:
+        return self.isolation.path("/run/containerd/grpc.sock").exists() and (
+            self.command(*self._ctr("version")).returncode == 0
+        )
+
+
+class Registry:
+    """A registry on loopback, at a port that it chooses itself."""
+
+    programs: ClassVar[Sequence[str]] = ("docker-registry",)
+
+    def __init__(self, isolation: Isolation) -> None:
+        """Start with nothing stored."""
+        configuration = isolation.directory("/run/registry") + "/config.json"
+        # JSON is YAML, and Python writes it.
+        settings = {
+            "version": 0.1,
+            "storage": {"filesystem": {"rootdirectory": "/run/registry/data"}, "delete": {"enabled": True}},
+            "http": {"addr": "127.0.0.1:0", "relativeurls": True},
+        }
+        isolation.path(configuration).write_text(json.dumps(settings))
+        log = isolation.logs / "docker-registry.log"
+        listening = re.compile(r"listening on (127\.0\.0\.1:\d+)")
+        isolation.start(
+            ("docker-registry", "serve", configuration),
+            lambda: listening.search(log.read_text(errors="replace")) is not None,
+        )
+        found = listening.search(log.read_text(errors="replace"))
+        assert found is not None
+        self.address = found[1]
+        """Host and port, inside the namespaces."""

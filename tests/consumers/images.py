@@ -1,0 +1,181 @@
+"""A small image made of real programs: a store, a customisation layer and their conf, ready to be streamed.
+
+It knows the conf and Nix's store, and must not know which consumers there are.
+"""
+
+import hashlib
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+REPO_TAG: Final = "greeter:one"
+MOTTO: Final = "carried by a link between store paths"
+WORKING_DIR: Final = "/srv"
+
+# In the words of image configs; containerd unpacks no image of another architecture.
+_ARCHITECTURE: Final = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+
+# What a container shows of the image it runs from: its last argument, its directory, a file that
+# the environment names, and how many names there are in a directory that the environment names.
+_PROGRAM: Final = r"""
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+int main(int argc, char **argv)
+{
+    char directory[4096], line[4096];
+    FILE *motto = fopen(getenv("MOTTO"), "r");
+    DIR *tree = opendir(getenv("TREE"));
+    int names = 0;
+
+    if (!motto || !tree || !getcwd(directory, sizeof directory) || !fgets(line, sizeof line, motto))
+        return 3;
+    while (readdir(tree))
+        names++;
+    printf("%s in %s: %s (%d)\n", argv[argc - 1], directory, line, names - 2);
+    return 0;
+}
+"""
+
+# Names that need more than a plain tar header, and a file that takes many reads.
+_LONG_NAME: Final = b"long-" * 30
+_TREE: Final = {
+    b"empty": b"",
+    _LONG_NAME: b"long name\n",
+    "grüße-世界".encode(): b"name in UTF-8\n",
+    b"name with spaces": b"spaces\n",
+    b"not UTF-8: \xff": b"bytes\n",
+    b"large": bytes(range(256)) * 8192,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltImage:
+    """A conf on disk, and what a container made from it must say."""
+
+    conf: Path
+    program: str
+    script: str
+
+    @property
+    def producer(self) -> Sequence[str]:
+        """Our command, which writes the archive to standard output."""
+        return producer(self.conf)
+
+    def greeting(self, argument: str) -> str:
+        """Return what the program prints when this is its last argument."""
+        return f"{argument} in {WORKING_DIR}: {MOTTO} ({len(_TREE)})\n"
+
+
+def producer(conf: Path) -> Sequence[str]:
+    """Our command for a conf."""
+    return (sys.executable, "-m", "stream", str(conf))
+
+
+def build_image(directory: Path) -> BuiltImage:
+    """Build the store, the customisation layer and the conf below a directory."""
+    store = directory / "store"
+    store.mkdir()
+    program = _store_path(store, "greeter-1.0")
+    (program / "bin").mkdir(parents=True)
+    _compile(program / "bin" / "greeter", directory)
+
+    motto = _store_path(store, "motto-1.0")
+    motto.mkdir()
+    (motto / "text").write_text(MOTTO)
+    # A store path that is nothing but a link to another one.
+    current = _store_path(store, "motto-current")
+    current.symlink_to(motto.name)
+
+    tree = _store_path(store, "tree-2.0")
+    tree.mkdir()
+    for name, content in _TREE.items():
+        Path(os.fsdecode(os.fsencode(tree) + b"/" + name)).write_bytes(content)
+
+    script = _store_path(store, "script-3.0")
+    script.mkdir()
+    (script / "greet").write_text(f"#!{program}/bin/greeter\n")
+    (script / "again").symlink_to("greet")
+    # As Nix leaves what it has built: nobody may write.
+    (script / "greet").chmod(0o555)
+    script.chmod(0o555)
+
+    conf = directory / "conf.json"
+    conf.write_text(
+        json.dumps(
+            {
+                "architecture": _ARCHITECTURE,
+                "config": {
+                    "Cmd": [f"{program}/bin/greeter", "hello"],
+                    "Env": [f"MOTTO={current}/text", f"TREE={tree}"],
+                    "WorkingDir": WORKING_DIR,
+                },
+                "created": "1970-01-01T00:00:01+00:00",
+                "customisation_layer": str(_customisation_layer(directory / "customisation", program)),
+                "from_image": None,
+                "gid": "0",
+                "gname": "root",
+                "mtime": "1970-01-01T00:00:01+00:00",
+                "repo_tag": REPO_TAG,
+                "store_dir": str(store),
+                "store_layers": [[str(tree)], [str(motto), str(current)], [str(program), str(script)]],
+                "uid": "0",
+                "uname": "root",
+            }
+        )
+    )
+    return BuiltImage(conf=conf, program="/bin/greeter", script=f"{script}/again")
+
+
+def image_id(archive: Path) -> str:
+    """Compute the image ID of an archive from the bytes of its image config."""
+    with tarfile.open(archive) as tar:
+        (manifest,) = json.loads(_content(tar, "manifest.json"))
+        digest = hashlib.sha256(_content(tar, manifest["Config"])).hexdigest()
+    assert manifest["Config"] == f"{digest}.json"
+    return f"sha256:{digest}"
+
+
+def _content(tar: tarfile.TarFile, name: str) -> bytes:
+    file = tar.extractfile(name)
+    assert file is not None
+    return file.read()
+
+
+def _store_path(store: Path, name: str) -> Path:
+    return store / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}-{name}"
+
+
+def _compile(program: Path, directory: Path) -> None:
+    source = directory / "greeter.c"
+    source.write_text(_PROGRAM)
+    subprocess.run(["gcc", "-static", "-O1", "-s", "-o", str(program), str(source)], check=True)
+
+
+def _customisation_layer(directory: Path, program: Path) -> Path:
+    directory.mkdir()
+    layer = directory / "layer.tar"
+    with tarfile.open(layer, "w") as tar:
+        for name in ("bin", "etc", "srv"):
+            _add(tar, f"./{name}", tarfile.DIRTYPE)
+        _add(tar, "./bin/greeter", tarfile.SYMTYPE, link_target=f"{program}/bin/greeter")
+        _add(tar, "./etc/motd", tarfile.REGTYPE, content=b"customised\n")
+    (directory / "checksum").write_text(hashlib.sha256(layer.read_bytes()).hexdigest() + "\n")
+    return directory
+
+
+def _add(tar: tarfile.TarFile, name: str, kind: bytes, *, content: bytes = b"", link_target: str = "") -> None:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname, member.size = kind, link_target, len(content)
+    member.mode = 0o444 if kind == tarfile.REGTYPE else 0o755
+    tar.addfile(member, io.BytesIO(content))

@@ -1,0 +1,56 @@
+"""One conf through the package and through the oracle: the same bytes, or an assertion."""
+
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import oracle
+import orjson
+
+import stream
+
+
+def conf_of(store_dir: bytes, *names: str, **more: object) -> dict[str, Any]:
+    """A conf with one layer, of the store paths called `names`."""
+    directory = store_dir.decode()
+    return {
+        "architecture": "amd64",
+        "repo_tag": "test:1",
+        "store_dir": directory,
+        "store_layers": [[f"{directory}/{name}" for name in names]],
+        **more,
+    }
+
+
+def streamed(conf: Mapping[str, Any]) -> tuple[bytes, stream.Image]:
+    """The archive of `conf`, and its record."""
+    file = io.BytesIO()
+    image = stream.write_image(stream.parse_conf(orjson.dumps(conf)), file)
+    return file.getvalue(), image
+
+
+def assert_same(conf: Mapping[str, Any]) -> None:
+    """The archive is the oracle's, given the names of its layers, and the record is true."""
+    data, image = streamed(conf)
+    contents = oracle.layers(conf)
+    for layer, content in zip(image.layers, contents, strict=True):
+        assert layer.size == len(content)
+        assert layer.diff_id == "sha256:" + hashlib.sha256(content).hexdigest()
+    config = oracle.image_config(conf, contents)
+    assert image.image_id == "sha256:" + hashlib.sha256(config).hexdigest()
+    assert image.size == len(data)
+    # Not `data == expected` alone: the report on a difference would be all of both.
+    expected = oracle.archive(conf, [layer.archive_name for layer in image.layers])
+    different = [
+        at for at in range(0, len(data), 512) if data[at : at + 512] != expected[at : at + 512]
+    ]
+    assert not different, f"first in block {different[0] // 512}: {data[different[0] :][:512]!r}"
+    assert len(data) == len(expected)
+
+
+def subdirectory(store_dir: bytes) -> bytes:
+    """A new store directory inside another: one for each example of a property."""
+    return os.fsencode(tempfile.mkdtemp(dir=os.fsdecode(store_dir), prefix=""))

@@ -1,0 +1,539 @@
+"""The conf: every key, every default, and every fault named by its place in the JSON."""
+
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import stream
+from stream.config import KEYS, check_repo_tag
+
+Document = dict[str, Any]
+Run = Callable[..., Any]
+WriteConf = Callable[[Mapping[str, object]], str]
+SHA = "0123456789abcdef" * 4
+
+
+def parse(document: object) -> stream.ImageConf:
+    """`document` as a conf."""
+    return stream.parse_conf(orjson.dumps(document))
+
+
+def faults(document: object) -> dict[str, str]:
+    """What is wrong with `document`, by place."""
+    with pytest.raises(stream.ConfError) as caught:
+        parse(document)
+    assert len(str(caught.value).splitlines()) == len(caught.value.faults)
+    return {fault.place: fault.message for fault in caught.value.faults}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    """A store directory with a file, a directory and a dangling link."""
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "link").symlink_to("/no/such/file")
+    return str(tmp_path)
+
+
+@pytest.fixture
+def customisation(tmp_path: Path) -> Path:
+    """The directory of a ready-made layer."""
+    path = tmp_path / "customisation"
+    path.mkdir()
+    (path / "layer.tar").write_bytes(b"layer")
+    (path / "checksum").write_text(SHA + "\n", "ascii")
+    return path
+
+
+# ---- values --------------------------------------------------------------------
+
+
+def test_defaults() -> None:
+    """An old conf has little more than a tag; what it leaves out is the contract of formats.md."""
+    conf = parse({"repo_tag": "x:1"})
+    assert conf.container_config == {}
+    assert conf.store_dir == b"/nix/store"
+    assert conf.store_layers == ()
+    assert conf.customisation_layer is None
+    assert conf.created.isoformat() == "1970-01-01T00:00:01+00:00"
+    assert conf.mtime == 1
+    assert conf.owner == stream.Owner(uid=0, gid=0, uname="root", gname="root")
+
+
+@pytest.mark.parametrize(
+    ("machine", "architecture"),
+    [
+        ("x86_64", "amd64"), ("aarch64", "arm64"), ("armv7l", "arm"), ("i686", "386"),
+        ("riscv64", "riscv64"), ("s390x", "s390x"), ("ppc64le", "ppc64le"), ("novel", "novel"),
+    ],
+)  # fmt: skip
+def test_default_architecture(
+    monkeypatch: pytest.MonkeyPatch, machine: str, architecture: str
+) -> None:
+    """The default is this machine's, by Go's name for it, which is OCI's."""
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert parse({"repo_tag": "x:1"}).architecture == architecture
+    assert parse({"repo_tag": "x:1", "architecture": "wasm"}).architecture == "wasm"
+
+
+def test_every_key(store: str, customisation: Path) -> None:
+    """Each key arrives where it belongs."""
+    document = {
+        "architecture": "arm64",
+        "os": "linux",
+        "config": {"Cmd": ["/x"], "Labels": {"ü": None}},
+        "store_dir": store,
+        "from_image": None,
+        "store_layers": [[f"{store}/link", f"{store}/file"], [f"{store}/dir"]],
+        "customisation_layer": str(customisation),
+        "repo_tag": "registry.example:5000/a/b:v1",
+        "created": "2024-05-17T08:30:00+02:00",
+        "mtime": "2001-01-01T00:00:00Z",
+        "uid": "1000",
+        "gid": 100,
+        "uname": "user",
+        "gname": "users",
+    }
+    assert document.keys() == KEYS
+    conf = parse(document)
+    assert conf == stream.ImageConf(
+        architecture="arm64",
+        container_config={"Cmd": ["/x"], "Labels": {"ü": None}},
+        store_dir=store.encode(),
+        store_layers=(
+            stream.LayerPlan(store_paths=(f"{store}/link".encode(), f"{store}/file".encode())),
+            stream.LayerPlan(store_paths=(f"{store}/dir".encode(),)),
+        ),
+        customisation_layer=stream.CustomisationLayer(
+            path=str(customisation), checksum=stream.Digest("sha256:" + SHA), size=5
+        ),
+        repo_tag="registry.example:5000/a/b:v1",
+        created=datetime.fromisoformat("2024-05-17T08:30:00+02:00"),
+        mtime=978307200,
+        owner=stream.Owner(uid=1000, gid=100, uname="user", gname="users"),
+    )
+    assert conf.created.utcoffset() == timedelta(hours=2)
+
+
+@pytest.mark.parametrize("number", [0, "0", "007", 2**32 - 2, str(2**32 - 2)])
+def test_ids(number: object) -> None:
+    """Nix writes them as strings, people as numbers."""
+    conf = parse({"repo_tag": "x:1", "uid": number, "gid": number})
+    assert conf.owner.uid == conf.owner.gid == int(str(number))
+
+
+@pytest.mark.parametrize(
+    ("created", "more", "mtime"),
+    [
+        ("2024-05-17T08:30:00Z", {}, 1715934600),
+        ("2024-05-17T08:30:00+02:00", {}, 1715927400),
+        ("1960-01-01T00:00:00Z", {}, -315619200),
+        ("1970-01-01T00:00:01.999Z", {}, 1),
+        ("1969-12-31T23:59:58.5Z", {}, -1),  # towards zero, as int() does
+        ("now", {"mtime": "1970-01-01T00:00:05Z"}, 5),
+        ("20240517T083000Z", {}, 1715934600),
+    ],
+)
+def test_mtime(created: str, more: Document, mtime: int) -> None:
+    """Without `mtime`, as in confs from before it existed, `created` is both."""
+    assert parse({"repo_tag": "x:1", "created": created, **more}).mtime == mtime
+
+
+def test_now() -> None:
+    """`now` is one instant in a run, with its offset."""
+    before = datetime.now(UTC)
+    conf = parse({"repo_tag": "x:1", "created": "now", "mtime": "now"})
+    assert before <= conf.created <= datetime.now(UTC)
+    assert conf.mtime == int(conf.created.timestamp())
+
+
+def test_order_of_container_config() -> None:
+    """The image ID depends on the order of keys: it is the document's."""
+    conf = stream.parse_conf(b'{"repo_tag":"x:1","config":{"b":1,"a":{"d":0,"c":1e2},"b":2}}')
+    assert repr(conf.container_config) == "{'b': 2, 'a': {'d': 0, 'c': 100.0}}"
+
+
+@pytest.mark.parametrize("number", ["18446744073709551616", "-9223372036854775809", "1" * 40])
+def test_large_numbers_in_container_config(number: str) -> None:
+    """Integers of any size pass through untouched: as floats they would change the image ID."""
+    conf = stream.parse_conf(b'{"repo_tag":"x:1","config":{"n":%s}}' % number.encode())
+    assert conf.container_config == {"n": int(number)}
+    assert isinstance(conf.container_config["n"], int)
+
+
+@pytest.mark.parametrize("depth", [100, 1010, 10_000])
+def test_deep_container_config(depth: int) -> None:
+    """A deep configuration is streamed, or refused before the first byte: not after the last."""
+    nested = b'{"a":' * depth + b"1" + b"}" * depth
+    try:
+        conf = stream.parse_conf(b'{"repo_tag":"x:1","config":%s}' % nested)
+    except stream.ConfError:
+        return
+    stream.write_image(conf, io.BytesIO())
+
+
+def test_repo_tag_argument() -> None:
+    """--repo-tag takes the place of the conf's, also of none and of a bad one."""
+    for document in (b"{}", b'{"repo_tag":"BAD"}', b'{"repo_tag":null}'):
+        assert stream.parse_conf(document, repo_tag="y:2").repo_tag == "y:2"
+
+
+def test_unknown_keys() -> None:
+    """Confs of tomorrow work today: a key that is not known is a line on stderr, no failure."""
+    warnings: list[str] = []
+    document = orjson.dumps({"repo_tag": "x:1", "novel": 1, "Tag": None, "a\nb\x1b": 2})
+    stream.parse_conf(document, name="c.json", warn=warnings.append)
+    assert [warning[: len("c.json: novel")] for warning in warnings[:1]] == ["c.json: novel"]
+    assert len(warnings) == 3
+    assert all(warning.isprintable() for warning in warnings)
+
+
+# ---- faults --------------------------------------------------------------------
+
+# keys, what is wrong, values
+BAD: list[tuple[list[str], str, list[object]]] = [
+    (["architecture", "os", "uname", "gname"], "must be a string", [None, 1, True, [], {}]),
+    (["uname", "gname", "architecture"], "NUL", ["a\0b"]),
+    (["architecture"], "empty", [""]),
+    (["config"], "must be an object", [None, 1, "x", []]),
+    (["store_dir", "repo_tag", "created", "mtime"], "must be a string", [None, 1, 1.5, []]),
+    (["store_dir"], "not an absolute path", ["", "nix/store", ".", "~/x"]),
+    (["store_dir"], "normal form", ["/nix/", "/a/../b", "//nix", "/./a"]),
+    (["store_layers"], "must be a list of lists", [None, 1, "x", {}]),
+    (["customisation_layer"], "", [1, [], {}, "", "/no/such/dir", "a\0b"]),
+    (["from_image"], "not supported", ["/x", 1, []]),
+    (
+        ["created", "mtime"],
+        "not an instant",
+        [
+            "", "yesterday", "NOW", "2024-05-17", "2024-05-17T08:30:00", "2024-13-01T00:00:00Z",
+            "2024-05-17T25:00:00Z", "10000-01-01T00:00:00Z", "1715934600",
+            "2024-05-17T08:30:00+99:00", " 2024-05-17T08:30:00Z", "\n",
+        ],
+    ),
+    (
+        ["uid", "gid"],
+        "must be a number from 0 to",
+        [
+            None, -1, "-1", "", "x", 1.0, True, 2**32 - 1, 2**70, "4294967295", "\u0661", " 1", [],
+            "1" * 5000,
+        ],
+    ),
+]  # fmt: skip
+BAD_VALUES = [(key, value, why) for keys, why, values in BAD for key in keys for value in values]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"), BAD_VALUES, ids=lambda value: ascii(value)[:40]
+)
+def test_bad_values(key: str, value: object, message: str) -> None:
+    """A wrong value is one line that names its key."""
+    # json, because orjson writes no number of more than 64 bits
+    data = json.dumps({"repo_tag": "x:1", key: value}).encode()
+    with pytest.raises(stream.ConfError) as caught:
+        stream.parse_conf(data)
+    [fault] = caught.value.faults
+    assert fault.place == key
+    assert message in fault.message
+
+
+def test_null_is_as_good_as_absent_where_formats_say_so() -> None:
+    """`from_image: null` is what every conf without a base image holds."""
+    assert parse({"repo_tag": "x:1", "from_image": None, "customisation_layer": None})
+
+
+def test_missing_tag() -> None:
+    """No tag, no name to load the image by."""
+    assert "--repo-tag" in faults({})["repo_tag"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "place", "message"),
+    [
+        ("{}/file", "", "must be a list of store paths, not a string"),
+        ([], "", "is empty"),
+        (None, "", "not null"),
+        ([1], "[0]", "must be a string, not a number"),
+        (["{}/file", None], "[1]", "not null"),
+        (["file"], "[0]", "not an absolute path"),
+        (["/elsewhere/file"], "[0]", "is not directly in the store directory"),
+        (["{}"], "[0]", "is not directly in the store directory"),
+        (["{}/dir/deeper"], "[0]", "is not directly in the store directory"),
+        (["{}er/file"], "[0]", "is not directly in the store directory"),
+        (["{}/file/"], "[0]", "normal form"),
+        (["{}/../file"], "[0]", "normal form"),
+        (["{}//file"], "[0]", "normal form"),
+        (["{}/fi\0le"], "[0]", "NUL"),
+        (["{}/missing"], "[0]", "does not exist"),
+        (["{}/" + "n" * 256], "[0]", "cannot be read: File name too long"),
+        (["{}/file", "{}/file"], "[1]", "listed already, at store_layers[1][0]"),
+        (["{}/dir"], "[0]", "listed already, at store_layers[0][0]"),
+        (["{}/missing\nstore"], "[0]", "does not exist"),
+        (["/else\nwhere"], "[0]", "is not directly in the store directory"),
+    ],
+)
+def test_bad_store_paths(store: str, paths: Any, place: str, message: str) -> None:  # noqa: ANN401
+    """A store path that cannot be one is named by its place, on one line whatever its name."""
+    if isinstance(paths, list):
+        paths = [path.format(store) if isinstance(path, str) else path for path in paths]
+    found = faults(
+        {"repo_tag": "x:1", "store_dir": store, "store_layers": [[f"{store}/dir"], paths]}
+    )
+    assert list(found) == [f"store_layers[1]{place}"]
+    assert message in found[f"store_layers[1]{place}"]
+
+
+def test_unreadable_store_paths(store: str) -> None:
+    """What this user cannot read is known before the first byte."""
+    if os.geteuid() == 0:
+        pytest.skip("root reads everything")
+    os.chmod(f"{store}/file", 0)
+    os.chmod(f"{store}/dir", 0o600)
+    layers = [[f"{store}/file", f"{store}/dir"]]
+    found = faults({"repo_tag": "x:1", "store_dir": store, "store_layers": layers})
+    os.chmod(f"{store}/dir", 0o700)
+    assert list(found) == ["store_layers[0][0]", "store_layers[0][1]"]
+    assert all(message.endswith("Permission denied") for message in found.values())
+
+
+def test_checksum_is_no_plain_file(
+    customisation: Path, stream_image: Run, write_conf: WriteConf
+) -> None:
+    """A FIFO in the place of the checksum is refused, not waited for."""
+    (customisation / "checksum").unlink()
+    os.mkfifo(customisation / "checksum")
+    conf = write_conf({"repo_tag": "x:1", "customisation_layer": str(customisation)})
+    done = stream_image(conf, timeout=10)
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+def test_fifo_as_customisation_layer(customisation: Path) -> None:
+    """A FIFO in the place of the tar is refused, not waited for."""
+    (customisation / "layer.tar").unlink()
+    os.mkfifo(customisation / "layer.tar")
+    assert "not a regular file" in faults(
+        {"repo_tag": "x:1", "customisation_layer": str(customisation)}
+    )["customisation_layer"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "checksum",
+    [b"", b"x", SHA.encode()[:-1], SHA.encode() + b"0", SHA.upper().encode(), b"\xff" * 64,
+                 b"sha256:" + SHA.encode(), SHA.encode() + b"\n" + SHA.encode()]
+)  # fmt: skip
+def test_bad_checksum(customisation: Path, checksum: bytes) -> None:
+    """A checksum that no bytes can have is known before the first byte."""
+    (customisation / "checksum").write_bytes(checksum)
+    found = faults({"repo_tag": "x:1", "customisation_layer": str(customisation)})
+    assert "64 hexadecimal digits" in found["customisation_layer"]
+
+
+@pytest.mark.parametrize("missing", ["checksum", "layer.tar"])
+def test_incomplete_customisation_layer(customisation: Path, missing: str) -> None:
+    """Of a ready-made layer both files must be there; the message names the one that is not."""
+    (customisation / missing).unlink()
+    found = faults({"repo_tag": "x:1", "customisation_layer": str(customisation)})
+    assert f"{missing} cannot be read: No such file" in found["customisation_layer"]
+
+
+def test_all_faults_together(store: str) -> None:
+    """Whoever repairs a conf by hand sees everything wrong with it at once."""
+    found = faults(
+        {
+            "architecture": 1, "os": 2, "config": [], "store_dir": store, "from_image": "x",
+            "store_layers": [[], [f"{store}/missing", f"{store}/file"], 7, [f"{store}/file"]],
+            "customisation_layer": "/missing", "created": "x", "mtime": "y",
+            "uid": -1, "gid": "z", "uname": 3, "gname": None,
+        }
+    )  # fmt: skip
+    assert found.keys() == (KEYS - {"store_dir", "store_layers"}) | {
+        "store_layers[0]", "store_layers[1][0]", "store_layers[2]", "store_layers[3][0]",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "line 1 column 1: not JSON"),
+        (b"{", "not JSON"),
+        (b'{\n"a": }', "line 2 column 6: not JSON"),
+        (b'{"a": NaN}', "not JSON"),
+        (b'{"repo_tag": "\xff:1"}', "not JSON"),
+        (b"\xef\xbb\xbf{}", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"{" * 100_000, "not JSON"),
+        (b"null", "must be an object, not null"),
+        (b"[]", "must be an object, not a list"),
+        (b"1", "must be an object, not a number"),
+        (b"true", "must be an object, not a boolean"),
+        (b'"x"', "must be an object, not a string"),
+    ],
+)
+def test_not_a_document(data: bytes, message: str) -> None:
+    """What is no JSON object is told with line and column."""
+    with pytest.raises(stream.ConfError, match=re.escape(message)) as caught:
+        stream.parse_conf(data)
+    assert "\n" not in str(caught.value)
+
+
+# ---- tags ----------------------------------------------------------------------
+
+GOOD_TAGS = [
+    "a:1", "a:A", "a:_", "a:1.2-3_4", "a:" + "t" * 128, "a/b:1", "a/b/c/d:1", "a.b:1", "a_b:1",
+    "a__b:1", "a-b:1", "a---b:1", "0:0", "localhost/a:1", "localhost:5000/a:1", "example.com/a:1",
+    "EXAMPLE.com/a:1", "Host/a:1", "127.0.0.1:80/a:1", "[::1]/a:1", "[2001:db8::1]:5000/a/b:1",
+    "a-b.c-d/e:1", "x" * 255 + ":1", "example.com/" + "a" * 243 + ":1", "xn--n3h.com/a:1",
+]  # fmt: skip
+BAD_TAGS = [
+    "", "a", "a:", ":1", "A:1", "a/B:1", "a:1:2", "a/b", "localhost:5000/a", "a@sha256:" + SHA,
+    "a:" + "t" * 129, "a:.1", "a:-1", "a:ü", "ü:1", "a:1\n", "\na:1", "a b:1", "a:1 ", "a: 1",
+    "-a:1", "a-:1", "a.:1", ".a:1", "a..b:1", "a___b:1", "a._b:1", "/a:1", "a/:1", "a//b:1",
+    "-host.com/a:1", "host-.com/a:1", "host..com/a:1", "host:port/a:1", "host:/a:1", "[::g]/a:1",
+    "http://a/b:1", "x" * 256 + ":1", "a:\u0661", "a+b:1", "a:1+2", "a\\b:1", "a:\udcff", "a:1/b",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("tag", GOOD_TAGS)
+def test_good_tags(tag: str) -> None:
+    """What the grammar of distribution/reference takes, we take."""
+    assert check_repo_tag(tag) is None
+
+
+@pytest.mark.parametrize("tag", BAD_TAGS, ids=ascii)
+def test_bad_tags(tag: str) -> None:
+    """What a daemon would refuse after the last byte is refused before the first."""
+    wrong = check_repo_tag(tag)
+    assert wrong
+    assert "\n" not in wrong
+
+
+@pytest.mark.parametrize(
+    "tag",
+    ["a" * 100_000 + "!:1", "a-" * 50_000 + ":1", "a." * 50_000 + "/:1", "a/" * 50_000 + ":1"],
+)
+def test_tags_take_no_time(tag: str) -> None:
+    """The grammar is matched without backtracking that an evil conf could blow up."""
+    assert check_repo_tag(tag)
+
+
+# ---- anything ------------------------------------------------------------------
+
+texts = st.text(st.characters(codec="utf-8"), max_size=20)
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts
+    | st.sampled_from(["/", "/nix/store", "/nix/store/x", "/dev/null", "now", "x:1", "1", "/\0"]),
+    lambda items: st.lists(items, max_size=3) | st.dictionaries(texts, items, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+paths = texts.flatmap(
+    lambda name: st.sampled_from([f"/nix/store/{name}", f"/{name}", name, f"/tmp/{name}"])
+)
+documents = st.dictionaries(
+    st.sampled_from(sorted(KEYS)) | texts, json_values
+) | st.fixed_dictionaries(
+    {"store_layers": st.lists(st.lists(paths, max_size=3), max_size=3)},
+    optional=dict.fromkeys(sorted(KEYS - {"store_layers"}), paths),
+)
+
+
+def assert_conf_or_error(data: bytes) -> None:
+    """`data` is a conf, or its faults are lines that can be printed."""
+    try:
+        conf = stream.parse_conf(data)
+    except stream.ConfError as error:
+        lines, faults = str(error).split("\n"), error.faults
+    else:
+        assert isinstance(conf, stream.ImageConf)
+        return
+    assert len(lines) == len(faults) > 0
+    assert all(line.isprintable() for line in lines)
+
+
+@given(documents | json_values)
+def test_any_document(document: object) -> None:
+    """Any JSON gives a conf or a ConfError: no other exception, which would be a traceback."""
+    assert_conf_or_error(orjson.dumps(document))
+
+
+@given(st.binary(max_size=50) | st.text('{}[]":,0e+-.\\u nulltruefas', max_size=50).map(str.encode))
+def test_any_bytes(data: bytes) -> None:
+    """So do bytes that are no JSON."""
+    assert_conf_or_error(data)
+
+
+# ---- the command ---------------------------------------------------------------
+
+
+def test_command_reports_every_fault(stream_image: Run, write_conf: WriteConf) -> None:
+    """Exit status 2, one line for each fault, and not one byte on stdout."""
+    conf = write_conf({"uid": -1, "store_layers": [["/nowhere/x"]], "created": "x"})
+    done = stream_image(conf)
+    assert (done.returncode, done.stdout) == (2, b"")
+    lines = done.stderr.decode().splitlines()
+    prefix = f"stream-image: {conf}: "
+    assert sorted(line.removeprefix(prefix).split(": ")[0] for line in lines) == [
+        "created", "repo_tag", "store_layers[0][0]", "uid",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("spelling", ["-t", "--repo-tag", "--repo_tag"])
+def test_command_overrides_the_tag(stream_image: Run, write_conf: WriteConf, spelling: str) -> None:
+    """All three spellings, the old one too, and a bad tag is a fault like any other."""
+    done = stream_image("-q", write_conf({"repo_tag": "x:1"}), spelling, "y:2")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b'"RepoTags":["y:2"]' in done.stdout
+    for tag in ("Y:2", b"\xff:1".decode("utf-8", "surrogateescape"), ""):
+        done = stream_image("-q", write_conf({"repo_tag": "x:1"}), spelling, tag)
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert done.stderr.count(b"\n") == 1
+        assert b"repo_tag" in done.stderr
+
+
+def test_command_warns_of_unknown_keys(stream_image: Run, write_conf: WriteConf) -> None:
+    """A warning on stderr does not touch the image."""
+    done = stream_image("-q", write_conf({"repo_tag": "x:1", "novel": 1}))
+    assert done.returncode == 0
+    assert done.stderr.count(b"\n") == 1
+    assert b"warning" in done.stderr
+    assert b"novel" in done.stderr
+    assert done.stdout == stream_image("-q", write_conf({"repo_tag": "x:1"})).stdout
+
+
+def test_command_reads_standard_input(stream_image: Run) -> None:
+    """`-` is a conf from a pipe."""
+    done = stream_image("-q", "-", stdin=b'{"repo_tag":"x:1"}')
+    assert (done.returncode, done.stderr) == (0, b"")
+    done = stream_image("-q", "-", stdin=b"{}")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"stream-image: standard input: repo_tag: ")
+
+
+@pytest.mark.parametrize("conf", ["/no/such/conf.json", "/", "no\nsuch", "n" * 5000])
+def test_command_without_a_conf(stream_image: Run, conf: str) -> None:
+    """A conf that cannot be read is bad usage, on one line."""
+    done = stream_image(conf)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.count(b"\n") == 1
+    assert b"cannot be read" in done.stderr
+
+
+def test_command_with_standard_input_closed(stream_image: Run) -> None:
+    """A closed standard input is told like any other conf that cannot be read."""
+    done = stream_image("-", prefix=["sh", "-c", 'exec "$@" <&-', "sh"])
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"standard input: cannot be read" in done.stderr
+    assert done.stderr.count(b"\n") == 1
