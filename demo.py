@@ -82,11 +82,11 @@ def run(archive: Path, command: list[str], python_home: str) -> None:
             if member.name.endswith("/layer.tar"):
                 layer = tar.extractfile(member)
                 with tarfile.open(fileobj=layer) as inner:
-                    inner.extractall(root, filter="tar" if os.geteuid() else "fully_trusted")
+                    inner.extractall(root, filter="tar")
     user_namespace = ["unshare", "--user", "--map-root-user"] if os.geteuid() else []
     result = subprocess.run(
         [*user_namespace, "chroot", root, *command],
-        env={"PYTHONHOME": python_home}, capture_output=True, text=True, check=False,
+        env={"PYTHONHOME": python_home, "PATH": os.environ["PATH"]}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if result.returncode:
         raise SystemExit(f"demo: the image did not run: {result.stderr.strip()}")
