@@ -21,7 +21,9 @@ import stream
 
 HERE = Path(__file__).resolve().parent / ".demo"
 STORE = HERE / "store"
-SKIPPED = shutil.ignore_patterns("__pycache__", "test", "tests", "site-packages", "dist-packages", "*.a")
+SKIPPED = shutil.ignore_patterns(
+    "__pycache__", "test", "tests", "site-packages", "dist-packages", "*.a"
+)
 GREETING = "import sys, json; print('Hello from Python', sys.version.split()[0], 'in', __file__)"
 
 
@@ -37,7 +39,9 @@ def assemble() -> tuple[list[list[str]], list[str]]:
     interpreter = Path(os.path.realpath(sys.executable))
     libraries, python, stdlib, greeting = (
         STORE / f"{letter * 32}-{name}"
-        for letter, name in zip("lpsg", ("libraries", "python", "python-stdlib", "hello"), strict=True)
+        for letter, name in zip(
+            "lpsg", ("libraries", "python", "python-stdlib", "hello"), strict=True
+        )
     )
     source = Path(sysconfig.get_path("stdlib"))
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"

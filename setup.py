@@ -8,7 +8,9 @@ setup(
     ext_modules=[
         Extension(
             "stream._tarhash",
-            sources=[f"native/{name}.c" for name in ("copy", "entries", "header", "ring", "tarhash")],
+            sources=[
+                f"native/{name}.c" for name in ("copy", "entries", "header", "ring", "tarhash")
+            ],
             depends=["native/core.h"],
             libraries=["crypto"],
             define_macros=[("_GNU_SOURCE", "1"), ("_FILE_OFFSET_BITS", "64")],

@@ -1,11 +1,11 @@
 """Stream container images from store paths, in one pass.
 
-    import stream
+import stream
 
-    conf = stream.load_conf("conf.json")
-    with open("image.tar", "wb") as file:
-        image = stream.write_image(conf, file)
-    print(image.image_id, [layer.diff_id for layer in image.layers])
+conf = stream.load_conf("conf.json")
+with open("image.tar", "wb") as file:
+image = stream.write_image(conf, file)
+print(image.image_id, [layer.diff_id for layer in image.layers])
 """
 
 from stream.config import load_conf, parse_conf

@@ -75,9 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return DONE
 
 
-def _failed(
-    args: argparse.Namespace, report: Reporter, error: BaseException, message: str
-) -> int:
+def _failed(args: argparse.Namespace, report: Reporter, error: BaseException, message: str) -> int:
     report.error(message, error)
     if args.debug:
         traceback.print_exception(error, file=sys.stderr)

@@ -12,7 +12,6 @@ import os
 import platform
 import re
 import stat
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -42,9 +41,7 @@ ARCHITECTURES = {
 
 # The grammar of github.com/distribution/reference, for `name:tag`.
 _DOMAIN_COMPONENT = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
-_DOMAIN = (
-    rf"(?:{_DOMAIN_COMPONENT}(?:\.{_DOMAIN_COMPONENT})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?"
-)
+_DOMAIN = rf"(?:{_DOMAIN_COMPONENT}(?:\.{_DOMAIN_COMPONENT})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?"
 _PATH_COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"(?:{_DOMAIN}/)?{_PATH_COMPONENT}(?:/{_PATH_COMPONENT})*", re.ASCII)
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
@@ -114,7 +111,8 @@ def parse_conf(
 
 def _exact_config(name: str, data: bytes) -> Any:
     """The container config as the standard library reads it: orjson makes floats
-    of integers that have more than 64 bits, which would change the image ID."""
+    of integers that have more than 64 bits, which would change the image ID.
+    """
     try:
         value = json.loads(data)["config"]
     except (RecursionError, ValueError) as error:
@@ -168,7 +166,8 @@ def check_repo_tag(repo_tag: str) -> str | None:
 
 class _Reader:
     """Reads one document key by key, and collects what is wrong instead of
-    stopping at the first fault. What a faulty key yields is never used."""
+    stopping at the first fault. What a faulty key yields is never used.
+    """
 
     def __init__(self, document: dict[str, Any]) -> None:
         self._document = document

@@ -31,7 +31,8 @@ class StreamImageError(Exception):
 
 class Fault(NamedTuple):
     """One thing wrong in a conf: the JSON place (`store_layers[3][1]`, empty for
-    the whole document) and what is wrong with it."""
+    the whole document) and what is wrong with it.
+    """
 
     place: str
     message: str
@@ -50,7 +51,8 @@ class ConfError(StreamImageError, ValueError):
 
 class SourceError(StreamImageError, OSError):
     """A file that should be in the image and cannot be: unreadable, gone,
-    changed while it was read, or of a type that no layer holds."""
+    changed while it was read, or of a type that no layer holds.
+    """
 
     def __init__(self, path: bytes, reason: str) -> None:
         self.path = path
@@ -65,7 +67,9 @@ class DigestMismatch(StreamImageError, ValueError):
         self.where = where
         self.expected = expected
         self.found = found
-        super().__init__(f"{where}: sha256 is {found.removeprefix('sha256:')}, expected {expected.removeprefix('sha256:')}")
+        super().__init__(
+            f"{where}: sha256 is {found.removeprefix('sha256:')}, expected {expected.removeprefix('sha256:')}"
+        )
 
 
 class SizeMismatch(StreamImageError, ValueError):

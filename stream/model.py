@@ -33,7 +33,8 @@ class LayerPlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CustomisationLayer:
     """The ready-made top layer: `path` is its directory as the conf names it,
-    `checksum` the digest its `layer.tar` (of `size` bytes) must have."""
+    `checksum` the digest its `layer.tar` (of `size` bytes) must have.
+    """
 
     path: str
     checksum: Digest
@@ -43,7 +44,8 @@ class CustomisationLayer:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageConf:
     """A valid conf, every default filled in. `created` is aware; `mtime` is in
-    seconds since the epoch; `container_config` is passed through as it is."""
+    seconds since the epoch; `container_config` is passed through as it is.
+    """
 
     architecture: str
     container_config: dict[str, Any]
@@ -59,7 +61,8 @@ class ImageConf:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
     """A layer that has been written. `archive_name` is its member name in the
-    archive, `size` its bytes, `comment` its line in the image's history."""
+    archive, `size` its bytes, `comment` its line in the image's history.
+    """
 
     archive_name: str
     diff_id: Digest
@@ -70,7 +73,8 @@ class Layer:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
     """An image that has been written. `image_id` is the digest of its config,
-    `size` the bytes of the whole archive."""
+    `size` the bytes of the whole archive.
+    """
 
     image_id: Digest
     repo_tag: str

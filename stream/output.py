@@ -62,7 +62,11 @@ def output_file(path: str) -> Iterator[int]:
         if beside is not None:
             with suppress(OSError):
                 os.unlink(beside)
-        if isinstance(error, OSError) and not isinstance(error, OutputError) and error.filename is None:
+        if (
+            isinstance(error, OSError)
+            and not isinstance(error, OutputError)
+            and error.filename is None
+        ):
             raise _failed(path, error) from error
         raise
 

@@ -21,7 +21,8 @@ from stream.tarwriter import LayerWriter
 
 class LayerSource(Protocol):
     """A layer whose size is known and whose bytes are to come. If `expected` is
-    set, the bytes must have that digest."""
+    set, the bytes must have that digest.
+    """
 
     @property
     def archive_name(self) -> str: ...
@@ -55,10 +56,10 @@ class Observer:
 
 def _sources(conf: ImageConf) -> list[Callable[[], LayerSource]]:
     """What makes each layer's source, bottom to top: called when its turn comes,
-    so that only the metadata at hand is in memory."""
+    so that only the metadata at hand is in memory.
+    """
     makers: list[Callable[[], LayerSource]] = [
-        partial(store.walk, conf, plan)
-        for plan in conf.store_layers
+        partial(store.walk, conf, plan) for plan in conf.store_layers
     ]
     if conf.customisation_layer:
         makers.append(partial(customisation.ready_layer, conf.customisation_layer))
@@ -68,7 +69,8 @@ def _sources(conf: ImageConf) -> list[Callable[[], LayerSource]]:
 class _Ahead(threading.Thread):
     """Makes one source in the background, while the one before it is written.
 
-    A daemon: a run that fails does not wait for a walk nobody needs any more."""
+    A daemon: a run that fails does not wait for a walk nobody needs any more.
+    """
 
     def __init__(self, make: Callable[[], LayerSource]) -> None:
         super().__init__(name="walk-ahead", daemon=True)
@@ -114,7 +116,8 @@ def _complete(source: LayerSource, writer: LayerWriter) -> Layer:
 
 def _write_layers(conf: ImageConf, sink: DockerArchive, observer: Observer) -> list[Layer]:
     """Write every layer. A layer is completed when the next one has been
-    written, so that its hashing never holds up the writing."""
+    written, so that its hashing never holds up the writing.
+    """
     layers: list[Layer] = []
     open_layers: list[tuple[LayerSource, LayerWriter]] = []
 
@@ -136,9 +139,7 @@ def _write_layers(conf: ImageConf, sink: DockerArchive, observer: Observer) -> l
     return layers
 
 
-def write_image(
-    conf: ImageConf, output: int | BinaryIO, observer: Observer | None = None
-) -> Image:
+def write_image(conf: ImageConf, output: int | BinaryIO, observer: Observer | None = None) -> Image:
     """Write the image of `conf` to a file descriptor or binary file object.
 
     Returns the record of what was written. Raises SourceError, DigestMismatch
@@ -163,7 +164,8 @@ def measure(conf: ImageConf) -> Iterator[int]:
 @contextmanager
 def _descriptor(output: int | BinaryIO) -> Iterator[int]:
     """A file descriptor whose bytes reach `output`: its own where it has one,
-    else a pipe that a thread empties into it."""
+    else a pipe that a thread empties into it.
+    """
     if isinstance(output, int):
         yield output
         return

@@ -138,7 +138,8 @@ class JsonLines(Reporter):
 
 class Bar(Reporter):
     """For terminals: layer n/N, bytes, rate, time left. The total is measured
-    in the background, from metadata, while the first layers pass."""
+    in the background, from metadata, while the first layers pass.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
 
 from stream import _tarhash
 from stream.errors import OutputError, ReaderClosedError, SizeMismatch, SourceError
@@ -30,7 +31,8 @@ def _padding(size: int, unit: int) -> int:
 @contextmanager
 def _translated() -> Iterator[None]:
     """The extension's exceptions as this package's: a path tells an input's
-    fault from the output's."""
+    fault from the output's.
+    """
     try:
         yield
     except _tarhash.EntryError as error:
@@ -51,7 +53,8 @@ def _read_reason(error: OSError) -> str:
 
 class Entries:
     """The metadata of one layer, in order; every entry with `owner` and `mtime`
-    (seconds). Costs about 120 bytes of memory an entry."""
+    (seconds). Costs about 120 bytes of memory an entry.
+    """
 
     def __init__(self, *, owner: Owner, mtime: int) -> None:
         self._native = _tarhash.Entries(
@@ -65,7 +68,8 @@ class Entries:
     def walk(self, path: bytes) -> None:
         """Append `path` and, if it is a directory, everything below it.
 
-        Raises SourceError for what cannot be read or cannot be in a layer."""
+        Raises SourceError for what cannot be read or cannot be in a layer.
+        """
         with _translated():
             self._native.walk(path)
 
@@ -102,7 +106,8 @@ class LayerWriter:
     def write_entries(self, entries: Entries) -> None:
         """Write a whole layer: every entry with its file's content, the trailer.
 
-        Raises SourceError naming a file that is not what was walked."""
+        Raises SourceError naming a file that is not what was walked.
+        """
         with _translated():
             self._native.write_entries(entries._native)
             self._native.write_zeros(self.size - self.written if self.written < self.size else 0)
@@ -130,13 +135,14 @@ class LayerWriter:
 class ArchiveWriter:
     """The outer tar on `fd`: members owned by nobody, all of time `mtime`.
 
-    What is not finished has no trailer: a reader sees that it is cut short."""
+    What is not finished has no trailer: a reader sees that it is cut short.
+    """
 
     def __init__(self, fd: int, *, mtime: int) -> None:
         self._mtime = mtime
         self._native = _tarhash.Writer(fd)
 
-    def __enter__(self) -> ArchiveWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:

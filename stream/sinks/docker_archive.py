@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Self
 
 from stream import documents
 from stream.model import Digest, Image, ImageConf, Layer
@@ -21,7 +22,7 @@ class DockerArchive:
         self._conf = conf
         self._archive = ArchiveWriter(fd, mtime=conf.mtime)
 
-    def __enter__(self) -> DockerArchive:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:

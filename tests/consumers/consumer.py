@@ -29,7 +29,9 @@ class LoadError(Exception):
 
     def __init__(self, consumer: Ended, producer: Ended | None) -> None:
         """Keep what both ends said. A regular file has no producer."""
-        super().__init__(f"{' '.join(consumer.argv)} ended with {consumer.status}: {consumer.stderr}")
+        super().__init__(
+            f"{' '.join(consumer.argv)} ended with {consumer.status}: {consumer.stderr}"
+        )
         self.consumer = consumer
         self.producer = producer
 
@@ -78,7 +80,9 @@ class Consumer(ABC):
     def output(self, *argv: str) -> str:
         """Return the standard output of a command of this consumer, which has to succeed."""
         ended = self.command(*argv)
-        assert ended.returncode == 0, f"{' '.join(argv)} ended with {ended.returncode}: {ended.stderr}"
+        assert ended.returncode == 0, (
+            f"{' '.join(argv)} ended with {ended.returncode}: {ended.stderr}"
+        )
         return ended.stdout
 
     def _load(self, *before: Stage, source: Path | None = None) -> Loaded:

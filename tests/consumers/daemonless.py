@@ -58,7 +58,11 @@ class Podman(Runner):
 
     def images(self) -> Mapping[str, str]:
         """All that the store lists."""
-        return pairs(self.output("podman", "images", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}"))
+        return pairs(
+            self.output(
+                "podman", "images", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}"
+            )
+        )
 
     def run(self, tag: str, *argv: str) -> subprocess.CompletedProcess[str]:
         """Run, and never ask a registry."""
@@ -86,7 +90,9 @@ class Buildah(Runner):
 
     def images(self) -> Mapping[str, str]:
         """All that the store lists."""
-        return pairs(self.output("buildah", "images", "--no-trunc", "--format", "{{.ID}} {{.Name}}:{{.Tag}}"))
+        return pairs(
+            self.output("buildah", "images", "--no-trunc", "--format", "{{.ID}} {{.Name}}:{{.Tag}}")
+        )
 
     def run(self, tag: str, *argv: str) -> subprocess.CompletedProcess[str]:
         """Run in a fresh working container; buildah knows no default command, so the image's own is looked up."""
@@ -130,7 +136,9 @@ class Skopeo(Consumer):
 
     def copy(self, destination: str) -> None:
         """Copy the loaded image on, for example to `oci:DIRECTORY:TAG` or `docker://HOST/NAME:TAG`."""
-        self.output("skopeo", "copy", "--quiet", "--dest-tls-verify=false", f"dir:{self.blobs}", destination)
+        self.output(
+            "skopeo", "copy", "--quiet", "--dest-tls-verify=false", f"dir:{self.blobs}", destination
+        )
 
 
 class Umoci(Runner):
@@ -158,7 +166,9 @@ class Umoci(Runner):
         for descriptor in json.loads((layout / "index.json").read_bytes())["manifests"]:
             algorithm, _, encoded = descriptor["digest"].partition(":")
             manifest = json.loads((layout / "blobs" / algorithm / encoded).read_bytes())
-            images[descriptor["annotations"]["org.opencontainers.image.ref.name"]] = manifest["config"]["digest"]
+            images[descriptor["annotations"]["org.opencontainers.image.ref.name"]] = manifest[
+                "config"
+            ]["digest"]
         return images
 
     def run(self, tag: str, *argv: str) -> subprocess.CompletedProcess[str]:
@@ -175,4 +185,6 @@ class Umoci(Runner):
         # Limits that umoci proposes are higher than a root without CAP_SYS_RESOURCE may set.
         settings["process"].pop("rlimits", None)
         runtime.write_text(json.dumps(settings))
-        return self.command("crun", "--cgroup-manager=disabled", "run", f"--bundle={bundle}", f"bundle-{number}")
+        return self.command(
+            "crun", "--cgroup-manager=disabled", "run", f"--bundle={bundle}", f"bundle-{number}"
+        )

@@ -47,14 +47,21 @@ class Docker(Runner):
 
     def images(self) -> Mapping[str, str]:
         """All that the daemon lists."""
-        return pairs(self.output("docker", "images", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}"))
+        return pairs(
+            self.output(
+                "docker", "images", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}"
+            )
+        )
 
     def run(self, tag: str, *argv: str) -> subprocess.CompletedProcess[str]:
         """Run without a network, and never ask a registry."""
         return self.command("docker", "run", "--rm", "--network=none", "--pull=never", tag, *argv)
 
     def _answers(self) -> bool:
-        return self.isolation.path("/run/docker.sock").exists() and self.command("docker", "version").returncode == 0
+        return (
+            self.isolation.path("/run/docker.sock").exists()
+            and self.command("docker", "version").returncode == 0
+        )
 
 
 class Containerd(Runner):
@@ -68,7 +75,9 @@ class Containerd(Runner):
         self._containers = count()
         # Left out: what needs kernel modules or networks, and what writes below /opt.
         unused = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
-        unused += [f"io.containerd.snapshotter.v1.{name}" for name in ("aufs", "btrfs", "zfs", "devmapper")]
+        unused += [
+            f"io.containerd.snapshotter.v1.{name}" for name in ("aufs", "btrfs", "zfs", "devmapper")
+        ]
         configuration = isolation.directory("/run/containerd") + "/config.toml"
         isolation.path(configuration).write_text(
             "version = 2\n"
@@ -95,7 +104,11 @@ class Containerd(Runner):
         table = self.output(*self._ctr("images", "check", f"--snapshotter={_SNAPSHOTTER}"))
         # The heading, then: the reference, the manifest's media type and digest, columns with spaces, unpacked or not.
         rows = [line.split() for line in table.splitlines()[1:]]
-        return {reference: self._image_id(digest) for reference, _, digest, *_, unpacked in rows if unpacked == "true"}
+        return {
+            reference: self._image_id(digest)
+            for reference, _, digest, *_, unpacked in rows
+            if unpacked == "true"
+        }
 
     def run(self, tag: str, *argv: str) -> subprocess.CompletedProcess[str]:
         """Run without a cgroup, so that none is left."""
@@ -127,7 +140,10 @@ class Registry:
         # JSON is YAML, and Python writes it.
         settings = {
             "version": 0.1,
-            "storage": {"filesystem": {"rootdirectory": "/run/registry/data"}, "delete": {"enabled": True}},
+            "storage": {
+                "filesystem": {"rootdirectory": "/run/registry/data"},
+                "delete": {"enabled": True},
+            },
             "http": {"addr": "127.0.0.1:0", "relativeurls": True},
         }
         isolation.path(configuration).write_text(json.dumps(settings))

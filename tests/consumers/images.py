@@ -21,7 +21,9 @@ MOTTO: Final = "carried by a link between store paths"
 WORKING_DIR: Final = "/srv"
 
 # In the words of image configs; containerd unpacks no image of another architecture.
-_ARCHITECTURE: Final = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+_ARCHITECTURE: Final = {"x86_64": "amd64", "aarch64": "arm64"}.get(
+    platform.machine(), platform.machine()
+)
 
 # What a container shows of the image it runs from: its last argument, its directory, a file that
 # the environment names, and how many names there are in a directory that the environment names.
@@ -121,14 +123,20 @@ def build_image(directory: Path) -> BuiltImage:
                     "WorkingDir": WORKING_DIR,
                 },
                 "created": "1970-01-01T00:00:01+00:00",
-                "customisation_layer": str(_customisation_layer(directory / "customisation", program)),
+                "customisation_layer": str(
+                    _customisation_layer(directory / "customisation", program)
+                ),
                 "from_image": None,
                 "gid": "0",
                 "gname": "root",
                 "mtime": "1970-01-01T00:00:01+00:00",
                 "repo_tag": REPO_TAG,
                 "store_dir": str(store),
-                "store_layers": [[str(tree)], [str(motto), str(current)], [str(program), str(script)]],
+                "store_layers": [
+                    [str(tree)],
+                    [str(motto), str(current)],
+                    [str(program), str(script)],
+                ],
                 "uid": "0",
                 "uname": "root",
             }
@@ -174,7 +182,9 @@ def _customisation_layer(directory: Path, program: Path) -> Path:
     return directory
 
 
-def _add(tar: tarfile.TarFile, name: str, kind: bytes, *, content: bytes = b"", link_target: str = "") -> None:
+def _add(
+    tar: tarfile.TarFile, name: str, kind: bytes, *, content: bytes = b"", link_target: str = ""
+) -> None:
     member = tarfile.TarInfo(name)
     member.type, member.linkname, member.size = kind, link_target, len(content)
     member.mode = 0o444 if kind == tarfile.REGTYPE else 0o755

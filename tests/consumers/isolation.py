@@ -51,14 +51,22 @@ class Isolation:
     def stage(self, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Stage:
         """Describe a command that runs inside, with nothing of the caller's environment."""
         # Not the namespaces of unshare's child, whose number nobody tells us, but those that unshare made for it.
-        enter = (f"--target={self.pid}", "--mount", "--net", "--ipc", f"--pid=/proc/{self.pid}/ns/pid_for_children")
+        enter = (
+            f"--target={self.pid}",
+            "--mount",
+            "--net",
+            "--ipc",
+            f"--pid=/proc/{self.pid}/ns/pid_for_children",
+        )
         base = {
             "PATH": _PATH,
             "LANG": "C.UTF-8",
             "HOME": self.directory("/run/home"),
             "TMPDIR": self.directory("/run/tmp"),
         }
-        return Stage(argv=("nsenter", *enter, "--", *argv), environment=base | dict(environment or {}))
+        return Stage(
+            argv=("nsenter", *enter, "--", *argv), environment=base | dict(environment or {})
+        )
 
     def run(
         self, argv: Sequence[str], environment: Mapping[str, str] | None = None
@@ -103,7 +111,16 @@ def isolated(logs: Path) -> Iterator[Isolation]:
     if os.geteuid() != 0:
         message = "consumers run in namespaces that only root can make"
         raise IsolationError(message)
-    unshare = ("unshare", "--mount", "--net", "--pid", "--ipc", "--fork", "--mount-proc", "--kill-child")
+    unshare = (
+        "unshare",
+        "--mount",
+        "--net",
+        "--pid",
+        "--ipc",
+        "--fork",
+        "--mount-proc",
+        "--kill-child",
+    )
     cgroup = f"stream-image-{secrets.token_hex(4)}"
     holder = subprocess.Popen(
         [*unshare, sys.executable, "-I", "-S", str(_HOLDER), cgroup],

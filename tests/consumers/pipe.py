@@ -36,7 +36,9 @@ class Ended:
 def run_pipe(*stages: Stage, source: Path | None = None) -> tuple[Ended, ...]:
     """Run all stages at once, the first one reading a regular file or nothing."""
     with ExitStack() as stack:
-        stdin: IO[bytes] | int | None = stack.enter_context(source.open("rb")) if source else subprocess.DEVNULL
+        stdin: IO[bytes] | int | None = (
+            stack.enter_context(source.open("rb")) if source else subprocess.DEVNULL
+        )
         output = stack.enter_context(tempfile.TemporaryFile())
         errors = [stack.enter_context(tempfile.TemporaryFile()) for _ in stages]
         processes: list[subprocess.Popen[bytes]] = []

@@ -26,7 +26,10 @@ def test_nothing_is_left(tmp_path: Path) -> None:
         inner.start(["sleep", "1000"], ready=lambda: True)
         inner.directory(f"/etc/{inner.cgroup}")
         inner.directory(f"/var/lib/{inner.cgroup}")
-        cgroups = [Path(f"/sys/fs/cgroup/{inner.cgroup}"), Path(f"/sys/fs/cgroup/pids/{inner.cgroup}")]
+        cgroups = [
+            Path(f"/sys/fs/cgroup/{inner.cgroup}"),
+            Path(f"/sys/fs/cgroup/pids/{inner.cgroup}"),
+        ]
         cgroup = next(path for path in reversed(cgroups) if path.parent.is_dir())
         (cgroup / "below").mkdir(parents=True)
 

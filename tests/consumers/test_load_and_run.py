@@ -22,11 +22,17 @@ def test_runs(runner: Runner, image: BuiltImage, expected_id: str) -> None:
     assert loaded.producer.status == 0, loaded.producer.stderr
     assert loaded.images == {runner.reference(REPO_TAG): expected_id}
     by_default = runner.run(REPO_TAG)
-    assert (by_default.returncode, by_default.stdout) == (0, image.greeting("hello")), by_default.stderr
+    assert (by_default.returncode, by_default.stdout) == (0, image.greeting("hello")), (
+        by_default.stderr
+    )
     through_links = runner.run(REPO_TAG, image.script, "by a script")
-    assert (through_links.returncode, through_links.stdout) == (0, image.greeting("by a script")), through_links.stderr
+    assert (through_links.returncode, through_links.stdout) == (0, image.greeting("by a script")), (
+        through_links.stderr
+    )
     customised = runner.run(REPO_TAG, image.program, "customised")
-    assert (customised.returncode, customised.stdout) == (0, image.greeting("customised")), customised.stderr
+    assert (customised.returncode, customised.stdout) == (0, image.greeting("customised")), (
+        customised.stderr
+    )
 
 
 def test_reads_a_file(consumer: Consumer, archive: Path, expected_id: str) -> None:
@@ -36,7 +42,9 @@ def test_reads_a_file(consumer: Consumer, archive: Path, expected_id: str) -> No
     assert loaded.images == {consumer.reference(REPO_TAG): expected_id}
 
 
-def test_skopeo_finds_every_diff_id(skopeo: Skopeo, image: BuiltImage, archive: Path, expected_id: str) -> None:
+def test_skopeo_finds_every_diff_id(
+    skopeo: Skopeo, image: BuiltImage, archive: Path, expected_id: str
+) -> None:
     """Without it a diff_id that is not its layer's digest passes wherever layers are stored under other names."""
     loaded = skopeo.load(image.producer)
 

@@ -49,7 +49,10 @@ def _within_the_manifest(members: Sequence[tarfile.TarInfo]) -> int:
     ids=lambda place: place.__name__.strip("_"),
 )
 def test_cut_stream(
-    consumer: Consumer, image: BuiltImage, archive: Path, place: Callable[[Sequence[tarfile.TarInfo]], int]
+    consumer: Consumer,
+    image: BuiltImage,
+    archive: Path,
+    place: Callable[[Sequence[tarfile.TarInfo]], int],
 ) -> None:
     """Without it a run that dies midway may leave an image that loads."""
     with tarfile.open(archive) as tar:
@@ -120,7 +123,9 @@ def _change_first_diff_id(archive: Path, changed: Path) -> None:
         file = source.extractfile(config)
         assert file is not None
         image_config = json.load(file)
-        image_config["rootfs"]["diff_ids"][0] = f"sha256:{hashlib.sha256(b'another layer').hexdigest()}"
+        image_config["rootfs"]["diff_ids"][0] = (
+            f"sha256:{hashlib.sha256(b'another layer').hexdigest()}"
+        )
         content = json.dumps(image_config).encode()
         name = f"{hashlib.sha256(content).hexdigest()}.json"
         _add(target, name, content)
