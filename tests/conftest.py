@@ -61,7 +61,7 @@ def stream_image() -> Run:
         prefix: Sequence[str] = (),
         stdin: bytes = b"",
         timeout: float = 120,
-        **options: Any,  # noqa: ANN401 — what subprocess.run takes
+        **options: Any,
     ) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
             [*prefix, sys.executable, "-m", "stream", *args],

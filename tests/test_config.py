@@ -282,7 +282,7 @@ def test_missing_tag() -> None:
         (["/else\nwhere"], "[0]", "is not directly in the store directory"),
     ],
 )
-def test_bad_store_paths(store: str, paths: Any, place: str, message: str) -> None:  # noqa: ANN401
+def test_bad_store_paths(store: str, paths: Any, place: str, message: str) -> None:
     """A store path that cannot be one is named by its place, on one line whatever its name."""
     if isinstance(paths, list):
         paths = [path.format(store) if isinstance(path, str) else path for path in paths]

@@ -23,7 +23,7 @@ LAYERS = [
 ]
 
 
-def conf_with(**changes: Any) -> ImageConf:  # noqa: ANN401 — any field
+def conf_with(**changes: Any) -> ImageConf:
     """A conf, with what a test is about changed."""
     fields: dict[str, Any] = {
         "architecture": "arm64",

@@ -201,7 +201,7 @@ def other_file_system() -> Iterator[str]:
         yield path
 
 
-def rebuilt(store_dir: bytes, stream_image: Run, conf: str, **how: Any) -> bytes:  # noqa: ANN401
+def rebuilt(store_dir: bytes, stream_image: Run, conf: str, **how: Any) -> bytes:
     """The archive of the same tree built anew in the same place."""
     path = store_dir + "/0ü".encode()
     subprocess.run(["rm", "-rf", path], check=True)
