@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST ?= $(BIN)/pytest
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint clean check-build-tools
+.PHONY: demo test test-all bench lint clean check-build-tools
 
 demo: $(STAMP)
 	$(BIN)/python -m demo
@@ -16,6 +16,10 @@ test: $(STAMP)
 # With the slow tests and the real container tools (as root, see .ci/run).
 test-all: $(STAMP)
 	$(PYTEST)
+
+# Builds stores of several GB on the first run; --help tells of smaller ones.
+bench: $(STAMP)
+	$(BIN)/python -m bench
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""Benchmarks: what `stream` is measured against, and what it is measured on."""

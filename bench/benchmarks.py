@@ -1,0 +1,114 @@
+"""The benchmarks. A new one is a function from `Options` to `Section`, and a line in BENCHMARKS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+
+from bench import check, measure, report, shapes
+from bench.contenders import IMAGES, RATIO_LIMITS, US, contenders, stream_command
+from bench.report import Section, verdict
+
+_MIB = 1 << 20
+_RSS_LIMIT = 64 * _MIB
+_RSS_SPREAD = 4 * _MIB  # what "the same at a tenth and at full size" may differ by
+_START_LIMIT = 0.100
+_STARTS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line asks of every benchmark."""
+
+    directory: str
+    scale: float
+    runs: int
+    slow_runs: int
+    only: set[str] | None
+    check: bool
+
+
+def compare(build: Callable[[str, float], shapes.Shape], options: Options) -> Section:
+    """All contenders on one shape."""
+    shape = build(options.directory, options.scale)
+    section = Section(
+        title=f"{shape.name}: {shape.size / 1e9:.2f} GB, {shape.entries:,} entries,"
+        f" {len(shape.paths)} store paths"
+    )
+    running = contenders(shape, options.only)
+    taken = measure.measure(running, options.runs, options.slow_runs)
+    targets = {}
+    if ours := taken.get(US):
+        peak = max(run.peak_rss for run in ours)
+        targets[US] = verdict(f"≤ {_RSS_LIMIT // _MIB} MiB", met=peak <= _RSS_LIMIT)
+        for (name, against), limit in RATIO_LIMITS.items():
+            if options.scale == 1 and name == shape.name and taken.get(against):
+                reached = report.ratio(ours, taken[against])
+                text = f"≤ {limit:g}" + (
+                    f" ({1 / reached:.1f} times as fast)" if limit < 0.5 else ""
+                )
+                targets[against] = verdict(text, met=reached <= limit)
+    section.lines = report.table(taken, us=US, size=shape.size, targets=targets)
+    section.numbers = {
+        "bytes": shape.size,
+        "entries": shape.entries,
+        "runs": report.numbers(taken),
+        "targets": targets,
+    }
+    if options.check:
+        _compare_images(section, running)
+    return section
+
+
+def _compare_images(section: Section, running: list[measure.Contender]) -> None:
+    """Read the images whole, verify each, and compare their IDs."""
+    ids = {c.name: check.image_id(c.pipeline[0]) for c in running if c.name in IMAGES}
+    section.failed = len(set(ids.values())) > 1
+    section.numbers["image_ids"] = ids
+    section.lines += ["", *(f"image ID {image_id} of {name}" for name, image_id in ids.items())]
+    if len(ids) > 1:
+        section.lines.append(f"image IDs {'DIFFER' if section.failed else 'are equal'}")
+
+
+def memory(options: Options) -> Section:
+    """Our peak memory on a tenth of the mixed store against that on the whole."""
+    peaks = []
+    for scale in (options.scale / 10, options.scale):
+        shape = shapes.mixed(options.directory, scale)
+        runs = [measure.run((stream_command(shape),)) for _ in range(options.runs)]
+        peaks.append(max(run.peak_rss for run in runs))
+    tenth, full = peaks
+    text = f"{tenth / _MIB:.1f} MiB at a tenth, {full / _MIB:.1f} MiB at full size"
+    met = full <= _RSS_LIMIT and abs(full - tenth) <= _RSS_SPREAD
+    target = f"≤ {_RSS_LIMIT // _MIB} MiB and within {_RSS_SPREAD // _MIB} MiB of each other"
+    return Section(
+        title="memory: peak resident set on the mixed store",
+        lines=[f"{text}; target {verdict(target, met=met)}"],
+        numbers={"tenth": tenth, "full": full},
+    )
+
+
+def start(options: Options) -> Section:
+    """From the spawn to the first byte of an empty image."""
+    command = stream_command(shapes.empty(options.directory, options.scale))
+    measure.first_byte(command)
+    times = sorted(measure.first_byte(command) for _ in range(_STARTS))
+    text = f"median {median(times) * 1e3:.0f} ms, {times[0] * 1e3:.0f}-{times[-1] * 1e3:.0f} ms"
+    target = verdict(f"< {_START_LIMIT * 1e3:.0f} ms", met=median(times) < _START_LIMIT)
+    return Section(
+        title=f"start: first byte of an empty image, {_STARTS} runs",
+        lines=[f"{text}; target {target}"],
+        numbers={"seconds": times},
+    )
+
+
+BENCHMARKS: dict[str, Callable[[Options], Section]] = {
+    "mixed": partial(compare, shapes.mixed),
+    "tiny": partial(compare, shapes.tiny),
+    "big": partial(compare, shapes.big),
+    "links": partial(compare, shapes.links),
+    "memory": memory,
+    "start": start,
+}

@@ -1,0 +1,66 @@
+"""The contenders, which of them run on which shape, and the ratios to be reached.
+
+Knows command lines only. A new contender is a line in each of the tables.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from bench.measure import Contender, Pipeline
+from bench.shapes import Shape
+
+US = "stream"
+_HERE = os.path.dirname(os.path.abspath(__file__))
+_TAR = ("tar", "-cf", "-", "-P", "--hard-dereference")
+
+_PIPELINES: dict[str, Callable[[Shape], Pipeline]] = {
+    US: lambda shape: (stream_command(shape),),
+    "two-pass": lambda shape: ((sys.executable, os.path.join(_HERE, "two_pass.py"), shape.conf),),
+    "tar": lambda shape: ((*_TAR, *shape.roots),),
+    "tar-sha256": lambda shape: ((*_TAR, *shape.roots), ("openssl", "sha256")),
+    "sha256": lambda shape: (("openssl", "dgst", "-sha256", *_files(shape)),),
+    "read": lambda shape: (("find", *shape.roots, "-type", "f", "-exec", "cat", "{}", "+"),),
+}
+_SLOW = {"two-pass"}
+IMAGES = (US, "two-pass")  # those that write an image
+
+ON_SHAPE = {
+    "mixed": (US, "two-pass", "tar", "tar-sha256", "read"),
+    "tiny": (US, "two-pass", "tar", "tar-sha256", "read"),
+    "big": (US, "two-pass", "tar", "tar-sha256", "sha256", "read"),
+    "links": (US, "two-pass", "tar", "tar-sha256"),
+}
+
+# Our time divided by the other's: at most so much.
+RATIO_LIMITS = {
+    ("mixed", "two-pass"): 1 / 10,
+    ("mixed", "tar-sha256"): 0.65,
+    ("tiny", "two-pass"): 1 / 20,
+    ("big", "sha256"): 1.15,
+}
+
+
+def contenders(shape: Shape, only: set[str] | None) -> list[Contender]:
+    """The contenders for a shape, in the order of the table."""
+    return [
+        Contender(name=name, pipeline=_PIPELINES[name](shape), slow=name in _SLOW)
+        for name in ON_SHAPE[shape.name]
+        if only is None or name in only
+    ]
+
+
+def stream_command(shape: Shape) -> tuple[str, ...]:
+    """Our own command for a shape."""
+    return (sys.executable, "-m", "stream", "-q", shape.conf)
+
+
+def _files(shape: Shape) -> list[str]:
+    """The files of a shape that has few."""
+    found = []
+    for root in shape.roots:
+        for directory, _, names in os.walk(root):
+            found += [os.path.join(directory, name) for name in names]
+    return found

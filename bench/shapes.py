@@ -1,0 +1,143 @@
+"""What is streamed: each shape is some store paths and the conf that names them.
+
+Knows confs (their JSON keys) and file contents, and not how anything is measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bench.store import mixed_store
+from bench.storepaths import Store, StorePath, base_name
+
+_LAYERS = 100
+_INSTANT = "1970-01-01T00:00:01+00:00"
+_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """A benchmark's input: a conf, and the store paths in it."""
+
+    name: str
+    conf: str
+    paths: tuple[StorePath, ...]
+
+    @property
+    def size(self) -> int:
+        """The bytes of all files."""
+        return sum(path.size for path in self.paths)
+
+    @property
+    def entries(self) -> int:
+        """The number of files, directories and links."""
+        return sum(path.entries for path in self.paths)
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """The store paths themselves."""
+        return tuple(path.path for path in self.paths)
+
+
+def mixed(directory: str, scale: float) -> Shape:
+    """Programs, libraries, documents, fonts: 300 packages, 3 GB, 60,000 entries."""
+    store = Store(os.path.join(directory, "mixed"))
+    paths = mixed_store(store, scale)
+    layers = [[path] for path in paths[: _LAYERS - 1]]
+    if rest := paths[_LAYERS - 1 :]:
+        layers.append(rest)
+    return _shape(directory, "mixed", scale, layers)
+
+
+def tiny(directory: str, scale: float) -> Shape:
+    """200,000 files of 1 KiB in 200 directories of four store paths."""
+    store = Store(os.path.join(directory, "tiny"))
+    per_directory = max(1, round(1000 * scale))
+
+    def fill(part: int) -> Callable[[str], None]:
+        def fill_part(root: str) -> None:
+            content = random.Random(part)
+            for number in range(50):
+                below = os.path.join(root, f"directory-{number:02}")
+                os.mkdir(below)
+                for file in range(per_directory):
+                    _write(os.path.join(below, f"file-{file:04}"), content.randbytes(1024))
+
+        return fill_part
+
+    paths = [_path(store, f"tiny-{per_directory}-{part}", fill(part)) for part in range(4)]
+    return _shape(directory, "tiny", scale, [[path] for path in paths])
+
+
+def big(directory: str, scale: float) -> Shape:
+    """One file of 4 GiB, with nothing in it that repeats."""
+    store = Store(os.path.join(directory, "big"))
+    size = max(1, round(4096 * scale))
+
+    def fill(root: str) -> None:
+        content = random.Random(size)
+        with open(os.path.join(root, "file"), "wb") as file:
+            file.writelines(content.randbytes(_MIB) for _ in range(size))
+
+    return _shape(directory, "big", scale, [[_path(store, f"big-{size}", fill)]])
+
+
+def links(directory: str, scale: float) -> Shape:
+    """20,000 symbolic links; every tenth has a target too long for a plain tar header."""
+    store = Store(os.path.join(directory, "links"))
+    count = max(1, round(20_000 * scale))
+
+    def fill(root: str) -> None:
+        for number in range(count):
+            below = os.path.join(root, f"directory-{number % 20:02}")
+            os.makedirs(below, exist_ok=True)
+            target = f"../share/{'long-' * 20 if number % 10 == 0 else ''}target-{number}"
+            os.symlink(target, os.path.join(below, f"link-{number:05}"))
+
+    return _shape(directory, "links", scale, [[_path(store, f"links-{count}", fill)]])
+
+
+def empty(directory: str, scale: float) -> Shape:
+    """No layers at all."""
+    return _shape(directory, "empty", scale, [])
+
+
+def _path(store: Store, name: str, fill: Callable[[str], None]) -> StorePath:
+    seed = hashlib.sha256(name.encode()).digest()
+    return store.find(name) or store.build(name, base_name(seed, name), fill)
+
+
+def _shape(directory: str, name: str, scale: float, layers: list[list[StorePath]]) -> Shape:
+    """Write the conf for `layers`: small, so always written anew."""
+    conf = os.path.join(directory, f"{name}-{scale:g}.json")
+    document = {
+        "architecture": _MACHINES.get(platform.machine(), platform.machine()),
+        "config": {"Cmd": ["/bin/sh"]},
+        "os": "linux",
+        "store_dir": os.path.join(directory, name, "store"),
+        "from_image": None,
+        "store_layers": [[path.path for path in layer] for layer in layers],
+        "repo_tag": f"bench/{name}:scale-{scale:g}",
+        "created": _INSTANT,
+        "mtime": _INSTANT,
+        "uid": "0",
+        "gid": "0",
+        "uname": "root",
+        "gname": "root",
+    }
+    with open(conf, "w", encoding="utf-8") as file:
+        json.dump(document, file, indent=1)
+    paths = tuple(path for layer in layers for path in layer)
+    return Shape(name=name, conf=conf, paths=paths)
+
+
+def _write(path: str, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
