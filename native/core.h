@@ -27,6 +27,7 @@ enum fault_kind {
     FAULT_READ,        /* errnum, path */
     FAULT_WRITE,       /* errnum */
     FAULT_ENTRY,       /* path, reason: the file cannot be what is asked */
+    FAULT_STATE,       /* a call out of turn */
     FAULT_INTERRUPTED, /* the `interrupted` callback said so */
 };
 
@@ -132,11 +133,12 @@ int ring_write(struct ring *ring, const uint8_t *data, size_t length, struct fau
 int ring_zeros(struct ring *ring, size_t length, struct fault *fault);
 int ring_flush(struct ring *ring, struct fault *fault);
 
-/* Bytes written between begin and end are hashed. `end` does not wait; it
- * gives the number (from 0) by which ring_digest() waits for the result. */
+/* Bytes written between begin and end are a layer and hashed. `end` does not
+ * wait; it gives the number (from 0) by which ring_digest() gives the result:
+ * 1, or 0 if it is not there yet and the caller does not want to wait. */
 int ring_hash_begin(struct ring *ring, struct fault *fault);
 int ring_hash_end(struct ring *ring, size_t *number, struct fault *fault);
-int ring_digest(struct ring *ring, size_t number, uint8_t digest[DIGEST_SIZE],
+int ring_digest(struct ring *ring, size_t number, int wait, uint8_t digest[DIGEST_SIZE],
                 struct fault *fault);
 
 /* ---- copy.c ----------------------------------------------------------- */

@@ -9,6 +9,7 @@
 #include "core.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <openssl/evp.h>
 #include <poll.h>
 #include <pthread.h>
@@ -17,11 +18,18 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Few enough to stay in the cache: with more, each byte comes from memory twice. */
-enum { SLOTS = 4, SLOT_SIZE = 256 * 1024 };
-enum { STRETCH = 8 * 1024, CACHE_LINE = 64 };
+/* Few enough to stay in a core's cache: with more, each byte comes from memory
+ * twice. */
+enum { SLOTS = 8, SLOT_SIZE = 256 * 1024 };
+/* A ring that was full is filled again when so many slots are free: each waking
+ * of a thread costs more than the hashing of some kilobytes. */
+enum { SLOTS_AT_ONCE = SLOTS / 2 };
 /* Slots between two looks at whether a signal came. */
 enum { SLOTS_PER_CHECK = 4 };
+/* Hashed at a time, while the next is fetched: as many cache lines as a core can
+ * fetch without stalling. */
+enum { STRETCH = 2 * 1024, CACHE_LINE = 64 };
+enum { PIPE_SIZE = 1024 * 1024 };
 
 struct slot {
     uint8_t *data;
@@ -47,6 +55,7 @@ struct ring {
     pthread_mutex_t lock;
     pthread_cond_t published_more, consumed_more;
     uint64_t published, consumed; /* slots, since the beginning */
+    uint64_t awaited;             /* `consumed` that the filling thread waits for */
     uint8_t *digests;             /* DIGEST_SIZE bytes per layer ended */
     size_t digest_count, digest_capacity;
     int stop, hasher_failed;
@@ -118,7 +127,8 @@ static void *hash_slots(void *argument)
             ok = 0;
         ring->hasher_failed = !ok;
         ring->consumed++;
-        pthread_cond_signal(&ring->consumed_more);
+        if (ring->consumed == ring->awaited || finished || !ok)
+            pthread_cond_signal(&ring->consumed_more);
     }
     pthread_mutex_unlock(&ring->lock);
     EVP_MD_CTX_free(context);
@@ -162,6 +172,11 @@ struct ring *ring_new(int fd, int (*interrupted)(void *), void *context,
         pthread_mutex_destroy(&ring->lock);
         goto memory;
     }
+    /* A reader that wakes up more rarely costs less. Refused, the pipe stays as
+     * it is; what is no pipe has no size. */
+    int pipe_size = fcntl(fd, F_GETPIPE_SZ);
+    if (pipe_size >= 0 && pipe_size < PIPE_SIZE)
+        (void)fcntl(fd, F_SETPIPE_SZ, PIPE_SIZE);
     return ring;
 memory:
     if (ring)
@@ -246,12 +261,15 @@ static int publish(struct ring *ring, int end, struct fault *fault)
     return 0;
 }
 
-/* Wait until the hasher has no more than `pending` slots before it. */
-static int wait_hasher(struct ring *ring, uint64_t pending, struct fault *fault)
+/* Wait until a slot is free and, if none was, some more with it. */
+static int await_space(struct ring *ring, struct fault *fault)
 {
     pthread_mutex_lock(&ring->lock);
-    while (ring->published - ring->consumed > pending)
-        pthread_cond_wait(&ring->consumed_more, &ring->lock);
+    if (ring->published - ring->consumed == SLOTS) {
+        ring->awaited = ring->consumed + SLOTS_AT_ONCE;
+        while (ring->consumed < ring->awaited && !ring->hasher_failed)
+            pthread_cond_wait(&ring->consumed_more, &ring->lock);
+    }
     int failed = ring->hasher_failed;
     pthread_mutex_unlock(&ring->lock);
     return failed ? fault_set(fault, FAULT_CRYPTO, 0) : 0;
@@ -261,7 +279,7 @@ static int open_slot(struct ring *ring, struct fault *fault)
 {
     if (ring->open)
         return 0;
-    if (wait_hasher(ring, SLOTS - 1, fault) < 0)
+    if (await_space(ring, fault) < 0)
         return -1;
     ring->slots[ring->published % SLOTS].length = 0;
     ring->open = 1;
@@ -331,6 +349,8 @@ int ring_flush(struct ring *ring, struct fault *fault)
 
 int ring_hash_begin(struct ring *ring, struct fault *fault)
 {
+    if (ring->hashing)
+        return fault_set(fault, FAULT_STATE, 0);
     if (ring_flush(ring, fault) < 0)
         return -1;
     ring->hashing = 1;
@@ -339,24 +359,26 @@ int ring_hash_begin(struct ring *ring, struct fault *fault)
 
 int ring_hash_end(struct ring *ring, size_t *number, struct fault *fault)
 {
-    if (open_slot(ring, fault) < 0)
+    if (!ring->hashing)
+        return fault_set(fault, FAULT_STATE, 0);
+    if (open_slot(ring, fault) < 0 || publish(ring, 1, fault) < 0)
         return -1;
-    int result = publish(ring, 1, fault);
     ring->hashing = 0;
     *number = ring->ends++;
-    return result;
+    return 0;
 }
 
-int ring_digest(struct ring *ring, size_t number, uint8_t digest[DIGEST_SIZE],
+int ring_digest(struct ring *ring, size_t number, int wait, uint8_t digest[DIGEST_SIZE],
                 struct fault *fault)
 {
+    if (number >= ring->ends)
+        return fault_set(fault, FAULT_STATE, 0);
     pthread_mutex_lock(&ring->lock);
-    while (ring->digest_count <= number && ring->consumed != ring->published &&
-           !ring->hasher_failed)
+    while (wait && ring->digest_count <= number && !ring->hasher_failed)
         pthread_cond_wait(&ring->consumed_more, &ring->lock);
-    int found = number < ring->digest_count && !ring->hasher_failed;
-    if (found)
+    int failed = ring->hasher_failed, known = number < ring->digest_count;
+    if (known)
         memcpy(digest, ring->digests + number * DIGEST_SIZE, DIGEST_SIZE);
     pthread_mutex_unlock(&ring->lock);
-    return found ? 0 : fault_set(fault, FAULT_CRYPTO, 0);
+    return failed ? fault_set(fault, FAULT_CRYPTO, 0) : known;
 }

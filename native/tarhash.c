@@ -38,6 +38,9 @@ static PyObject *raise_fault(const struct module_state *state, const struct faul
     case FAULT_CRYPTO:
         PyErr_SetString(PyExc_RuntimeError, "libcrypto could not compute SHA-256");
         return NULL;
+    case FAULT_STATE:
+        PyErr_SetString(PyExc_ValueError, "begin_hash(), end_hash() or digest() out of turn");
+        return NULL;
     case FAULT_WRITE:
         errno = fault->errnum;
         return PyErr_SetFromErrno(PyExc_OSError);
@@ -458,7 +461,7 @@ static PyObject *writer_copy(PyObject *object, PyObject *args, PyObject *kwargs)
 }
 
 PyDoc_STRVAR(writer_begin_hash_doc,
-"begin_hash($self, /)\n--\n\nHash what is written from here to end_hash().");
+"begin_hash($self, /)\n--\n\nBegin a layer: hash what is written from here to end_hash().");
 
 static PyObject *writer_begin_hash(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
@@ -487,20 +490,28 @@ static PyObject *writer_end_hash(PyObject *object, PyObject *Py_UNUSED(ignored))
 }
 
 PyDoc_STRVAR(writer_digest_doc,
-"digest($self, number, /)\n--\n\n"
-"The SHA-256 (32 bytes) of what begin_hash() and end_hash() enclosed; waits for it.");
+"digest($self, /, number, wait=True)\n--\n\n"
+"The SHA-256 (32 bytes) of what begin_hash() and end_hash() enclosed. Waits for\n"
+"it, or returns None if it is not there yet and `wait` is false.");
 
-static PyObject *writer_digest(PyObject *object, PyObject *argument)
+static PyObject *writer_digest(PyObject *object, PyObject *args, PyObject *kwargs)
 {
+    static char *keywords[] = {"number", "wait", NULL};
     struct writer_object *self = (struct writer_object *)object;
     uint8_t digest[DIGEST_SIZE];
     struct fault fault;
     uint64_t number;
+    int wait = 1;
 
-    if (!to_uint64(argument, &number) || enter(self) < 0)
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|p:digest", keywords, to_uint64,
+                                     &number, &wait) ||
+        enter(self) < 0)
         return NULL;
-    if (leave(self, ring_digest(self->ring, number, digest, &fault), &fault) < 0)
+    int known = leave(self, ring_digest(self->ring, number, wait, digest, &fault), &fault);
+    if (known < 0)
         return NULL;
+    if (!known)
+        Py_RETURN_NONE;
     return PyBytes_FromStringAndSize((char *)digest, DIGEST_SIZE);
 }
 
@@ -556,7 +567,8 @@ static PyMethodDef writer_methods[] = {
      writer_copy_doc},
     {"begin_hash", writer_begin_hash, METH_NOARGS, writer_begin_hash_doc},
     {"end_hash", writer_end_hash, METH_NOARGS, writer_end_hash_doc},
-    {"digest", writer_digest, METH_O, writer_digest_doc},
+    {"digest", (PyCFunction)(void (*)(void))writer_digest, METH_VARARGS | METH_KEYWORDS,
+     writer_digest_doc},
     {"flush", writer_flush, METH_NOARGS, writer_flush_doc},
     {"close", writer_close, METH_NOARGS, writer_close_doc},
     {NULL, NULL, 0, NULL},

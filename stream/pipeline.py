@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import BinaryIO, Protocol
 
@@ -30,6 +31,8 @@ class LayerSource(Protocol):
     def size(self) -> int: ...
     @property
     def comment(self) -> str: ...
+    @property
+    def entry_count(self) -> int: ...
     @property
     def expected(self) -> Digest | None: ...
     def write_to(self, layer: LayerWriter) -> None: ...
@@ -66,40 +69,58 @@ def _sources(conf: ImageConf) -> list[Callable[[], LayerSource]]:
     return makers
 
 
-class _Ahead(threading.Thread):
-    """Makes one source in the background, while the one before it is written.
+class _Ahead:
+    """Makes sources in the background, in order, ahead of the writing by a
+    bounded number of entries: walking costs the writing no time, and memory does
+    not grow with the image.
 
-    A daemon: a run that fails does not wait for a walk nobody needs any more.
+    The thread is a daemon: a run that fails does not wait for a walk nobody
+    needs any more.
     """
 
-    def __init__(self, make: Callable[[], LayerSource]) -> None:
-        super().__init__(name="walk-ahead", daemon=True)
-        self._make = make
-        self._source: LayerSource | None = None
-        self._error: BaseException | None = None
-        self.start()
+    MAX_ENTRIES = 16_384  # some 2 MB
 
-    def run(self) -> None:
-        try:
-            self._source = self._make()
-        except BaseException as error:  # noqa: BLE001 — raised again in result()
-            self._error = error
+    def __init__(self, makers: Sequence[Callable[[], LayerSource]]) -> None:
+        self._makers = makers
+        self._made: deque[LayerSource | BaseException] = deque()
+        self._entries = 0
+        self._closed = False
+        self._changed = threading.Condition()
+        threading.Thread(target=self._run, name="walk-ahead", daemon=True).start()
 
-    def result(self) -> LayerSource:
-        self.join()
-        if self._error is not None:
-            raise self._error
-        assert self._source is not None
-        return self._source
+    def _run(self) -> None:
+        for make in self._makers:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._entries < self.MAX_ENTRIES)
+                if self._closed:
+                    return
+            made: LayerSource | BaseException
+            try:
+                made = make()
+                count = made.entry_count
+            except BaseException as error:  # noqa: BLE001 — raised again in __iter__
+                made, count = error, self.MAX_ENTRIES
+            with self._changed:
+                self._made.append(made)
+                self._entries += count
+                self._changed.notify_all()
 
+    def __iter__(self) -> Iterator[LayerSource]:
+        for _ in self._makers:
+            with self._changed:
+                self._changed.wait_for(lambda: self._made)
+                made = self._made.popleft()
+                if isinstance(made, BaseException):
+                    raise made
+                self._entries -= made.entry_count
+                self._changed.notify_all()
+            yield made
 
-def _one_ahead(makers: list[Callable[[], LayerSource]]) -> Iterator[LayerSource]:
-    """Each source in order, the next one being made while the caller uses it."""
-    following: _Ahead | None = None
-    for index, make in enumerate(makers):
-        source = following.result() if following else make()
-        following = _Ahead(makers[index + 1]) if index + 1 < len(makers) else None
-        yield source
+    def close(self) -> None:
+        """Make no more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
 
 def _complete(source: LayerSource, writer: LayerWriter) -> Layer:
@@ -115,25 +136,26 @@ def _complete(source: LayerSource, writer: LayerWriter) -> Layer:
 
 
 def _write_layers(conf: ImageConf, sink: DockerArchive, observer: Observer) -> list[Layer]:
-    """Write every layer. A layer is completed when the next one has been
-    written, so that its hashing never holds up the writing.
+    """Write every layer. A layer is completed when its hashing has caught up,
+    which never holds up the writing.
     """
     layers: list[Layer] = []
-    open_layers: list[tuple[LayerSource, LayerWriter]] = []
+    open_layers: deque[tuple[LayerSource, LayerWriter]] = deque()
 
     def complete_oldest() -> None:
-        layers.append(_complete(*open_layers.pop(0)))
+        layers.append(_complete(*open_layers.popleft()))
         observer.layer_completed(len(layers), layers[-1])
 
-    for number, source in enumerate(_one_ahead(_sources(conf)), 1):
-        observer.layer_started(number, source)
-        writer = sink.begin_layer(source.archive_name, source.size)
-        source.write_to(writer)
-        writer.close()
-        observer.layer_written(number, source)
-        open_layers.append((source, writer))
-        if len(open_layers) > 1:
-            complete_oldest()
+    with closing(_Ahead(_sources(conf))) as sources:
+        for number, source in enumerate(sources, 1):
+            observer.layer_started(number, source)
+            writer = sink.begin_layer(source.archive_name, source.size)
+            source.write_to(writer)
+            writer.close()
+            observer.layer_written(number, source)
+            open_layers.append((source, writer))
+            while open_layers and open_layers[0][1].is_hashed():
+                complete_oldest()
     while open_layers:
         complete_oldest()
     return layers

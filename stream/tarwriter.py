@@ -125,6 +125,11 @@ class LayerWriter:
             self._digest_number = self._native.end_hash()
             self._native.write_zeros(_padding(self.size, BLOCK))
 
+    def is_hashed(self) -> bool:
+        """Whether complete() would not wait."""
+        number = self._digest_number
+        return number is not None and self._native.digest(number, wait=False) is not None
+
     def complete(self) -> Digest:
         """The digest of a closed layer; waits until it is hashed."""
         if self._digest_number is None:

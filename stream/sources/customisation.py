@@ -24,6 +24,7 @@ class ReadyLayer:
     comment: str
     path: bytes
     expected: Digest | None
+    entry_count: int = 0
 
     def write_to(self, layer: LayerWriter) -> None:
         """Copy the file. Raises SourceError if it is not `size` bytes long."""

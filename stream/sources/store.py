@@ -29,6 +29,11 @@ class StoreLayer:
     entries: Entries
     expected: Digest | None = None
 
+    @property
+    def entry_count(self) -> int:
+        """What its metadata costs while it waits."""
+        return len(self.entries)
+
     def write_to(self, layer: LayerWriter) -> None:
         """Write every entry. Raises SourceError for a file that has changed."""
         layer.write_entries(self.entries)
