@@ -10,6 +10,7 @@ print(image.image_id, [layer.diff_id for layer in image.layers])
 
 from stream.config import load_conf, parse_conf
 from stream.errors import (
+    ArchiveError,
     ConfError,
     DigestMismatch,
     OutputError,
@@ -18,12 +19,23 @@ from stream.errors import (
     SourceError,
     StreamImageError,
 )
-from stream.model import CustomisationLayer, Digest, Image, ImageConf, Layer, LayerPlan, Owner
+from stream.model import (
+    BaseReference,
+    CustomisationLayer,
+    Digest,
+    Image,
+    ImageConf,
+    Layer,
+    LayerPlan,
+    Owner,
+)
 from stream.pipeline import Observer, write_image
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ArchiveError",
+    "BaseReference",
     "ConfError",
     "CustomisationLayer",
     "Digest",

@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from stream.errors import ConfError, Fault, one_line
-from stream.model import CustomisationLayer, Digest, ImageConf, LayerPlan, Owner
+from stream.model import BaseReference, CustomisationLayer, Digest, ImageConf, LayerPlan, Owner
 
 DEFAULT_STORE_DIR = "/nix/store"
 DEFAULT_CREATED = "1970-01-01T00:00:01+00:00"
@@ -50,8 +50,8 @@ MAX_DEPTH = 200  # json.dumps recurses
 
 KEYS = frozenset(
     {
-        "architecture", "config", "created", "customisation_layer", "from_image", "gid",
-        "gname", "mtime", "os", "repo_tag", "store_dir", "store_layers", "uid", "uname",
+        "architecture", "base_config", "base_history", "config", "created", "customisation_layer", "from_image", "gid",
+        "gname", "mtime", "os", "repo_tag", "skip_base_paths", "store_dir", "store_layers", "uid", "uname",
     }
 )  # fmt: skip
 
@@ -180,8 +180,6 @@ class _Reader:
         now = datetime.now(UTC)
         created = self._instant("created", now, None)
         store_dir = self._store_dir()
-        if self._document.get("from_image") is not None:
-            self._fault("from_image", "base images are not supported yet")
         self._text("os", "linux")
         return ImageConf(
             architecture=self._architecture(),
@@ -198,6 +196,7 @@ class _Reader:
                 uname=self._text("uname", "root"),
                 gname=self._text("gname", "root"),
             ),
+            base=self._base(),
         )
 
     def _text(self, key: str, default: str) -> str:
@@ -245,6 +244,38 @@ class _Reader:
             example = "2024-05-17T08:30:00Z"
             self._fault(key, f"{value!r} is not an instant like {example}, nor 'now'")
             return fallback
+
+    def _base(self) -> BaseReference | None:
+        config = self._choice("base_config", ("env", "full"))
+        history = self._choice("base_history", ("rewrite", "keep"))
+        skip = self._document.get("skip_base_paths", False)
+        if not isinstance(skip, bool):
+            self._fault("skip_base_paths", f"must be a boolean, not {_kind(skip)}")
+        key = "from_image"
+        if self._document.get(key) is None:
+            return None
+        value = self._text(key, "")
+        if not value:
+            if self._document[key] == "":
+                self._fault(key, "is empty: leave the key out for none")
+            return None
+        path, repo_tag = split_archive(value)
+        if wrong := _no_archive(path):
+            self._fault(key, f"{path} {wrong}")
+        return BaseReference(
+            path=path,
+            repo_tag=repo_tag,
+            config=config,
+            history=history,
+            skip_store_paths=skip is True,
+        )
+
+    def _choice(self, key: str, choices: tuple[str, ...]) -> str:
+        value = self._text(key, choices[0])
+        if value not in choices:
+            names = " or ".join(repr(choice) for choice in choices)
+            self._fault(key, f"must be {names}, not {value!r}")
+        return value
 
     def _id(self, key: str) -> int:
         value = self._document.get(key, 0)
@@ -336,6 +367,25 @@ class _Reader:
         return CustomisationLayer(
             path=path, checksum=Digest(f"sha256:{checksum}"), size=status.st_size
         )
+
+
+def split_archive(text: str) -> tuple[str, str | None]:
+    """`FILE` or `FILE:name:tag` as the file and the tag. What exists as a whole is
+    a file, whatever colons are in its name.
+    """
+    at = -1
+    while not os.path.lexists(text.encode()) and (at := text.find(":", at + 1)) >= 0:
+        if os.path.lexists(text[:at].encode()):
+            return text[:at], text[at + 1 :]
+    return text, None
+
+
+def _no_archive(path: str) -> str | None:
+    """Why nothing can be read at `path`, or None."""
+    name = path.encode()
+    if not os.path.exists(name):
+        return "does not exist"
+    return None if os.access(name, os.R_OK) else "cannot be read: Permission denied"
 
 
 def _not_normal(path: str) -> str | None:

@@ -9,22 +9,78 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from stream.model import ImageConf, Layer
 
+# What a container config says of one container alone, or was carried out already.
+_NOT_INHERITED = frozenset({"Hostname", "Domainname", "Image", "OnBuild"})
+_MERGED_BY_KEY = ("ExposedPorts", "Labels", "Volumes")
 
-def image_config(conf: ImageConf, layers: Sequence[Layer]) -> bytes:
-    """The image config of `conf` over `layers`, bottom to top."""
+
+def image_config(
+    conf: ImageConf, layers: Sequence[Layer], base: dict[str, Any] | None = None
+) -> bytes:
+    """The image config of `conf` over `layers`, bottom to top; `base` is the config
+    of the image it is built on, whose layers are among them.
+    """
     created = conf.created.isoformat()
+    history = [{"created": created, "comment": layer.comment} for layer in layers]
+    container_config = conf.container_config
+    if base is not None and conf.base is not None:
+        container_config = _inherited(base, container_config, whole=conf.base.config == "full")
+        if conf.base.history == "keep":
+            diff_ids = (base.get("rootfs") or {}).get("diff_ids") or []
+            history = _kept_history(base, len(diff_ids), history)
     document = {
         "created": created,
         "architecture": conf.architecture,
         "os": "linux",
-        "config": conf.container_config,
+        "config": container_config,
         "rootfs": {"diff_ids": [layer.diff_id for layer in layers], "type": "layers"},
-        "history": [{"created": created, "comment": layer.comment} for layer in layers],
+        "history": history,
     }
     return json.dumps(document, indent=4).encode("ascii")
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _strings(value: object) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+def _inherited(base: dict[str, Any], ours: dict[str, Any], *, whole: bool) -> dict[str, Any]:
+    """The container config `ours` over that of `base`: its Env, as nixpkgs has it,
+    or the `whole` of it, as `docker build` has it.
+    """
+    theirs = _object(base.get("config"))
+    env = _strings(theirs.get("Env")) + _strings(ours.get("Env"))
+    config = dict(ours)
+    if whole:
+        config = {key: theirs[key] for key in theirs if key not in _NOT_INHERITED}
+        if ours.get("Entrypoint") is not None:
+            config.pop("Cmd", None)  # the arguments of an entry point that is gone
+        config.update(ours)
+        for key in _MERGED_BY_KEY:
+            if merged := {**_object(theirs.get(key)), **_object(ours.get(key))}:
+                config[key] = merged
+    if env:
+        config["Env"] = list({entry.split("=", 1)[0]: entry for entry in env}.values())
+    return config
+
+
+def _kept_history(
+    base: dict[str, Any], layer_count: int, history: list[dict[str, str]]
+) -> list[Any]:
+    """The base's own history, then ours. One that does not tell of as many layers
+    as there are (some tools write none) says nothing: it is written anew.
+    """
+    kept = [entry for entry in base.get("history") or () if isinstance(entry, dict)]
+    if sum(not entry.get("empty_layer") for entry in kept) != layer_count:
+        return list(history)
+    return [*kept, *history[layer_count:]]
 
 
 def archive_manifest(config_name: str, repo_tag: str, layers: Sequence[Layer]) -> bytes:

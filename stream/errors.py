@@ -60,6 +60,17 @@ class SourceError(StreamImageError, OSError):
         super().__init__(f"{printable(path)}: {reason}")
 
 
+class ArchiveError(StreamImageError, ValueError):
+    """An archive that cannot be used: not one, cut short, or not what it says of
+    itself. `where` is the archive, or the archive and the member.
+    """
+
+    def __init__(self, where: str, reason: str) -> None:
+        self.where = where
+        self.reason = reason
+        super().__init__(one_line(f"{where}: {reason}"))
+
+
 class DigestMismatch(StreamImageError, ValueError):
     """Bytes that are not the ones that were promised. Digests are `sha256:…`."""
 

@@ -42,6 +42,21 @@ class CustomisationLayer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BaseReference:
+    """The image to build on: the archive at `path`, in it the one tagged `repo_tag`,
+    or the first. `config` is what is inherited (`env` or `full`), `history` what
+    becomes of its history (`rewrite` or `keep`). With `skip_store_paths`, store
+    paths that it holds are left out of our layers.
+    """
+
+    path: str
+    repo_tag: str | None = None
+    config: str = "env"
+    history: str = "rewrite"
+    skip_store_paths: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageConf:
     """A valid conf, every default filled in. `created` is aware; `mtime` is in
     seconds since the epoch; `container_config` is passed through as it is.
@@ -56,6 +71,7 @@ class ImageConf:
     created: datetime
     mtime: int
     owner: Owner
+    base: BaseReference | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

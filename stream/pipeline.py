@@ -9,15 +9,19 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from stream.errors import DigestMismatch, OutputError
 from stream.model import Digest, Image, ImageConf, Layer
 from stream.sinks.docker_archive import DockerArchive
 from stream.sources import customisation, store
 from stream.tarwriter import LayerWriter
+
+if TYPE_CHECKING:
+    from stream.sources.base import BaseImage
 
 
 class LayerSource(Protocol):
@@ -55,6 +59,9 @@ class Observer:
 
     def finished(self, image: Image) -> None:
         """The archive is complete."""
+
+    def warning(self, message: str) -> None:
+        """The image can be written, but `message` should be known."""
 
 
 def _sources(conf: ImageConf) -> list[Callable[[], LayerSource]]:
@@ -135,46 +142,103 @@ def _complete(source: LayerSource, writer: LayerWriter) -> Layer:
     )
 
 
-def _write_layers(conf: ImageConf, sink: DockerArchive, observer: Observer) -> list[Layer]:
-    """Write every layer. A layer is completed when its hashing has caught up,
-    which never holds up the writing.
+class _LayerWriting:
+    """Writes layers one by one. A layer is completed when its hashing has caught
+    up, which never holds up the writing.
     """
-    layers: list[Layer] = []
-    open_layers: deque[tuple[LayerSource, LayerWriter]] = deque()
 
-    def complete_oldest() -> None:
-        layers.append(_complete(*open_layers.popleft()))
-        observer.layer_completed(len(layers), layers[-1])
+    def __init__(self, sink: DockerArchive, observer: Observer) -> None:
+        self.layers: list[Layer] = []
+        self._sink = sink
+        self._observer = observer
+        self._started = 0
+        self._open: deque[tuple[LayerSource, LayerWriter]] = deque()
 
+    def write(self, source: LayerSource) -> None:
+        """Write the bytes of `source`."""
+        self._started += 1
+        self._observer.layer_started(self._started, source)
+        writer = self._sink.begin_layer(source.archive_name, source.size)
+        source.write_to(writer)
+        writer.close()
+        self._observer.layer_written(self._started, source)
+        self._open.append((source, writer))
+        while self._open and self._open[0][1].is_hashed():
+            self._complete_oldest()
+
+    def complete(self) -> list[Layer]:
+        """The record of all that was written so far; waits for it."""
+        while self._open:
+            self._complete_oldest()
+        return self.layers
+
+    def _complete_oldest(self) -> None:
+        self.layers.append(_complete(*self._open.popleft()))
+        self._observer.layer_completed(len(self.layers), self.layers[-1])
+
+
+def _write_layers(
+    conf: ImageConf, base: BaseImage | None, sink: DockerArchive, observer: Observer
+) -> list[Layer]:
+    """Write every layer, the base image's first. Returns them bottom to top."""
+    writing = _LayerWriting(sink, observer)
+    below: list[Layer] = []
+    if base is not None:
+        for layer in base.sources():
+            writing.write(layer)
+        below = base.in_order(writing.complete())
+    written = len(writing.layers)
+    known = {layer.diff_id: layer for layer in below}
+    repeated: dict[int, Layer] = {}  # ours that the base has already, by their place
+    count = 0
     with closing(_Ahead(_sources(conf))) as sources:
-        for number, source in enumerate(sources, 1):
-            observer.layer_started(number, source)
-            writer = sink.begin_layer(source.archive_name, source.size)
-            source.write_to(writer)
-            writer.close()
-            observer.layer_written(number, source)
-            open_layers.append((source, writer))
-            while open_layers and open_layers[0][1].is_hashed():
-                complete_oldest()
-    while open_layers:
-        complete_oldest()
-    return layers
+        for count, source in enumerate(sources, 1):
+            if source.expected in known:
+                repeated[count] = replace(known[source.expected], comment=source.comment)
+            else:
+                writing.write(source)
+    ours = iter(writing.complete()[written:])
+    return below + [repeated.get(place) or next(ours) for place in range(1, count + 1)]
+
+
+# overlay's and dockerd's limit for the layers of one image
+MAX_LAYERS = 127
 
 
 def write_image(conf: ImageConf, output: int | BinaryIO, observer: Observer | None = None) -> Image:
     """Write the image of `conf` to a file descriptor or binary file object.
 
-    Returns the record of what was written. Raises SourceError, DigestMismatch
-    or OutputError; then the archive has no manifest and no trailer, and nothing
-    loads it. `output` is not closed.
+    Returns the record of what was written. Raises SourceError, ArchiveError,
+    DigestMismatch or OutputError; then the archive has no manifest and no trailer,
+    and nothing loads it. `output` is not closed.
     """
     observer = observer or Observer()
-    with _descriptor(output) as fd, DockerArchive(fd, conf) as sink:
-        layer_count = len(conf.store_layers) + (conf.customisation_layer is not None)
-        observer.started(conf, layer_count, lambda: sink.position)
-        image = sink.finish(_write_layers(conf, sink, observer))
+    with ExitStack() as stack:
+        base = stack.enter_context(_base_image(conf))
+        if base is not None and conf.base is not None and conf.base.skip_store_paths:
+            conf = base.without_held(conf)
+        sink = stack.enter_context(DockerArchive(stack.enter_context(_descriptor(output)), conf))
+        ours = len(conf.store_layers) + (conf.customisation_layer is not None)
+        total = ours + (base.layer_count if base else 0)
+        if total > MAX_LAYERS:
+            observer.warning(
+                f"{total} layers: docker and overlay file systems take at most {MAX_LAYERS}"
+            )
+        written = ours + (base.distinct_layer_count() if base else 0)
+        observer.started(conf, written, lambda: sink.position)
+        image = sink.finish(
+            _write_layers(conf, base, sink, observer), base.document if base else None
+        )
     observer.finished(image)
     return image
+
+
+def _base_image(conf: ImageConf) -> AbstractContextManager[BaseImage | None]:
+    if conf.base is None:
+        return nullcontext()
+    from stream.sources.base import open_base_image
+
+    return open_base_image(conf.base, conf)
 
 
 def measure(conf: ImageConf) -> Iterator[int]:

@@ -112,10 +112,17 @@ class LayerWriter:
             self._native.write_entries(entries._native)
             self._native.write_zeros(self.size - self.written if self.written < self.size else 0)
 
-    def copy(self, fd: int, count: int, path: bytes) -> None:
-        """Copy the next `count` bytes of `fd`; `path` names it in errors."""
+    def copy(self, fd: int, count: int, path: bytes, offset: int = -1) -> None:
+        """Copy `count` bytes of `fd` from `offset`, or from where it stands if that
+        is negative; `path` names it in errors.
+        """
         with _translated():
-            self._native.copy(fd, count, path)
+            self._native.copy(fd, count, path, offset)
+
+    def write(self, data: bytes) -> None:
+        """Write `data`."""
+        with _translated():
+            self._native.write(data)
 
     def close(self) -> None:
         """End the layer. Raises SizeMismatch if it is not what was announced."""

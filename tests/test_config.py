@@ -93,7 +93,10 @@ def test_every_key(store: str, customisation: Path) -> None:
         "os": "linux",
         "config": {"Cmd": ["/x"], "Labels": {"ü": None}},
         "store_dir": store,
-        "from_image": None,
+        "from_image": f"{store}/file:base:1",
+        "base_config": "full",
+        "base_history": "keep",
+        "skip_base_paths": True,
         "store_layers": [[f"{store}/link", f"{store}/file"], [f"{store}/dir"]],
         "customisation_layer": str(customisation),
         "repo_tag": "registry.example:5000/a/b:v1",
@@ -121,6 +124,13 @@ def test_every_key(store: str, customisation: Path) -> None:
         created=datetime.fromisoformat("2024-05-17T08:30:00+02:00"),
         mtime=978307200,
         owner=stream.Owner(uid=1000, gid=100, uname="user", gname="users"),
+        base=stream.BaseReference(
+            path=f"{store}/file",
+            repo_tag="base:1",
+            config="full",
+            history="keep",
+            skip_store_paths=True,
+        ),
     )
     assert conf.created.utcoffset() == timedelta(hours=2)
 
@@ -211,7 +221,12 @@ BAD: list[tuple[list[str], str, list[object]]] = [
     (["store_dir"], "normal form", ["/nix/", "/a/../b", "//nix", "/./a"]),
     (["store_layers"], "must be a list of lists", [None, 1, "x", {}]),
     (["customisation_layer"], "", [1, [], {}, "", "/no/such/dir", "a\0b"]),
-    (["from_image"], "not supported", ["/x", 1, []]),
+    (["from_image"], "does not exist", ["/x", "/x:name:tag"]),
+    (["from_image"], "must be a string", [1, []]),
+    (["from_image"], "is empty", [""]),
+    (["base_config"], "must be 'env' or 'full'", ["", "all"]),
+    (["base_history"], "must be 'rewrite' or 'keep'", ["", "all"]),
+    (["skip_base_paths"], "must be a boolean", [1, "true", None]),
     (
         ["created", "mtime"],
         "not an instant",
@@ -354,6 +369,7 @@ def test_all_faults_together(store: str) -> None:
             "store_layers": [[], [f"{store}/missing", f"{store}/file"], 7, [f"{store}/file"]],
             "customisation_layer": "/missing", "created": "x", "mtime": "y",
             "uid": -1, "gid": "z", "uname": 3, "gname": None,
+            "base_config": 1, "base_history": "x", "skip_base_paths": 0,
         }
     )  # fmt: skip
     assert found.keys() == (KEYS - {"store_dir", "store_layers"}) | {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 from stream import documents
 from stream.model import Digest, Image, ImageConf, Layer
@@ -37,9 +37,11 @@ class DockerArchive:
         """Begin the next layer, bottom to top."""
         return self._archive.begin_layer(archive_name, size)
 
-    def finish(self, layers: Sequence[Layer]) -> Image:
-        """Write config, manifest and trailer: from here on the archive loads."""
-        config = documents.image_config(self._conf, layers)
+    def finish(self, layers: Sequence[Layer], base: dict[str, Any] | None = None) -> Image:
+        """Write config, manifest and trailer: from here on the archive loads. `base`
+        is the config of the image it is built on.
+        """
+        config = documents.image_config(self._conf, layers, base)
         config_digest = hashlib.sha256(config).hexdigest()
         config_name = f"{config_digest}.json"
         manifest = documents.archive_manifest(config_name, self._conf.repo_tag, layers)

@@ -1,0 +1,1 @@
+"""Reading what others have written: image archives, and the tars in them."""

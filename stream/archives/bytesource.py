@@ -1,0 +1,149 @@
+"""Bytes to be read from the front: of a file, of a part of one, or of what a
+decompressor yields. Knows nothing of what they mean.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Protocol
+
+from stream.errors import ArchiveError
+
+PIECE = 1 << 20
+
+
+class Readable(Protocol):
+    """The one method of a file that is asked for here."""
+
+    def read(self, count: int, /) -> bytes:
+        """At most `count` bytes; none only at the end."""
+
+
+class ByteSource(Protocol):
+    """Bytes read from the front. `position` counts those behind; `name` is for errors."""
+
+    name: str
+    position: int
+
+    def read(self, count: int) -> bytes:
+        """At most `count` bytes; fewer, and none, only at the end."""
+
+    def skip(self, count: int) -> None:
+        """Go on behind `count` bytes. Raises ArchiveError if there are fewer."""
+
+
+class FileBytes:
+    """`size` bytes of the file `fd` from `offset`, read by position: the file's own
+    position is neither used nor changed, so that many may read one file.
+    """
+
+    def __init__(self, fd: int, name: str, *, offset: int = 0, size: int | None = None) -> None:
+        self.name = name
+        self.position = 0
+        self._fd = fd
+        self._offset = offset
+        self._size = os.fstat(fd).st_size - offset if size is None else size
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """The file, and where in it these bytes begin."""
+        return self._fd, self._offset
+
+    def read(self, count: int) -> bytes:
+        """See ByteSource."""
+        pieces = []
+        count = max(min(count, self._size - self.position), 0)
+        while count:
+            try:
+                piece = os.pread(self._fd, min(count, PIECE), self._offset + self.position)
+            except OSError as error:
+                raise ArchiveError(self.name, f"cannot be read: {error.strerror}") from error
+            if not piece:
+                break
+            pieces.append(piece)
+            self.position += len(piece)
+            count -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def skip(self, count: int) -> None:
+        """See ByteSource."""
+        self.position += count
+        if self.position > self._size:
+            raise ArchiveError(self.name, "is cut short")
+
+
+class StreamBytes:
+    """What `file` yields."""
+
+    def __init__(self, file: Readable, name: str) -> None:
+        self.name = name
+        self.position = 0
+        self._file = file
+
+    def read(self, count: int) -> bytes:
+        """See ByteSource."""
+        pieces = []
+        while count:
+            piece = self._file.read(min(count, PIECE))
+            if not piece:
+                break
+            pieces.append(piece)
+            self.position += len(piece)
+            count -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def skip(self, count: int) -> None:
+        """See ByteSource."""
+        while count > 0:
+            piece = self.read(min(count, PIECE))
+            if not piece:
+                raise ArchiveError(self.name, "is cut short")
+            count -= len(piece)
+
+
+class Part:
+    """The next `size` bytes of `source` as a source and a file of their own."""
+
+    def __init__(self, source: ByteSource, size: int, name: str) -> None:
+        self.name = name
+        self.position = 0
+        self.size = size
+        self._source = source
+
+    def read(self, count: int = -1) -> bytes:
+        """See ByteSource."""
+        left = self.size - self.position
+        data = self._source.read(left if count < 0 else min(count, left))
+        self.position += len(data)
+        return data
+
+    def skip(self, count: int) -> None:
+        """See ByteSource."""
+        count = min(count, self.size - self.position)
+        self._source.skip(count)
+        self.position += count
+
+
+def read_exactly(source: ByteSource, count: int) -> bytes:
+    """`count` bytes of `source`. Raises ArchiveError if it ends before."""
+    data = source.read(count)
+    if len(data) != count:
+        raise ArchiveError(source.name, "is cut short")
+    return data
+
+
+def pieces(source: ByteSource, count: int | None = None) -> Iterator[bytes]:
+    """All bytes of `source`, or exactly `count`, in pieces of bounded size.
+
+    Raises ArchiveError if there are fewer than `count`.
+    """
+    while count is None or count > 0:
+        data = source.read(PIECE if count is None else min(count, PIECE))
+        if not data:
+            if count is not None:
+                raise ArchiveError(source.name, "is cut short")
+            return
+        if count is not None:
+            count -= len(data)
+        yield data

@@ -1,0 +1,116 @@
+"""Compressed bytes as bytes: which compression they have is told by their first
+few, and each is undone by its library, imported when it is needed.
+
+Bounded memory, whatever comes; what yields out of all proportion is refused.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import IO, Any, BinaryIO, cast
+
+from stream.archives.bytesource import ByteSource, StreamBytes
+from stream.errors import ArchiveError
+
+MAGIC_SIZE = 6
+_MAGICS = (
+    (b"\x1f\x8b", "gzip"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\0", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+)
+# A zstd stream can begin with skippable frames: 0x184D2A50 to …5F, little-endian.
+_SKIPPABLE = b"\x2a\x4d\x18"
+
+MAX_WINDOW_LOG = 27  # zstd may look back 128 MiB: what --long and --ultra need at most
+BOMB_SIZE = 1 << 30  # bytes out, from which on …
+BOMB_RATIO = 1100  # … no more than this times those in; gzip reaches 1032
+
+
+def compression_of(magic: bytes) -> str | None:
+    """The compression of bytes that begin with `magic` (MAGIC_SIZE of them)."""
+    for start, name in _MAGICS:
+        if magic.startswith(start):
+            return name
+    if magic[1:4] == _SKIPPABLE and magic[0] & 0xF0 == 0x50:
+        return "zstd"
+    return None
+
+
+class _Counted(io.RawIOBase):
+    """A byte source as the file that decompressors read."""
+
+    def __init__(self, source: ByteSource) -> None:
+        self._source = source
+        self.count = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._source.read(1 << 18 if size is None or size < 0 else size)
+        self.count += len(data)
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _open(compression: str, file: BinaryIO) -> IO[bytes]:
+    if compression == "gzip":
+        import gzip
+
+        return cast(IO[bytes], gzip.GzipFile(fileobj=file))
+    if compression == "bzip2":
+        import bz2
+
+        return bz2.BZ2File(file)
+    if compression == "xz":
+        import lzma
+
+        return lzma.LZMAFile(file)
+    import pyzstd
+
+    return cast(
+        IO[bytes],
+        pyzstd.ZstdFile(file, level_or_option={pyzstd.DParameter.windowLogMax: MAX_WINDOW_LOG}),
+    )
+
+
+class _Checked:
+    """A decompressor's file, whose every error is an ArchiveError."""
+
+    def __init__(self, compression: str, raw: _Counted, name: str) -> None:
+        self._compression = compression
+        self._raw = raw
+        self._name = name
+        self._out = 0
+        self._last = b""
+        self._file = _open(compression, cast(BinaryIO, io.BufferedReader(raw, 1 << 18)))
+
+    def read(self, count: int) -> bytes:
+        try:
+            data = self._file.read(count)
+        except ArchiveError:
+            raise
+        except Exception as error:
+            # zlib.error, LZMAError, ZstdError, EOFError, BadGzipFile: nothing in common
+            if isinstance(error, MemoryError):
+                raise
+            cut = isinstance(error, EOFError)
+            reason = "is cut short" if cut else f"is not whole {self._compression}: {error}"
+            raise ArchiveError(self._name, reason) from error
+        self._out += len(data)
+        if self._out > BOMB_SIZE and self._out > BOMB_RATIO * self._raw.count:
+            raise ArchiveError(
+                self._name,
+                f"yields more than {BOMB_RATIO} times its compressed size: refused as a bomb",
+            )
+        return data
+
+
+def decompressed(source: ByteSource, compression: str, name: str) -> StreamBytes:
+    """What `source` is, uncompressed. Raises ArchiveError as it is read."""
+    return StreamBytes(_Checked(compression, _Counted(source), name), name)

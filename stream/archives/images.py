@@ -1,0 +1,321 @@
+"""The images in a container: docker-archive (`manifest.json`) and OCI image
+layout (`index.json`), down to each layer's blob and diff_id.
+
+Formats: `docker save`'s manifest.json; OCI Image Specification, image-layout.md,
+image-index.md, manifest.md, config.md. Knows no tar. What documents say of
+themselves is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+from stream.archives.container import Blob, Container, Peruse, open_container, where
+from stream.errors import ArchiveError, one_line
+from stream.model import Digest
+
+MAX_DEPTH = 200
+MAX_LAYERS = 10_000
+_DIGEST = re.compile("sha256:[0-9a-f]{64}")
+
+INDEX_TYPES = frozenset(
+    {
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+    }
+)
+REF_NAME = "org.opencontainers.image.ref.name"
+IMAGE_NAME = "io.containerd.image.name"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveLayer:
+    """A layer of an image in an archive. `name` is what the manifest calls it;
+    `digest` is that of the blob as it is stored, if the archive says it.
+    """
+
+    name: str
+    blob: Blob
+    diff_id: Digest
+    digest: Digest | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveImage:
+    """An image in an archive. `config` holds its config's bytes, `document` the
+    same parsed; `layers` are bottom to top.
+    """
+
+    config_name: str
+    config: bytes
+    document: dict[str, Any]
+    repo_tags: tuple[str, ...]
+    layers: tuple[ArchiveLayer, ...]
+
+    @property
+    def image_id(self) -> Digest:
+        """The digest of the config."""
+        return Digest(f"sha256:{hashlib.sha256(self.config).hexdigest()}")
+
+
+class Archive:
+    """An image archive: its container and its images. A context manager."""
+
+    def __init__(self, container: Container, kind: str, images: tuple[ArchiveImage, ...]) -> None:
+        self.container = container
+        self.kind = kind  # docker-archive or oci
+        self.images = images
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.container.close()
+
+    @property
+    def name(self) -> str:
+        """For errors."""
+        return self.container.name
+
+    def choose(self, reference: str | None, architecture: str | None = None) -> ArchiveImage:
+        """The image tagged `reference`, or the first one; of several the one for
+        `architecture`. Raises ArchiveError.
+        """
+        images = self.images
+        if reference is not None:
+            wanted = qualified(reference)
+            images = tuple(
+                image for image in images if wanted in {qualified(tag) for tag in image.repo_tags}
+            )
+            if not images:
+                known = sorted({tag for image in self.images for tag in image.repo_tags})
+                raise ArchiveError(
+                    self.name, f"has no image {reference} (it has: {', '.join(known) or 'no tags'})"
+                )
+        if not images:
+            raise ArchiveError(self.name, "holds no image")
+        for image in images:
+            if architecture and image.document.get("architecture") == architecture:
+                return image
+        return images[0]
+
+
+def qualified(reference: str) -> str:
+    """`reference` with what Docker fills in: docker.io, library, latest."""
+    name, colon, tag = reference.rpartition(":")
+    if not colon or "/" in tag:
+        name, tag = reference, "latest"
+    domain, slash, rest = name.partition("/")
+    if not slash or not ("." in domain or ":" in domain or domain == "localhost"):
+        domain, rest = "docker.io", name
+    if domain == "docker.io" and "/" not in rest:
+        rest = f"library/{rest}"
+    return f"{domain}/{rest}:{tag}"
+
+
+def open_archive(path: str, peruse: Peruse | None = None) -> Archive:
+    """The archive at `path`. Raises ArchiveError. Close it, or use it in `with`."""
+    container = open_container(path, peruse)
+    try:
+        return read_archive(container)
+    except BaseException:
+        container.close()
+        raise
+
+
+def read_archive(container: Container) -> Archive:
+    """The archive in `container`: a docker-archive, or else an OCI layout."""
+    reader = _Reader(container)
+    if (manifest := container.find("manifest.json")) is not None:
+        images = tuple(reader.docker_images(manifest))
+        return Archive(container, "docker-archive", images)
+    if (index := container.find("index.json")) is not None:
+        return Archive(container, "oci", tuple(reader.oci_images(index)))
+    raise ArchiveError(
+        container.name, "is no image archive: it has neither manifest.json nor index.json"
+    )
+
+
+class _Reader:
+    def __init__(self, container: Container) -> None:
+        self._container = container
+
+    def _error(self, member: str, reason: str) -> ArchiveError:
+        return ArchiveError(where(self._container.name, member), reason)
+
+    # ---- documents
+
+    def _bytes(self, name: str) -> bytes:
+        blob = self._container.find(name)
+        if blob is None:
+            raise self._error(name, "is missing")
+        return self._container.document(blob)
+
+    def _json(self, name: str, data: bytes) -> Any:
+        try:
+            value = json.loads(data.decode())
+        except RecursionError:
+            raise self._error(name, "is nested too deep") from None
+        except ValueError as error:
+            raise self._error(name, f"is not JSON: {error}") from None
+        level, depth = [value], 0
+        while level:
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise self._error(name, "is nested too deep")
+            level = [
+                item
+                for above in level
+                if isinstance(above, (dict, list))
+                for item in (above.values() if isinstance(above, dict) else above)
+            ]
+        return value
+
+    def _get(self, name: str, document: Any, key: str, kind: type, default: Any = None) -> Any:
+        """`document[key]`, which must be a `kind`; null is as good as absent."""
+        value = document.get(key)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, kind):
+            what = "is missing" if value is None else f"is no {kind.__name__}"
+            raise self._error(name, one_line(f"{key} {what}"))
+        return value
+
+    def _object(self, name: str, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise self._error(name, "is no JSON object")
+        return value
+
+    def _config(self, name: str, data: bytes) -> tuple[dict[str, Any], list[Digest]]:
+        """A config parsed, and its diff_ids."""
+        document = self._object(name, self._json(name, data))
+        rootfs = self._get(name, document, "rootfs", dict)
+        diff_ids = self._get(name, rootfs, "diff_ids", list, [])
+        for diff_id in diff_ids:
+            if not isinstance(diff_id, str) or not _DIGEST.fullmatch(diff_id):
+                raise self._error(
+                    name, one_line(f"rootfs.diff_ids: {diff_id!r} is no sha256 digest")
+                )
+        if len(diff_ids) > MAX_LAYERS:
+            raise self._error(name, f"has {len(diff_ids)} layers, at most {MAX_LAYERS} are read")
+        return document, diff_ids
+
+    def _check_count(self, name: str, layers: list[Any], diff_ids: list[Digest]) -> None:
+        if len(layers) != len(diff_ids):
+            raise self._error(
+                name, f"lists {len(layers)} layers, but the config has {len(diff_ids)} diff_ids"
+            )
+
+    # ---- docker-archive
+
+    def docker_images(self, manifest: Blob) -> Iterator[ArchiveImage]:
+        """The images of `manifest.json`, in its order."""
+        name = manifest.name
+        items = self._json(name, self._container.document(manifest))
+        if not isinstance(items, list):
+            raise self._error(name, "is no JSON list")
+        for item in items:
+            yield self._docker_image(name, self._object(name, item))
+
+    def _docker_image(self, name: str, item: dict[str, Any]) -> ArchiveImage:
+        config_name = self._get(name, item, "Config", str)
+        config = self._bytes(config_name)
+        document, diff_ids = self._config(config_name, config)
+        names = self._get(name, item, "Layers", list, [])
+        self._check_count(name, names, diff_ids)
+        layers = []
+        for layer, diff_id in zip(names, diff_ids, strict=True):
+            if not isinstance(layer, str):
+                raise self._error(name, "Layers holds what is no name")
+            blob = self._container.find(layer)
+            if blob is None:
+                raise self._error(one_line(layer), f"is missing, but {name} lists it as a layer")
+            layers.append(ArchiveLayer(name=layer, blob=blob, diff_id=diff_id, digest=None))
+        tags = self._get(name, item, "RepoTags", list, [])
+        return ArchiveImage(
+            config_name=config_name,
+            config=config,
+            document=document,
+            repo_tags=tuple(tag for tag in tags if isinstance(tag, str)),
+            layers=tuple(layers),
+        )
+
+    # ---- OCI
+
+    def oci_images(self, index: Blob) -> Iterator[ArchiveImage]:
+        """The images of `index.json` and of the indexes in it, depth first."""
+        name = index.name
+        document = self._object(name, self._json(name, self._container.document(index)))
+        yield from self._index_images(name, document, (), 0)
+
+    def _index_images(
+        self, name: str, document: dict[str, Any], tags: tuple[str, ...], depth: int
+    ) -> Iterator[ArchiveImage]:
+        if depth > 4:
+            raise self._error(name, "is an index in an index in an index …")
+        for descriptor in self._get(name, document, "manifests", list, []):
+            entry = self._object(name, descriptor)
+            own_tags = _tags_of(entry) or tags
+            blob_name, data = self._descriptor(name, entry)
+            manifest = self._object(blob_name, self._json(blob_name, data))
+            if entry.get("mediaType") in INDEX_TYPES or "manifests" in manifest:
+                yield from self._index_images(blob_name, manifest, own_tags, depth + 1)
+            elif not _is_attestation(entry):
+                yield self._oci_image(blob_name, manifest, own_tags)
+
+    def _blob_name(self, name: str, descriptor: dict[str, Any]) -> tuple[str, Digest]:
+        digest = self._get(name, descriptor, "digest", str)
+        if not _DIGEST.fullmatch(digest):
+            raise self._error(name, one_line(f"digest {digest!r} is no sha256 digest"))
+        return f"blobs/sha256/{digest.removeprefix('sha256:')}", Digest(digest)
+
+    def _descriptor(self, name: str, descriptor: dict[str, Any]) -> tuple[str, bytes]:
+        """The document that a descriptor means; its bytes have its digest."""
+        blob_name, digest = self._blob_name(name, descriptor)
+        data = self._bytes(blob_name)
+        if hashlib.sha256(data).hexdigest() != digest.removeprefix("sha256:"):
+            raise self._error(blob_name, "its content does not have the digest it is named by")
+        return blob_name, data
+
+    def _oci_image(
+        self, name: str, manifest: dict[str, Any], tags: tuple[str, ...]
+    ) -> ArchiveImage:
+        config_name, config = self._descriptor(name, self._get(name, manifest, "config", dict))
+        document, diff_ids = self._config(config_name, config)
+        descriptors = self._get(name, manifest, "layers", list, [])
+        self._check_count(name, descriptors, diff_ids)
+        layers = []
+        for descriptor, diff_id in zip(descriptors, diff_ids, strict=True):
+            layer, digest = self._blob_name(name, self._object(name, descriptor))
+            blob = self._container.find(layer)
+            if blob is None:
+                raise self._error(layer, f"is missing, but {name} lists it as a layer")
+            if descriptor.get("size", blob.size) != blob.size:
+                raise self._error(layer, f"has {blob.size} bytes, {name} says {descriptor['size']}")
+            layers.append(ArchiveLayer(name=layer, blob=blob, diff_id=diff_id, digest=digest))
+        return ArchiveImage(
+            config_name=config_name,
+            config=config,
+            document=document,
+            repo_tags=tags,
+            layers=tuple(layers),
+        )
+
+
+def _is_attestation(descriptor: dict[str, Any]) -> bool:
+    """What buildkit stores beside images, for the platform unknown/unknown."""
+    platform = descriptor.get("platform")
+    return isinstance(platform, dict) and platform.get("os") == "unknown"
+
+
+def _tags_of(descriptor: dict[str, Any]) -> tuple[str, ...]:
+    annotations = descriptor.get("annotations")
+    if not isinstance(annotations, dict):
+        return ()
+    names = (annotations.get(IMAGE_NAME), annotations.get(REF_NAME))
+    return tuple(dict.fromkeys(name for name in names if isinstance(name, str) and name))

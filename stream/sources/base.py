@@ -1,0 +1,190 @@
+"""The base image: its layers, copied and verified, and what it says of itself.
+
+Knows image archives through `stream.archives`; not where the layers go. Layers
+come in the order in which the archive has them, each once, because a compressed
+archive is read from its front; the manifest's order is the image's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Self
+
+from stream.archives.bytesource import ByteSource, FileBytes, pieces
+from stream.archives.container import Blob, Container
+from stream.archives.decompress import decompressed
+from stream.archives.images import Archive, ArchiveImage, ArchiveLayer, open_archive
+from stream.archives.tarreader import read_members
+from stream.documents import store_paths_comment
+from stream.errors import ArchiveError
+from stream.model import BaseReference, Digest, ImageConf, Layer, LayerPlan
+from stream.tarwriter import LayerWriter
+
+# OCI Image Specification, layer.md, "Whiteouts"
+WHITEOUT, OPAQUE = b".wh.", b".wh..wh..opq"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseLayer:
+    """A base image's layer at hand: its bytes are to be read before the next one's."""
+
+    archive_name: str
+    size: int
+    comment: str
+    expected: Digest
+    source: ByteSource
+    compression: str | None
+    entry_count: int = 0
+
+    def write_to(self, layer: LayerWriter) -> None:
+        """Copy the layer, uncompressed. Raises ArchiveError."""
+        source = self.source
+        if self.compression is None and isinstance(source, FileBytes):
+            fd, offset = source.range
+            layer.copy(fd, self.size, source.name.encode("utf-8", "surrogateescape"), offset)
+            return
+        if self.compression is not None:
+            source = decompressed(source, self.compression, source.name)
+        for piece in pieces(source, self.size):
+            layer.write(piece)
+        if self.compression is not None and source.read(1):
+            raise ArchiveError(source.name, "changed between two readings")
+
+
+class BaseImage:
+    """An image in an open archive, to be built on. A context manager."""
+
+    def __init__(self, archive: Archive, image: ArchiveImage) -> None:
+        self._archive = archive
+        self._image = image
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._archive.container.close()
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The image's config, parsed."""
+        return self._image.document
+
+    @property
+    def layer_count(self) -> int:
+        """How many layers the image lists."""
+        return len(self._image.layers)
+
+    def _distinct(self) -> dict[Blob, ArchiveLayer]:
+        """One layer for each diff_id, by its blob."""
+        by_diff_id = {layer.diff_id: layer for layer in reversed(self._image.layers)}
+        return {layer.blob: layer for layer in by_diff_id.values()}
+
+    def distinct_layer_count(self) -> int:
+        """How many layers are written."""
+        return len(self._distinct())
+
+    def without_held(self, conf: ImageConf) -> ImageConf:
+        """`conf` without the store paths that the image holds already."""
+        held: set[bytes] = set()
+        for layer in self._image.layers:
+            listing: _StoreListing = self._archive.container.perused(layer.blob)
+            if listing.all_removed:
+                held.clear()
+            held = (held - listing.removed) | (listing.held - listing.removed)
+        plans = (
+            LayerPlan(
+                store_paths=tuple(
+                    path for path in plan.store_paths if os.path.basename(path) not in held
+                )
+            )
+            for plan in conf.store_layers
+        )
+        return replace(conf, store_layers=tuple(plan for plan in plans if plan.store_paths))
+
+    def sources(self) -> Iterator[BaseLayer]:
+        """Each distinct layer, in the archive's order."""
+        container = self._archive.container
+        layers = {_measured(container, blob): layer for blob, layer in self._distinct().items()}
+        with closing(container.read(list(layers))) as reading:
+            for blob, source in reading:
+                layer = layers[blob]
+                assert blob.content_size is not None
+                yield BaseLayer(
+                    archive_name=f"{layer.diff_id.removeprefix('sha256:')}/layer.tar",
+                    size=blob.content_size,
+                    comment=store_paths_comment([layer.name]),
+                    expected=layer.diff_id,
+                    source=source,
+                    compression=blob.compression,
+                )
+
+    def in_order(self, written: Sequence[Layer]) -> list[Layer]:
+        """The image's layers, bottom to top, made of those `written`."""
+        by_diff_id = {layer.diff_id: layer for layer in written}
+        return [
+            replace(by_diff_id[layer.diff_id], comment=store_paths_comment([layer.name]))
+            for layer in self._image.layers
+        ]
+
+
+def _measured(container: Container, blob: Blob) -> Blob:
+    return blob if blob.content_size is not None else container.measure(blob)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StoreListing:
+    """What a layer does to the items of the store directory: their names."""
+
+    held: set[bytes]
+    removed: set[bytes]  # by whiteouts, also of parts
+    all_removed: bool
+
+
+def _list_store(store_dir: bytes, layer: ByteSource) -> _StoreListing:
+    """What the layer says of the store. OCI Image Specification, layer.md."""
+    store = [part for part in store_dir.split(b"/") if part]
+    held, removed, all_removed = set(), set(), False
+    for member in read_members(layer):
+        parts = [part for part in member.name.split(b"/") if part not in (b"", b".")]
+        if not parts:
+            continue
+        whiteout = parts[-1].startswith(WHITEOUT)
+        inside = parts[: len(store)] == store
+        if whiteout and parts[-1] == OPAQUE:
+            parts.pop()
+        elif whiteout:
+            parts[-1] = parts[-1].removeprefix(WHITEOUT)
+        if whiteout and parts == store[: len(parts)]:
+            all_removed = True
+        elif inside and len(parts) > len(store):
+            if whiteout:
+                removed.add(parts[len(store)])
+            elif len(parts) == len(store) + 1:
+                held.add(parts[-1])
+    return _StoreListing(held=held, removed=removed, all_removed=all_removed)
+
+
+def open_base_image(reference: BaseReference, conf: ImageConf) -> BaseImage:
+    """The image that `reference` means; of several the one for the conf's
+    architecture. Raises ArchiveError.
+    """
+    peruse = partial(_list_store, conf.store_dir) if reference.skip_store_paths else None
+    archive = open_archive(reference.path, peruse)
+    try:
+        image = archive.choose(reference.repo_tag, conf.architecture)
+        _check_listing(archive.name, image)
+    except BaseException:
+        archive.container.close()
+        raise
+    return BaseImage(archive, image)
+
+
+def _check_listing(archive_name: str, image: ArchiveImage) -> None:
+    blobs: dict[Blob, Digest] = {}
+    for layer in image.layers:
+        if blobs.setdefault(layer.blob, layer.diff_id) != layer.diff_id:
+            raise ArchiveError(f"{archive_name}: {layer.name}", "is listed with two diff_ids")

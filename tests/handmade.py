@@ -1,0 +1,143 @@
+"""Image archives made by hand with CPython's tarfile, in every shape that people have.
+
+Knows nothing of the package.
+"""
+
+import bz2
+import gzip
+import hashlib
+import io
+import json
+import lzma
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyzstd
+
+
+def seekable_zstd(data: bytes) -> bytes:
+    """Many small frames and a table of them."""
+    file = io.BytesIO()
+    with pyzstd.SeekableZstdFile(file, "w", max_frame_content_size=20_000) as zstd:
+        zstd.write(data)
+    return file.getvalue()
+
+
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    "plain": bytes,
+    "gzip": lambda data: gzip.compress(data, 1, mtime=0),
+    "gzip-two-members": lambda data: gzip.compress(data[:700]) + gzip.compress(data[700:]),
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+    "zstd": pyzstd.compress,
+    "zstd-frames": lambda data: b"".join(
+        pyzstd.compress(data[at : at + 9000]) for at in range(0, len(data), 9000)
+    ),
+    "zstd-seekable": seekable_zstd,
+}
+
+
+def digest(data: bytes) -> str:
+    """The OCI digest of `data`."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def layer_tar(files: Mapping[str, bytes]) -> bytes:
+    """A layer of regular files."""
+    return tar_of([(name, content) for name, content in files.items()])
+
+
+def tar_of(members: Sequence[tuple[str, bytes | tarfile.TarInfo]]) -> bytes:
+    """A tar of files (name and content) and of ready-made headers."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, content in members:
+            if isinstance(content, tarfile.TarInfo):
+                content.name = name
+                tar.addfile(content)
+            else:
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+def link(target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
+    """A link, to be named."""
+    info = tarfile.TarInfo()
+    info.type, info.linkname = kind, target
+    return info
+
+
+@dataclass(kw_only=True)
+class Base:
+    """An image to be written as an archive. `stored` are the layers as they are kept,
+    maybe compressed.
+    """
+
+    layers: list[bytes] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    tags: list[str] | None = field(default_factory=lambda: ["base:1"])
+    history: list[dict[str, Any]] | None = None
+    architecture: str = "amd64"
+
+    def document(self) -> dict[str, Any]:
+        """The image config."""
+        document: dict[str, Any] = {
+            "architecture": self.architecture,
+            "os": "linux",
+            "config": self.config,
+            "rootfs": {"type": "layers", "diff_ids": [digest(layer) for layer in self.layers]},
+        }
+        if self.history is not None:
+            document["history"] = self.history
+        return document
+
+    def docker_members(
+        self, names: Sequence[str] | None = None, stored: Sequence[bytes] | None = None
+    ) -> tuple[list[tuple[str, bytes | tarfile.TarInfo]], dict[str, Any]]:
+        """The members of a docker-archive but its manifest, and the manifest's item."""
+        names = names or [f"{number}/layer.tar" for number in range(len(self.layers))]
+        config = json.dumps(self.document()).encode()
+        config_name = f"{digest(config)[7:]}.json"
+        item = {"Config": config_name, "RepoTags": self.tags, "Layers": list(names)}
+        members: list[tuple[str, bytes | tarfile.TarInfo]] = []
+        for name, content in zip(names, stored or self.layers, strict=True):
+            if name not in [known for known, _ in members]:
+                members.append((name, content))
+        return [*members, (config_name, config)], item
+
+    def docker_archive(self, **more: Any) -> bytes:
+        """A docker-archive, its manifest last."""
+        members, item = self.docker_members(**more)
+        return tar_of([*members, ("manifest.json", json.dumps([item]).encode())])
+
+    def oci_files(self, stored: Sequence[bytes] | None = None) -> dict[str, bytes]:
+        """The files of an OCI layout."""
+        config = json.dumps(self.document()).encode()
+        blobs = [config, *(stored or self.layers)]
+        manifest = json.dumps(
+            {
+                "schemaVersion": 2,
+                "config": _descriptor(config, "application/vnd.oci.image.config.v1+json"),
+                "layers": [
+                    _descriptor(blob, "application/vnd.oci.image.layer.v1.tar")
+                    for blob in blobs[1:]
+                ],
+            }
+        ).encode()
+        entry = _descriptor(manifest, "application/vnd.oci.image.manifest.v1+json")
+        entry["platform"] = {"os": "linux", "architecture": self.architecture}
+        if self.tags:
+            entry["annotations"] = {"org.opencontainers.image.ref.name": self.tags[0]}
+        return {
+            "oci-layout": b'{"imageLayoutVersion": "1.0.0"}',
+            "index.json": json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode(),
+            **{f"blobs/sha256/{digest(blob)[7:]}": blob for blob in [*blobs, manifest]},
+        }
+
+
+def _descriptor(blob: bytes, media_type: str) -> dict[str, Any]:
+    return {"mediaType": media_type, "digest": digest(blob), "size": len(blob)}
