@@ -1,0 +1,106 @@
+"""The README's commands, each run as it stands there, and its examples."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+PROSE = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+# An indented line is a command; what follows `#` is said of it.
+COMMANDS = [
+    match[1].split("  #")[0].strip() for match in re.finditer(r"^ {4}(\S.*)$", PROSE, re.MULTILINE)
+]
+MAKE = [command for command in COMMANDS if command.startswith("make ")]  # CI runs these
+STREAMED = "stream-image "
+
+# Stands for a consumer: takes an archive from its standard input, however compressed, and looks
+# whether it is whole. Real consumers are in tests/consumers.
+CONSUMER = """#!{python}
+import io, json, subprocess, sys, tarfile
+data = sys.stdin.buffer.read()
+if data.startswith(b"\\x28\\xb5\\x2f\\xfd"):
+    import pyzstd
+    data = pyzstd.decompress(data)
+with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+    names = tar.getnames()
+assert "manifest.json" in names or "nix" in names or "store" in names[0], names
+"""
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with what the commands name: confs, archives, consumers."""
+    here = tmp_path_factory.mktemp("readme")
+    programs = here / "bin"
+    programs.mkdir()
+    for name in ("docker", "podman", "ctr", "skopeo", "buildah"):
+        (programs / name).write_text(CONSUMER.format(python=sys.executable), "utf-8")
+        (programs / name).chmod(0o755)
+    store = here / "store"
+    store.mkdir()
+    (store / "hello").write_bytes(b"hello\n")
+    conf = {
+        "repo_tag": "hello:latest",
+        "store_dir": str(store),
+        "store_layers": [[f"{store}/hello"]],
+    }
+    (here / "conf.json").write_text(json.dumps(conf), "utf-8")
+    for name in ("image.tar", "base.tar", "other.tar"):
+        subprocess.run(
+            [sys.executable, "-m", "stream", "-q", "conf.json", "-o", name], cwd=here, check=True
+        )
+    return here
+
+
+def test_readme_has_commands() -> None:
+    """A pattern that finds nothing would leave everything below untested."""
+    assert len(COMMANDS) >= 9
+    assert MAKE == ["make demo", "make test"]
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in MAKE])
+def test_command(shell: Path, command: str) -> None:
+    """What a newcomer copies from the README works."""
+    assert STREAMED in command
+    path = f"{shell}/bin:{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", f"set -euo pipefail; {command}"],
+        cwd=shell,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_conf_example() -> None:
+    """The first conf a newcomer sees is one, but for the store paths."""
+    (example,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
+    assert json.loads(example).keys() == {"repo_tag", "store_layers", "config"}
+
+
+def test_python_example(shell: Path) -> None:
+    """The library is used as the README says."""
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=shell, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("sha256:")
+
+
+def test_keys_of_the_conf() -> None:
+    """The table holds every key."""
+    from stream.config import KEYS
+
+    table = README[README.index("## The conf") : README.index("## From Python")]
+    named = set(
+        re.findall(r"`([a-z_]+)`", "\n".join(re.findall(r"^\| (.*?) \|", table, re.MULTILINE)))
+    )
+    assert named | {"os"} == KEYS
