@@ -109,20 +109,29 @@ static int write_header(struct ring *ring, const struct stamp *stamp,
     return result;
 }
 
+static int copy_entry(struct ring *ring, const struct entries *entries,
+                      const struct entry *entry, const struct witness *witness,
+                      struct fault *fault)
+{
+    if (write_header(ring, &entries->stamp, entry, fault) < 0)
+        return -1;
+    if (entry->typeflag != '0')
+        return 0;
+    if (copy_file(ring, entry, witness, fault) < 0)
+        return -1;
+    return ring_zeros(ring, (size_t)(-entry->size % BLOCK), fault);
+}
+
 int copy_entries(struct ring *ring, const struct entries *entries, struct fault *fault)
 {
-    size_t offset = 0;
-    for (size_t i = 0; i < entries->count; i++) {
+    struct cursor cursor = {0};
+    int result = 0;
+    for (size_t i = 0; result == 0 && i < entries->count; i++) {
         struct entry entry;
-        offset = entries_decode(entries, offset, &entry);
-        if (write_header(ring, &entries->stamp, &entry, fault) < 0)
-            return -1;
-        if (entry.typeflag != '0')
-            continue;
-        if (copy_file(ring, &entry, &entries->witnesses[i], fault) < 0)
-            return -1;
-        if (ring_zeros(ring, (size_t)(-entry.size % BLOCK), fault) < 0)
-            return -1;
+        result = entries_decode(entries, &cursor, &entry, fault);
+        if (result == 0)
+            result = copy_entry(ring, entries, &entry, &entries->witnesses[i], fault);
     }
-    return 0;
+    cursor_free(&cursor);
+    return result;
 }

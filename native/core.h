@@ -101,6 +101,15 @@ struct entries {
     struct witness *witnesses;
     size_t count, witness_capacity;
     uint64_t tar_size; /* bytes of all headers, payloads and their padding */
+    uint8_t *last;     /* the name added last, of which the next shares a part */
+    size_t last_length, last_capacity;
+};
+
+/* Where a reader of the records stands. Begins as zeros. */
+struct cursor {
+    size_t offset;
+    uint8_t *name; /* of the entry at hand */
+    size_t name_capacity;
 };
 
 void entries_free(struct entries *entries);
@@ -108,8 +117,10 @@ int entries_add(struct entries *entries, const struct entry *entry,
                 const struct witness *witness, struct fault *fault);
 /* Append `path` and, if it is a directory, everything below it. */
 int entries_walk(struct entries *entries, const char *path, struct fault *fault);
-/* Decode the record at `offset`; returns the offset of the next one. */
-size_t entries_decode(const struct entries *entries, size_t offset, struct entry *entry);
+/* Decode the next record; `entry` is good until the one after it. */
+int entries_decode(const struct entries *entries, struct cursor *cursor,
+                   struct entry *entry, struct fault *fault);
+void cursor_free(struct cursor *cursor);
 
 /* ---- ring.c ----------------------------------------------------------- */
 

@@ -1,9 +1,12 @@
 /* The metadata of one layer: walked from directory trees, kept in one
  * contiguous block, in the order in which the layer holds it.
  *
- * A record is   typeflag 1 | mode 2 | size 8 | name length 4 | link length 4 |
- *               name | link target
- * with little-endian numbers, so that equal trees give equal bytes anywhere. */
+ * A record is   typeflag 1 | mode 2 | size 8 | shared 4 | rest 4 | link length 4 |
+ *               rest of the name | link target
+ * with little-endian numbers, so that equal trees give equal bytes anywhere. A
+ * name is the first `shared` bytes of the one before, as many as are equal, and
+ * the rest: most of a path is its directory's, and metadata is what memory goes
+ * to. */
 #include "core.h"
 
 #include <dirent.h>
@@ -12,18 +15,47 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { RECORD_HEAD = 1 + 2 + 8 + 4 + 4 };
+enum { RECORD_HEAD = 1 + 2 + 8 + 4 + 4 + 4 };
+enum { FIRST_PAGES = 64 * 1024 };
+
+/* Memory that grows in place and goes back to the system when it is freed, not
+ * to an allocator that keeps it: the metadata of a layer is large and short-lived. */
+static void *grow_pages(void *block, size_t used, size_t need, size_t *capacity,
+                        size_t unit)
+{
+    if (used + need <= *capacity)
+        return block;
+    size_t wanted = *capacity ? *capacity * 2 : FIRST_PAGES / unit;
+    while (wanted < used + need)
+        wanted *= 2;
+    void *bigger = block ? mremap(block, *capacity * unit, wanted * unit, MREMAP_MAYMOVE)
+                         : mmap(NULL, wanted * unit, PROT_READ | PROT_WRITE,
+                                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (bigger == MAP_FAILED)
+        return NULL;
+    *capacity = wanted;
+    return bigger;
+}
+
+static void free_pages(void *block, size_t capacity, size_t unit)
+{
+    if (block)
+        munmap(block, capacity * unit);
+}
 
 void entries_free(struct entries *entries)
 {
     stamp_free(&entries->stamp);
-    free(entries->records);
-    free(entries->witnesses);
+    free_pages(entries->records, entries->capacity, 1);
+    free_pages(entries->witnesses, entries->witness_capacity, sizeof *entries->witnesses);
+    free(entries->last);
     entries->records = NULL;
     entries->witnesses = NULL;
+    entries->last = NULL;
 }
 
 /* Make room for `need` more units of `unit` bytes; doubles, so that appending
@@ -32,7 +64,7 @@ static void *grow(void *block, size_t used, size_t need, size_t *capacity, size_
 {
     if (used + need <= *capacity)
         return block;
-    size_t wanted = *capacity ? *capacity * 2 : 4096;
+    size_t wanted = *capacity ? *capacity * 2 : 64;
     while (wanted < used + need)
         wanted *= 2;
     void *bigger = realloc(block, wanted * unit);
@@ -41,17 +73,32 @@ static void *grow(void *block, size_t used, size_t need, size_t *capacity, size_
     return bigger;
 }
 
+static size_t shared_length(const struct entries *entries, const struct entry *entry)
+{
+    size_t length = 0;
+    while (length < entries->last_length && length < entry->name_length &&
+           entries->last[length] == entry->name[length])
+        length++;
+    return length;
+}
+
 int entries_add(struct entries *entries, const struct entry *entry,
                 const struct witness *witness, struct fault *fault)
 {
-    size_t need = RECORD_HEAD + (size_t)entry->name_length + entry->link_length;
+    size_t shared = shared_length(entries, entry);
+    size_t rest = entry->name_length - shared;
+    size_t need = RECORD_HEAD + rest + entry->link_length;
+    uint8_t *last = grow(entries->last, 0, entry->name_length, &entries->last_capacity, 1);
+    if (!last && entry->name_length)
+        return fault_set(fault, FAULT_MEMORY, 0);
+    entries->last = last;
     uint8_t *records =
-        grow(entries->records, entries->length, need, &entries->capacity, 1);
+        grow_pages(entries->records, entries->length, need, &entries->capacity, 1);
     if (!records)
         return fault_set(fault, FAULT_MEMORY, 0);
     entries->records = records;
-    struct witness *witnesses = grow(entries->witnesses, entries->count, 1,
-                                     &entries->witness_capacity, sizeof *witnesses);
+    struct witness *witnesses = grow_pages(entries->witnesses, entries->count, 1,
+                                           &entries->witness_capacity, sizeof *witnesses);
     if (!witnesses)
         return fault_set(fault, FAULT_MEMORY, 0);
     entries->witnesses = witnesses;
@@ -59,51 +106,86 @@ int entries_add(struct entries *entries, const struct entry *entry,
     uint8_t *at = records + entries->length;
     uint16_t mode = htole16(entry->mode);
     uint64_t size = htole64(entry->size);
-    uint32_t name_length = htole32(entry->name_length);
-    uint32_t link_length = htole32(entry->link_length);
+    uint32_t lengths[3] = {htole32((uint32_t)shared), htole32((uint32_t)rest),
+                           htole32(entry->link_length)};
     at[0] = entry->typeflag;
     memcpy(at + 1, &mode, 2);
     memcpy(at + 3, &size, 8);
-    memcpy(at + 11, &name_length, 4);
-    memcpy(at + 15, &link_length, 4);
-    memcpy(at + RECORD_HEAD, entry->name, entry->name_length);
+    memcpy(at + 11, lengths, 12);
+    if (rest) {
+        memcpy(at + RECORD_HEAD, entry->name + shared, rest);
+        memcpy(last + shared, entry->name + shared, rest);
+    }
     if (entry->link_length)
-        memcpy(at + RECORD_HEAD + entry->name_length, entry->link, entry->link_length);
+        memcpy(at + RECORD_HEAD + rest, entry->link, entry->link_length);
     entries->length += need;
+    entries->last_length = entry->name_length;
     witnesses[entries->count++] = *witness;
     entries->tar_size += header_size(&entries->stamp, entry) +
                          (entry->size + BLOCK - 1) / BLOCK * BLOCK;
     return 0;
 }
 
-size_t entries_decode(const struct entries *entries, size_t offset, struct entry *entry)
+int entries_decode(const struct entries *entries, struct cursor *cursor,
+                   struct entry *entry, struct fault *fault)
 {
-    const uint8_t *at = entries->records + offset;
+    const uint8_t *at = entries->records + cursor->offset;
     uint16_t mode;
     uint64_t size;
-    uint32_t name_length, link_length;
+    uint32_t lengths[3];
     memcpy(&mode, at + 1, 2);
     memcpy(&size, at + 3, 8);
-    memcpy(&name_length, at + 11, 4);
-    memcpy(&link_length, at + 15, 4);
+    memcpy(lengths, at + 11, 12);
+    uint32_t shared = le32toh(lengths[0]), rest = le32toh(lengths[1]);
+    uint8_t *name = grow(cursor->name, 0, (size_t)shared + rest, &cursor->name_capacity, 1);
+    if (!name && shared + rest)
+        return fault_set(fault, FAULT_MEMORY, 0);
+    cursor->name = name;
+    if (rest)
+        memcpy(name + shared, at + RECORD_HEAD, rest);
     entry->typeflag = at[0];
     entry->mode = le16toh(mode);
     entry->size = le64toh(size);
-    entry->name_length = le32toh(name_length);
-    entry->link_length = le32toh(link_length);
-    entry->name = at + RECORD_HEAD;
-    entry->link = entry->name + entry->name_length;
-    return offset + RECORD_HEAD + entry->name_length + entry->link_length;
+    entry->name = name;
+    entry->name_length = shared + rest;
+    entry->link = at + RECORD_HEAD + rest;
+    entry->link_length = le32toh(lengths[2]);
+    cursor->offset += RECORD_HEAD + rest + entry->link_length;
+    return 0;
+}
+
+void cursor_free(struct cursor *cursor)
+{
+    free(cursor->name);
 }
 
 /* ---- the walk --------------------------------------------------------- */
+
+/* What is kept of a struct stat. */
+struct status {
+    mode_t mode;
+    uint64_t size;
+    struct witness witness;
+};
+
+static void status_set(struct status *status, const struct stat *stat)
+{
+    status->mode = stat->st_mode;
+    status->size = (uint64_t)stat->st_size;
+    status->witness = (struct witness){
+        .device = stat->st_dev,
+        .inode = stat->st_ino,
+        .mtime_sec = stat->st_mtim.tv_sec,
+        .mtime_nsec = stat->st_mtim.tv_nsec,
+    };
+}
 
 /* A directory's items, read and sorted before any is entered, so that only one
  * directory is open at a time however deep the tree is. */
 struct item {
     uint32_t name; /* offset into `names` */
     uint32_t length;
-    struct stat stat;
+    struct status status;
 };
 
 struct listing {
@@ -220,7 +302,8 @@ static int list_directory(struct walker *walker, struct listing *listing)
     for (size_t i = 0; i < listing->count; i++) {
         struct item *item = &listing->items[i];
         const char *name = listing->names + item->name;
-        if (fstatat(fd, name, &item->stat, AT_SYMLINK_NOFOLLOW) < 0) {
+        struct stat stat;
+        if (fstatat(fd, name, &stat, AT_SYMLINK_NOFOLLOW) < 0) {
             int errnum = errno;
             size_t room = sizeof walker->path - walker->length - 2;
             size_t length = item->length < room ? item->length : room;
@@ -230,6 +313,7 @@ static int list_directory(struct walker *walker, struct listing *listing)
             walk_fault(walker, FAULT_READ, errnum, NULL);
             goto exit;
         }
+        status_set(&item->status, &stat);
     }
     result = 0;
 exit:
@@ -237,7 +321,7 @@ exit:
     return result;
 }
 
-static int walk_entry(struct walker *walker, const struct stat *stat);
+static int walk_entry(struct walker *walker, const struct status *status);
 
 static int walk_directory(struct walker *walker)
 {
@@ -255,7 +339,7 @@ static int walk_directory(struct walker *walker)
         memcpy(walker->path + parent_length + 1, listing.names + item->name,
                item->length + 1);
         walker->length = parent_length + 1 + item->length;
-        result = walk_entry(walker, &item->stat);
+        result = walk_entry(walker, &item->status);
     }
     if (result == 0) {
         walker->length = parent_length;
@@ -266,37 +350,31 @@ static int walk_directory(struct walker *walker)
 }
 
 /* Append the entry at walker->path, and what is below it. */
-static int walk_entry(struct walker *walker, const struct stat *stat)
+static int walk_entry(struct walker *walker, const struct status *status)
 {
     struct entry entry = {
-        .mode = stat->st_mode & 07777,
+        .mode = status->mode & 07777,
         .name = (const uint8_t *)walker->path,
         .name_length = (uint32_t)walker->length,
         .link = (const uint8_t *)walker->target,
     };
-    struct witness witness = {
-        .device = stat->st_dev,
-        .inode = stat->st_ino,
-        .mtime_sec = stat->st_mtim.tv_sec,
-        .mtime_nsec = stat->st_mtim.tv_nsec,
-    };
 
-    if (S_ISREG(stat->st_mode)) {
+    if (S_ISREG(status->mode)) {
         entry.typeflag = '0';
-        entry.size = (uint64_t)stat->st_size;
-    } else if (S_ISDIR(stat->st_mode)) {
+        entry.size = status->size;
+    } else if (S_ISDIR(status->mode)) {
         entry.typeflag = '5';
         walker->path[entry.name_length++] = '/';
-    } else if (S_ISLNK(stat->st_mode)) {
+    } else if (S_ISLNK(status->mode)) {
         ssize_t length = readlink(walker->path, walker->target, sizeof walker->target);
         if (length < 0)
             return walk_fault(walker, FAULT_READ, errno, NULL);
         entry.typeflag = '2';
         entry.link_length = (uint32_t)length;
     } else {
-        return walk_fault(walker, FAULT_ENTRY, 0, unsupported(stat->st_mode));
+        return walk_fault(walker, FAULT_ENTRY, 0, unsupported(status->mode));
     }
-    if (entries_add(walker->entries, &entry, &witness, walker->fault) < 0)
+    if (entries_add(walker->entries, &entry, &status->witness, walker->fault) < 0)
         return -1;
     if (entry.typeflag != '5')
         return 0;
@@ -316,5 +394,7 @@ int entries_walk(struct entries *entries, const char *path, struct fault *fault)
     walker.length = length;
     if (lstat(path, &stat) < 0)
         return walk_fault(&walker, FAULT_READ, errno, NULL);
-    return walk_entry(&walker, &stat);
+    struct status status;
+    status_set(&status, &stat);
+    return walk_entry(&walker, &status);
 }

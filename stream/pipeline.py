@@ -85,7 +85,7 @@ class _Ahead:
     needs any more.
     """
 
-    MAX_ENTRIES = 16_384  # some 2 MB
+    MAX_ENTRIES = 4096  # some 500 kB
 
     def __init__(self, makers: Sequence[Callable[[], LayerSource]]) -> None:
         self._makers = makers
