@@ -215,7 +215,11 @@ def write_image(conf: ImageConf, output: int | BinaryIO, observer: Observer | No
     observer = observer or Observer()
     with ExitStack() as stack:
         base = stack.enter_context(_base_image(conf))
-        if base is not None and conf.base is not None and conf.base.skip_store_paths:
+        if base is not None:
+            if base.architecture != conf.architecture:
+                observer.warning(
+                    f"the base image is for {base.architecture}, this one for {conf.architecture}"
+                )
             conf = base.without_held(conf)
         sink = stack.enter_context(DockerArchive(stack.enter_context(_descriptor(output)), conf))
         ours = len(conf.store_layers) + (conf.customisation_layer is not None)

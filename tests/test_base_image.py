@@ -407,6 +407,36 @@ def test_faults_of_the_choices(build: Build, more: dict[str, Any], message: str)
         build(BASE.docker_archive(), **more)
 
 
+def test_another_architecture(tmp_path: Path, stream_image: Any) -> None:
+    """A base for another machine is used if it is all there is, but not without a word."""
+    (tmp_path / "base.tar").write_bytes(Base(layers=LAYERS, architecture="arm64").docker_archive())
+    conf = {"repo_tag": "x:1", "architecture": "amd64", "from_image": f"{tmp_path}/base.tar"}
+    (tmp_path / "conf.json").write_bytes(orjson.dumps(conf))
+    done = stream_image("-q", f"{tmp_path}/conf.json", "-o", "/dev/null")
+    assert done.returncode == 0
+    assert done.stderr == (
+        b"stream-image: warning: the base image is for arm64, this one for amd64\n"
+    )
+
+
+def test_fifo(tmp_path: Path) -> None:
+    """What is no file is refused at once, not waited for."""
+    os.mkfifo(tmp_path / "base.tar")
+    conf = stream.parse_conf(
+        orjson.dumps({"repo_tag": "x:1", "from_image": f"{tmp_path}/base.tar"})
+    )
+    with pytest.raises(ArchiveError, match="neither a regular file nor a directory"):
+        stream.write_image(conf, io.BytesIO())
+
+
+def test_bad_seek_table(build: Build) -> None:
+    """A seek table that lies is an error, not a crash."""
+    data = bytearray(handmade.seekable_zstd(BASE.docker_archive()))
+    data[-20:-4] = os.urandom(16)
+    with pytest.raises(ArchiveError, match=r"seek table|not whole"):
+        build(bytes(data))
+
+
 def test_too_many_layers(tmp_path: Path, stream_image: Any) -> None:
     """Images that no docker loads are written, but not without a word."""
     layers = [layer_tar({f"f{number}": b""}) for number in range(128)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import stat
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -75,6 +76,11 @@ def range_of(source: ByteSource) -> tuple[int, int] | None:
     part of a file, else None.
     """
     return source.range if isinstance(source, FileBytes) else None
+
+
+def _encoded(path: str) -> bytes:
+    """A path for the system, whatever the locale."""
+    return path.encode("utf-8", "surrogateescape")
 
 
 def where(container: str, member: str) -> str:
@@ -336,7 +342,11 @@ class SeekableTar(PlainTar):
     def __init__(self, fd: int, name: str, peruse: Peruse | None) -> None:
         import pyzstd
 
-        self._zstd = pyzstd.SeekableZstdFile(open(fd, "rb", closefd=False))  # noqa: SIM115
+        file = open(fd, "rb", closefd=False)  # noqa: SIM115 — closed with the container
+        try:
+            self._zstd = pyzstd.SeekableZstdFile(file)
+        except pyzstd.SeekableFormatError as error:
+            raise ArchiveError(name, f"its seek table is not whole: {error}") from error
         super().__init__(fd, name, peruse)
 
     def _source(self) -> ByteSource:
@@ -383,10 +393,10 @@ class Directory:
     def __init__(self, path: str, peruse: Peruse | None) -> None:
         self.name = path
         self._peruse = peruse
-        self._root = os.path.realpath(path)
+        self._root = os.path.realpath(_encoded(path))
 
-    def _path(self, name: str) -> str:
-        path = os.path.realpath(os.path.join(self._root, name))
+    def _path(self, name: str) -> bytes:
+        path = os.path.realpath(os.path.join(self._root, _encoded(name)))
         if os.path.commonpath([path, self._root]) != self._root:
             raise ArchiveError(where(self.name, name), "a name that leaves the directory")
         return path
@@ -444,14 +454,15 @@ def open_container(path: str, peruse: Peruse | None = None) -> Container:
     """The container at `path`: a directory, or a file that is a tar however
     compressed. Raises ArchiveError.
     """
-    if os.path.isdir(path):
-        return Directory(path, peruse)
     try:
-        fd = os.open(path.encode("utf-8", "surrogateescape"), os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(_encoded(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise ArchiveError(path, f"cannot be read: {error.strerror}") from error
-    if not os.path.isfile(path):
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
         os.close(fd)
+        if stat.S_ISDIR(mode):
+            return Directory(path, peruse)
         raise ArchiveError(path, "is neither a regular file nor a directory")
     try:
         compression = compression_of(os.pread(fd, MAGIC_SIZE, 0))

@@ -58,7 +58,8 @@ class BaseLayer:
 class BaseImage:
     """An image in an open archive, to be built on. A context manager."""
 
-    def __init__(self, archive: Archive, image: ArchiveImage) -> None:
+    def __init__(self, reference: BaseReference, archive: Archive, image: ArchiveImage) -> None:
+        self._reference = reference
         self._archive = archive
         self._image = image
 
@@ -72,6 +73,11 @@ class BaseImage:
     def document(self) -> dict[str, Any]:
         """The image's config, parsed."""
         return self._image.document
+
+    @property
+    def architecture(self) -> str:
+        """What the image is for."""
+        return str(self.document.get("architecture"))
 
     @property
     def layer_count(self) -> int:
@@ -88,7 +94,11 @@ class BaseImage:
         return len(self._distinct())
 
     def without_held(self, conf: ImageConf) -> ImageConf:
-        """`conf` without the store paths that the image holds already."""
+        """`conf` without the store paths that the image holds already, if that is
+        what the conf asks for.
+        """
+        if not self._reference.skip_store_paths:
+            return conf
         held: set[bytes] = set()
         for layer in self._image.layers:
             listing: _StoreListing = self._archive.container.perused(layer.blob)
@@ -180,7 +190,7 @@ def open_base_image(reference: BaseReference, conf: ImageConf) -> BaseImage:
     except BaseException:
         archive.container.close()
         raise
-    return BaseImage(archive, image)
+    return BaseImage(reference, archive, image)
 
 
 def _check_listing(archive_name: str, image: ArchiveImage) -> None:
