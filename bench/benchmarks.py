@@ -8,7 +8,15 @@ from functools import partial
 from statistics import median
 
 from bench import check, measure, report, shapes
-from bench.contenders import IMAGES, RATIO_LIMITS, US, contenders, stream_command
+from bench.contenders import (
+    COMPRESSORS,
+    IMAGES,
+    RATIO_LIMITS,
+    US,
+    compressors,
+    contenders,
+    stream_command,
+)
 from bench.report import Section, verdict
 
 _MIB = 1 << 20
@@ -16,6 +24,7 @@ _RSS_LIMIT = 64 * _MIB
 _RSS_SPREAD = 4 * _MIB  # what "the same at a tenth and at full size" may differ by
 _START_LIMIT = 0.100
 _STARTS = 20
+_STORE_LIMIT = 1.1  # of the time of one more `cat` in the pipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +113,26 @@ def start(options: Options) -> Section:
     )
 
 
+def compress(options: Options) -> Section:
+    """Each compression against a program in a pipe, on a tenth of the mixed store."""
+    shape = shapes.mixed(options.directory, options.scale / 10)
+    section = Section(title=f"compress: {shape.size / 1e9:.2f} GB of the mixed store")
+    for compression in COMPRESSORS:
+        ours, other = compressors(shape, compression)
+        taken = measure.measure([ours, other], options.runs, options.runs)
+        sizes = {c.name: measure.output_size(c.pipeline) for c in (ours, other)}
+        reached = report.ratio(taken[ours.name], taken[other.name])
+        limit = _STORE_LIMIT if compression == "store" else 1
+        targets = {other.name: verdict(f"≤ {limit:g}", met=reached <= limit)}
+        section.lines += [
+            *report.table(taken, us=ours.name, size=shape.size, targets=targets),
+            ", ".join(f"{name}: {size / 1e6:.1f} MB" for name, size in sizes.items()),
+            "",
+        ]
+        section.numbers[compression] = {"runs": report.numbers(taken), "sizes": sizes}
+    return section
+
+
 BENCHMARKS: dict[str, Callable[[Options], Section]] = {
     "mixed": partial(compare, shapes.mixed),
     "tiny": partial(compare, shapes.tiny),
@@ -111,4 +140,5 @@ BENCHMARKS: dict[str, Callable[[Options], Section]] = {
     "links": partial(compare, shapes.links),
     "memory": memory,
     "start": start,
+    "compress": compress,
 }

@@ -42,6 +42,28 @@ RATIO_LIMITS = {
     ("big", "sha256"): 1.15,
 }
 
+# What --compress takes, and the program that does as much with as many threads.
+_CORES = len(os.sched_getaffinity(0))
+COMPRESSORS: dict[str, tuple[str, ...]] = {
+    "store": ("cat",),
+    "gzip:1": ("pigz", "-n", f"-p{_CORES}", "-1"),
+    "gzip:6": ("pigz", "-n", f"-p{_CORES}", "-6"),
+    "zstd:1": ("zstd", "-qc", f"-T{_CORES}", "-1"),
+    "zstd:3": ("zstd", "-qc", f"-T{_CORES}", "-3"),
+    "zstd:9": ("zstd", "-qc", f"-T{_CORES}", "-9"),
+    "zstd-seekable:3": ("zstd", "-qc", f"-T{_CORES}", "-3"),
+}
+
+
+def compressors(shape: Shape, compression: str) -> list[Contender]:
+    """Ourselves with --compress, and without it into the program."""
+    program = COMPRESSORS[compression]
+    plain = stream_command(shape)
+    return [
+        Contender(name=f"{US} {compression}", pipeline=((*plain, "--compress", compression),)),
+        Contender(name=" ".join(program), pipeline=(plain, program)),
+    ]
+
 
 def contenders(shape: Shape, only: set[str] | None) -> list[Contender]:
     """The contenders for a shape, in the order of the table."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -68,6 +69,13 @@ def run(pipeline: Pipeline) -> Run:
     if done.returncode:
         raise CommandError(done.stderr.strip())
     return Run(**json.loads(done.stdout))
+
+
+def output_size(pipeline: Pipeline) -> int:
+    """The bytes that the pipeline writes."""
+    command = " | ".join(map(shlex.join, pipeline)) + " | wc -c"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    return int(done.stdout)
 
 
 def first_byte(argv: tuple[str, ...]) -> float:

@@ -1,0 +1,128 @@
+"""The codecs: from blocks of input to the bytes of a compressed stream.
+
+Knows the formats: RFC 1952 (gzip), RFC 8878 (Zstandard) and the Zstandard seekable
+format 0.1.0; not where bytes come from nor where they go. Each stream that is cut
+short, wherever, is invalid.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from stream.compression.pump import Blocks, Buffer, Encoded
+from stream.compression.workers import in_order
+
+KIB, MIB = 1 << 10, 1 << 20
+
+# --- store: one Zstandard frame of raw blocks
+
+_MAX_BLOCK = 128 * KIB
+_WINDOW_128_KIB = 7 << 3  # exponent 7 above 1 KiB, mantissa 0
+_STORE_HEADER = struct.pack("<IBB", 0xFD2FB528, 0, _WINDOW_128_KIB)  # neither size nor checksum
+_STORE_END = b"\x01\0\0"  # an empty raw block that is the last
+
+
+def _store(blocks: Blocks, _level: int, _threads: int) -> Encoded:
+    yield [_STORE_HEADER]
+    for chunk in blocks(8 * _MAX_BLOCK):
+        buffers: list[Buffer] = []
+        for start in range(0, len(chunk), _MAX_BLOCK):
+            block = chunk[start : start + _MAX_BLOCK]
+            buffers += [(len(block) << 3).to_bytes(3, "little"), block]
+        yield buffers
+    yield [_STORE_END]
+
+
+# --- gzip: members of a fixed size, each compressed by itself
+
+_MEMBER_SIZE = 512 * KIB
+
+
+def _gzip(blocks: Blocks, level: int, threads: int) -> Encoded:
+    from deflate import gzip_compress
+
+    def members() -> Iterator[Buffer]:
+        empty = True
+        for member in in_order(
+            lambda: lambda data: gzip_compress(data, level),
+            map(bytes, blocks(_MEMBER_SIZE)),
+            threads,
+        ):
+            empty = False
+            yield member
+        if empty:
+            yield gzip_compress(b"", level)
+
+    return _chained(members())
+
+
+# --- zstd: one frame; the library's jobs are of a size that follows from the level
+
+
+def _zstd(blocks: Blocks, level: int, threads: int) -> Encoded:
+    from zstandard import ZstdCompressionParameters, ZstdCompressor
+
+    # At least one worker thread, always: without, the library writes other bytes.
+    parameters = ZstdCompressionParameters.from_level(
+        level, threads=threads, write_content_size=False, write_checksum=True
+    )
+    frame = ZstdCompressor(compression_params=parameters).compressobj()
+    for block in blocks(MIB):
+        yield [frame.compress(block)]
+    yield [frame.flush()]
+
+
+# --- zstd-seekable: frames of a fixed size, then a table of them in a skippable frame
+
+_FRAME_SIZE = 4 * MIB
+_SKIPPABLE_MAGIC = 0x184D2A5E
+_SEEKABLE_MAGIC = 0x8F92EAB1
+
+
+def _seekable(blocks: Blocks, level: int, threads: int) -> Encoded:
+    from zstandard import ZstdCompressor
+
+    def worker() -> Callable[[bytes], tuple[int, bytes]]:
+        compress = ZstdCompressor(level=level, write_checksum=True).compress
+        return lambda data: (len(data), compress(data))
+
+    def frames() -> Iterator[Buffer]:
+        table = bytearray()
+        for size, frame in in_order(worker, map(bytes, blocks(_FRAME_SIZE)), threads):
+            table += struct.pack("<II", len(frame), size)
+            yield frame
+        table += struct.pack("<IBI", len(table) // 8, 0, _SEEKABLE_MAGIC)
+        yield struct.pack("<II", _SKIPPABLE_MAGIC, len(table)) + table
+
+    return _chained(frames())
+
+
+def _chained(parts: Iterable[Buffer]) -> Encoded:
+    """Parts that are each a valid stream, as one that is valid only as a whole: the
+    last byte of each waits for the next, so that a cut never falls between them.
+    """
+    last: Buffer = b""
+    for part in parts:
+        yield [last, memoryview(part)[:-1]]
+        last = part[-1:]
+    yield [last]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Codec:
+    """A way to compress: `encode(blocks, level, threads)`, and the levels it has."""
+
+    encode: Callable[[Blocks, int, int], Encoded]
+    levels: range = range(0)
+    default_level: int = 0
+
+
+# Zstandard's levels above 19 need more memory than many readers allow.
+CODECS = {
+    "store": Codec(encode=_store),
+    "gzip": Codec(encode=_gzip, levels=range(1, 13), default_level=6),
+    "zstd": Codec(encode=_zstd, levels=range(1, 20), default_level=3),
+    "zstd-seekable": Codec(encode=_seekable, levels=range(1, 20), default_level=3),
+}

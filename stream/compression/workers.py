@@ -1,0 +1,58 @@
+"""Work on many things at once, with the results in order.
+
+Knows nothing of what the work is. (concurrent.futures would make an interrupted
+program wait for its whole queue.)
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from queue import SimpleQueue
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_order(
+    worker: Callable[[], Callable[[Item], Result]], items: Iterable[Item], threads: int
+) -> Iterator[Result]:
+    """The result for each of `items`, computed by as many threads; each calls
+    `worker()` once for the function it then uses. Some two items a thread are in
+    memory at a time.
+    """
+    jobs: SimpleQueue[tuple[Item, SimpleQueue[Result | BaseException]] | None] = SimpleQueue()
+    pending: deque[SimpleQueue[Result | BaseException]] = deque()
+    running = 0
+
+    def work() -> None:
+        function = worker()
+        while (job := jobs.get()) is not None:
+            item, answer = job
+            try:
+                answer.put(function(item))
+            except BaseException as error:  # noqa: BLE001 — raised again in oldest()
+                answer.put(error)
+
+    def oldest() -> Result:
+        result = pending.popleft().get()
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    try:
+        for item in items:
+            while pending and (len(pending) >= 2 * threads or not pending[0].empty()):
+                yield oldest()
+            pending.append(SimpleQueue())
+            jobs.put((item, pending[-1]))
+            if running < threads:
+                threading.Thread(target=work, name="compress-block", daemon=True).start()
+                running += 1
+        while pending:
+            yield oldest()
+    finally:
+        for _ in range(running):
+            jobs.put(None)
