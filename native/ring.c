@@ -45,6 +45,7 @@ struct ring {
     struct slot slots[SLOTS];
 
     /* The filling thread's own. */
+    struct fault broken; /* why a write failed: what follows it would leave a hole */
     int open;        /* the slot at `published` is being filled */
     int hashing;     /* between ring_hash_begin and ring_hash_end */
     size_t ends;     /* layers ended */
@@ -232,6 +233,9 @@ static int write_all(struct ring *ring, const uint8_t *data, size_t length,
         if (written >= 0) {
             data += written;
             length -= (size_t)written;
+            /* A signal in the middle of a write shows as a short one. */
+            if (length && ring_check_interrupted(ring, fault) < 0)
+                return -1;
         } else if (errno == EINTR) {
             if (ring_check_interrupted(ring, fault) < 0)
                 return -1;
@@ -251,6 +255,10 @@ static int write_all(struct ring *ring, const uint8_t *data, size_t length,
 /* Hand the open slot to the hasher and write it. */
 static int publish(struct ring *ring, int end, struct fault *fault)
 {
+    if (ring->broken.kind != FAULT_NONE) {
+        *fault = ring->broken;
+        return -1;
+    }
     struct slot *slot = &ring->slots[ring->published % SLOTS];
     slot->hash = ring->hashing;
     slot->end = end;
@@ -261,8 +269,10 @@ static int publish(struct ring *ring, int end, struct fault *fault)
     pthread_cond_signal(&ring->published_more);
     pthread_mutex_unlock(&ring->lock);
 
-    if (write_all(ring, slot->data, slot->length, fault) < 0)
+    if (write_all(ring, slot->data, slot->length, fault) < 0) {
+        ring->broken = *fault;
         return -1;
+    }
     if (++ring->passed % SLOTS_PER_CHECK == 0)
         return ring_check_interrupted(ring, fault);
     return 0;

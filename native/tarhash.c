@@ -296,6 +296,7 @@ struct writer_object {
     PyObject_HEAD
     struct ring *ring; /* NULL once closed */
     int busy;
+    uint64_t position; /* once closed */
     PyThreadState *thread; /* of the call under way, while it is without the GIL */
 };
 
@@ -540,6 +541,8 @@ static PyObject *writer_close(PyObject *object, PyObject *Py_UNUSED(ignored))
     if (self->busy && claim(&self->busy) < 0)
         return NULL;
     struct ring *ring = self->ring;
+    if (ring)
+        self->position = ring_position(ring);
     self->ring = NULL;
     if (ring) {
         Py_BEGIN_ALLOW_THREADS
@@ -552,11 +555,8 @@ static PyObject *writer_close(PyObject *object, PyObject *Py_UNUSED(ignored))
 static PyObject *writer_position(PyObject *object, void *Py_UNUSED(closure))
 {
     struct writer_object *self = (struct writer_object *)object;
-    if (!self->ring) {
-        PyErr_SetString(PyExc_ValueError, "the writer is closed");
-        return NULL;
-    }
-    return PyLong_FromUnsignedLongLong(ring_position(self->ring));
+    return PyLong_FromUnsignedLongLong(self->ring ? ring_position(self->ring)
+                                                  : self->position);
 }
 
 static PyMethodDef writer_methods[] = {

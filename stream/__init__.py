@@ -1,41 +1,65 @@
 """Stream container images from store paths, in one pass.
 
-import stream
+    import stream
 
-conf = stream.load_conf("conf.json")
-with open("image.tar", "wb") as file:
-image = stream.write_image(conf, file)
-print(image.image_id, [layer.diff_id for layer in image.layers])
+    conf = stream.load_conf("conf.json")
+    with open("image.tar", "wb") as file:
+        image = stream.write_image(conf, file)
+    print(image.image_id, [layer.diff_id for layer in image.layers])
+
+Each name is imported when it is first used: `import stream` costs nothing.
 """
 
-from stream.config import load_conf, parse_conf
-from stream.errors import (
-    ArchiveError,
-    ConfError,
-    DigestMismatch,
-    OutputError,
-    ReaderClosedError,
-    SizeMismatch,
-    SourceError,
-    StreamImageError,
-)
-from stream.model import (
-    BaseReference,
-    CustomisationLayer,
-    Digest,
-    Image,
-    ImageConf,
-    Layer,
-    LayerPlan,
-    Owner,
-)
-from stream.pipeline import Observer, write_image
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stream.compression import Compression
+    from stream.config import load_conf, parse_conf
+    from stream.errors import (
+        ArchiveError,
+        ConfError,
+        DigestMismatch,
+        OutputError,
+        ReaderClosedError,
+        SizeMismatch,
+        SourceError,
+        StreamImageError,
+        UsageError,
+    )
+    from stream.model import (
+        BaseReference,
+        CustomisationLayer,
+        Digest,
+        Image,
+        ImageConf,
+        Layer,
+        LayerPlan,
+        Owner,
+    )
+    from stream.pipeline import Observer, write_image
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "compression": ("Compression",),
+    "config": ("load_conf", "parse_conf"),
+    "errors": (
+        "ArchiveError", "ConfError", "DigestMismatch", "OutputError", "ReaderClosedError",
+        "SizeMismatch", "SourceError", "StreamImageError", "UsageError",
+    ),
+    "model": (
+        "BaseReference", "CustomisationLayer", "Digest", "Image", "ImageConf", "Layer",
+        "LayerPlan", "Owner",
+    ),
+    "pipeline": ("Observer", "write_image"),
+}  # fmt: skip
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "ArchiveError",
     "BaseReference",
+    "Compression",
     "ConfError",
     "CustomisationLayer",
     "Digest",
@@ -51,8 +75,21 @@ __all__ = [
     "SizeMismatch",
     "SourceError",
     "StreamImageError",
+    "UsageError",
     "__version__",
     "load_conf",
     "parse_conf",
     "write_image",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -7,18 +7,25 @@ Knows neither tar, nor JSON keys, nor hashes.
 from __future__ import annotations
 
 import argparse
+import importlib
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 import stream
-from stream.commands import stream as stream_command
 from stream.errors import ConfError, ReaderClosedError, StreamImageError, UsageError
+from stream.output import hold_standard_descriptors
 from stream.progress import MODES, Reporter, reporter
 
 DONE, FAILED, BAD_USAGE = 0, 1, 2
+
+# Each is a module of stream.commands: DESCRIPTION, EPILOG, add_arguments(parser)
+# and run(args, reporter), which returns an exit status if it is not 0. What is no
+# verb is the conf of the main job, `stream`.
+VERBS: frozenset[str] = frozenset()
 
 
 class _Stopped(BaseException):
@@ -28,18 +35,25 @@ class _Stopped(BaseException):
         self.signum = signum
 
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 def _stop(signum: int, _frame: FrameType | None) -> None:
-    raise _Stopped(signum)
+    # One is enough: the next would stop the stopping.
+    if _SIGNALS[0] not in signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS):
+        raise _Stopped(signum)
 
 
-def main_parser() -> argparse.ArgumentParser:
-    """The parser of the command line."""
+def main_parser(verb: str | None = None) -> argparse.ArgumentParser:
+    """The parser of the command line: of `stream-image VERB`, or of the main job."""
+    command = _command(verb)
     parser = argparse.ArgumentParser(
-        prog="stream-image",
-        description="Stream a container image, made from store paths in one pass.",
-        epilog="Example: stream-image conf.json | docker load",
+        prog=f"stream-image {verb}" if verb else "stream-image",
+        description=command.DESCRIPTION,
+        epilog=command.EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    stream_command.add_arguments(parser)
+    command.add_arguments(parser)
     parser.add_argument(
         "--progress", choices=MODES, default="auto", metavar="MODE",
         help="on stderr: auto (bar on a terminal, else plain), bar, plain, json, none",
@@ -50,15 +64,23 @@ def main_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _command(verb: str | None) -> Any:
+    """The module that carries out `verb`, imported when it is wanted."""
+    return importlib.import_module(f"stream.commands.{verb or 'stream'}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's). Returns the exit status."""
-    args = main_parser().parse_args(argv)
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    hold_standard_descriptors()
+    argv = sys.argv[1:] if argv is None else argv
+    verb = argv[0] if argv and argv[0] in VERBS else None
+    args = main_parser(verb).parse_args(argv[1:] if verb else argv)
+    for signum in _SIGNALS:
         if signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, _stop)
     report = reporter(args.progress, quiet=args.quiet)
     try:
-        stream_command.run(args, report)
+        status: int | None = _command(verb).run(args, report)
     except _Stopped as stopped:
         report.close()
         return 128 + stopped.signum
@@ -72,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(args, report, error, message)
     finally:
         report.close()
-    return DONE
+    return status or DONE
 
 
 def _failed(args: argparse.Namespace, report: Reporter, error: BaseException, message: str) -> int:

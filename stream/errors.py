@@ -96,6 +96,10 @@ class SizeMismatch(StreamImageError, ValueError):
 class OutputError(StreamImageError, OSError):
     """The image could not be written: disk full, target not writable."""
 
+    def __str__(self) -> str:
+        """What a person should read, without the number that OSError puts before it."""
+        return str(self.strerror or "cannot write the image")
+
 
 class ReaderClosedError(OutputError, BrokenPipeError):
     """Whoever read the image closed the pipe before its end."""

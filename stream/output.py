@@ -5,13 +5,16 @@ Knows nothing of what the bytes are.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from stream.errors import OutputError
+from stream.errors import OutputError, UsageError
 
 
 def _umask() -> int:
@@ -24,28 +27,73 @@ def _failed(path: str, error: OSError) -> OutputError:
     return OutputError(error.errno, f"{path}: cannot be written: {error.strerror}")
 
 
+# Names of descriptors of our own: what they lead to can be anything, even deleted.
+_DESCRIPTORS = re.compile(r"/dev/stdout|/dev/stderr|(?:/dev|/proc/self)/fd/(\d+)", re.ASCII)
+
+
+def _own_descriptor(path: str) -> int | None:
+    """The descriptor that `path` names, or None."""
+    if not (match := _DESCRIPTORS.fullmatch(path)):
+        return None
+    return {"/dev/stdout": 1, "/dev/stderr": 2}.get(path) or int(match[1] or 1)
+
+
+def is_terminal(path: str) -> bool:
+    """Whether what is written to `path` (`-`: standard output) is for a screen."""
+    descriptor = 1 if path == "-" else _own_descriptor(path)
+    try:
+        if descriptor is not None:
+            return os.isatty(descriptor)
+        if not stat.S_ISCHR(os.stat(path).st_mode):
+            return False
+        fd = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False  # writing to it will tell
+    try:
+        return os.isatty(fd)
+    finally:
+        os.close(fd)
+
+
+def _is_special(path: str) -> bool:
+    """Whether `path` exists and is no regular file. Raises OutputError for what no
+    file can be made of.
+    """
+    if not path:
+        raise UsageError("-o: the name of the file is empty")
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        if path.endswith("/"):
+            raise OutputError(errno.EISDIR, f"{path}: is the name of a directory") from None
+        return False
+    except OSError as error:
+        raise _failed(path, error) from error
+    if stat.S_ISDIR(mode):
+        raise OutputError(errno.EISDIR, f"{path}: is a directory")
+    return not stat.S_ISREG(mode)
+
+
 @contextmanager
 def output_file(path: str) -> Iterator[int]:
     """A descriptor to write what shall be in the file `path`.
 
     A regular file is written beside its place and renamed when all went well:
     whatever happens before leaves what was there. What exists and is no regular
-    file (a device, a FIFO) is written to as it is. Raises OutputError.
+    file (a device, a FIFO), or is open already (`/dev/stdout`), is written to as
+    it is. Raises OutputError.
     """
+    descriptor = _own_descriptor(path)
+    special = descriptor is not None or _is_special(path)
     target = os.path.realpath(path)
     try:
-        special = not stat.S_ISREG(os.stat(path).st_mode)
-    except FileNotFoundError:
-        special = False
-    except OSError as error:
-        raise _failed(path, error) from error
-
-    try:
-        if special:
+        if descriptor is not None:
+            fd, beside = os.dup(descriptor), None
+        elif special:
             fd, beside = os.open(path, os.O_WRONLY | os.O_CLOEXEC), None
         else:
-            directory, name = os.path.split(target)
-            fd, beside = tempfile.mkstemp(prefix=f".{name[:200]}.", suffix=".part", dir=directory)
+            directory = os.path.dirname(target)
+            fd, beside = tempfile.mkstemp(prefix=".stream-image.", suffix=".part", dir=directory)
     except OSError as error:
         raise _failed(path, error) from error
 
@@ -78,7 +126,21 @@ def standard_output() -> Iterator[int]:
     Raises OutputError if it is closed.
     """
     try:
-        os.fstat(1)
+        mode = fcntl.fcntl(1, fcntl.F_GETFL) & os.O_ACCMODE
     except OSError as error:
         raise OutputError(error.errno, "standard output is closed") from error
+    if mode == os.O_RDONLY:
+        raise OutputError(errno.EBADF, "standard output is closed")
     yield 1
+
+
+def hold_standard_descriptors() -> None:
+    """Put something in the place of standard streams that are closed, or the next
+    file opened would be taken for one of them: to be read, and so that nothing
+    written there succeeds unseen.
+    """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY)  # the lowest number that is free: this one

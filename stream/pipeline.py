@@ -5,6 +5,7 @@ Knows neither argv, nor JSON keys, nor header bytes.
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from collections import deque
@@ -14,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
+from stream.compression import UNCOMPRESSED, Compression, compressed
 from stream.errors import DigestMismatch, OutputError
 from stream.model import Digest, Image, ImageConf, Layer
 from stream.sinks.docker_archive import DockerArchive
@@ -205,8 +207,16 @@ def _write_layers(
 MAX_LAYERS = 127
 
 
-def write_image(conf: ImageConf, output: int | BinaryIO, observer: Observer | None = None) -> Image:
-    """Write the image of `conf` to a file descriptor or binary file object.
+def write_image(
+    conf: ImageConf,
+    output: int | BinaryIO,
+    observer: Observer | None = None,
+    *,
+    compression: Compression = UNCOMPRESSED,
+    threads: int | None = None,
+) -> Image:
+    """Write the image of `conf` to a file descriptor or binary file object, compressed
+    by as many `threads` (default: all cores).
 
     Returns the record of what was written. Raises SourceError, ArchiveError,
     DigestMismatch or OutputError; then the archive has no manifest and no trailer,
@@ -221,7 +231,9 @@ def write_image(conf: ImageConf, output: int | BinaryIO, observer: Observer | No
                     f"the base image is for {base.architecture}, this one for {conf.architecture}"
                 )
             conf = base.without_held(conf)
-        sink = stack.enter_context(DockerArchive(stack.enter_context(_descriptor(output)), conf))
+        fd = stack.enter_context(_descriptor(output))
+        fd = stack.enter_context(compressed(fd, compression, threads=threads))
+        sink = stack.enter_context(DockerArchive(fd, conf))
         ours = len(conf.store_layers) + (conf.customisation_layer is not None)
         total = ours + (base.layer_count if base else 0)
         if total > MAX_LAYERS:
@@ -251,6 +263,13 @@ def measure(conf: ImageConf) -> Iterator[int]:
         yield make().size
 
 
+def _write_all(output: BinaryIO, data: bytes) -> None:
+    """Write all of `data`: a raw object may take a part, or nothing yet (None)."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[output.write(rest) or 0 :]
+
+
 @contextmanager
 def _descriptor(output: int | BinaryIO) -> Iterator[int]:
     """A file descriptor whose bytes reach `output`: its own where it has one,
@@ -259,13 +278,11 @@ def _descriptor(output: int | BinaryIO) -> Iterator[int]:
     if isinstance(output, int):
         yield output
         return
-    try:
-        fd = output.fileno()
-    except (AttributeError, OSError):
-        pass
-    else:
+    # Of these alone the descriptor is where their bytes go: others have one too
+    # (gzip.GzipFile) and do more than write to it.
+    if isinstance(output, (io.FileIO, io.BufferedWriter, io.BufferedRandom)):
         output.flush()
-        yield fd
+        yield output.fileno()
         return
 
     read_end, write_end = os.pipe()
@@ -275,7 +292,7 @@ def _descriptor(output: int | BinaryIO) -> Iterator[int]:
         with open(read_end, "rb", buffering=0) as pipe:
             try:
                 while data := pipe.read(1 << 18):
-                    output.write(data)
+                    _write_all(output, data)
             except BaseException as error:  # noqa: BLE001 — raised again below
                 failure.append(error)
 

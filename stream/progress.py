@@ -35,8 +35,9 @@ def readable_size(size: float) -> str:
 def say(text: str) -> None:
     """One line to stderr; a stderr that is gone is not worth failing for."""
     try:
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()
+        if sys.stderr is not None:
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
     except OSError:
         pass
 
@@ -223,8 +224,10 @@ class Bar(Reporter):
 
 def reporter(mode: str, *, quiet: bool) -> Reporter:
     """The reporter for `--progress MODE` and `--quiet`."""
-    if mode == "auto":
-        mode = "bar" if sys.stderr is not None and sys.stderr.isatty() else "plain"
+    if mode in ("auto", "bar"):
+        # A bar asked for in a log would be a heap of escapes.
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        mode = "bar" if terminal else "plain"
     if mode == "json":
         return JsonLines()
     if quiet:

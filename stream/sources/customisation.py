@@ -7,6 +7,7 @@ tar nor where it goes.
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 
 from stream.documents import store_paths_comment
@@ -29,10 +30,12 @@ class ReadyLayer:
     def write_to(self, layer: LayerWriter) -> None:
         """Copy the file. Raises SourceError if it is not `size` bytes long."""
         try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise SourceError(self.path, f"cannot be read: {error.strerror}") from error
         try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise SourceError(self.path, "is not a regular file any more")
             layer.copy(fd, self.size, self.path)
             if os.fstat(fd).st_size != self.size:
                 raise SourceError(self.path, "changed while it was read")

@@ -1,0 +1,113 @@
+"""System calls that give less than was asked, are interrupted, or fail; made so by world.c."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from support import MIB, Run, Store, assert_failed, members
+
+from faults.conftest import World
+
+CONTENT = bytes(range(251)) * 5000
+
+
+def _filled(store: Store) -> Path:
+    store.file("one/d/file", CONTENT)
+    store.file("one/d/empty", b"")
+    store.file("two", CONTENT * 3)
+    store.path("one/link").symlink_to("d/file")
+    return store.conf(["one"], ["two"])
+
+
+def _archive(conf: Path, env: dict[str, str] | None = None) -> bytes:
+    with Run(conf, "--progress", "none", env=env) as run:
+        outcome = run.finish()
+    assert outcome.status == 0, outcome.stderr
+    assert len(outcome.stderr.splitlines()) == 1
+    return outcome.stdout
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"read": "short:1000"},
+        {"read": "eintr"},
+        {"write": "short:4000"},
+        {"write": "eintr"},
+        {"write": "eagain"},
+        {"read": "short:777", "write": "short:333"},
+    ],
+    ids=lambda how: "-".join(f"{call}-{fault.replace(':', '-')}" for call, fault in how.items()),
+)
+def test_same_bytes(store: Store, world: World, how: dict[str, str]) -> None:
+    """Without it bytes could be lost or doubled where a call does only a part of its work."""
+    conf = _filled(store)
+    assert _archive(conf, world(**how)) == _archive(conf)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_read_error(store: Store, world: World, number: int) -> None:
+    """Without it a bad disk would give a file of zeros."""
+    with Run(_filled(store), "--progress", "none", env=world(read=f"eio:{number}")) as run:
+        assert_failed(run.finish(), str(store.directory), "Input/output error")
+
+
+@pytest.mark.parametrize("room", [0, 100, 300_000, 3 * MIB])
+def test_disk_full(store: Store, world: World, tmp_path: Path, room: int) -> None:
+    """Without it a full disk would leave a part of an image where the last one was."""
+    target = tmp_path / "image.tar"
+    target.write_bytes(b"older")
+    with open(os.devnull, "rb") as spare:
+        # The descriptor that the next open will give, in a program with three of its own.
+        number = 3
+        assert spare.fileno() >= number
+    conf = _filled(store)
+    before = sorted(os.listdir(tmp_path))
+    env = world(write=f"enospc:{max(room, 1)}", fd=str(number))
+    with Run(conf, "-o", target, "--progress", "none", env=env) as run:
+        outcome = run.wait()
+    assert_failed(outcome, "No space left on device")
+    assert target.read_bytes() == b"older"
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_each_file_opened_and_read_once(store: Store, world: World, tmp_path: Path) -> None:
+    """Without it content could be hashed from one reading and written from another."""
+    conf = _filled(store)
+    log = tmp_path / "log"
+    _archive(conf, world(log=str(log)))
+    opened: Counter[str] = Counter()
+    read: Counter[str] = Counter()
+    for line in log.read_text().splitlines():
+        kind, _, rest = line.partition(" ")
+        if kind == "open":
+            opened[rest] += 1
+        else:
+            count, _, path = rest.partition(" ")
+            read[path] += int(count)
+    one = str(store.path("one"))
+    assert opened == {one: 1, f"{one}/d": 1} | dict.fromkeys(
+        [f"{one}/d/file", f"{one}/d/empty", str(store.path("two"))], 1
+    )
+    assert read == {f"{one}/d/file": len(CONTENT), str(store.path("two")): 3 * len(CONTENT)}
+
+
+def test_file_vanishes_between_walk_and_read(store: Store, world: World, tmp_path: Path) -> None:
+    """Without it the error would name the file before it, or none."""
+    first = store.file("one/a", b"first")
+    victim = store.file("one/b", b"second")
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    os.mkfifo(f"{fifo}.back")
+    env = world(pause=f"{fifo}:1:{first}")
+    with Run(store.conf(["one"]), "--progress", "none", env=env) as run:
+        fifo.read_bytes()  # the program stands before the first read of `a`
+        victim.unlink()
+        Path(f"{fifo}.back").write_bytes(b"\n")
+        assert_failed(run.finish(), str(victim), "exist")
+
+
+def test_members_of_a_whole_run(store: Store) -> None:
+    """Without it the helper that finds no manifest could be blind."""
+    assert members(_archive(_filled(store)))[-1] == "manifest.json"

@@ -1,0 +1,111 @@
+"""Signals in the middle of a layer: the program stops at once, and leaves nothing."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from support import BALLAST, MIB, Run, Store, assert_unfinished, leftovers, until
+
+from faults.conftest import World
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+AT_ONCE = 1.0  # seconds
+LARGE = 1 << 30  # more than passes before a signal comes
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_while_the_pipe_is_full(store: Store, signum: signal.Signals) -> None:
+    """Without it a program whose reader hangs could only be killed."""
+    store.file("one/ballast", BALLAST)
+    with Run(store.conf(["one"]), "--progress", "none") as run:
+        run.read(MIB)
+        run.stall()
+        outcome, seconds = run.stopped_by(signum)
+        data = run.finish().stdout
+    assert (outcome.status, outcome.stderr) == (128 + signum, "")
+    assert seconds < AT_ONCE
+    assert_unfinished(data)
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_while_busy(store: Store, signum: signal.Signals, tmp_path: Path) -> None:
+    """Without it a signal would wait for the layer's end, or leave a part of the file."""
+    store.file("one/large", LARGE)
+    target = tmp_path / "image.tar"
+    target.write_bytes(b"older")
+    conf = store.conf(["one"])
+    before = leftovers(tmp_path)
+
+    def grown() -> bool:
+        return any(path.stat().st_size > MIB for path in tmp_path.glob(".*.part"))
+
+    with Run(conf, "-o", target, "--progress", "none") as run:
+        until(grown)
+        outcome, seconds = run.stopped_by(signum)
+    assert (outcome.status, outcome.stderr) == (128 + signum, "")
+    assert seconds < AT_ONCE
+    assert leftovers(tmp_path) == before
+    assert target.read_bytes() == b"older"
+
+
+def test_while_walking(store: Store, world: World) -> None:
+    """Without it Ctrl-C would do nothing while a large tree on a slow disk is walked."""
+    for number in range(200):
+        store.file(f"one/{number}", b"")
+    with Run(store.conf(["one"]), "--progress", "none", env=world(walk="delay:50")) as run:
+        until(lambda: _in_walk(run.process))
+        outcome, seconds = run.stopped_by(signal.SIGINT)
+    assert (outcome.status, outcome.stderr) == (128 + signal.SIGINT, "")
+    assert seconds < AT_ONCE
+
+
+def _in_walk(process: "subprocess.Popen[bytes]") -> bool:
+    """A directory of the store is open."""
+    links = Path(f"/proc/{process.pid}/fd").iterdir()
+    return any("/store/one" in str(link.readlink()) for link in links if link.is_symlink())
+
+
+def test_while_waiting_for_a_fifo(store: Store, tmp_path: Path) -> None:
+    """Without it `-o FIFO` that nobody reads could only be killed."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    store.file("one", b"")
+    with Run(store.conf(["one"]), "-o", fifo, "--progress", "none") as run:
+        time.sleep(0.5)  # from outside nothing tells that it waits: /proc would need privileges
+        outcome, seconds = run.stopped_by(signal.SIGTERM)
+    assert (outcome.status, outcome.stderr) == (128 + signal.SIGTERM, "")
+    assert seconds < AT_ONCE
+
+
+def test_many_at_once(store: Store, tmp_path: Path) -> None:
+    """Without it a second signal, sent while the first one ends the run, would show a traceback
+    or leave the part of the file.
+    """
+    store.file("one/large", LARGE)
+    conf = store.conf(["one"])
+    target = tmp_path / "image.tar"
+    before = leftovers(tmp_path)
+    for _ in range(5):
+        with Run(conf, "-o", target, "--progress", "plain") as run:
+            until(lambda: list(tmp_path.glob(".*.part")))
+            while run.process.poll() is None:
+                for signum in SIGNALS:
+                    run.process.send_signal(signum)
+                time.sleep(0.0002)
+            outcome = run.wait()
+        assert outcome.status in [128 + signum for signum in SIGNALS], outcome.stderr
+        assert outcome.stderr == ""
+        assert leftovers(tmp_path) == before
+
+
+def test_ignored_signal_stays_ignored(store: Store) -> None:
+    """Without it `nohup stream-image` would end with the terminal."""
+    store.file("one/ballast", BALLAST)
+    prefix = ["env", "--ignore-signal=HUP"]
+    with Run(store.conf(["one"]), "--progress", "none", prefix=prefix) as run:
+        run.stall()
+        run.process.send_signal(signal.SIGHUP)
+        assert run.finish().status == 0

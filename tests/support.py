@@ -1,0 +1,214 @@
+"""Stores and confs made in one line, and `stream-image` run by hand: its pipe
+stalled at will, its standard streams whatever a test likes.
+
+Knows the command line alone, nothing of the package behind it.
+"""
+
+import fcntl
+import io
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+COMMAND = (sys.executable, "-m", "stream")
+MIB = 1 << 20
+BALLAST = 32 * MIB  # more than can be on its way between a file and who reads the pipe
+PATIENCE = 15.0  # seconds until a test gives up waiting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """A store directory, to be filled."""
+
+    directory: Path
+
+    @classmethod
+    def below(cls, directory: Path) -> Self:
+        """An empty one in `directory`."""
+        path = directory / "store"
+        path.mkdir()
+        return cls(directory=path)
+
+    def path(self, name: str) -> Path:
+        """The path called `name`, or below one."""
+        return self.directory / name
+
+    def file(self, name: str, content: bytes | int) -> Path:
+        """A file of this content, or one of so many zeros that takes no room."""
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            path.touch()
+            os.truncate(path, content)
+        return path
+
+    def conf(self, *layers: Iterable[str], **more: object) -> Path:
+        """A conf of these layers, written beside the store."""
+        document = {
+            "architecture": "amd64",
+            "repo_tag": "test:1",
+            "store_dir": str(self.directory),
+            "store_layers": [[str(self.path(name)) for name in names] for names in layers],
+            **more,
+        }
+        path = self.directory.parent / "conf.json"
+        path.write_text(json.dumps(document), "utf-8")
+        return path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a run ended."""
+
+    status: int
+    stdout: bytes
+    stderr: str
+
+
+class Run:
+    """`stream-image` under way; its standard output is a pipe that is read when
+    the test says so, its standard error is kept.
+    """
+
+    def __init__(
+        self,
+        *args: str | Path,
+        prefix: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        stdout: int | None = None,
+    ) -> None:
+        self._received: list[bytes] = []
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 — closed in __exit__
+        self._pipe, write_end = os.pipe()
+        fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 4096)
+        self.process = subprocess.Popen(
+            [*prefix, *COMMAND, *map(str, args)],
+            stdin=subprocess.DEVNULL,
+            stdout=write_end if stdout is None else stdout,
+            stderr=self._stderr,
+            env={**os.environ, **(env or {})},
+        )
+        os.close(write_end)
+        self._watchdog = threading.Timer(PATIENCE, self.process.kill)
+        self._watchdog.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._watchdog.cancel()
+        self.process.kill()
+        self.process.wait()
+        self.close_pipe()
+        self._stderr.close()
+
+    def close_pipe(self) -> None:
+        """The reader goes away."""
+        if self._pipe >= 0:
+            os.close(self._pipe)
+            self._pipe = -1
+
+    def read(self, count: int) -> None:
+        """Receive so many bytes of the archive."""
+        while count and (data := os.read(self._pipe, min(count, MIB))):
+            self._received.append(data)
+            count -= len(data)
+
+    def stall(self) -> None:
+        """Let the program fill the pipe and wait there: nobody reads."""
+        probe = os.open(f"/proc/self/fd/{self._pipe}", os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            poll = select.poll()
+            poll.register(probe, select.POLLOUT)
+            until(lambda: not poll.poll(0) and self._sleeps())
+        finally:
+            os.close(probe)
+
+    def _sleeps(self) -> bool:
+        assert self.process.poll() is None, self.stderr()
+        status = Path(f"/proc/{self.process.pid}/stat").read_text("ascii")
+        return status.rpartition(")")[2].split()[0] == "S"
+
+    def stderr(self) -> str:
+        """What the program has said so far."""
+        self._stderr.seek(0)
+        return self._stderr.read().decode()
+
+    def finish(self) -> Outcome:
+        """Receive the archive to its end and wait for the program's."""
+        while data := os.read(self._pipe, MIB):
+            self._received.append(data)
+        return self.wait()
+
+    def wait(self) -> Outcome:
+        """Wait for the end of the program, receiving nothing more."""
+        status = self.process.wait(PATIENCE)
+        stdout = b"".join(self._received)
+        return Outcome(status=status, stdout=stdout, stderr=self.stderr())
+
+    def stopped_by(self, signum: signal.Signals) -> tuple[Outcome, float]:
+        """Send a signal; how it ended, after how many seconds."""
+        start = time.monotonic()
+        self.process.send_signal(signum)
+        return self.wait(), time.monotonic() - start
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for `condition` to hold."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.002)
+
+
+def members(archive: bytes) -> list[str]:
+    """The members of an archive that is whole."""
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        names = tar.getnames()
+    assert archive.endswith(bytes(1024))
+    return names
+
+
+def assert_unfinished(archive: bytes) -> None:
+    """What was written has no manifest, and ends where a member does or within one."""
+    names, end = [], 0
+    while end + 512 <= len(archive):
+        info = tarfile.TarInfo.frombuf(archive[end : end + 512], "utf-8", "strict")
+        names.append(info.name)
+        end += 512 + (info.size + 511) // 512 * 512
+    assert all(name.endswith("/layer.tar") for name in names), names
+
+
+def assert_failed(outcome: Outcome, *said: str) -> None:
+    """The run failed, said so in one line, and left nothing that loads."""
+    assert outcome.status == 1, outcome.stderr
+    lines = outcome.stderr.splitlines()
+    assert len(lines) == 1, outcome.stderr
+    assert lines[0].startswith("stream-image: ")
+    for words in said:
+        assert words in lines[0]
+    assert_unfinished(outcome.stdout)
+
+
+def leftovers(directory: Path) -> list[str]:
+    """What is in a directory, hidden files too."""
+    return sorted(os.listdir(directory))

@@ -1,0 +1,199 @@
+"""The command line: statuses, streams that are closed or terminals, names of options."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import COMMAND, Store, members
+
+import stream
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A store with one path."""
+    store = Store.below(tmp_path)
+    store.file("one/file", b"content")
+    return store
+
+
+def _run(
+    *args: str | Path, stdin: bytes = b"", command: tuple[str, ...] = COMMAND
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*command, *map(str, args)], input=stdin, capture_output=True, check=False, timeout=30
+    )
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["--no-such-option"],
+        ["a.json", "b.json"],
+        ["a.json", "--progress", "loud"],
+        ["a.json", "-o"],
+        ["a.json", "-t"],
+    ],
+)
+def test_usage_errors(args: list[str]) -> None:
+    """Without it a script could not tell a mistyped command from a failed one."""
+    done = _run(*args)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"usage: stream-image" in done.stderr
+
+
+def test_conf_errors(tmp_path: Path) -> None:
+    """Without it a bad conf would look like a failed run, or write something first."""
+    for conf in [tmp_path / "none.json", tmp_path]:
+        done = _run(conf)
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert done.stderr.startswith(f"stream-image: {conf}: cannot be read: ".encode())
+        assert done.stderr.count(b"\n") == 1
+
+
+def test_conf_error_with_line_breaks_is_one_line(store: Store) -> None:
+    """Without it a path could forge a line of the log, or move the cursor of a terminal."""
+    done = _run(store.conf(["one\nfake: all is well\x1b[2J"]))
+    assert done.returncode == 2
+    assert done.stderr.count(b"\n") == 1
+    assert b"\x1b" not in done.stderr
+
+
+def test_version_and_help() -> None:
+    """Without it nobody could say which version went wrong, nor learn the options."""
+    done = _run("--version")
+    assert done.returncode == 0
+    assert done.stdout.decode() == f"stream-image {stream.__version__}\n"
+    text = _run("--help")
+    assert text.returncode == 0
+    for option in ["--repo-tag", "--output", "--progress", "--quiet", "--debug", "--version"]:
+        assert option.encode() in text.stdout
+
+
+@pytest.mark.parametrize("spelling", ["-t", "--repo-tag", "--repo_tag"])
+def test_repo_tag(store: Store, spelling: str) -> None:
+    """Without it a conf could not be given another tag, in the words of old scripts or of ours."""
+    done = _run(store.conf(["one"]), spelling, "other:2")
+    assert done.returncode == 0
+    assert b'"RepoTags":["other:2"]' in done.stdout
+    assert b"other:2 sha256:" in done.stderr
+    assert _run(store.conf(["one"]), spelling, "Not A Tag").returncode == 2
+
+
+def test_conf_from_standard_input(store: Store) -> None:
+    """Without it a conf would have to be a file."""
+    conf = store.conf(["one"])
+    assert _run("-", stdin=conf.read_bytes()).stdout == _run(conf).stdout
+    bad = _run("-", stdin=b"{")
+    assert bad.returncode == 2
+    assert bad.stderr.startswith(b"stream-image: standard input: ")
+
+
+def test_console_script_is_the_module(store: Store) -> None:
+    """Without it the two ways to start could drift apart."""
+    script = Path(sys.executable).with_name("stream-image")
+    if not script.exists():
+        pytest.skip("the package is not installed beside this Python")
+    conf = store.conf(["one"])
+    cases: list[list[str | Path]] = [[conf], ["--version"], ["--help"], [], ["no.json"]]
+    for args in cases:
+        by_script = _run(*args, command=(str(script),))
+        by_module = _run(*args)
+        assert by_script.returncode == by_module.returncode
+        assert by_script.stdout == by_module.stdout
+
+
+def test_terminal_is_refused(store: Store) -> None:
+    """Without it a forgotten pipe would fill the screen with a tar."""
+    master, terminal = os.openpty()
+    conf = store.conf(["one"])
+    cases: list[list[str | Path]] = [[conf], [conf, "-o", "-"], [conf, "-o", "/dev/stdout"]]
+    for args in cases:
+        done = subprocess.run(
+            [*COMMAND, *args], stdout=terminal, stderr=subprocess.PIPE, check=False, timeout=30
+        )
+        assert done.returncode == 2, args
+        assert b"terminal" in done.stderr
+        assert b"docker load" in done.stderr
+    os.set_blocking(master, False)
+    with pytest.raises(BlockingIOError):
+        os.read(master, 1)
+    os.close(master)
+    os.close(terminal)
+
+
+def _shell(script: str, *args: str | Path) -> subprocess.CompletedProcess[bytes]:
+    """A script in which "$@" is the command."""
+    return subprocess.run(
+        ["sh", "-c", script, "sh", *COMMAND, *map(str, args)],
+        capture_output=True, check=False, timeout=30,
+    )  # fmt: skip
+
+
+def test_standard_output_closed(store: Store) -> None:
+    """Without it the image could go into the first file opened, or count as written."""
+    done = _shell('"$@" >&-', store.conf(["one"]))
+    assert done.returncode == 1
+    assert done.stderr == b"stream-image: standard output is closed\n"
+
+
+@pytest.mark.parametrize("mode", ["auto", "plain", "json", "none", "bar"])
+@pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full", "<&-"])
+def test_standard_error_that_takes_nothing(store: Store, mode: str, closed: str) -> None:
+    """Without it an image would fail because nobody wants to hear of it."""
+    conf = store.conf(["one"])
+    done = _shell(f'"$@" {closed}', conf, "--progress", mode)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == _run(conf).stdout
+
+
+def test_all_standard_streams_closed(store: Store, tmp_path: Path) -> None:
+    """Without it a message could be written into the image, opened in a stream's place."""
+    conf = store.conf(["one"])
+    target = tmp_path / "image.tar"
+    done = _shell('"$@" <&- >&- 2>&-', conf, "-o", target)
+    assert done.returncode == 0
+    assert target.read_bytes() == _run(conf).stdout
+
+
+def test_error_with_standard_error_closed() -> None:
+    """Without it the status of a failure would depend on who listens."""
+    assert _shell('"$@" 2>&-', "no.json").returncode == 2
+
+
+def test_only_debug_shows_a_traceback(store: Store) -> None:
+    """Without it users would read our source, or developers could not."""
+    os.mkfifo(store.path("one/fifo"))
+    conf = store.conf(["one"])
+    assert b"Traceback" not in _run(conf).stderr
+    shown = _run(conf, "--debug").stderr
+    assert b"Traceback" in shown
+    assert b"is a FIFO" in shown
+
+
+def test_interrupt_while_starting(store: Store) -> None:
+    """Without it Ctrl-C in the first tenth of a second would show a traceback."""
+    conf = store.conf(["one"])
+    for delay in [0.0, 0.02, 0.04, 0.06, 0.08, 0.1]:
+        with subprocess.Popen(
+            [*COMMAND, conf], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as process:
+            try:
+                process.wait(delay)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=30)
+        # Python's own start, before a line of ours runs, is Python's.
+        assert b'File "' + os.fsencode(os.path.dirname(stream.__file__)) not in said
+
+
+def test_archive_on_standard_output_alone(store: Store) -> None:
+    """Without it a warning could end up in the image."""
+    conf = store.conf(["one"], no_such_key=1)
+    done = _run(conf)
+    assert members(done.stdout)[-1] == "manifest.json"
+    assert b"no_such_key" in done.stderr

@@ -1,0 +1,169 @@
+"""`import stream`: any output that takes bytes, and a record that is true."""
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import tarfile
+import threading
+from pathlib import Path
+
+import pytest
+from support import MIB, Store
+
+import stream
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> stream.ImageConf:
+    """A conf of two layers and a customisation layer, 3 MiB in all."""
+    store = Store.below(tmp_path)
+    store.file("one/file", b"content")
+    store.file("two", os.urandom(3 * MIB))
+    content = store.file("custom/layer.tar", os.urandom(20_000)).read_bytes()
+    store.file("custom/checksum", hashlib.sha256(content).hexdigest().encode() + b"\n")
+    custom = str(store.path("custom"))
+    return stream.load_conf(str(store.conf(["one"], ["two"], customisation_layer=custom)))
+
+
+def _archive(conf: stream.ImageConf) -> bytes:
+    file = io.BytesIO()
+    stream.write_image(conf, file)
+    return file.getvalue()
+
+
+def test_record_is_true(conf: stream.ImageConf) -> None:
+    """Without it a program would push or name what was never written."""
+    file = io.BytesIO()
+    image = stream.write_image(conf, file)
+    assert image.size == len(file.getvalue())
+    file.seek(0)
+    with tarfile.open(fileobj=file) as tar:
+        content = {info.name: tar.extractfile(info).read() for info in tar}  # type: ignore[union-attr]
+    (manifest,) = json.loads(content["manifest.json"])
+    assert manifest["Layers"] == [layer.archive_name for layer in image.layers]
+    assert manifest["RepoTags"] == [image.repo_tag]
+    assert image.image_id == "sha256:" + hashlib.sha256(content[manifest["Config"]]).hexdigest()
+    config = json.loads(content[manifest["Config"]])
+    assert config["rootfs"]["diff_ids"] == [layer.diff_id for layer in image.layers]
+    assert [item["comment"] for item in config["history"]] == [
+        layer.comment for layer in image.layers
+    ]
+    for layer in image.layers:
+        data = content[layer.archive_name]
+        assert layer.size == len(data)
+        assert layer.diff_id == "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def test_file_descriptor(conf: stream.ImageConf, tmp_path: Path) -> None:
+    """Without it a program could not hand over a pipe or a socket."""
+    path = tmp_path / "image.tar"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+    stream.write_image(conf, fd)
+    os.write(fd, b"still open")
+    os.close(fd)
+    assert path.read_bytes() == _archive(conf) + b"still open"
+
+
+@pytest.mark.parametrize("buffering", [-1, 0])
+def test_file(conf: stream.ImageConf, tmp_path: Path, buffering: int) -> None:
+    """Without it what is in a file's buffer would come after the image."""
+    path = tmp_path / "image.tar"
+    with path.open("w+b", buffering=buffering) as file:
+        file.write(b"before")
+        stream.write_image(conf, file)
+        end = file.tell()
+        file.write(b"after")
+    assert path.read_bytes() == b"before" + _archive(conf) + b"after"
+    assert end == path.stat().st_size - len(b"after")
+
+
+def test_file_that_compresses(conf: stream.ImageConf, tmp_path: Path) -> None:
+    """Without it the image would go round the compressor, into the middle of its file."""
+    path = tmp_path / "image.tar.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        stream.write_image(conf, file)  # type: ignore[arg-type]
+    with gzip.open(path) as file:
+        assert file.read() == _archive(conf)
+
+
+class _Partial(io.RawIOBase):
+    """Takes a part of what it is given, as raw files may."""
+
+    def __init__(self) -> None:
+        self.received = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        taken = bytes(data[:50_000])
+        self.received += taken
+        return len(taken)
+
+
+def test_object_that_takes_parts(conf: stream.ImageConf) -> None:
+    """Without it an image would lack what a raw file did not take at once."""
+    file = _Partial()
+    stream.write_image(conf, file)  # type: ignore[arg-type]
+    assert file.received == _archive(conf)
+
+
+class _Broken:
+    """Takes some bytes, then raises what it was given."""
+
+    def __init__(self, room: int, error: BaseException) -> None:
+        self.room = room
+        self.error = error
+
+    def write(self, data: bytes) -> int:
+        self.room -= len(data)
+        if self.room < 0:
+            raise self.error
+        return len(data)
+
+
+@pytest.mark.parametrize("room", [0, MIB, 3 * MIB])
+@pytest.mark.parametrize("error", [ZeroDivisionError("x"), OSError(5, "x"), BrokenPipeError()])
+def test_object_that_raises(conf: stream.ImageConf, room: int, error: Exception) -> None:
+    """Without it the error of a caller's own object would come back as another, or not at all."""
+    with pytest.raises(type(error)) as caught:
+        stream.write_image(conf, _Broken(room, error))  # type: ignore[arg-type]
+    assert caught.value is error
+
+
+def test_errors_are_both_ours_and_what_they_resemble(tmp_path: Path) -> None:
+    """Without it a caller would have to know our exceptions to catch an OSError."""
+    store = Store.below(tmp_path)
+    os.mkfifo(store.path("fifo"))
+    conf = stream.load_conf(str(store.conf(["fifo"])))
+    with pytest.raises(stream.SourceError) as source:
+        stream.write_image(conf, io.BytesIO())
+    assert isinstance(source.value, OSError)
+    assert source.value.path == os.fsencode(store.path("fifo"))
+    with pytest.raises(stream.ConfError) as wrong:
+        stream.parse_conf(b"[]")
+    assert isinstance(wrong.value, ValueError)
+
+
+def test_reader_closed(conf: stream.ImageConf) -> None:
+    """Without it a program could not tell a reader that left from a full disk."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with pytest.raises(stream.ReaderClosedError) as caught:
+        stream.write_image(conf, write_end)
+    os.close(write_end)
+    assert isinstance(caught.value, BrokenPipeError)
+
+
+def test_images_side_by_side(conf: stream.ImageConf) -> None:
+    """Without it a server could not stream two images at once."""
+    expected = _archive(conf)
+    found: list[bytes] = []
+    threads = [threading.Thread(target=lambda: found.append(_archive(conf))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [data == expected for data in found] == [True] * 4

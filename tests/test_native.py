@@ -1,0 +1,299 @@
+"""The extension by itself: its contract with threads, buffers and descriptors."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from stream import _tarhash
+from stream._tarhash import Entries, EntryError, Writer
+
+MIB = 1 << 20
+OWNER = {"mtime": 1, "uid": 0, "gid": 0, "uname": "root", "gname": "root"}
+
+
+def _entries(*paths: Path) -> Entries:
+    entries = Entries(**OWNER)  # type: ignore[arg-type]
+    for path in paths:
+        entries.walk(os.fsencode(path))
+    return entries
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A directory of some files, 6 MiB in all."""
+    path = tmp_path / "tree"
+    path.mkdir()
+    for number in range(6):
+        (path / str(number)).write_bytes(bytes([number + 1]) * MIB)
+    return path
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[Writer]:
+    """A writer on a file."""
+    with (tmp_path / "written").open("wb") as file:
+        writer = Writer(file.fileno())
+        yield writer
+        writer.close()
+
+
+@contextlib.contextmanager
+def _stalled_writer() -> Iterator[tuple[Writer, threading.Thread, int]]:
+    """A writer that another thread is in, waiting for a pipe that nobody reads."""
+    read_end, write_end = os.pipe()
+    writer = Writer(write_end)
+    entered = threading.Event()
+
+    def write() -> None:
+        entered.set()
+        with contextlib.suppress(OSError):
+            writer.write(bytes(2 * MIB))
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    entered.wait()
+    while writer.position == 0:
+        pass
+    try:
+        yield writer, thread, write_end
+    finally:
+        os.close(read_end)
+        thread.join()
+        os.close(write_end)
+        writer.close()
+
+
+def test_one_thread_at_a_time(tmp_path: Path) -> None:
+    """Without it two threads would mix their bytes in one archive, or corrupt memory."""
+    entries = _entries(tmp_path)
+    with _stalled_writer() as (writer, _, _):
+        calls: list[Callable[[], object]] = [
+            lambda: writer.write(b"x"),
+            lambda: writer.write_zeros(1),
+            lambda: writer.write_entries(entries),
+            lambda: writer.copy(0, 1, b"path"),
+            writer.begin_hash,
+            writer.end_hash,
+            lambda: writer.digest(0),
+            writer.flush,
+            writer.close,
+        ]
+        for call in calls:
+            with pytest.raises(RuntimeError, match="in use by another thread"):
+                call()
+        assert writer.position > 0  # but anyone may look
+    assert len(entries) == 1
+    entries.walk(os.fsencode(tmp_path))  # and is left free
+
+
+def test_entries_in_use(tree: Path) -> None:
+    """Without it entries could move in memory while another thread writes them."""
+    entries = _entries(tree)
+    read_end, write_end = os.pipe()
+    writer = Writer(write_end)
+    thread = threading.Thread(target=lambda: _ignoring_errors(writer.write_entries, entries))
+    thread.start()
+    while writer.position < 1024:
+        pass
+    with pytest.raises(RuntimeError):
+        entries.walk(os.fsencode(tree))
+    with pytest.raises(BufferError):
+        memoryview(entries)
+    os.close(read_end)
+    thread.join()
+    os.close(write_end)
+    writer.close()
+
+
+def _ignoring_errors(call: Callable[..., object], *args: object) -> None:
+    with contextlib.suppress(OSError):
+        call(*args)
+
+
+def test_closed(tmp_path: Path, writer: Writer) -> None:
+    """Without it a call after close() would use memory that is freed."""
+    writer.close()
+    writer.close()
+    entries = _entries(tmp_path)
+    for call in [
+        lambda: writer.write(b"x"),
+        lambda: writer.write_zeros(1),
+        lambda: writer.write_entries(entries),
+        lambda: writer.copy(0, 1, b"path"),
+        writer.begin_hash,
+        writer.end_hash,
+        lambda: writer.digest(0),
+        writer.flush,
+    ]:
+        with pytest.raises(ValueError, match="closed"):
+            call()
+
+
+def test_buffer_forbids_growth(tmp_path: Path) -> None:
+    """Without it a buffer that is held would point to memory that is freed."""
+    entries = _entries(tmp_path)
+    with memoryview(entries) as buffer:
+        assert buffer.readonly
+        with pytest.raises(BufferError):
+            entries.walk(os.fsencode(tmp_path))
+        with pytest.raises(BufferError):
+            entries.add(b"5", b"/d/", 0o755)
+    entries.add(b"5", b"/d/", 0o755)
+    assert len(entries) == 2
+
+
+def test_writers_side_by_side(tree: Path, tmp_path: Path) -> None:
+    """Without it writers in several threads could share what they must not."""
+    expected = hashlib.sha256()
+    sizes: list[int] = []
+    digests: list[bytes] = []
+
+    def write(number: int) -> None:
+        with (tmp_path / str(number)).open("wb") as file:
+            writer = Writer(file.fileno())
+            entries = _entries(tree)
+            for _ in range(3):
+                writer.begin_hash()
+                writer.write_entries(entries)
+                last = writer.end_hash()
+            digests.append(writer.digest(last))
+            writer.flush()
+            sizes.append(writer.position)
+            writer.close()
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    data = (tmp_path / "0").read_bytes()
+    assert set(sizes) == {len(data)}
+    expected.update(data[: len(data) // 3])
+    assert digests == [expected.digest()] * 4
+    for number in range(1, 4):
+        assert (tmp_path / str(number)).read_bytes() == data
+
+
+def test_digests_of_many_stretches(tmp_path: Path, writer: Writer) -> None:
+    """Without it a digest could be that of the layer before, or of what stands between."""
+    stretches = [bytes([n]) * size for n, size in enumerate([0, 1, 512, 262_144, 262_145, MIB, 0])]
+    numbers = []
+    for content in stretches:
+        writer.write(b"between")
+        writer.begin_hash()
+        writer.write(content)
+        numbers.append(writer.end_hash())
+    assert [writer.digest(number) for number in reversed(numbers)] == [
+        hashlib.sha256(content).digest() for content in reversed(stretches)
+    ]
+    writer.flush()
+    written = (tmp_path / "written").read_bytes()
+    assert written == b"".join(b"between" + content for content in stretches)
+    with pytest.raises((RuntimeError, ValueError, IndexError)):
+        writer.digest(len(stretches))
+
+
+def test_non_blocking_pipe() -> None:
+    """Without it an output that another program made non-blocking would end the run."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 4096)
+    received: list[bytes] = []
+
+    def read() -> None:
+        while data := os.read(read_end, 3000):
+            received.append(data)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    content = bytes(range(256)) * 8192
+    writer = Writer(write_end)
+    writer.write(content)
+    writer.flush()
+    writer.close()
+    os.close(write_end)
+    thread.join()
+    os.close(read_end)
+    assert b"".join(received) == content
+
+
+def _in_turn(*calls: Callable[[], None]) -> None:
+    for call in calls:
+        call()
+
+
+def test_nothing_after_a_failed_write() -> None:
+    """Without it a caller that goes on after an error would get an archive with a hole in it."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    writer = Writer(write_end)
+    with pytest.raises(BrokenPipeError):
+        writer.write(bytes(MIB))
+    for call in [lambda: writer.write(b"x"), lambda: writer.write_zeros(1), writer.flush]:
+        with pytest.raises(BrokenPipeError):
+            _in_turn(call, writer.flush)
+    writer.close()
+    os.close(write_end)
+
+
+def test_position_after_close(writer: Writer) -> None:
+    """Without it a progress bar that looks once more, just too late, would show a traceback."""
+    writer.write(b"four")
+    writer.close()
+    assert writer.position == 4
+
+
+def test_copy(tmp_path: Path, writer: Writer) -> None:
+    """Without it a file could be copied from the wrong place, or past its end unnoticed."""
+    path = tmp_path / "source"
+    path.write_bytes(b"0123456789")
+    with path.open("rb", buffering=0) as file:
+        writer.copy(file.fileno(), 3, b"source")
+        writer.copy(file.fileno(), 2, b"source", offset=8)
+        writer.copy(file.fileno(), 1, b"source")
+        with pytest.raises(EntryError) as caught:
+            writer.copy(file.fileno(), 7, b"source")
+        assert caught.value.args[0] == b"source"
+        for count in (-1, 2**64):
+            with pytest.raises(OverflowError):
+                writer.copy(file.fileno(), count, b"source")
+    with pytest.raises(OSError) as failed:  # noqa: PT011 — the file name is what matters
+        writer.copy(file.fileno() if not file.closed else 999, 1, b"gone")
+    assert failed.value.filename == b"gone"
+
+
+def test_odd_arguments() -> None:
+    """Without it a wrong argument could crash the interpreter."""
+    entries = Entries(**OWNER)  # type: ignore[arg-type]
+    for wrong in [b"0", b"\0", b"x"]:
+        with pytest.raises(ValueError, match="typeflag"):
+            entries.add(wrong, b"name", 0)
+    with pytest.raises(ValueError, match="null byte"):
+        entries.walk(b"/a\0b")
+    with pytest.raises(TypeError):
+        entries.walk("/text")  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="File name too long"):
+        entries.walk(b"/" + b"a" * 5000)
+    for mtime in (-(2**63), 2**63 - 1, -1, 8**11, 0):
+        odd = Entries(mtime=mtime, uid=2**64 - 1, gid=2**64 - 1, uname="ü" * 400, gname="")
+        odd.add(b"2", b"", 0o7777, b"\xff" * 5000)
+        odd.add(b"5", b"x" * 70_000, 0)
+        assert odd.tar_size % 512 == 0
+        for size in (0, 2**33 - 1, 2**33, 2**64 - 1):
+            header = _tarhash.encode_header(name=b"", mode=-1, size=size, mtime=mtime)
+            assert len(header) % 512 == 0
+
+
+def test_bad_descriptor() -> None:
+    """Without it a descriptor that is none could count as written."""
+    writer = Writer(999)
+    writer.write(b"x")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        writer.flush()
+    writer.close()

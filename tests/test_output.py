@@ -1,0 +1,126 @@
+"""`-o`: a file that appears whole, or something else that is written to as it is."""
+
+import os
+import stat
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import COMMAND, Store, leftovers, members
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    """A conf of one small layer."""
+    store = Store.below(tmp_path)
+    store.file("one", b"content")
+    return store.conf(["one"])
+
+
+def _run(*args: str | Path, **options: Any) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run(
+        [*COMMAND, *map(str, args)], stderr=subprocess.PIPE, check=False, timeout=30, **options
+    )
+
+
+def _streamed(conf: Path) -> bytes:
+    return bytes(_run(conf, stdout=subprocess.PIPE).stdout)
+
+
+def test_new_file(conf: Path, tmp_path: Path) -> None:
+    """Without it -o and standard output could differ, or a file have the mode of a secret."""
+    target = tmp_path / "image.tar"
+    assert _run(conf, "-o", target, umask=0o027).returncode == 0
+    assert target.read_bytes() == _streamed(conf)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+
+
+def test_existing_file_is_replaced(conf: Path, tmp_path: Path) -> None:
+    """Without it who has the older file open would see it change under their hands."""
+    target = tmp_path / "image.tar"
+    target.write_bytes(b"older")
+    with target.open("rb") as older:
+        assert _run(conf, "-o", target).returncode == 0
+        assert older.read() == b"older"
+    assert members(target.read_bytes())[-1] == "manifest.json"
+
+
+@pytest.mark.parametrize("existing", [True, False])
+def test_link_is_kept(conf: Path, tmp_path: Path, existing: bool) -> None:  # noqa: FBT001
+    """Without it a link to where images belong would become a file."""
+    target = tmp_path / "elsewhere" / "image.tar"
+    target.parent.mkdir()
+    if existing:
+        target.write_bytes(b"older")
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    assert _run(conf, "-o", link).returncode == 0
+    assert link.readlink() == target
+    assert target.read_bytes() == _streamed(conf)
+
+
+def test_fifo(conf: Path, tmp_path: Path) -> None:
+    """Without it `-o FIFO` would put a file in the FIFO's place, and its reader wait."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    received: list[bytes] = []
+    reader = threading.Thread(target=lambda: received.append(fifo.read_bytes()))
+    reader.start()
+    assert _run(conf, "-o", fifo).returncode == 0
+    reader.join()
+    assert received == [_streamed(conf)]
+    assert fifo.is_fifo()
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/proc/self/fd/1", "-"])
+def test_names_of_standard_output(conf: Path, name: str) -> None:
+    """Without it `-o /dev/stdout | docker load` would load nothing."""
+    assert _run(conf, "-o", name, stdout=subprocess.PIPE).stdout == _streamed(conf)
+
+
+def test_standard_output_without_a_name(conf: Path, tmp_path: Path) -> None:
+    """Without it -o /dev/stdout into a file that is deleted would write a file "(deleted)"."""
+    path = tmp_path / "deleted"
+    before = leftovers(tmp_path)
+    with path.open("w+b") as file:
+        path.unlink()
+        assert _run(conf, "-o", "/dev/stdout", stdout=file.fileno()).returncode == 0
+        file.seek(0)
+        assert file.read() == _streamed(conf)
+    assert leftovers(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["", ".", "no-such/image.tar", "file/image.tar", "new/", "loop"])
+def test_impossible_targets(conf: Path, tmp_path: Path, name: str) -> None:
+    """Without it a target that cannot be would be found out after the last byte, or a directory's
+    name become a file's.
+    """
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    before = leftovers(tmp_path)
+    done = _run(conf, "-o", name, "--progress", "plain", cwd=tmp_path)
+    assert done.returncode in (1, 2)
+    said = done.stderr.decode()
+    assert said.startswith("stream-image: "), said  # and no layer was written before
+    assert said.count("\n") == 1
+    assert "internal error" not in said
+    assert "Errno" not in said
+    assert leftovers(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "€" * 85, os.fsdecode(b"\xff" * 255)])
+def test_longest_names(conf: Path, tmp_path: Path, name: str) -> None:
+    """Without it a name that fits its directory would not fit with what we add to it."""
+    assert _run(conf, "-o", tmp_path / name).returncode == 0
+    assert (tmp_path / name).is_file()
+
+
+def test_failure_leaves_nothing(conf: Path, tmp_path: Path) -> None:
+    """Without it each failed run would leave its part behind."""
+    os.mkfifo(tmp_path / "store" / "fifo")
+    conf = Store(directory=tmp_path / "store").conf(["one"], ["fifo"])
+    before = leftovers(tmp_path)
+    assert _run(conf, "-o", tmp_path / "image.tar").returncode == 1
+    assert leftovers(tmp_path) == before

@@ -1,0 +1,164 @@
+"""What is said on standard error while an image is written."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from support import COMMAND, MIB, Store
+
+SUMMARY = r"test:1 sha256:[0-9a-f]{64}: 3 layers, \d.* in \d+\.\d s \(.*/s\)"
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    """A conf of three layers, the last with two store paths."""
+    store = Store.below(tmp_path)
+    for name in ["a", "b", "c", "d"]:
+        store.file(name, 3 * MIB)
+    return store.conf(["a"], ["b"], ["c", "d"])
+
+
+def _said(*args: str | Path) -> list[str]:
+    done = subprocess.run(
+        [*COMMAND, *map(str, args)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        check=True, timeout=30,
+    )  # fmt: skip
+    return done.stderr.decode().splitlines()
+
+
+@pytest.mark.parametrize("mode", ["auto", "plain"])
+def test_plain(conf: Path, mode: str) -> None:
+    """Without it a log would have nothing of a long run, or the thousand lines of a bar."""
+    *layers, summary = _said(conf, "--progress", mode)
+    assert len(layers) == 3
+    for number, line in enumerate(layers, 1):
+        assert re.fullmatch(rf"layer {number}/3 sha256:[0-9a-f]{{12}} .* MB  /.*", line)
+    assert "and 1 more" in layers[2]
+    assert re.fullmatch(SUMMARY, summary)
+
+
+def test_none(conf: Path) -> None:
+    """Without it `none` would say more than the summary."""
+    (summary,) = _said(conf, "--progress", "none")
+    assert re.fullmatch(SUMMARY, summary)
+
+
+@pytest.mark.parametrize("mode", ["auto", "bar", "plain", "none"])
+def test_quiet(conf: Path, mode: str) -> None:
+    """Without it cron would send a mail for each image."""
+    assert _said(conf, "-q", "--progress", mode) == []
+
+
+def test_quiet_still_warns(tmp_path: Path) -> None:
+    """Without it -q would hide what is wrong."""
+    store = Store.below(tmp_path)
+    (line,) = _said(store.conf(no_such_key=1), "-q")
+    assert line.startswith("stream-image: warning: ")
+
+
+def test_json(conf: Path) -> None:
+    """Without it programs that watch a run would stop understanding it."""
+    events = [json.loads(line) for line in _said(conf, "--progress", "json")]
+    assert [event["event"] for event in events[:2]] == ["start", "layer-start"]
+    assert events[0].keys() == {"event", "seconds", "repo_tag", "layers"}
+    assert events[0]["layers"] == 3
+    starts = [event for event in events if event["event"] == "layer-start"]
+    layers = [event for event in events if event["event"] == "layer"]
+    for number, (start, layer) in enumerate(zip(starts, layers, strict=True), 1):
+        assert start.keys() == {"event", "seconds", "layer", "archive_name", "size", "position"}
+        assert layer.keys() == start.keys() | {"diff_id"}
+        assert start["layer"] == layer["layer"] == number
+        assert start["size"] == layer["size"]
+        assert start["position"] + start["size"] <= layer["position"]
+    done = events[-1]
+    assert done.keys() == {"event", "seconds", "repo_tag", "image_id", "layers", "size"}
+    assert done["event"] == "done"
+    assert [event["seconds"] for event in events] == sorted(event["seconds"] for event in events)
+
+
+@pytest.mark.parametrize("kind", ["ConfError", "SourceError"])
+def test_json_error(tmp_path: Path, kind: str) -> None:
+    """Without it a program would have to guess from a status what went wrong."""
+    store = Store.below(tmp_path)
+    os.mkfifo(store.path("fifo"))
+    conf = store.conf(["fifo"]) if kind == "SourceError" else tmp_path / "none.json"
+    done = subprocess.run(
+        [*COMMAND, conf, "--progress", "json"], capture_output=True, check=False, timeout=30
+    )
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert (events[-1]["event"], events[-1]["kind"]) == ("error", kind)
+    assert events[-1]["message"]
+
+
+def test_no_bar_in_a_log(conf: Path) -> None:
+    """Without it `--progress bar` in a log would write escapes, or an empty line."""
+    lines = _said(conf, "--progress", "bar")
+    assert "\x1b" not in "".join(lines)
+    assert re.fullmatch(SUMMARY, lines[-1])
+    assert "" not in lines
+
+
+def _on_terminal(*args: str | Path, term: str = "xterm", slow: bool = True) -> tuple[int, str]:
+    """Run with a terminal as standard error; its status and what the terminal got."""
+    master, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, args)], stdout=subprocess.PIPE, stderr=terminal,
+        env={**os.environ, "TERM": term, "COLUMNS": "100"},
+    )  # fmt: skip
+    os.close(terminal)
+    shown = b""
+    assert process.stdout
+    if slow:  # long enough for some refreshes
+        process.stdout.read(MIB)
+        time.sleep(0.4)
+    process.stdout.read()
+    while True:
+        try:
+            data = os.read(master, 1 << 16)
+        except OSError:  # how Linux says that the other end is closed
+            break
+        if not data:
+            break
+        shown += data
+    os.close(master)
+    process.stdout.close()
+    return process.wait(30), shown.decode()
+
+
+@pytest.mark.parametrize("mode", ["auto", "bar"])
+def test_bar_on_a_terminal(conf: Path, mode: str) -> None:
+    """Without it a person would not see where a long run is, or have it on the screen for ever."""
+    status, shown = _on_terminal(conf, "--progress", mode)
+    assert status == 0
+    assert re.search(r"layer \d/3", shown)
+    assert re.search(r"\d+(\.\d+)?/\d+(\.\d+)? .?B", shown)  # bytes of how many
+    assert "/s" in shown
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") > 0  # the cursor is back
+    assert "Traceback" not in shown
+    last = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.strip()))[-1]
+    assert re.fullmatch(SUMMARY, last)
+
+
+def test_bar_ends_before_an_error(tmp_path: Path) -> None:
+    """Without it the cursor would stay hidden, or the error stand in the middle of the bar."""
+    store = Store.below(tmp_path)
+    store.file("one", 4 * MIB)
+    os.mkfifo(store.path("fifo"))
+    status, shown = _on_terminal(store.conf(["one"], ["fifo"]))
+    assert status == 1
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") > 0
+    assert shown.rstrip().endswith("is a FIFO")
+    assert "Traceback" not in shown
+
+
+def test_no_bar_on_a_terminal_if_not_asked(conf: Path) -> None:
+    """Without it `plain` and `-q` would not do what they say on a terminal."""
+    for options in [["--progress", "plain"], ["-q"]]:
+        status, shown = _on_terminal(conf, *options, slow=False)
+        assert status == 0
+        assert "\x1b" not in shown
