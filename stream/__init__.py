@@ -10,10 +10,12 @@
 Each name is imported when it is first used: `import stream` costs nothing.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+# Not typing's: importing that takes longer than the rest.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from stream.compression import Compression
     from stream.config import load_conf, parse_conf
     from stream.errors import (
@@ -83,9 +85,11 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     globals()[name] = value
     return value

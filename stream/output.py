@@ -136,11 +136,11 @@ def standard_output() -> Iterator[int]:
 
 def hold_standard_descriptors() -> None:
     """Put something in the place of standard streams that are closed, or the next
-    file opened would be taken for one of them: to be read, and so that nothing
-    written there succeeds unseen.
+    file opened would be taken for one of them: what fails to be used the way the
+    stream would be, so that nothing succeeds unseen.
     """
-    for fd in (0, 1, 2):
+    for fd, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
         try:
             os.fstat(fd)
         except OSError:
-            os.open(os.devnull, os.O_RDONLY)  # the lowest number that is free: this one
+            os.open(os.devnull, mode)  # the lowest number that is free: this one

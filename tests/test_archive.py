@@ -230,10 +230,11 @@ GOLDEN_CONF = {
 
 # /nix/store must be that, wherever the tests run: the program looks from a root of its own.
 CHROOTED = """
-import os, sys, stream
+import os, sys
+from stream import load_conf, write_image
 os.chroot(sys.argv[1])
 os.chdir("/")
-stream.write_image(stream.load_conf("/conf.json"), 1)
+write_image(load_conf("/conf.json"), 1)
 """
 
 

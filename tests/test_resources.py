@@ -1,0 +1,176 @@
+"""What a run costs and leaves behind: memory, descriptors, threads, references, opens."""
+
+import gc
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import memray
+import orjson
+import pytest
+from support import MIB, Store
+
+import stream
+
+LAUNCHER = Path(__file__).parent.parent / "bench" / "launch.py"
+MAX_RSS = 64 * MIB
+
+
+def _conf(store: Store, *layers: list[str], **more: object) -> stream.ImageConf:
+    return stream.load_conf(store.conf(*layers, **more))
+
+
+def _to_null(conf: stream.ImageConf) -> stream.Image:
+    with open(os.devnull, "wb") as null:
+        return stream.write_image(conf, null)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store."""
+    return Store.below(tmp_path)
+
+
+def _peak(conf: stream.ImageConf, tmp_path: Path) -> int:
+    """Bytes at the peak of all that was allocated, natively too."""
+    path = tmp_path / f"memray-{len(os.listdir(tmp_path))}"
+    with memray.Tracker(path, native_traces=False):
+        _to_null(conf)
+    reader = memray.FileReader(path)
+    peak = int(reader.metadata.peak_memory)
+    reader.close()
+    return peak
+
+
+def test_memory_does_not_grow_with_content(store: Store, tmp_path: Path) -> None:
+    """Without it a layer could be gathered before it is written."""
+    store.file("small", 1 * MIB)
+    store.file("large", 400 * MIB)
+    _to_null(_conf(store, ["small"]))  # imports
+    small = _peak(_conf(store, ["small"]), tmp_path)
+    large = _peak(_conf(store, ["large"]), tmp_path)
+    assert large <= small + MIB, (small, large)
+    assert large < 8 * MIB
+
+
+@pytest.mark.parametrize("layers", [5, 100])
+def test_memory_of_entries(store: Store, tmp_path: Path, layers: int) -> None:
+    """Without it all layers' metadata could be held at once."""
+    names = []
+    for layer in range(layers):
+        for number in range(200):
+            store.file(f"path-{layer}/{'long-name-' * 10}{number}", b"")
+        names.append([f"path-{layer}"])
+    assert _peak(_conf(store, *names), tmp_path) < 8 * MIB
+
+
+@pytest.mark.parametrize("compression", ["none", "store", "gzip:1"])
+def test_peak_of_the_process(store: Store, compression: str) -> None:
+    """Without it the README's figure of memory would hold for no whole process."""
+    store.file("large", 700 * MIB)
+    conf = store.conf(["large"])
+    command = [sys.executable, "-m", "stream", "-q", str(conf), "--compress", compression]
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(LAUNCHER), json.dumps([command])],
+        capture_output=True, check=True, cwd=LAUNCHER.parent.parent,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["peak_rss"] < MAX_RSS
+
+
+def _descriptors() -> list[str]:
+    return sorted(os.listdir("/proc/self/fd"))
+
+
+def _threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+def _fails(conf: stream.ImageConf) -> Callable[[], None]:
+    def run() -> None:
+        with pytest.raises(stream.SourceError):
+            _to_null(conf)
+
+    return run
+
+
+def test_nothing_stays_behind(store: Store) -> None:
+    """Without it a program that writes many images would run out of descriptors, threads or memory."""
+    store.file("one/a", b"a" * 100_000)
+    store.file("one/b", b"b")
+    os.mkfifo(store.path("two"))
+    good = _conf(store, ["one"])
+    runs: list[Callable[[], object]] = [
+        lambda: _to_null(good),
+        lambda: stream.write_image(good, io.BytesIO()),
+        _fails(_conf(store, ["one"], ["two"])),
+        lambda: stream.parse_conf(orjson.dumps({"repo_tag": "x:1"})),
+    ]
+    for run in runs:
+        run()
+        before: tuple[object, ...] | None = None
+        for _ in range(3):
+            for _ in range(20):
+                run()
+            for thread in threading.enumerate():
+                if thread is not threading.current_thread():
+                    thread.join(5)
+            gc.collect()
+            state = (_descriptors(), _threads(), sys.getrefcount(good), sys.getrefcount(None) >> 12)
+            objects = len(gc.get_objects())
+            if before is not None:
+                assert state == before[0]
+                assert abs(objects - int(str(before[1]))) < 20, "objects stay behind"
+            before = (state, objects)
+
+
+def test_native_memory_is_freed(store: Store) -> None:
+    """Without it each image would leave its buffers, or its metadata, behind."""
+    for number in range(500):
+        store.file(f"one/{'n' * 100}{number}", b"x")
+    conf = _conf(store, ["one"])
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    for _ in range(20):
+        _to_null(conf)
+    before = resident()
+    for _ in range(200):
+        _to_null(conf)
+    assert resident() - before < 4 * MIB
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace; CI has it")
+def test_each_file_is_opened_once(store: Store, tmp_path: Path) -> None:
+    """Without it a second pass could slip in, and nobody would see but the disk."""
+    for number in range(50):
+        store.file(f"one/d{number % 5}/file-{number}", os.urandom(3000))
+    store.file("two", 2 * MIB)
+    log = tmp_path / "strace"
+    trace = ["strace", "-f", "-e", "trace=open,openat,read,pread64", "-y", "-o", str(log)]
+    conf = store.conf(["one"], ["two"])
+    done = subprocess.run(
+        [*trace, sys.executable, "-m", "stream", "-q", conf, "-o", "/dev/null"],
+        check=False, capture_output=True,
+    )  # fmt: skip
+    if b"Operation not permitted" in done.stderr:
+        pytest.skip("no leave to trace")
+    assert done.returncode == 0, done.stderr
+    opens = Counter[str]()
+    read = Counter[str]()
+    for line in log.read_text("utf-8", "replace").splitlines():
+        for path in [*store.directory.glob("one/*/*"), store.path("two")]:
+            if f'"{path}"' in line and "open" in line and "O_PATH" not in line:
+                opens[str(path)] += 1
+            elif f"<{path}>" in line and ("read(" in line or "pread64(" in line):
+                read[str(path)] += int(line.rsplit("= ", 1)[1].split()[0])
+    assert len(opens) == 51
+    assert set(opens.values()) == {1}
+    assert sum(read.values()) == 50 * 3000 + 2 * MIB
