@@ -604,29 +604,33 @@ static PyType_Spec writer_spec = {
 /* ---- the module --------------------------------------------------------- */
 
 PyDoc_STRVAR(encode_header_doc,
-"encode_header(*, name, mode, size, mtime)\n--\n\n"
-"The header blocks (bytes) of a regular file owned by uid and gid 0 without names.");
+"encode_header(name, mode, size, mtime, *, link=b'')\n--\n\n"
+"The header blocks (bytes) of a regular file, or of a hard link to the member\n"
+"`link`, owned by uid and gid 0 without names.");
 
 static PyObject *encode_header(PyObject *module, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"name", "mode", "size", "mtime", NULL};
+    static char *keywords[] = {"name", "mode", "size", "mtime", "link", NULL};
     const struct module_state *state = PyModule_GetState(module);
-    struct entry entry = {.typeflag = '0', .link = (const uint8_t *)""};
+    struct entry entry = {0};
     struct stamp stamp;
     struct fault fault;
-    const char *name;
-    Py_ssize_t name_length;
+    const char *name, *link = "";
+    Py_ssize_t name_length, link_length = 0;
     long long mtime;
     int mode;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$y#iO&L:encode_header", keywords,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y#iO&L|$y#:encode_header", keywords,
                                      &name, &name_length, &mode, to_uint64, &entry.size,
-                                     &mtime) ||
-        check_length(name_length) < 0)
+                                     &mtime, &link, &link_length) ||
+        check_length(name_length) < 0 || check_length(link_length) < 0)
         return NULL;
+    entry.typeflag = link_length ? '1' : '0';
     entry.mode = (uint16_t)(mode & 07777);
     entry.name = (const uint8_t *)name;
     entry.name_length = (uint32_t)name_length;
+    entry.link = (const uint8_t *)link;
+    entry.link_length = (uint32_t)link_length;
     if (stamp_init(&stamp, mtime, 0, 0, "", "", &fault) < 0)
         return raise_fault(state, &fault);
     size_t size = header_size(&stamp, &entry);

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from stream.model import (
         BaseReference,
         CustomisationLayer,
+        Descriptor,
         Digest,
         Image,
         ImageConf,
@@ -51,8 +52,8 @@ _MODULES = {
         "SizeMismatch", "SourceError", "StreamImageError", "UsageError",
     ),
     "model": (
-        "BaseReference", "CustomisationLayer", "Digest", "Image", "ImageConf", "Layer",
-        "LayerPlan", "Owner",
+        "BaseReference", "CustomisationLayer", "Descriptor", "Digest", "Image", "ImageConf",
+        "Layer", "LayerPlan", "Owner",
     ),
     "pipeline": ("Observer", "write_image"),
 }  # fmt: skip
@@ -64,6 +65,7 @@ __all__ = [
     "Compression",
     "ConfError",
     "CustomisationLayer",
+    "Descriptor",
     "Digest",
     "DigestMismatch",
     "Image",

@@ -50,8 +50,9 @@ MAX_DEPTH = 200  # json.dumps recurses
 
 KEYS = frozenset(
     {
-        "architecture", "base_config", "base_history", "config", "created", "customisation_layer", "from_image", "gid",
-        "gname", "mtime", "os", "repo_tag", "skip_base_paths", "store_dir", "store_layers", "uid", "uname",
+        "annotations", "architecture", "base_config", "base_history", "config", "created", "customisation_layer",
+        "from_image", "gid", "gname", "labels", "mtime", "os", "repo_tag", "skip_base_paths", "store_dir",
+        "store_layers", "uid", "uname",
     }
 )  # fmt: skip
 
@@ -197,6 +198,7 @@ class _Reader:
                 gname=self._text("gname", "root"),
             ),
             base=self._base(),
+            annotations=self._strings("annotations"),
         )
 
     def _text(self, key: str, default: str) -> str:
@@ -215,11 +217,31 @@ class _Reader:
         return value
 
     def _container_config(self) -> dict[str, Any]:
+        labels = self._strings("labels")
         value = self._document.get("config", {})
-        if isinstance(value, dict):
+        if not isinstance(value, dict):
+            self._fault("config", f"must be an object, not {_kind(value)}")
+            return {}
+        if not labels:
             return value
-        self._fault("config", f"must be an object, not {_kind(value)}")
-        return {}
+        theirs = value.get("Labels") or {}
+        if not isinstance(theirs, dict):
+            self._fault("config.Labels", f"must be an object, not {_kind(theirs)}")
+            return {}
+        return {**value, "Labels": {**theirs, **labels}}
+
+    def _strings(self, key: str) -> dict[str, str]:
+        """The object of strings at `key`."""
+        value = self._document.get(key, {})
+        if not isinstance(value, dict):
+            self._fault(key, f"must be an object, not {_kind(value)}")
+            return {}
+        for name, item in value.items():
+            if not name:
+                self._fault(key, "has an empty name")
+            if not isinstance(item, str):
+                self._fault(f"{key}[{json.dumps(name)}]", f"must be a string, not {_kind(item)}")
+        return value
 
     def _repo_tag(self) -> str:
         if "repo_tag" not in self._document:

@@ -1,17 +1,27 @@
-"""The JSON documents of an image, as bytes. Knows no tar and no files.
+"""The JSON documents of an image, as bytes; digests and descriptors. Knows no tar
+and no files.
 
 Image config: OCI Image Specification, config.md; its exact bytes are those of
 nixpkgs' `dockerTools`, because their SHA-256 is the image ID. Archive manifest:
-the `manifest.json` of `docker save`.
+the `manifest.json` of `docker save`. OCI manifest and index: manifest.md and
+image-index.md.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stream.model import ImageConf, Layer
+from stream.model import Descriptor, Digest, ImageConf, Layer
+from stream.reference import IMAGE_NAME, REF_NAME, qualified, split
+
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"  # compressed: +gzip, +zstd
+OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
 # What a container config says of one container alone, or was carried out already.
 _NOT_INHERITED = frozenset({"Hostname", "Domainname", "Image", "OnBuild"})
@@ -92,6 +102,61 @@ def archive_manifest(config_name: str, repo_tag: str, layers: Sequence[Layer]) -
             "Layers": [layer.archive_name for layer in layers],
         }
     ]
+    return _compact(document)
+
+
+def oci_manifest(config: bytes, layers: Sequence[Layer], annotations: Mapping[str, str]) -> bytes:
+    """The OCI manifest of the image whose config's bytes are `config`."""
+    document = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "config": _descriptor(_describe(CONFIG_TYPE, config)),
+        "layers": [_descriptor(layer_descriptor(layer)) for layer in layers],
+    }
+    if annotations:
+        document["annotations"] = dict(annotations)
+    return _compact(document)
+
+
+def oci_index(manifest: bytes, conf: ImageConf) -> bytes:
+    """The `index.json` of the one image whose OCI manifest's bytes are `manifest`."""
+    descriptor = {
+        **_descriptor(_describe(MANIFEST_TYPE, manifest)),
+        "annotations": {
+            IMAGE_NAME: qualified(conf.repo_tag),
+            REF_NAME: split(conf.repo_tag)[1],
+        },
+        "platform": {"architecture": conf.architecture, "os": "linux"},
+    }
+    document = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [descriptor]}
+    return _compact(document)
+
+
+def layer_descriptor(layer: Layer) -> Descriptor:
+    """What the layer's archive member holds."""
+    return layer.compressed or Descriptor(
+        media_type=LAYER_TYPE, digest=layer.diff_id, size=layer.size
+    )
+
+
+def digest(data: bytes) -> Digest:
+    """The digest of `data`."""
+    return Digest(f"sha256:{hashlib.sha256(data).hexdigest()}")
+
+
+def _describe(media_type: str, data: bytes) -> Descriptor:
+    return Descriptor(media_type=media_type, digest=digest(data), size=len(data))
+
+
+def _descriptor(descriptor: Descriptor) -> dict[str, Any]:
+    return {
+        "mediaType": descriptor.media_type,
+        "digest": descriptor.digest,
+        "size": descriptor.size,
+    }
+
+
+def _compact(document: object) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 

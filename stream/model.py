@@ -6,7 +6,7 @@ Paths that end up in a tar are bytes; digests are `sha256:` and 64 hex digits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NewType
 
@@ -59,7 +59,8 @@ class BaseReference:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageConf:
     """A valid conf, every default filled in. `created` is aware; `mtime` is in
-    seconds since the epoch; `container_config` is passed through as it is.
+    seconds since the epoch; `container_config` is passed through as it is;
+    `annotations` are the OCI manifest's.
     """
 
     architecture: str
@@ -72,18 +73,30 @@ class ImageConf:
     mtime: int
     owner: Owner
     base: BaseReference | None = None
+    annotations: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Descriptor:
+    """OCI Image Specification, descriptor.md: what bytes are, and which ones."""
+
+    media_type: str
+    digest: Digest
+    size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
     """A layer that has been written. `archive_name` is its member name in the
-    archive, `size` its bytes, `comment` its line in the image's history.
+    archive, `size` its bytes, `comment` its line in the image's history. If the
+    member holds it compressed, `compressed` describes the member's bytes.
     """
 
     archive_name: str
     diff_id: Digest
     size: int
     comment: str
+    compressed: Descriptor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

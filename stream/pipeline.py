@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 from stream.compression import UNCOMPRESSED, Compression, compressed
 from stream.errors import DigestMismatch, OutputError
 from stream.model import Digest, Image, ImageConf, Layer
+from stream.sinks import ARCHIVE_FORMATS, ArchiveFormat
 from stream.sinks.docker_archive import DockerArchive
 from stream.sources import customisation, store
 from stream.tarwriter import LayerWriter
@@ -207,11 +208,12 @@ def _write_layers(
 MAX_LAYERS = 127
 
 
-def write_image(
+def write_image(  # noqa: PLR0913 — the options of the command, each of its own
     conf: ImageConf,
     output: int | BinaryIO,
     observer: Observer | None = None,
     *,
+    archive_format: ArchiveFormat = "docker-archive",
     compression: Compression = UNCOMPRESSED,
     threads: int | None = None,
 ) -> Image:
@@ -219,8 +221,8 @@ def write_image(
     by as many `threads` (default: all cores).
 
     Returns the record of what was written. Raises SourceError, ArchiveError,
-    DigestMismatch or OutputError; then the archive has no manifest and no trailer,
-    and nothing loads it. `output` is not closed.
+    DigestMismatch or OutputError; then the archive has no `manifest.json` and no
+    trailer, and its reader sees that it is cut short. `output` is not closed.
     """
     observer = observer or Observer()
     with ExitStack() as stack:
@@ -233,7 +235,9 @@ def write_image(
             conf = base.without_held(conf)
         fd = stack.enter_context(_descriptor(output))
         fd = stack.enter_context(compressed(fd, compression, threads=threads))
-        sink = stack.enter_context(DockerArchive(fd, conf))
+        sink = stack.enter_context(ARCHIVE_FORMATS[archive_format](fd, conf))
+        if conf.annotations and not sink.carries_annotations:
+            observer.warning(f"annotations: {archive_format} has no place for them, left out")
         ours = len(conf.store_layers) + (conf.customisation_layer is not None)
         total = ours + (base.layer_count if base else 0)
         if total > MAX_LAYERS:

@@ -165,10 +165,14 @@ class ArchiveWriter:
         """Bytes of the archive so far; any thread may look."""
         return self._native.position
 
-    def _write_header(self, name: str, size: int) -> None:
+    def _write_header(self, name: str, size: int, link: str = "") -> None:
         self._native.write(
             _tarhash.encode_header(
-                name=name.encode(), mode=MEMBER_MODE, size=size, mtime=self._mtime
+                name=name.encode(),
+                mode=MEMBER_MODE,
+                size=size,
+                mtime=self._mtime,
+                link=link.encode(),
             )
         )
 
@@ -185,6 +189,11 @@ class ArchiveWriter:
             self._write_header(name, len(data))
             self._native.write(data)
             self._native.write_zeros(_padding(len(data), BLOCK))
+
+    def write_link(self, name: str, target: str) -> None:
+        """Write a hard link: `name` stands for the earlier member `target`, too."""
+        with _translated():
+            self._write_header(name, 0, target)
 
     def finish(self) -> int:
         """Write the trailer and hand everything to `fd`. Returns the archive's bytes."""

@@ -89,9 +89,11 @@ def test_default_architecture(
 def test_every_key(store: str, customisation: Path) -> None:
     """Each key arrives where it belongs."""
     document = {
+        "annotations": {"com.example.x": "", "ü": "ß"},
         "architecture": "arm64",
         "os": "linux",
-        "config": {"Cmd": ["/x"], "Labels": {"ü": None}},
+        "config": {"Cmd": ["/x"], "Labels": {"ü": None, "a": "theirs"}, "Env": []},
+        "labels": {"b": "ours", "a": "ours"},
         "store_dir": store,
         "from_image": f"{store}/file:base:1",
         "base_config": "full",
@@ -111,7 +113,11 @@ def test_every_key(store: str, customisation: Path) -> None:
     conf = parse(document)
     assert conf == stream.ImageConf(
         architecture="arm64",
-        container_config={"Cmd": ["/x"], "Labels": {"ü": None}},
+        container_config={
+            "Cmd": ["/x"],
+            "Labels": {"ü": None, "a": "ours", "b": "ours"},
+            "Env": [],
+        },
         store_dir=store.encode(),
         store_layers=(
             stream.LayerPlan(store_paths=(f"{store}/link".encode(), f"{store}/file".encode())),
@@ -131,6 +137,7 @@ def test_every_key(store: str, customisation: Path) -> None:
             history="keep",
             skip_store_paths=True,
         ),
+        annotations={"com.example.x": "", "ü": "ß"},
     )
     assert conf.created.utcoffset() == timedelta(hours=2)
 
@@ -227,6 +234,8 @@ BAD: list[tuple[list[str], str, list[object]]] = [
     (["base_config"], "must be 'env' or 'full'", ["", "all"]),
     (["base_history"], "must be 'rewrite' or 'keep'", ["", "all"]),
     (["skip_base_paths"], "must be a boolean", [1, "true", None]),
+    (["annotations", "labels"], "must be an object", [None, 1, "x", []]),
+    (["annotations", "labels"], "empty name", [{"": "x"}]),
     (
         ["created", "mtime"],
         "not an instant",
@@ -361,6 +370,32 @@ def test_incomplete_customisation_layer(customisation: Path, missing: str) -> No
     assert f"{missing} cannot be read: No such file" in found["customisation_layer"]
 
 
+@pytest.mark.parametrize("key", ["annotations", "labels"])
+def test_values_that_are_no_strings(key: str) -> None:
+    """Registries and daemons refuse them, late; each is named by its place."""
+    found = faults({"repo_tag": "x:1", key: {"a": 1, "b": "x", "c\n": None}})
+    assert found == {
+        f'{key}["a"]': "must be a string, not a number",
+        f'{key}["c\\n"]': "must be a string, not null",
+    }
+
+
+@pytest.mark.parametrize("config", [{}, {"Labels": None}, {"Labels": {}}])
+def test_labels(config: Document) -> None:
+    """Labels need none of the config's own beside them; without any the config stays as it is."""
+    document = {"repo_tag": "x:1", "config": config}
+    assert parse(document | {"labels": {"a": "1"}}).container_config == {"Labels": {"a": "1"}}
+    assert parse(document | {"labels": {}}).container_config == config
+
+
+def test_labels_that_cannot_be_merged() -> None:
+    """The config passes through untouched, unless something is to be added to it."""
+    document = {"repo_tag": "x:1", "config": {"Labels": ["a"]}}
+    assert parse(document).container_config == {"Labels": ["a"]}
+    found = faults(document | {"labels": {"a": "1"}})
+    assert found == {"config.Labels": "must be an object, not a list"}
+
+
 def test_all_faults_together(store: str) -> None:
     """Whoever repairs a conf by hand sees everything wrong with it at once."""
     found = faults(
@@ -370,6 +405,7 @@ def test_all_faults_together(store: str) -> None:
             "customisation_layer": "/missing", "created": "x", "mtime": "y",
             "uid": -1, "gid": "z", "uname": 3, "gname": None,
             "base_config": 1, "base_history": "x", "skip_base_paths": 0,
+            "annotations": 1, "labels": [],
         }
     )  # fmt: skip
     assert found.keys() == (KEYS - {"store_dir", "store_layers"}) | {

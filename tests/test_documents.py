@@ -1,5 +1,6 @@
 """The JSON documents: an image config's bytes are the image ID, manifests are for others."""
 
+import dataclasses
 import hashlib
 import json
 from datetime import datetime
@@ -9,8 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.documents import archive_manifest, image_config, store_paths_comment
-from stream.model import Digest, ImageConf, Layer, Owner
+from stream.documents import (
+    archive_manifest,
+    image_config,
+    oci_index,
+    oci_manifest,
+    store_paths_comment,
+)
+from stream.model import Descriptor, Digest, ImageConf, Layer, Owner
 
 DIGESTS = [Digest("sha256:" + hashlib.sha256(name).hexdigest()) for name in (b"one", b"two")]
 LAYERS = [
@@ -128,6 +135,48 @@ def test_archive_manifest() -> None:
     assert archive_manifest("cc.json", "x:1", LAYERS) == (
         b'[{"Config":"cc.json","Layers":["aa/layer.tar","bb/layer.tar"],"RepoTags":["x:1"]}]'
     )
+
+
+def test_oci_manifest() -> None:
+    """Compact and sorted; a layer that is kept compressed is described as it is kept."""
+    kept = Descriptor(media_type="x+gzip", digest=DIGESTS[0], size=7)
+    layers = [LAYERS[0], dataclasses.replace(LAYERS[1], compressed=kept)]
+    assert oci_manifest(b"{}", layers, {"ü": "1", "a": "2"}) == (
+        b'{"annotations":{"a":"2","\\u00fc":"1"}'
+        b',"config":{"digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"'
+        b',"mediaType":"application/vnd.oci.image.config.v1+json","size":2}'
+        b',"layers":[{"digest":"' + DIGESTS[0].encode() + b'"'
+        b',"mediaType":"application/vnd.oci.image.layer.v1.tar","size":10240}'
+        b',{"digest":"' + DIGESTS[0].encode() + b'","mediaType":"x+gzip","size":7}]'
+        b',"mediaType":"application/vnd.oci.image.manifest.v1+json","schemaVersion":2}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("repo_tag", "image_name", "ref_name"),
+    [
+        ("x:1", "docker.io/library/x:1", "1"),
+        ("user/x:1", "docker.io/user/x:1", "1"),
+        ("a/b/c:latest", "docker.io/a/b/c:latest", "latest"),
+        ("docker.io/x:1", "docker.io/library/x:1", "1"),
+        ("docker.io/user/x:1", "docker.io/user/x:1", "1"),
+        ("index.docker.io/x:1", "docker.io/library/x:1", "1"),
+        ("registry.example/x:1", "registry.example/x:1", "1"),
+        ("registry:5000/x:v1.0", "registry:5000/x:v1.0", "v1.0"),
+        ("localhost/x:1", "localhost/x:1", "1"),
+        ("[fd00::1]:80/x:1", "[fd00::1]:80/x:1", "1"),
+        ("HOST/x:1", "HOST/x:1", "1"),
+    ],
+)
+def test_names_in_the_oci_index(repo_tag: str, image_name: str, ref_name: str) -> None:
+    """Podman and containerd take the whole name from here, or leave the image without one."""
+    index = json.loads(oci_index(b"{}", conf_with(repo_tag=repo_tag)))
+    (entry,) = index["manifests"]
+    assert entry["annotations"] == {
+        "io.containerd.image.name": image_name,
+        "org.opencontainers.image.ref.name": ref_name,
+    }
+    assert entry["platform"] == {"architecture": "arm64", "os": "linux"}
 
 
 @pytest.mark.parametrize(

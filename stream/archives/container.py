@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from stream.archives import tarreader
 from stream.archives.bytesource import ByteSource, FileBytes, Part, StreamBytes, pieces
-from stream.archives.decompress import MAGIC_SIZE, compression_of, decompressed
+from stream.archives.decompress import MAGIC_SIZE, Budget, compression_of, decompressed
 from stream.errors import ArchiveError, printable
 
 MAX_DOCUMENT = 8 << 20  # bytes of a JSON document
@@ -269,7 +269,9 @@ class CompressedTar(_TarContainer):
         super().__init__(fd, name, peruse)
 
     def _source(self) -> ByteSource:
-        return decompressed(FileBytes(self._fd, self.name), self._compression, self.name)
+        file = FileBytes(self._fd, self.name)
+        self._budget = Budget(lambda: file.position)
+        return decompressed(file, self._compression, self.name)
 
     def _scan_file(self, member: tarreader.Member, name: str, source: ByteSource) -> Blob:
         part = Part(source, member.size, where(self.name, name))
@@ -281,7 +283,7 @@ class CompressedTar(_TarContainer):
         elif compression or self._peruse is not None:
             content: ByteSource = StreamBytes(_Joined(head, part), part.name)
             if compression:
-                content = decompressed(content, compression, part.name)
+                content = decompressed(content, compression, part.name, self._budget)
             if self._peruse is not None:
                 self._perused[member.offset] = _peruse(self._peruse, content)
             size = content.position + sum(map(len, pieces(content)))

@@ -7,6 +7,7 @@ Bounded memory, whatever comes; what yields out of all proportion is refused.
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import IO, Any, BinaryIO, cast
 
 from stream.archives.bytesource import ByteSource, StreamBytes
@@ -79,15 +80,32 @@ def _open(compression: str, file: BinaryIO) -> IO[bytes]:
     )
 
 
+class Budget:
+    """What decompressors may yield, all together, for the bytes of a file of which
+    `spent()` were read: one in another, each in proportion, they could yield the
+    square of it.
+    """
+
+    def __init__(self, spent: Callable[[], int]) -> None:
+        self._spent = spent
+        self._out = 0
+
+    def take(self, count: int, name: str) -> None:
+        """`count` more bytes came out. Raises ArchiveError if that is too many."""
+        self._out += count
+        if self._out > BOMB_SIZE and self._out > BOMB_RATIO * self._spent():
+            raise ArchiveError(
+                name, f"yields more than {BOMB_RATIO} times its compressed size: refused as a bomb"
+            )
+
+
 class _Checked:
     """A decompressor's file, whose every error is an ArchiveError."""
 
-    def __init__(self, compression: str, raw: _Counted, name: str) -> None:
+    def __init__(self, compression: str, raw: _Counted, name: str, budgets: list[Budget]) -> None:
         self._compression = compression
-        self._raw = raw
         self._name = name
-        self._out = 0
-        self._last = b""
+        self._budgets = budgets
         self._file = _open(compression, cast(BinaryIO, io.BufferedReader(raw, 1 << 18)))
 
     def read(self, count: int) -> bytes:
@@ -102,15 +120,17 @@ class _Checked:
             cut = isinstance(error, EOFError)
             reason = "is cut short" if cut else f"is not whole {self._compression}: {error}"
             raise ArchiveError(self._name, reason) from error
-        self._out += len(data)
-        if self._out > BOMB_SIZE and self._out > BOMB_RATIO * self._raw.count:
-            raise ArchiveError(
-                self._name,
-                f"yields more than {BOMB_RATIO} times its compressed size: refused as a bomb",
-            )
+        for budget in self._budgets:
+            budget.take(len(data), self._name)
         return data
 
 
-def decompressed(source: ByteSource, compression: str, name: str) -> StreamBytes:
-    """What `source` is, uncompressed. Raises ArchiveError as it is read."""
-    return StreamBytes(_Checked(compression, _Counted(source), name), name)
+def decompressed(
+    source: ByteSource, compression: str, name: str, budget: Budget | None = None
+) -> StreamBytes:
+    """What `source` is, uncompressed; what comes out counts for `budget` as well, if
+    `source` is itself decompressed. Raises ArchiveError as it is read.
+    """
+    raw = _Counted(source)
+    budgets = [Budget(lambda: raw.count), *([budget] if budget else ())]
+    return StreamBytes(_Checked(compression, raw, name, budgets), name)

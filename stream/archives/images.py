@@ -18,9 +18,11 @@ from typing import Any, Self
 from stream.archives.container import Blob, Container, Peruse, open_container, where
 from stream.errors import ArchiveError, one_line
 from stream.model import Digest
+from stream.reference import IMAGE_NAME, REF_NAME, qualified
 
 MAX_DEPTH = 200
 MAX_LAYERS = 10_000
+MAX_IMAGES = 1000  # each costs the parsing of documents, which many can share
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 
 INDEX_TYPES = frozenset(
@@ -29,8 +31,6 @@ INDEX_TYPES = frozenset(
         "application/vnd.docker.distribution.manifest.list.v2+json",
     }
 )
-REF_NAME = "org.opencontainers.image.ref.name"
-IMAGE_NAME = "io.containerd.image.name"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,19 +105,6 @@ class Archive:
         return images[0]
 
 
-def qualified(reference: str) -> str:
-    """`reference` with what Docker fills in: docker.io, library, latest."""
-    name, colon, tag = reference.rpartition(":")
-    if not colon or "/" in tag:
-        name, tag = reference, "latest"
-    domain, slash, rest = name.partition("/")
-    if not slash or not ("." in domain or ":" in domain or domain == "localhost"):
-        domain, rest = "docker.io", name
-    if domain == "docker.io" and "/" not in rest:
-        rest = f"library/{rest}"
-    return f"{domain}/{rest}:{tag}"
-
-
 def open_archive(path: str, peruse: Peruse | None = None) -> Archive:
     """The archive at `path`. Raises ArchiveError. Close it, or use it in `with`."""
     container = open_container(path, peruse)
@@ -144,6 +131,7 @@ def read_archive(container: Container) -> Archive:
 class _Reader:
     def __init__(self, container: Container) -> None:
         self._container = container
+        self._descriptors = 0  # met in indexes
 
     def _error(self, member: str, reason: str) -> ArchiveError:
         return ArchiveError(where(self._container.name, member), reason)
@@ -219,6 +207,8 @@ class _Reader:
         items = self._json(name, self._container.document(manifest))
         if not isinstance(items, list):
             raise self._error(name, "is no JSON list")
+        if len(items) > MAX_IMAGES:
+            raise self._error(name, f"lists {len(items)} images, at most {MAX_IMAGES} are read")
         for item in items:
             yield self._docker_image(name, self._object(name, item))
 
@@ -259,6 +249,9 @@ class _Reader:
         if depth > 4:
             raise self._error(name, "is an index in an index in an index …")
         for descriptor in self._get(name, document, "manifests", list, []):
+            self._descriptors += 1
+            if self._descriptors > MAX_IMAGES:
+                raise self._error(name, f"more than {MAX_IMAGES} images in all; no more are read")
             entry = self._object(name, descriptor)
             own_tags = _tags_of(entry) or tags
             blob_name, data = self._descriptor(name, entry)
@@ -317,5 +310,8 @@ def _tags_of(descriptor: dict[str, Any]) -> tuple[str, ...]:
     annotations = descriptor.get("annotations")
     if not isinstance(annotations, dict):
         return ()
-    names = (annotations.get(IMAGE_NAME), annotations.get(REF_NAME))
-    return tuple(dict.fromkeys(name for name in names if isinstance(name, str) and name))
+    # The second is a tag alone where the first has the whole name.
+    for name in (annotations.get(IMAGE_NAME), annotations.get(REF_NAME)):
+        if isinstance(name, str) and name:
+            return (name,)
+    return ()

@@ -10,6 +10,7 @@ from stream.errors import UsageError
 from stream.output import is_terminal, output_file, standard_output
 from stream.pipeline import write_image
 from stream.progress import Reporter
+from stream.sinks import ARCHIVE_FORMATS
 
 DESCRIPTION = "Stream a container image, made from store paths in one pass."
 EPILOG = """\
@@ -26,6 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE", default="-",
         help="write to FILE, which appears when it is complete (default: standard output)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--format", choices=ARCHIVE_FORMATS, default="docker-archive",
+        help="docker-archive (default), or oci-archive, which is an OCI image layout as well",
     )  # fmt: skip
     parser.add_argument(
         "--compress", metavar="CODEC[:LEVEL]",
@@ -62,4 +67,11 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     )
     conf = load_conf(args.conf, repo_tag=args.repo_tag, warn=reporter.warning)
     with standard_output() if to_stdout else output_file(args.output) as fd:
-        write_image(conf, fd, reporter, compression=chosen, threads=args.threads)
+        write_image(
+            conf,
+            fd,
+            reporter,
+            archive_format=args.format,
+            compression=chosen,
+            threads=args.threads,
+        )

@@ -6,17 +6,18 @@ from, nor how tar encodes them.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from stream import documents
-from stream.model import Digest, Image, ImageConf, Layer
+from stream.model import Image, ImageConf, Layer
 from stream.tarwriter import ArchiveWriter, LayerWriter
 
 
 class DockerArchive:
     """A docker-archive being written to `fd`. Layers first, then `finish`."""
+
+    carries_annotations: ClassVar[bool] = False
 
     def __init__(self, fd: int, conf: ImageConf) -> None:
         self._conf = conf
@@ -42,14 +43,18 @@ class DockerArchive:
         is the config of the image it is built on.
         """
         config = documents.image_config(self._conf, layers, base)
-        config_digest = hashlib.sha256(config).hexdigest()
-        config_name = f"{config_digest}.json"
+        config_name = self._write_config(config, layers)
         manifest = documents.archive_manifest(config_name, self._conf.repo_tag, layers)
-        self._archive.write_member(config_name, config)
         self._archive.write_member("manifest.json", manifest)
         return Image(
-            image_id=Digest(f"sha256:{config_digest}"),
+            image_id=documents.digest(config),
             repo_tag=self._conf.repo_tag,
             layers=tuple(layers),
             size=self._archive.finish(),
         )
+
+    def _write_config(self, config: bytes, layers: Sequence[Layer]) -> str:
+        """Write all documents but `manifest.json`. Returns the config's member name."""
+        name = f"{documents.digest(config).removeprefix('sha256:')}.json"
+        self._archive.write_member(name, config)
+        return name

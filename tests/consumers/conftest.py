@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from .consumer import Consumer, Runner
-from .daemonless import Buildah, Podman, Skopeo, Umoci
+from .daemonless import Buildah, OciBuildah, OciPodman, OciSkopeo, Podman, Skopeo, Umoci
 from .daemons import Containerd, Docker, Registry
 from .images import BuiltImage, build_image, image_id
 from .isolation import Isolation, IsolationError, isolated
@@ -64,6 +64,27 @@ def skopeo(isolation: Isolation) -> Skopeo:
 
 
 @pytest.fixture
+def oci_podman(isolation: Isolation) -> OciPodman:
+    """Give a podman that has seen nothing, for OCI archives."""
+    require(OciPodman.programs)
+    return OciPodman(isolation)
+
+
+@pytest.fixture
+def oci_buildah(isolation: Isolation) -> OciBuildah:
+    """Give a buildah that has seen nothing, for OCI archives."""
+    require(OciBuildah.programs)
+    return OciBuildah(isolation)
+
+
+@pytest.fixture
+def oci_skopeo(isolation: Isolation) -> OciSkopeo:
+    """Give a skopeo that has seen nothing, for OCI archives."""
+    require(OciSkopeo.programs)
+    return OciSkopeo(isolation)
+
+
+@pytest.fixture
 def umoci(isolation: Isolation) -> Umoci:
     """Give an umoci with an empty layout."""
     require(Umoci.programs)
@@ -109,6 +130,15 @@ def archive(image: BuiltImage, tmp_path_factory: pytest.TempPathFactory) -> Path
     path = tmp_path_factory.mktemp("archive") / "image.tar"
     with path.open("wb") as output:
         subprocess.run(image.producer, stdout=output, check=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def oci_archive(image: BuiltImage, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keep the OCI archive that our command writes, as a file."""
+    path = tmp_path_factory.mktemp("oci-archive") / "image.tar"
+    with path.open("wb") as output:
+        subprocess.run(image.oci_producer, stdout=output, check=True)
     return path
 
 

@@ -69,6 +69,14 @@ class Podman(Runner):
         return self.command("podman", "run", "--rm", "--pull=never", self.reference(tag), *argv)
 
 
+class OciPodman(Podman):
+    """Podman, given an OCI archive: it calls the image by the name that the archive's index has in full."""
+
+    def reference(self, tag: str) -> str:
+        """Return that name."""
+        return f"docker.io/library/{tag}"
+
+
 class Buildah(Runner):
     """Buildah, which runs commands in a working container."""
 
@@ -105,6 +113,18 @@ class Buildah(Runner):
         return self.command("buildah", "run", "--isolation=chroot", name, "--", *command)
 
 
+class OciBuildah(Buildah):
+    """Buildah, reading by its transport for OCI archives, which takes regular files alone."""
+
+    def load_command(self) -> Sequence[str]:
+        """Pull the archive's only image."""
+        return ("buildah", "pull", "--quiet", "oci-archive:/dev/stdin")
+
+    def reference(self, tag: str) -> str:
+        """Return the name that the archive's index has in full."""
+        return f"docker.io/library/{tag}"
+
+
 class Skopeo(Consumer):
     """Skopeo, which copies an archive into a directory of blobs and runs nothing."""
 
@@ -139,6 +159,14 @@ class Skopeo(Consumer):
         self.output(
             "skopeo", "copy", "--quiet", "--dest-tls-verify=false", f"dir:{self.blobs}", destination
         )
+
+
+class OciSkopeo(Skopeo):
+    """Skopeo, reading by its transport for OCI archives, which takes regular files alone."""
+
+    def load_command(self) -> Sequence[str]:
+        """Copy the archive's only image to a directory, which changes no blob."""
+        return ("skopeo", "copy", "--quiet", "oci-archive:/dev/stdin", f"dir:{self.blobs}")
 
 
 class Umoci(Runner):

@@ -74,14 +74,19 @@ class BuiltImage:
         """Our command, which writes the archive to standard output."""
         return producer(self.conf)
 
+    @property
+    def oci_producer(self) -> Sequence[str]:
+        """Our command, which writes an OCI archive."""
+        return producer(self.conf, "--format", "oci-archive")
+
     def greeting(self, argument: str) -> str:
         """Return what the program prints when this is its last argument."""
         return f"{argument} in {WORKING_DIR}: {MOTTO} ({len(_TREE)})\n"
 
 
-def producer(conf: Path) -> Sequence[str]:
+def producer(conf: Path, *options: str) -> Sequence[str]:
     """Our command for a conf."""
-    return (sys.executable, "-m", "stream", str(conf))
+    return (sys.executable, "-m", "stream", *options, str(conf))
 
 
 def build_image(directory: Path) -> BuiltImage:
