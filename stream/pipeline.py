@@ -13,36 +13,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO
 
 from stream.compression import UNCOMPRESSED, Compression, compressed
-from stream.errors import DigestMismatch, OutputError
-from stream.model import Digest, Image, ImageConf, Layer
+from stream.errors import OutputError
+from stream.model import Image, ImageConf, Layer
 from stream.sinks import ARCHIVE_FORMATS, ArchiveFormat
 from stream.sinks.docker_archive import DockerArchive
 from stream.sources import customisation, store
+from stream.sources.layer import SourceLayer
 from stream.tarwriter import LayerWriter
 
 if TYPE_CHECKING:
     from stream.sources.base import BaseImage
-
-
-class LayerSource(Protocol):
-    """A layer whose size is known and whose bytes are to come. If `expected` is
-    set, the bytes must have that digest.
-    """
-
-    @property
-    def archive_name(self) -> str: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def comment(self) -> str: ...
-    @property
-    def entry_count(self) -> int: ...
-    @property
-    def expected(self) -> Digest | None: ...
-    def write_to(self, layer: LayerWriter) -> None: ...
 
 
 class Observer:
@@ -51,10 +34,10 @@ class Observer:
     def started(self, conf: ImageConf, layers: int, position: Callable[[], int]) -> None:
         """`layers` will be written; `position()` is the archive's bytes so far."""
 
-    def layer_started(self, number: int, source: LayerSource) -> None:
+    def layer_started(self, number: int, source: SourceLayer) -> None:
         """Layer `number`, from 1, begins."""
 
-    def layer_written(self, number: int, source: LayerSource) -> None:
+    def layer_written(self, number: int, source: SourceLayer) -> None:
         """All bytes of layer `number` are on their way."""
 
     def layer_completed(self, number: int, layer: Layer) -> None:
@@ -67,11 +50,11 @@ class Observer:
         """The image can be written, but `message` should be known."""
 
 
-def _sources(conf: ImageConf) -> list[Callable[[], LayerSource]]:
+def _sources(conf: ImageConf) -> list[Callable[[], SourceLayer]]:
     """What makes each layer's source, bottom to top: called when its turn comes,
     so that only the metadata at hand is in memory.
     """
-    makers: list[Callable[[], LayerSource]] = [
+    makers: list[Callable[[], SourceLayer]] = [
         partial(store.walk, conf, plan) for plan in conf.store_layers
     ]
     if conf.customisation_layer:
@@ -90,9 +73,9 @@ class _Ahead:
 
     MAX_ENTRIES = 4096  # some 500 kB
 
-    def __init__(self, makers: Sequence[Callable[[], LayerSource]]) -> None:
+    def __init__(self, makers: Sequence[Callable[[], SourceLayer]]) -> None:
         self._makers = makers
-        self._made: deque[LayerSource | BaseException] = deque()
+        self._made: deque[SourceLayer | BaseException] = deque()
         self._entries = 0
         self._closed = False
         self._changed = threading.Condition()
@@ -104,7 +87,7 @@ class _Ahead:
                 self._changed.wait_for(lambda: self._closed or self._entries < self.MAX_ENTRIES)
                 if self._closed:
                     return
-            made: LayerSource | BaseException
+            made: SourceLayer | BaseException
             try:
                 made = make()
                 count = made.entry_count
@@ -115,7 +98,7 @@ class _Ahead:
                 self._entries += count
                 self._changed.notify_all()
 
-    def __iter__(self) -> Iterator[LayerSource]:
+    def __iter__(self) -> Iterator[SourceLayer]:
         for _ in self._makers:
             with self._changed:
                 self._changed.wait_for(lambda: self._made)
@@ -133,18 +116,6 @@ class _Ahead:
             self._changed.notify_all()
 
 
-def _complete(source: LayerSource, writer: LayerWriter) -> Layer:
-    diff_id = writer.complete()
-    if source.expected is not None and diff_id != source.expected:
-        raise DigestMismatch(source.comment, source.expected, diff_id)
-    return Layer(
-        archive_name=source.archive_name,
-        diff_id=diff_id,
-        size=source.size,
-        comment=source.comment,
-    )
-
-
 class _LayerWriting:
     """Writes layers one by one. A layer is completed when its hashing has caught
     up, which never holds up the writing.
@@ -155,9 +126,9 @@ class _LayerWriting:
         self._sink = sink
         self._observer = observer
         self._started = 0
-        self._open: deque[tuple[LayerSource, LayerWriter]] = deque()
+        self._open: deque[tuple[SourceLayer, LayerWriter]] = deque()
 
-    def write(self, source: LayerSource) -> None:
+    def write(self, source: SourceLayer) -> None:
         """Write the bytes of `source`."""
         self._started += 1
         self._observer.layer_started(self._started, source)
@@ -176,7 +147,8 @@ class _LayerWriting:
         return self.layers
 
     def _complete_oldest(self) -> None:
-        self.layers.append(_complete(*self._open.popleft()))
+        source, writer = self._open.popleft()
+        self.layers.append(source.record(writer.complete()))
         self._observer.layer_completed(len(self.layers), self.layers[-1])
 
 
@@ -187,7 +159,7 @@ def _write_layers(
     writing = _LayerWriting(sink, observer)
     below: list[Layer] = []
     if base is not None:
-        for layer in base.sources():
+        for layer in base.sources(carry_compressed=sink.carries_compressed):
             writing.write(layer)
         below = base.in_order(writing.complete())
     written = len(writing.layers)

@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from stream.errors import StreamImageError, printable
+from stream.errors import StreamImageError
 from stream.model import Image, ImageConf, Layer
-from stream.pipeline import LayerSource, Observer, measure
+from stream.pipeline import Observer, measure
+from stream.sources.layer import SourceLayer
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -77,24 +78,23 @@ class Quiet(Reporter):
 class Plain(Reporter):
     """For logs: one line a layer."""
 
-    _conf: ImageConf
     _layers: int
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._labels: dict[int, str] = {}
+
     def started(self, conf: ImageConf, layers: int, position: Callable[[], int]) -> None:
-        self._conf, self._layers = conf, layers
+        self._layers = layers
+
+    def layer_started(self, number: int, source: SourceLayer) -> None:
+        self._labels[number] = source.label
 
     def layer_completed(self, number: int, layer: Layer) -> None:
         say(
             f"layer {number}/{self._layers} {layer.diff_id[:19]} "
-            f"{readable_size(layer.size):>9}  {self._content(number)}"
+            f"{readable_size(layer.size):>9}  {self._labels.pop(number)}"
         )
-
-    def _content(self, number: int) -> str:
-        plans = self._conf.store_layers
-        if number > len(plans):
-            return "customisation layer"
-        first, *rest = plans[number - 1].store_paths
-        return printable(first) + (f" and {len(rest)} more" if rest else "")
 
 
 class JsonLines(Reporter):
@@ -118,7 +118,7 @@ class JsonLines(Reporter):
         self._layers, self._position = layers, position
         self._emit("start", repo_tag=conf.repo_tag, layers=layers)
 
-    def layer_started(self, number: int, source: LayerSource) -> None:
+    def layer_started(self, number: int, source: SourceLayer) -> None:
         self._emit(
             "layer-start", layer=number, archive_name=source.archive_name, size=source.size,
             position=self._position(),
@@ -196,7 +196,7 @@ class Bar(Reporter):
             return  # the pass meets the same fault and reports it
         progress.update(task, total=total)
 
-    def layer_started(self, number: int, source: LayerSource) -> None:
+    def layer_started(self, number: int, source: SourceLayer) -> None:
         if self._progress:
             self._progress.update(self._task, description=f"layer {number}/{self._layers}")
 

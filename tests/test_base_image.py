@@ -446,3 +446,43 @@ def test_too_many_layers(tmp_path: Path, stream_image: Any) -> None:
     done = stream_image("--progress", "none", f"{tmp_path}/conf.json", "-o", "/dev/null")
     assert done.returncode == 0
     assert b"warning: 128 layers: " in done.stderr
+
+
+@pytest.mark.parametrize("outer", ["plain", "gzip", "zstd-seekable"])
+@pytest.mark.parametrize(("compress", "kind"), [(gzip.compress, "gzip"), (pyzstd.compress, "zstd")])
+def test_compressed_layers_are_carried(
+    tmp_path: Path, outer: str, compress: Callable[[bytes], bytes], kind: str
+) -> None:
+    """In an OCI archive a layer that is compressed stays as it is: nothing is spent on it twice."""
+    stored = [compress(layer) for layer in LAYERS]
+    archive = handmade.tar_of([*BASE.oci_files(stored).items()])
+    (tmp_path / "base.tar").write_bytes(handmade.COMPRESSORS[outer](archive))
+    conf = stream.parse_conf(
+        orjson.dumps({"repo_tag": "x:1", "from_image": f"{tmp_path}/base.tar"})
+    )
+    file = io.BytesIO()
+    image = stream.write_image(conf, file, archive_format="oci-archive")
+    assert [layer.diff_id for layer in image.layers] == EXPECTED
+    assert [layer.size for layer in image.layers] == [len(layer) for layer in LAYERS]
+    with tarfile.open(fileobj=io.BytesIO(file.getvalue())) as tar:
+        blobs = {info.name: tar.extractfile(info).read() for info in tar}  # type: ignore[union-attr]
+    (entry,) = json.loads(blobs["index.json"])["manifests"]
+    manifest = json.loads(blobs[f"blobs/{entry['digest'].replace(':', '/')}"])
+    for descriptor, content in zip(manifest["layers"], stored, strict=True):
+        assert descriptor["mediaType"] == f"application/vnd.oci.image.layer.v1.tar+{kind}"
+        assert descriptor["digest"] == digest(content)
+        assert descriptor["size"] == len(content)
+        assert blobs[f"blobs/{descriptor['digest'].replace(':', '/')}"] == content
+    plain = stream.write_image(conf, io.BytesIO())
+    assert plain.image_id == image.image_id
+
+
+def test_carried_layers_are_verified(tmp_path: Path) -> None:
+    """A compressed layer that is not its diff_id's ends the run, though nobody asked for it plain."""
+    stored = [gzip.compress(layer) for layer in (LAYERS[0], LAYERS[2], LAYERS[1])]
+    (tmp_path / "base.tar").write_bytes(handmade.tar_of([*BASE.oci_files(stored).items()]))
+    conf = stream.parse_conf(
+        orjson.dumps({"repo_tag": "x:1", "from_image": f"{tmp_path}/base.tar"})
+    )
+    with pytest.raises(DigestMismatch):
+        stream.write_image(conf, io.BytesIO(), archive_format="oci-archive")

@@ -18,6 +18,7 @@ class DockerArchive:
     """A docker-archive being written to `fd`. Layers first, then `finish`."""
 
     carries_annotations: ClassVar[bool] = False
+    carries_compressed: ClassVar[bool] = False  # layers, each for itself
 
     def __init__(self, fd: int, conf: ImageConf) -> None:
         self._conf = conf

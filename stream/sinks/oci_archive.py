@@ -27,6 +27,7 @@ class OciArchive(DockerArchive):
     """An OCI archive being written to `fd`. Layers first, then `finish`."""
 
     carries_annotations: ClassVar[bool] = True
+    carries_compressed: ClassVar[bool] = True
 
     def _write_config(self, config: bytes, layers: Sequence[Layer]) -> str:
         members = {documents.layer_descriptor(layer).digest: layer.archive_name for layer in layers}

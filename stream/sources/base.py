@@ -7,21 +7,23 @@ archive is read from its front; the manifest's order is the image's.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Self
 
-from stream.archives.bytesource import ByteSource, FileBytes, pieces
+from stream.archives.bytesource import ByteSource, FileBytes, pieces, read_exactly
 from stream.archives.container import Blob, Container
 from stream.archives.decompress import decompressed
 from stream.archives.images import Archive, ArchiveImage, ArchiveLayer, open_archive
 from stream.archives.tarreader import read_members
-from stream.documents import store_paths_comment
-from stream.errors import ArchiveError
-from stream.model import BaseReference, Digest, ImageConf, Layer, LayerPlan
+from stream.documents import LAYER_TYPE, store_paths_comment
+from stream.errors import ArchiveError, DigestMismatch, one_line
+from stream.model import BaseReference, Descriptor, Digest, ImageConf, Layer, LayerPlan
+from stream.sources.layer import SourceLayer
 from stream.tarwriter import LayerWriter
 
 # OCI Image Specification, layer.md, "Whiteouts"
@@ -29,16 +31,11 @@ WHITEOUT, OPAQUE = b".wh.", b".wh..wh..opq"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BaseLayer:
+class BaseLayer(SourceLayer):
     """A base image's layer at hand: its bytes are to be read before the next one's."""
 
-    archive_name: str
-    size: int
-    comment: str
-    expected: Digest
     source: ByteSource
     compression: str | None
-    entry_count: int = 0
 
     def write_to(self, layer: LayerWriter) -> None:
         """Copy the layer, uncompressed. Raises ArchiveError."""
@@ -53,6 +50,74 @@ class BaseLayer:
             layer.write(piece)
         if self.compression is not None and source.read(1):
             raise ArchiveError(source.name, "changed between two readings")
+
+
+class _Tee:
+    """What is read from `source` is written to `layer`, too."""
+
+    def __init__(self, source: ByteSource, layer: LayerWriter) -> None:
+        self.name = source.name
+        self.position = 0
+        self._source = source
+        self._layer = layer
+
+    def read(self, count: int) -> bytes:
+        """See ByteSource."""
+        data = self._source.read(count)
+        self._layer.write(data)
+        self.position += len(data)
+        return data
+
+    def skip(self, count: int) -> None:
+        """See ByteSource."""
+        read_exactly(self, count)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarriedLayer(SourceLayer):
+    """A base image's layer that stays compressed as it is; its content is verified
+    while it passes.
+    """
+
+    source: ByteSource
+    compression: str
+    diff_id: Digest
+    content_sizes: list[int] = field(default_factory=list)  # one, when it has passed
+
+    def write_to(self, layer: LayerWriter) -> None:
+        """Copy the stored bytes. Raises ArchiveError, or DigestMismatch for a content
+        that is not its diff_id's.
+        """
+        stored = _Tee(self.source, layer)
+        content = hashlib.sha256()
+        size = 0
+        for piece in pieces(decompressed(stored, self.compression, stored.name)):
+            content.update(piece)
+            size += len(piece)
+        for _ in pieces(stored):  # what is behind the compressed content is stored as well
+            pass
+        found = Digest(f"sha256:{content.hexdigest()}")
+        if found != self.diff_id:
+            raise DigestMismatch(self.comment, self.diff_id, found)
+        self.content_sizes.append(size)
+
+    def record(self, digest: Digest) -> Layer:
+        """See SourceLayer."""
+        if self.expected is not None and digest != self.expected:
+            raise DigestMismatch(self.comment, self.expected, digest)
+        return Layer(
+            archive_name=self.archive_name,
+            diff_id=self.diff_id,
+            size=self.content_sizes[0],
+            comment=self.comment,
+            compressed=Descriptor(
+                media_type=f"{LAYER_TYPE}+{self.compression}", digest=digest, size=self.size
+            ),
+        )
+
+
+# Compressions that OCI has media types for, and the ending of such a layer's name.
+_CARRIED = {"gzip": ".gz", "zstd": ".zst"}
 
 
 class BaseImage:
@@ -115,22 +180,44 @@ class BaseImage:
         )
         return replace(conf, store_layers=tuple(plan for plan in plans if plan.store_paths))
 
-    def sources(self) -> Iterator[BaseLayer]:
-        """Each distinct layer, in the archive's order."""
+    def sources(self, *, carry_compressed: bool) -> Iterator[SourceLayer]:
+        """Each distinct layer, in the archive's order; one that is stored compressed
+        stays so, if it can, with `carry_compressed`.
+        """
         container = self._archive.container
-        layers = {_measured(container, blob): layer for blob, layer in self._distinct().items()}
+        carried = _CARRIED if carry_compressed else {}
+        layers = {
+            blob if blob.compression in carried else _measured(container, blob): layer
+            for blob, layer in self._distinct().items()
+        }
         with closing(container.read(list(layers))) as reading:
             for blob, source in reading:
                 layer = layers[blob]
-                assert blob.content_size is not None
-                yield BaseLayer(
-                    archive_name=f"{layer.diff_id.removeprefix('sha256:')}/layer.tar",
-                    size=blob.content_size,
-                    comment=store_paths_comment([layer.name]),
-                    expected=layer.diff_id,
-                    source=source,
-                    compression=blob.compression,
-                )
+                name = f"{layer.diff_id.removeprefix('sha256:')}/layer.tar"
+                comment = store_paths_comment([layer.name])
+                label = one_line(f"base image's {layer.name}")
+                if blob.compression in carried:
+                    yield CarriedLayer(
+                        archive_name=name + carried[blob.compression],
+                        size=blob.size,
+                        comment=comment,
+                        label=label,
+                        expected=layer.digest,
+                        source=source,
+                        compression=blob.compression,
+                        diff_id=layer.diff_id,
+                    )
+                else:
+                    assert blob.content_size is not None
+                    yield BaseLayer(
+                        archive_name=name,
+                        size=blob.content_size,
+                        comment=comment,
+                        label=label,
+                        expected=layer.diff_id,
+                        source=source,
+                        compression=blob.compression,
+                    )
 
     def in_order(self, written: Sequence[Layer]) -> list[Layer]:
         """The image's layers, bottom to top, made of those `written`."""

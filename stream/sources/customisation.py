@@ -12,20 +12,16 @@ from dataclasses import dataclass
 
 from stream.documents import store_paths_comment
 from stream.errors import SourceError
-from stream.model import CustomisationLayer, Digest
+from stream.model import CustomisationLayer
+from stream.sources.layer import SourceLayer
 from stream.tarwriter import LayerWriter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReadyLayer:
-    """A layer tar on disk, whose bytes must have the digest `expected`."""
+class ReadyLayer(SourceLayer):
+    """A layer tar on disk."""
 
-    archive_name: str
-    size: int
-    comment: str
     path: bytes
-    expected: Digest | None
-    entry_count: int = 0
 
     def write_to(self, layer: LayerWriter) -> None:
         """Copy the file. Raises SourceError if it is not `size` bytes long."""
@@ -49,6 +45,7 @@ def ready_layer(plan: CustomisationLayer) -> ReadyLayer:
         archive_name=f"{plan.checksum.removeprefix('sha256:')}/layer.tar",
         size=plan.size,
         comment=store_paths_comment([plan.path]),
+        label="customisation layer",
         path=f"{plan.path}/layer.tar".encode(),
         expected=plan.checksum,
     )

@@ -13,26 +13,19 @@ from dataclasses import dataclass
 import xxhash
 
 from stream.documents import store_paths_comment
-from stream.model import Digest, ImageConf, LayerPlan
+from stream.errors import printable
+from stream.model import ImageConf, LayerPlan
+from stream.sources.layer import SourceLayer
 from stream.tarwriter import Entries, LayerWriter
 
 ANCESTOR_MODE = 0o755
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoreLayer:
-    """A store layer that has been walked: its size is known, its bytes are to come."""
+class StoreLayer(SourceLayer):
+    """A store layer that has been walked."""
 
-    archive_name: str
-    size: int
-    comment: str
     entries: Entries
-    expected: Digest | None = None
-
-    @property
-    def entry_count(self) -> int:
-        """What its metadata costs while it waits."""
-        return len(self.entries)
 
     def write_to(self, layer: LayerWriter) -> None:
         """Write every entry. Raises SourceError for a file that has changed."""
@@ -66,5 +59,8 @@ def walk(conf: ImageConf, plan: LayerPlan) -> StoreLayer:
         archive_name=f"{_fingerprint(conf, entries)}/layer.tar",
         size=entries.layer_size,
         comment=store_paths_comment([path.decode() for path in plan.store_paths]),
+        label=printable(plan.store_paths[0])
+        + (f" and {len(plan.store_paths) - 1} more" if len(plan.store_paths) > 1 else ""),
+        entry_count=len(entries),
         entries=entries,
     )
