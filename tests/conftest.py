@@ -1,6 +1,7 @@
 """What all tests share: hypothesis profiles, a store to fill, the command to run."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -74,3 +75,14 @@ def stream_image() -> Run:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def without_privilege() -> list[str]:
+    """What to put before a command for it to meet permissions, even as root."""
+    if os.geteuid() != 0:
+        return []
+    prefix = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--"]
+    if not shutil.which("setpriv") or subprocess.run([*prefix, "true"], check=False).returncode:
+        pytest.skip("needs setpriv and leave to drop capabilities")
+    return prefix

@@ -42,14 +42,3 @@ def world(world_library: Path, store: Store) -> World:
         }
 
     return environment
-
-
-@pytest.fixture(scope="session")
-def without_privilege() -> list[str]:
-    """What to put before a command for it to meet permissions, even as root."""
-    if os.geteuid() != 0:
-        return []
-    prefix = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--"]
-    if not shutil.which("setpriv") or subprocess.run([*prefix, "true"], check=False).returncode:
-        pytest.skip("needs setpriv and leave to drop capabilities")
-    return prefix
