@@ -93,16 +93,20 @@ def _kept_history(
     return [*kept, *history[layer_count:]]
 
 
-def archive_manifest(config_name: str, repo_tag: str, layers: Sequence[Layer]) -> bytes:
-    """The `manifest.json` that names config and layers by archive member."""
-    document = [
-        {
-            "Config": config_name,
-            "RepoTags": [repo_tag],
-            "Layers": [layer.archive_name for layer in layers],
-        }
-    ]
-    return _compact(document)
+def archive_item(
+    config_name: str, repo_tags: Sequence[str], layers: Sequence[Layer]
+) -> dict[str, Any]:
+    """What `manifest.json` says of one image: config and layers by archive member."""
+    return {
+        "Config": config_name,
+        "RepoTags": list(repo_tags) or None,
+        "Layers": [layer.archive_name for layer in layers],
+    }
+
+
+def archive_manifest(items: Sequence[dict[str, Any]]) -> bytes:
+    """The `manifest.json` of the images that `items` describe."""
+    return _compact(items)
 
 
 def oci_manifest(config: bytes, layers: Sequence[Layer], annotations: Mapping[str, str]) -> bytes:

@@ -106,6 +106,6 @@ class Image:
     """
 
     image_id: Digest
-    repo_tag: str
+    repo_tags: tuple[str, ...]
     layers: tuple[Layer, ...]
     size: int

@@ -9,11 +9,11 @@ import io
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from stream.compression import UNCOMPRESSED, Compression, compressed
 from stream.errors import OutputError
@@ -28,10 +28,14 @@ if TYPE_CHECKING:
     from stream.sources.base import BaseImage
 
 
+# Yields the size of each layer in bytes, None where it is not known.
+Sizes = Callable[[], Iterable[int | None]]
+
+
 class Observer:
     """Is told what happens while an image is written; does nothing by itself."""
 
-    def started(self, conf: ImageConf, layers: int, position: Callable[[], int]) -> None:
+    def started(self, layers: int, sizes: Sizes, position: Callable[[], int]) -> None:
         """`layers` will be written; `position()` is the archive's bytes so far."""
 
     def layer_started(self, number: int, source: SourceLayer) -> None:
@@ -43,8 +47,8 @@ class Observer:
     def layer_completed(self, number: int, layer: Layer) -> None:
         """Layer `number` has its digest."""
 
-    def finished(self, image: Image) -> None:
-        """The archive is complete."""
+    def finished(self, *images: Image) -> None:
+        """The archive is complete, and holds these."""
 
     def warning(self, message: str) -> None:
         """The image can be written, but `message` should be known."""
@@ -116,12 +120,19 @@ class _Ahead:
             self._changed.notify_all()
 
 
-class _LayerWriting:
+class LayerSink(Protocol):
+    """Takes layers."""
+
+    def begin_layer(self, archive_name: str, size: int) -> LayerWriter:
+        """Begin the next layer."""
+
+
+class LayerWriting:
     """Writes layers one by one. A layer is completed when its hashing has caught
     up, which never holds up the writing.
     """
 
-    def __init__(self, sink: DockerArchive, observer: Observer) -> None:
+    def __init__(self, sink: LayerSink, observer: Observer) -> None:
         self.layers: list[Layer] = []
         self._sink = sink
         self._observer = observer
@@ -156,7 +167,7 @@ def _write_layers(
     conf: ImageConf, base: BaseImage | None, sink: DockerArchive, observer: Observer
 ) -> list[Layer]:
     """Write every layer, the base image's first. Returns them bottom to top."""
-    writing = _LayerWriting(sink, observer)
+    writing = LayerWriting(sink, observer)
     below: list[Layer] = []
     if base is not None:
         for layer in base.sources(carry_compressed=sink.carries_compressed):
@@ -217,7 +228,7 @@ def write_image(  # noqa: PLR0913 — the options of the command, each of its ow
                 f"{total} layers: docker and overlay file systems take at most {MAX_LAYERS}"
             )
         written = ours + (base.distinct_layer_count() if base else 0)
-        observer.started(conf, written, lambda: sink.position)
+        observer.started(written, partial(_sizes, conf, base), lambda: sink.position)
         image = sink.finish(
             _write_layers(conf, base, sink, observer), base.document if base else None
         )
@@ -233,8 +244,9 @@ def _base_image(conf: ImageConf) -> AbstractContextManager[BaseImage | None]:
     return open_base_image(conf.base, conf)
 
 
-def measure(conf: ImageConf) -> Iterator[int]:
-    """The size of each layer in bytes, bottom to top, from metadata alone."""
+def _sizes(conf: ImageConf, base: BaseImage | None) -> Iterator[int | None]:
+    if base is not None:
+        yield from base.sizes()
     for make in _sources(conf):
         yield make().size
 

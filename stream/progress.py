@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from stream.errors import StreamImageError
-from stream.model import Image, ImageConf, Layer
-from stream.pipeline import Observer, measure
+from stream.model import Image, Layer
+from stream.pipeline import Observer, Sizes
 from stream.sources.layer import SourceLayer
 
 if TYPE_CHECKING:
@@ -43,6 +43,11 @@ def say(text: str) -> None:
         pass
 
 
+def _image_line(image: Image) -> str:
+    layers = "1 layer" if len(image.layers) == 1 else f"{len(image.layers)} layers"
+    return f"{' '.join(image.repo_tags) or 'untagged'} {image.image_id}: {layers}"
+
+
 class Reporter(Observer):
     """Messages and the closing summary as plain lines; no progress between."""
 
@@ -56,13 +61,14 @@ class Reporter(Observer):
         for line in message.splitlines():
             say(f"stream-image: {line}")
 
-    def finished(self, image: Image) -> None:
+    def finished(self, *images: Image) -> None:
+        *others, last = (_image_line(image) for image in images)
+        for line in others:
+            say(line)
+        size = images[-1].size
         seconds = max(time.monotonic() - self._start, 1e-6)
-        layers = "1 layer" if len(image.layers) == 1 else f"{len(image.layers)} layers"
-        say(
-            f"{image.repo_tag} {image.image_id}: {layers}, {readable_size(image.size)}"
-            f" in {seconds:.1f} s ({readable_size(image.size / seconds)}/s)"
-        )
+        rate = readable_size(size / seconds)
+        say(f"{last}, {readable_size(size)} in {seconds:.1f} s ({rate}/s)")
 
     def close(self) -> None:
         """End what is on the screen. May be called again."""
@@ -71,7 +77,7 @@ class Reporter(Observer):
 class Quiet(Reporter):
     """Warnings and errors alone."""
 
-    def finished(self, image: Image) -> None:
+    def finished(self, *images: Image) -> None:
         pass
 
 
@@ -84,7 +90,7 @@ class Plain(Reporter):
         super().__init__()
         self._labels: dict[int, str] = {}
 
-    def started(self, conf: ImageConf, layers: int, position: Callable[[], int]) -> None:
+    def started(self, layers: int, sizes: Sizes, position: Callable[[], int]) -> None:
         self._layers = layers
 
     def layer_started(self, number: int, source: SourceLayer) -> None:
@@ -114,9 +120,9 @@ class JsonLines(Reporter):
         kind = type(error).__name__ if isinstance(error, StreamImageError) else "Error"
         self._emit("error", kind=kind, message=message)
 
-    def started(self, conf: ImageConf, layers: int, position: Callable[[], int]) -> None:
+    def started(self, layers: int, sizes: Sizes, position: Callable[[], int]) -> None:
         self._layers, self._position = layers, position
-        self._emit("start", repo_tag=conf.repo_tag, layers=layers)
+        self._emit("start", layers=layers)
 
     def layer_started(self, number: int, source: SourceLayer) -> None:
         self._emit(
@@ -130,11 +136,12 @@ class JsonLines(Reporter):
             diff_id=layer.diff_id, position=self._position(),
         )  # fmt: skip
 
-    def finished(self, image: Image) -> None:
-        self._emit(
-            "done", repo_tag=image.repo_tag, image_id=image.image_id,
-            layers=len(image.layers), size=image.size,
-        )  # fmt: skip
+    def finished(self, *images: Image) -> None:
+        for image in images:
+            self._emit(
+                "done", repo_tags=image.repo_tags, image_id=image.image_id,
+                layers=len(image.layers), size=image.size,
+            )  # fmt: skip
 
 
 class Bar(Reporter):
@@ -148,7 +155,7 @@ class Bar(Reporter):
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def started(self, conf: ImageConf, layers: int, position: Callable[[], int]) -> None:
+    def started(self, layers: int, sizes: Sizes, position: Callable[[], int]) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -178,18 +185,18 @@ class Bar(Reporter):
         )
         self._thread.start()
         threading.Thread(
-            target=self._measure, args=(self._progress, task, conf), name="measure", daemon=True
+            target=self._measure, args=(self._progress, task, sizes), name="measure", daemon=True
         ).start()
 
     def _refresh(self, progress: Progress, task: TaskID, position: Callable[[], int]) -> None:
         while not self._ended.wait(REFRESH_SECONDS):
             progress.update(task, completed=position(), refresh=True)
 
-    def _measure(self, progress: Progress, task: TaskID, conf: ImageConf) -> None:
+    def _measure(self, progress: Progress, task: TaskID, sizes: Sizes) -> None:
         total = 0
         try:
-            for size in measure(conf):
-                if self._ended.is_set():
+            for size in sizes():
+                if size is None or self._ended.is_set():
                     return
                 total += size
         except StreamImageError:
@@ -217,9 +224,9 @@ class Bar(Reporter):
         self.close()
         super().error(message, error)
 
-    def finished(self, image: Image) -> None:
+    def finished(self, *images: Image) -> None:
         self.close()
-        super().finished(image)
+        super().finished(*images)
 
 
 def reporter(mode: str, *, quiet: bool) -> Reporter:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.documents import (
+    archive_item,
     archive_manifest,
     image_config,
     oci_index,
@@ -132,7 +133,7 @@ def test_container_config_passes_untouched(config: dict[str, Any]) -> None:
 
 def test_archive_manifest() -> None:
     """Compact, sorted, one image with one tag, its layers bottom to top."""
-    assert archive_manifest("cc.json", "x:1", LAYERS) == (
+    assert archive_manifest([archive_item("cc.json", ["x:1"], LAYERS)]) == (
         b'[{"Config":"cc.json","Layers":["aa/layer.tar","bb/layer.tar"],"RepoTags":["x:1"]}]'
     )
 

@@ -43,7 +43,7 @@ def test_record_is_true(conf: stream.ImageConf) -> None:
         content = {info.name: tar.extractfile(info).read() for info in tar}  # type: ignore[union-attr]
     (manifest,) = json.loads(content["manifest.json"])
     assert manifest["Layers"] == [layer.archive_name for layer in image.layers]
-    assert manifest["RepoTags"] == [image.repo_tag]
+    assert tuple(manifest["RepoTags"]) == image.repo_tags
     assert image.image_id == "sha256:" + hashlib.sha256(content[manifest["Config"]]).hexdigest()
     config = json.loads(content[manifest["Config"]])
     assert config["rootfs"]["diff_ids"] == [layer.diff_id for layer in image.layers]

@@ -65,7 +65,7 @@ def test_json(conf: Path) -> None:
     """Without it programs that watch a run would stop understanding it."""
     events = [json.loads(line) for line in _said(conf, "--progress", "json")]
     assert [event["event"] for event in events[:2]] == ["start", "layer-start"]
-    assert events[0].keys() == {"event", "seconds", "repo_tag", "layers"}
+    assert events[0].keys() == {"event", "seconds", "layers"}
     assert events[0]["layers"] == 3
     starts = [event for event in events if event["event"] == "layer-start"]
     layers = [event for event in events if event["event"] == "layer"]
@@ -76,7 +76,7 @@ def test_json(conf: Path) -> None:
         assert start["size"] == layer["size"]
         assert start["position"] + start["size"] <= layer["position"]
     done = events[-1]
-    assert done.keys() == {"event", "seconds", "repo_tag", "image_id", "layers", "size"}
+    assert done.keys() == {"event", "seconds", "repo_tags", "image_id", "layers", "size"}
     assert done["event"] == "done"
     assert [event["seconds"] for event in events] == sorted(event["seconds"] for event in events)
 

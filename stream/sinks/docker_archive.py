@@ -45,11 +45,13 @@ class DockerArchive:
         """
         config = documents.image_config(self._conf, layers, base)
         config_name = self._write_config(config, layers)
-        manifest = documents.archive_manifest(config_name, self._conf.repo_tag, layers)
+        manifest = documents.archive_manifest(
+            [documents.archive_item(config_name, [self._conf.repo_tag], layers)]
+        )
         self._archive.write_member("manifest.json", manifest)
         return Image(
             image_id=documents.digest(config),
-            repo_tag=self._conf.repo_tag,
+            repo_tags=(self._conf.repo_tag,),
             layers=tuple(layers),
             size=self._archive.finish(),
         )

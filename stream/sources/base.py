@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -120,6 +120,48 @@ class CarriedLayer(SourceLayer):
 _CARRIED = {"gzip": ".gz", "zstd": ".zst"}
 
 
+def archive_layers(
+    container: Container, layers: Iterable[ArchiveLayer], *, owner: str, carry_compressed: bool
+) -> Iterator[SourceLayer]:
+    """Each distinct layer, in the container's order; one that is stored compressed
+    stays so, if it can, with `carry_compressed`. `owner` says in messages whose they are.
+    """
+    carried = _CARRIED if carry_compressed else {}
+    first = {layer.diff_id: layer for layer in reversed(list(layers))}
+    by_blob = {
+        blob if blob.compression in carried else _measured(container, blob): layer
+        for blob, layer in ((layer.blob, layer) for layer in first.values())
+    }
+    with closing(container.read(list(by_blob))) as reading:
+        for blob, source in reading:
+            layer = by_blob[blob]
+            name = f"{layer.diff_id.removeprefix('sha256:')}/layer.tar"
+            comment = store_paths_comment([layer.name])
+            label = one_line(f"{owner} {layer.name}")
+            if blob.compression in carried:
+                yield CarriedLayer(
+                    archive_name=name + carried[blob.compression],
+                    size=blob.size,
+                    comment=comment,
+                    label=label,
+                    expected=layer.digest,
+                    source=source,
+                    compression=blob.compression,
+                    diff_id=layer.diff_id,
+                )
+            else:
+                assert blob.content_size is not None
+                yield BaseLayer(
+                    archive_name=name,
+                    size=blob.content_size,
+                    comment=comment,
+                    label=label,
+                    expected=layer.diff_id,
+                    source=source,
+                    compression=blob.compression,
+                )
+
+
 class BaseImage:
     """An image in an open archive, to be built on. A context manager."""
 
@@ -149,14 +191,14 @@ class BaseImage:
         """How many layers the image lists."""
         return len(self._image.layers)
 
-    def _distinct(self) -> dict[Blob, ArchiveLayer]:
-        """One layer for each diff_id, by its blob."""
-        by_diff_id = {layer.diff_id: layer for layer in reversed(self._image.layers)}
-        return {layer.blob: layer for layer in by_diff_id.values()}
-
     def distinct_layer_count(self) -> int:
         """How many layers are written."""
-        return len(self._distinct())
+        return len({layer.diff_id for layer in self._image.layers})
+
+    def sizes(self) -> Iterator[int | None]:
+        """The size of each layer that is written, uncompressed, as far as it is known."""
+        for layer in {layer.diff_id: layer for layer in self._image.layers}.values():
+            yield layer.blob.content_size
 
     def without_held(self, conf: ImageConf) -> ImageConf:
         """`conf` without the store paths that the image holds already, if that is
@@ -184,40 +226,12 @@ class BaseImage:
         """Each distinct layer, in the archive's order; one that is stored compressed
         stays so, if it can, with `carry_compressed`.
         """
-        container = self._archive.container
-        carried = _CARRIED if carry_compressed else {}
-        layers = {
-            blob if blob.compression in carried else _measured(container, blob): layer
-            for blob, layer in self._distinct().items()
-        }
-        with closing(container.read(list(layers))) as reading:
-            for blob, source in reading:
-                layer = layers[blob]
-                name = f"{layer.diff_id.removeprefix('sha256:')}/layer.tar"
-                comment = store_paths_comment([layer.name])
-                label = one_line(f"base image's {layer.name}")
-                if blob.compression in carried:
-                    yield CarriedLayer(
-                        archive_name=name + carried[blob.compression],
-                        size=blob.size,
-                        comment=comment,
-                        label=label,
-                        expected=layer.digest,
-                        source=source,
-                        compression=blob.compression,
-                        diff_id=layer.diff_id,
-                    )
-                else:
-                    assert blob.content_size is not None
-                    yield BaseLayer(
-                        archive_name=name,
-                        size=blob.content_size,
-                        comment=comment,
-                        label=label,
-                        expected=layer.diff_id,
-                        source=source,
-                        compression=blob.compression,
-                    )
+        return archive_layers(
+            self._archive.container,
+            self._image.layers,
+            owner="base image's",
+            carry_compressed=carry_compressed,
+        )
 
     def in_order(self, written: Sequence[Layer]) -> list[Layer]:
         """The image's layers, bottom to top, made of those `written`."""
@@ -273,14 +287,15 @@ def open_base_image(reference: BaseReference, conf: ImageConf) -> BaseImage:
     archive = open_archive(reference.path, peruse)
     try:
         image = archive.choose(reference.repo_tag, conf.architecture)
-        _check_listing(archive.name, image)
+        check_listing(archive.name, image)
     except BaseException:
         archive.container.close()
         raise
     return BaseImage(reference, archive, image)
 
 
-def _check_listing(archive_name: str, image: ArchiveImage) -> None:
+def check_listing(archive_name: str, image: ArchiveImage) -> None:
+    """Raise ArchiveError for an image that gives one member two diff_ids."""
     blobs: dict[Blob, Digest] = {}
     for layer in image.layers:
         if blobs.setdefault(layer.blob, layer.diff_id) != layer.diff_id:

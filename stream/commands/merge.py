@@ -1,0 +1,45 @@
+"""`stream-image merge A B …`: one archive with the images of all."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from stream import compression
+from stream.archives.images import Archive, ArchiveImage, open_archive
+from stream.commands.output import add_output_arguments, opened_output
+from stream.config import split_archive
+from stream.merging import merge
+from stream.progress import Reporter
+
+DESCRIPTION = """\
+Write one docker-archive that holds the images of all archives, each layer once.
+An archive is a docker-archive or an OCI layout, however compressed."""
+EPILOG = """\
+Examples: stream-image merge image.tar other.tar | docker load
+          stream-image merge a.tar.zst b.tar:name:tag -o both.tar
+Of images that share a tag the last one has it.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of this verb."""
+    parser.add_argument(
+        "archives", metavar="ARCHIVE", nargs="+",
+        help="FILE for all its images, or FILE:name:tag for one of them",
+    )  # fmt: skip
+    add_output_arguments(parser)
+
+
+def run(args: argparse.Namespace, reporter: Reporter) -> None:
+    """Merge. Raises StreamImageError."""
+    with opened_output(args, " ".join(["merge", *args.archives])) as target, ExitStack() as stack:
+        inputs: list[tuple[Archive, Sequence[ArchiveImage]]] = []
+        for text in args.archives:
+            path, repo_tag = split_archive(text)
+            archive = stack.enter_context(open_archive(path))
+            chosen = archive.images if repo_tag is None else [archive.choose(repo_tag)]
+            inputs.append((archive, chosen))
+        with compression.compressed(target.fd, target.compression, threads=args.threads) as fd:
+            merge(inputs, fd, reporter)

@@ -1,0 +1,66 @@
+"""What all verbs that write an archive share: `-o`, `--compress`, `--threads`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from stream import compression
+from stream.errors import UsageError
+from stream.output import is_terminal, output_file, standard_output
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where the archive goes, and how compressed."""
+
+    fd: int
+    compression: compression.Compression
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add them."""
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", default="-",
+        help="write to FILE, which appears when it is complete (default: standard output)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--compress", metavar="CODEC[:LEVEL]",
+        help=f"compress the whole output: {', '.join(compression.CHOICES)}"
+        " (default: what the name of FILE says, else none)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--threads", type=_count, metavar="N", help="threads that compress (default: all cores)"
+    )
+
+
+def _count(text: str) -> int:
+    try:
+        count = int(text)
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise argparse.ArgumentTypeError("a whole number, at least 1")
+    return count
+
+
+@contextmanager
+def opened_output(args: argparse.Namespace, command: str) -> Iterator[Target]:
+    """The output that `args` ask for; `command` is what the hint repeats.
+
+    Raises UsageError and OutputError.
+    """
+    if is_terminal(args.output):
+        raise UsageError(
+            "standard output is a terminal: pipe the image on, as in"
+            f" 'stream-image {command} | docker load', or give -o FILE"
+        )
+    chosen = (
+        compression.for_name(args.output)
+        if args.compress is None
+        else compression.parse(args.compress)
+    )
+    with standard_output() if args.output == "-" else output_file(args.output) as fd:
+        yield Target(fd=fd, compression=chosen)

@@ -1,0 +1,100 @@
+"""`stream-image merge`: many images in one archive."""
+
+import gzip
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import handmade
+import pytest
+import pyzstd
+from conftest import Run
+from handmade import Base, digest, layer_tar
+
+SHARED = layer_tar({"shared": os.urandom(30_000)})
+ONE = Base(layers=[SHARED, layer_tar({"one": b"1"})], tags=["one:1", "both:latest"])
+TWO = Base(
+    layers=[layer_tar({"two": b"2" * 600}), SHARED, SHARED], tags=["both:latest"],
+    config={"Cmd": ["two"]},
+)  # fmt: skip
+THREE = Base(layers=[SHARED], tags=None)
+
+
+def _read(data: bytes) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """The manifest and the members; every layer is what its config says."""
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        members = {info.name: tar.extractfile(info).read() for info in tar}  # type: ignore[union-attr]
+        assert len(members) == len(tar.getnames())
+        assert tar.getnames()[-1] == "manifest.json"
+    manifest = json.loads(members["manifest.json"])
+    for item in manifest:
+        diff_ids = json.loads(members[item["Config"]])["rootfs"]["diff_ids"]
+        assert [digest(members[name]) for name in item["Layers"]] == diff_ids
+    return manifest, members
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> list[str]:
+    """Three images in three ways: gzip, an OCI layout of zstd layers, plain."""
+    (tmp_path / "one.tar.gz").write_bytes(gzip.compress(ONE.docker_archive()))
+    stored = [pyzstd.compress(layer) for layer in TWO.layers]
+    (tmp_path / "two.tar").write_bytes(handmade.tar_of([*TWO.oci_files(stored).items()]))
+    (tmp_path / "three.tar").write_bytes(THREE.docker_archive())
+    return [str(tmp_path / name) for name in ("one.tar.gz", "two.tar", "three.tar")]
+
+
+def test_merge(inputs: list[str], stream_image: Run) -> None:
+    """Every image is there with its tags, and what they share is there once."""
+    done = stream_image("merge", *inputs)
+    assert done.returncode == 0, done.stderr
+    manifest, members = _read(done.stdout)
+    assert [item["RepoTags"] for item in manifest] == [["one:1"], ["both:latest"], None]
+    for base, item in zip((ONE, TWO, THREE), manifest, strict=True):
+        config = json.dumps(base.document()).encode()
+        assert item["Config"] == f"{digest(config)[7:]}.json"
+        assert members[item["Config"]] == config
+        assert len(item["Layers"]) == len(base.layers)
+    assert len([name for name in members if name.endswith("/layer.tar")]) == 3
+    said = done.stderr.decode().splitlines()
+    assert said[0].startswith("stream-image: warning: both:latest is now sha256:")
+    assert [line.split(" ")[0] for line in said[1:4]] == ["layer"] * 3
+    assert [line.split(" ")[0] for line in said[4:]] == ["one:1", "both:latest", "untagged"]
+
+
+def test_same_image_twice(inputs: list[str], stream_image: Run, tmp_path: Path) -> None:
+    """An image that is in two archives under two tags is one image with both."""
+    again = Base(layers=ONE.layers, tags=["again:1"])
+    (tmp_path / "again.tar").write_bytes(again.docker_archive())
+    done = stream_image("merge", inputs[0], f"{tmp_path}/again.tar", "-q")
+    assert (done.returncode, done.stderr) == (0, b"")
+    (item,), _ = _read(done.stdout)
+    assert item["RepoTags"] == ["one:1", "both:latest", "again:1"]
+
+
+def test_one_of_several(inputs: list[str], stream_image: Run, tmp_path: Path) -> None:
+    """What was merged can be taken apart again by name."""
+    merged = tmp_path / "merged.tar"
+    merged.write_bytes(stream_image("merge", *inputs).stdout)
+    done = stream_image("merge", f"{merged}:one:1")
+    (item,), _ = _read(done.stdout)
+    assert item["RepoTags"] == ["one:1"]
+
+
+def test_lying_layer(stream_image: Run, tmp_path: Path) -> None:
+    """A layer that is not what its config says makes no image."""
+    lying = ONE.docker_archive(stored=[SHARED, layer_tar({"one": b"2"})])
+    (tmp_path / "lying.tar").write_bytes(lying)
+    done = stream_image("merge", f"{tmp_path}/lying.tar", "-o", f"{tmp_path}/out.tar", "-q")
+    assert done.returncode == 1
+    assert done.stderr.count(b"\n") == 1
+    assert not (tmp_path / "out.tar").exists()
+
+
+def test_compressed_output(inputs: list[str], stream_image: Run, tmp_path: Path) -> None:
+    """The name of the file says how it is compressed."""
+    out = tmp_path / "out.tar.zst"
+    assert stream_image("merge", *inputs, "-o", str(out)).returncode == 0
+    assert len(_read(pyzstd.decompress(out.read_bytes()))[0]) == 3
