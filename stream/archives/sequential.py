@@ -1,0 +1,88 @@
+"""What comes once and from the front: standard input, a pipe, a file read like one.
+
+Nothing is staged: what has passed is gone. Knows nothing of images.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from stream.archives.bytesource import PIECE, ByteSource, StreamBytes
+from stream.archives.container import Blob, CompressedTar, Peruse, where
+from stream.archives.decompress import MAGIC_SIZE, Budget, compression_of, decompressed
+from stream.errors import ArchiveError
+
+
+class Sequential:
+    """What the descriptor `fd` yields. Its first bytes can be looked at before they
+    are read; `count` is how many came so far.
+    """
+
+    def __init__(self, fd: int, name: str) -> None:
+        self.name = name
+        self.count = 0
+        self._fd = fd
+        self._ahead = b""
+
+    def peek(self, count: int) -> bytes:
+        """The first `count` bytes or more; fewer only if there are no more."""
+        while len(self._ahead) < count and (data := self._read(PIECE)):
+            self._ahead += data
+        return self._ahead
+
+    def read(self, count: int, /) -> bytes:
+        """See Readable."""
+        if self._ahead:
+            data, self._ahead = self._ahead[:count], self._ahead[count:]
+            return data
+        return self._read(count)
+
+    @property
+    def compression(self) -> str | None:
+        """What it is compressed with. Asked for before anything is read."""
+        return compression_of(self.peek(MAGIC_SIZE))
+
+    def content(self) -> StreamBytes:
+        """All of it, uncompressed."""
+        source = StreamBytes(self, self.name)
+        compression = self.compression
+        return decompressed(source, compression, self.name) if compression else source
+
+    def _read(self, count: int) -> bytes:
+        try:
+            data = os.read(self._fd, count)
+        except OSError as error:
+            raise ArchiveError(self.name, f"cannot be read: {error.strerror}") from error
+        self.count += len(data)
+        return data
+
+
+class SequentialTar(CompressedTar):
+    """A tar, plain or compressed, that passes once: all that can be known of it is
+    known from the scan. `file` is not closed.
+    """
+
+    def __init__(self, file: Sequential, peruse: Peruse) -> None:
+        self._file = file
+        super().__init__(-1, file.name, file.compression or "", peruse)
+
+    def _source(self) -> ByteSource:
+        self._budget = Budget(lambda: self._file.count)
+        return self._file.content()
+
+    def perused(self, blob: Blob) -> Any:
+        # What looked like a document was kept instead of perused.
+        if blob.offset not in self._perused and blob.offset in self._documents:
+            assert self._peruse is not None
+            data = io.BytesIO(self._documents[blob.offset])
+            return self._peruse(StreamBytes(data, where(self.name, blob.name)))
+        return super().perused(blob)
+
+    def read(self, blobs: Sequence[Blob]) -> Generator[tuple[Blob, ByteSource], None, None]:
+        raise ArchiveError(self.name, "passes once, and must be read twice: put it in a file")
+
+    def close(self) -> None:
+        pass

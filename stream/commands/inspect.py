@@ -1,0 +1,226 @@
+"""`stream-image inspect`: what is in an archive, or would be in a conf's image."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from stream.answer import say_json, say_text
+from stream.errors import one_line
+from stream.inspection import InspectedImage, InspectedLayer, Inspection, inspect
+from stream.output import is_terminal
+from stream.progress import Reporter, readable_size
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+DESCRIPTION = """\
+Show the images in an archive: config, and of each layer size, compression,
+digest, entries and store paths. For a conf, show its plan without streaming."""
+EPILOG = """\
+Examples: stream-image inspect image.tar.zst
+          stream-image inspect --json conf.json
+The members of the JSON are described in docs/inspect.md.
+"""
+
+WIDTH = 80  # where there is no terminal
+MIN_WIDTH = 60
+MAX_NAMES = 6  # of store paths shown for a layer
+_HASH = re.compile(r"^.*/(?:[0-9a-df-np-sv-z]{32}-)?")
+_CONFIG_ORDER = ("Entrypoint", "Cmd", "Env", "User", "WorkingDir", "Labels")
+_INDENT = 2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of this verb."""
+    parser.add_argument(
+        "target", metavar="ARCHIVE|CONF",
+        help="a docker-archive or OCI layout, however compressed; FILE:name:tag for one of"
+        " its images; a conf JSON; - for any of them on standard input",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+
+
+def run(args: argparse.Namespace, reporter: Reporter) -> None:
+    """Inspect and show. Raises StreamImageError."""
+    inspection = inspect(args.target, reporter.warning)
+    if args.json:
+        say_json(_document(inspection))
+    else:
+        say_text(_text(inspection))
+
+
+# ---- for programs
+
+
+def _document(inspection: Inspection) -> dict[str, Any]:
+    return {
+        "name": inspection.name,
+        "kind": inspection.kind,
+        "compression": inspection.compression,
+        "images": [_image_document(image) for image in inspection.images],
+    }
+
+
+def _image_document(image: InspectedImage) -> dict[str, Any]:
+    document = image.document
+    return {
+        "image_id": image.image_id,
+        "repo_tags": list(image.repo_tags),
+        **{key: document.get(key) for key in ("architecture", "os", "created")},
+        "config": image.container_config,
+        "size": image.size,
+        "entries": image.entries,
+        "layers": [
+            {
+                "name": layer.name,
+                "diff_id": layer.diff_id,
+                "digest": layer.digest,
+                "size": layer.size,
+                "stored_size": layer.stored_size,
+                "compression": layer.compression,
+                "entries": layer.entries,
+                "store_paths": list(layer.store_paths),
+                "history": layer.history,
+            }
+            for layer in image.layers
+        ],
+    }
+
+
+# ---- for people
+
+
+def _text(inspection: Inspection) -> str:
+    """All of it, no wider than the terminal; plain where there is none."""
+    from rich.console import Console, Group
+
+    terminal = is_terminal("-")
+    columns = os.get_terminal_size(1).columns if terminal else WIDTH
+    console = Console(
+        width=max(columns, MIN_WIDTH) if columns else WIDTH, force_terminal=terminal, highlight=False, markup=False,
+        legacy_windows=False, emoji=False,
+    )  # fmt: skip
+    with console.capture() as captured:
+        console.print(Group(*_parts(inspection)))
+    lines = captured.get().splitlines()
+    return "\n".join(line.rstrip() for line in lines).strip("\n")
+
+
+def _parts(inspection: Inspection) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    for image in inspection.images:
+        yield _title(inspection, image)
+        if image.container_config:
+            yield Text()
+            yield _config_table(image.container_config)
+        yield Text()
+        if image.layers:
+            yield _layer_table(image)
+            yield Text()
+        yield Text(_total(image), style="bold")
+        yield Text()
+    if not inspection.images:
+        yield Text(f"{one_line(inspection.name)}: no images")
+
+
+def _title(inspection: Inspection, image: InspectedImage) -> RenderableType:
+    from rich.text import Text
+
+    tags = ", ".join(map(one_line, image.repo_tags)) or "untagged"
+    what = {"conf": "plan", "oci": "OCI layout"}.get(inspection.kind, inspection.kind)
+    if inspection.compression:
+        what += f" in {inspection.compression}"
+    get = image.document.get
+    about = f"{get('os')}/{get('architecture')}, created {get('created') or 'at no known time'}"
+    title = Text.assemble((tags, "bold"), "  ", (what, "dim"), overflow="fold")
+    if image.image_id:
+        title.append(f"\n{image.image_id}", "cyan")
+    return title.append("\n" + one_line(about))
+
+
+def _config_table(config: dict[str, Any]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True, max_width=20, overflow="ellipsis")
+    table.add_column(overflow="fold")
+    known = [key for key in _CONFIG_ORDER if key in config]
+    for key in known + sorted(config.keys() - set(known)):
+        value = "\n".join(map(one_line, _lines(key, config[key])))
+        table.add_row(Text(one_line(key)), Text(value))
+    return table
+
+
+def _lines(key: str, value: Any) -> list[str]:
+    """A value of the config: what is one thing on one line."""
+    if isinstance(value, str) and value:
+        return [value]
+    if key == "Env" and isinstance(value, list):
+        return [item if isinstance(item, str) else json.dumps(item) for item in value]
+    if key == "Labels" and isinstance(value, dict):
+        return [f"{name}={text}" for name, text in value.items()]
+    if isinstance(value, dict) and not any(value.values()):
+        return list(value)  # a set, as Go writes them: Volumes, ExposedPorts
+    return [json.dumps(value, ensure_ascii=False)]
+
+
+def _layer_table(image: InspectedImage) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    packed = any(layer.compression for layer in image.layers)
+    digests = any(layer.diff_id for layer in image.layers)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
+    if packed:
+        table.add_column("stored as", justify="right", no_wrap=True)
+    table.add_column("entries", justify="right", no_wrap=True)
+    if digests:
+        table.add_column("diff_id", style="cyan", no_wrap=True)
+    table.add_column("holds", ratio=1, no_wrap=True, overflow="ellipsis")
+    for number, layer in enumerate(image.layers, 1):
+        cells = [str(number), readable_size(layer.size)]
+        if packed:
+            stored = f"{layer.compression or 'plain'} {readable_size(layer.stored_size)}"
+            cells.append(stored)
+        cells.append(f"{layer.entries:,}")
+        if digests:
+            cells.append((layer.diff_id or "").removeprefix("sha256:")[:12])
+        table.add_row(*cells, Text("\n".join(_holds(layer))))
+    return table
+
+
+def _holds(layer: InspectedLayer) -> list[str]:
+    """The names of a layer's store paths without their hashes, or what its history says."""
+    if not layer.store_paths:
+        return [one_line(layer.history)]
+    names = [one_line(_HASH.sub("", path)) for path in layer.store_paths]
+    if len(names) <= MAX_NAMES:
+        return names
+    shown = names[: MAX_NAMES - 1]
+    return [*shown, f"and {len(names) - len(shown)} more"]
+
+
+def _total(image: InspectedImage) -> str:
+    def counted(count: int, one: str, many: str) -> str:
+        return f"{count:,} {one if count == 1 else many}"
+
+    paths = sum(len(layer.store_paths) for layer in image.layers)
+    return ", ".join(
+        (
+            counted(len(image.layers), "layer", "layers"),
+            readable_size(image.size),
+            counted(image.entries, "entry", "entries"),
+            counted(paths, "store path", "store paths"),
+        )
+    )

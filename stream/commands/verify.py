@@ -1,0 +1,130 @@
+"""`stream-image verify`: whether an archive is whole, and who would refuse it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from stream.answer import say_json, say_text
+from stream.config import load_conf
+from stream.errors import UsageError, one_line
+from stream.progress import Reporter, readable_size
+from stream.verification import Finding, Verification, verify
+
+DESCRIPTION = """\
+Recompute every digest of an archive, check its documents, its layers and their
+tars, and say what each consumer would refuse. All faults are shown."""
+EPILOG = """\
+Examples: stream-image verify image.tar.zst
+          stream-image verify image.tar --conf conf.json
+          stream-image conf.json | stream-image verify -
+Exit status: 0 if the archive has no fault, 1 if it has one.
+The rules and the members of the JSON are described in docs/verify.md.
+"""
+
+FAULTY = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of this verb."""
+    parser.add_argument(
+        "archive", metavar="ARCHIVE",
+        help="a docker-archive or OCI layout, however compressed; - for standard input",
+    )  # fmt: skip
+    parser.add_argument(
+        "--conf", metavar="CONF", help="check that it is exactly what this conf yields now"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+
+
+def run(args: argparse.Namespace, reporter: Reporter) -> int:
+    """Verify and say. Raises StreamImageError."""
+    if args.archive == args.conf == "-":
+        raise UsageError("only one of archive and conf can come from standard input")
+    conf = None if args.conf is None else load_conf(args.conf, warn=reporter.warning)
+    verification = verify(args.archive, conf)
+    if args.json:
+        say_json(_document(verification))
+    elif verification.faults or not args.quiet:
+        say_text("\n".join(_lines(verification)))
+    return FAULTY if verification.faults else 0
+
+
+# ---- for programs
+
+
+def _document(verification: Verification) -> dict[str, Any]:
+    return {
+        "name": verification.name,
+        "sound": not verification.faults,
+        "compression": verification.compression,
+        "size": verification.size,
+        "layers": verification.layers,
+        "entries": verification.entries,
+        "images": [
+            {
+                "image_id": image.image_id,
+                "repo_tags": list(image.repo_tags),
+                "diff_ids": [layer.diff_id for layer in image.layers],
+            }
+            for image in verification.images
+        ],
+        "findings": [
+            {
+                "rule": finding.rule,
+                "fault": finding.fault,
+                "place": finding.place,
+                "message": finding.message,
+                "refused_by": list(finding.refused_by),
+                "count": finding.count,
+            }
+            for finding in verification.findings
+        ],
+        "refused_by": [name for name, why in verification.refusals.items() if why],
+    }
+
+
+# ---- for people
+
+
+def _lines(verification: Verification) -> Iterator[str]:
+    name = one_line(verification.name)
+    if not verification.faults:
+        yield f"{name}: sound: {_summary(verification)}{_not_for(verification)}"
+        return
+    yield f"{name}: {_counted(sum(f.count for f in verification.faults), 'fault')}"
+    for finding in verification.faults:
+        yield f"  {finding}"
+        if finding.refused_by:
+            yield f"    refused by {', '.join(finding.refused_by)}"
+    for finding in verification.findings:
+        if finding.refused_by and not finding.fault:
+            yield f"  no fault, but not for {', '.join(finding.refused_by)}: {finding}"
+
+
+def _counted(count: int, what: str) -> str:
+    many = f"{what[:-1]}ies" if what.endswith("y") else f"{what}s"
+    return f"{count:,} {what if count == 1 else many}"
+
+
+def _summary(verification: Verification) -> str:
+    counts = (
+        _counted(len(verification.images), "image"),
+        _counted(verification.layers, "layer"),
+        _counted(verification.entries, "entry"),
+    )
+    return ", ".join((*counts, readable_size(verification.size)))
+
+
+def _not_for(verification: Verification) -> str:
+    """Who does not read a sound archive, and the first reason of each."""
+    reasons: dict[Finding, list[str]] = {}
+    for consumer, why in verification.refusals.items():
+        if why:
+            reasons.setdefault(why[0], []).append(consumer)
+    if not reasons:
+        return ""
+    return "; not for " + "; ".join(
+        f"{', '.join(consumers)}: {finding}" for finding, consumers in reasons.items()
+    )

@@ -1,0 +1,315 @@
+"""What is in an image archive, or would be in the image of a conf: its config, and
+of each layer its sizes, number of entries and store paths.
+
+An archive in a regular file or a directory is read by position where that is
+possible, else once from the front; for a conf, metadata alone are read. Knows
+neither argv nor terminals.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+from stream.archives.bytesource import ByteSource, FileBytes, StreamBytes, pieces
+from stream.archives.decompress import MAGIC_SIZE, compression_of
+from stream.archives.images import Archive, ArchiveImage, open_archive, read_archive
+from stream.archives.sequential import Sequential, SequentialTar
+from stream.archives.tarreader import read_members
+from stream.config import load_conf, parse_conf, split_archive
+from stream.documents import image_config
+from stream.errors import SourceError, UsageError, printable
+from stream.model import CustomisationLayer, Digest, ImageConf
+from stream.sources import customisation, store
+
+HEAD = 512  # bytes that tell a conf from an archive
+STANDARD_INPUT = "standard input"
+
+# A store path as Nix and Guix make them: 32 digits of a hash, then a name.
+_STORE_PATH = re.compile(rb"((?:[^/]+/)*store)/([0-9a-df-np-sv-z]{32}-[^/]+)")
+_COMMENT = re.compile(r"store paths: \[(.*)\]", re.DOTALL)
+_QUOTED_PATH = re.compile(r"""'(/[^']+)'|"(/[^"]+)\"""")
+_MAX_STORE_PATHS = 1 << 20  # of one layer
+# Entries near the root that may turn out to be store paths of another kind, when the
+# history names them. More are not worth their memory.
+_MAX_SHALLOW = 4096
+_MAX_DEPTH = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InspectedLayer:
+    """A layer: `size` is that of its tar, `stored_size` what it takes in the archive,
+    compressed with `compression`. `digest` is that of the stored bytes, if the archive
+    says it; of a plan no digest is known. `history` is what the image says of it.
+    """
+
+    name: str
+    size: int
+    stored_size: int
+    compression: str | None
+    diff_id: Digest | None
+    digest: Digest | None
+    entries: int
+    store_paths: tuple[str, ...]
+    history: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InspectedImage:
+    """An image; `document` is its config, parsed. `layers` are bottom to top."""
+
+    image_id: Digest | None
+    repo_tags: tuple[str, ...]
+    document: dict[str, Any]
+    layers: tuple[InspectedLayer, ...]
+
+    @property
+    def container_config(self) -> dict[str, Any]:
+        """Cmd, Env and their like."""
+        config = self.document.get("config")
+        return config if isinstance(config, dict) else {}
+
+    @property
+    def size(self) -> int:
+        """Bytes of all layers, uncompressed."""
+        return sum(layer.size for layer in self.layers)
+
+    @property
+    def entries(self) -> int:
+        """Entries of all layers."""
+        return sum(layer.entries for layer in self.layers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What `name` holds. `kind` is `docker-archive`, `oci` or `conf`; `compression`
+    that of the whole.
+    """
+
+    name: str
+    kind: str
+    compression: str | None
+    images: tuple[InspectedImage, ...]
+
+
+def inspect(target: str, warn: Callable[[str], None]) -> Inspection:
+    """What is at `target`: an archive, `FILE:name:tag` for one image in it, a conf, or
+    either on standard input (`-`). Raises StreamImageError.
+    """
+    if target == "-":
+        return _inspect_standard_input(warn)
+    path, repo_tag = split_archive(target)
+    head = _head(path)
+    if _is_conf(head):
+        if repo_tag is not None:
+            raise UsageError(f"{path} is a conf: there are no images in it to choose from")
+        return _planned(path, load_conf(path, warn=warn))
+    with open_archive(path, _list_layer) as archive:
+        return _inspected(archive, compression_of(head[:MAGIC_SIZE]), repo_tag)
+
+
+def _inspect_standard_input(warn: Callable[[str], None]) -> Inspection:
+    file = Sequential(0, STANDARD_INPUT)
+    if _is_conf(file.peek(HEAD)):
+        data = b"".join(pieces(StreamBytes(file, file.name)))
+        return _planned(STANDARD_INPUT, parse_conf(data, name=STANDARD_INPUT, warn=warn))
+    compression = file.compression
+    with read_archive(SequentialTar(file, _list_layer)) as archive:
+        return _inspected(archive, compression, None)
+
+
+def _head(path: str) -> bytes:
+    """The first bytes of a regular file; none of what is not one."""
+    try:
+        fd = os.open(os.fsencode(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            return os.pread(fd, HEAD, 0)
+        finally:
+            os.close(fd)
+    except (OSError, ValueError):
+        return b""  # opening the archive will tell
+
+
+def _is_conf(head: bytes) -> bool:
+    """Whether a document begins so: no JSON has a NUL, and no tar's header has none."""
+    return head.lstrip()[:1] == b"{" and b"\0" not in head
+
+
+# ---- layers
+
+
+@dataclass(slots=True)
+class _Listing:
+    """What a layer's tar holds. `stores` has the items of each directory `…/store`,
+    `shallow` other paths near the root; paths are without the leading `/`.
+    """
+
+    entries: int = 0
+    size: int = 0
+    stores: dict[bytes, dict[bytes, None]] = field(default_factory=dict)
+    shallow: dict[bytes, None] = field(default_factory=dict)
+
+    def add(self, name: bytes) -> None:
+        self.entries += 1
+        path = b"/".join(part for part in name.split(b"/") if part not in (b"", b"."))
+        if match := _STORE_PATH.match(path):
+            names = self.stores.setdefault(match[1], {})
+            if len(names) < _MAX_STORE_PATHS:
+                names[match[2]] = None
+        elif len(self.shallow) < _MAX_SHALLOW and path.count(b"/") < _MAX_DEPTH:
+            self.shallow[path] = None
+
+    def store_paths(self, named: set[bytes]) -> tuple[str, ...]:
+        """The store paths, in order; those `named` are such if they are here."""
+        found = [
+            b"%s/%s" % (directory, name)
+            for directory, names in self.stores.items()
+            for name in names
+        ]
+        found += [path for path in self.shallow if path in named]
+        return tuple("/" + printable(path) for path in found)
+
+
+def _list_layer(content: ByteSource) -> _Listing:
+    listing = _Listing()
+    for member in read_members(content):
+        listing.add(member.name)
+    listing.size = content.position + sum(map(len, pieces(content)))
+    return listing
+
+
+# ---- archives
+
+
+def _inspected(archive: Archive, compression: str | None, repo_tag: str | None) -> Inspection:
+    images = archive.images if repo_tag is None else (archive.choose(repo_tag),)
+    return Inspection(
+        name=archive.name,
+        kind=archive.kind,
+        compression=compression,
+        images=tuple(_image(archive, image) for image in images),
+    )
+
+
+def _image(archive: Archive, image: ArchiveImage) -> InspectedImage:
+    return InspectedImage(
+        image_id=image.image_id,
+        repo_tags=image.repo_tags,
+        document=image.document,
+        layers=tuple(_layers(archive, image)),
+    )
+
+
+def _layers(archive: Archive, image: ArchiveImage) -> Iterator[InspectedLayer]:
+    history = _history(image.document, len(image.layers))
+    named = set().union(*map(_store_paths, history))
+    for layer, comment in zip(image.layers, history, strict=True):
+        listing: _Listing = archive.container.perused(layer.blob)
+        yield InspectedLayer(
+            name=layer.name,
+            size=listing.size,
+            stored_size=layer.blob.size,
+            compression=layer.blob.compression,
+            diff_id=layer.diff_id,
+            digest=layer.digest,
+            entries=listing.entries,
+            store_paths=listing.store_paths(named),
+            history=comment,
+        )
+
+
+def _history(document: dict[str, Any], count: int) -> list[str]:
+    """What the config says of each of `count` layers; nothing if it does not tell of
+    as many.
+    """
+    history = document.get("history")
+    entries = [
+        entry
+        for entry in (history if isinstance(history, list) else ())
+        if isinstance(entry, dict) and not entry.get("empty_layer")
+    ]
+    if len(entries) != count:
+        return [""] * count
+    return [str(entry.get("comment") or entry.get("created_by") or "") for entry in entries]
+
+
+def _store_paths(comment: str) -> set[bytes]:
+    """The store paths that a history comment names, without the leading `/`."""
+    match = _COMMENT.fullmatch(comment)
+    return {
+        (single or double).lstrip("/").encode("utf-8", "surrogatepass")
+        for single, double in (_QUOTED_PATH.findall(match[1]) if match else ())
+    }
+
+
+# ---- confs
+
+
+def _planned(name: str, conf: ImageConf) -> Inspection:
+    """The plan of `conf`. Its base image is read, its store paths are walked."""
+    below: Sequence[InspectedLayer] = ()
+    document = None
+    if conf.base is not None:
+        with open_archive(conf.base.path, _list_layer) as archive:
+            base = archive.choose(conf.base.repo_tag, conf.architecture)
+            below, document = tuple(_layers(archive, base)), base.document
+    image = InspectedImage(
+        image_id=None,
+        repo_tags=(conf.repo_tag,),
+        document=json.loads(image_config(conf, (), document)),
+        layers=(*below, *_planned_layers(conf)),
+    )
+    return Inspection(name=name, kind="conf", compression=None, images=(image,))
+
+
+def _planned_layers(conf: ImageConf) -> Iterator[InspectedLayer]:
+    for plan in _without_held(conf).store_layers:
+        layer = store.walk(conf, plan)
+        yield InspectedLayer(
+            name=layer.archive_name,
+            size=layer.size,
+            stored_size=layer.size,
+            compression=None,
+            diff_id=None,
+            digest=None,
+            entries=layer.entry_count,
+            store_paths=tuple(map(printable, plan.store_paths)),
+            history=layer.comment,
+        )
+    if conf.customisation_layer is not None:
+        yield _customisation_layer(conf.customisation_layer)
+
+
+def _without_held(conf: ImageConf) -> ImageConf:
+    if conf.base is None or not conf.base.skip_store_paths:
+        return conf
+    from stream.sources.base import open_base_image
+
+    with open_base_image(conf.base, conf) as base:
+        return base.without_held(conf)
+
+
+def _customisation_layer(plan: CustomisationLayer) -> InspectedLayer:
+    layer = customisation.ready_layer(plan)
+    try:
+        file = open(layer.path, "rb")  # noqa: SIM115 — closed below
+    except OSError as error:
+        raise SourceError(layer.path, f"cannot be read: {error.strerror}") from error
+    with closing(file):
+        listing = _list_layer(FileBytes(file.fileno(), printable(layer.path)))
+    return InspectedLayer(
+        name=layer.archive_name,
+        size=layer.size,
+        stored_size=layer.size,
+        compression=None,
+        diff_id=layer.expected,
+        digest=None,
+        entries=listing.entries,
+        store_paths=listing.store_paths(set()),
+        history=layer.comment,
+    )

@@ -1,0 +1,176 @@
+"""Whether an archive is exactly what a conf yields now: the conf's image is written
+anew, to nowhere, and only where something differs once more, to see what.
+
+Knows the pipeline, and archives as they are read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from itertools import zip_longest
+
+from stream.archives.bytesource import ByteSource, Part, StreamBytes, pieces
+from stream.archives.decompress import decompressed
+from stream.archives.images import open_archive
+from stream.archives.sequential import Sequential
+from stream.archives.tarreader import FILE, Member, read_members
+from stream.errors import ArchiveError, StreamImageError, printable
+from stream.model import Image, ImageConf
+from stream.pipeline import write_image
+from stream.reference import qualified
+from stream.verification.documents import CheckedImage
+from stream.verification.findings import Findings
+
+# What is compared of two entries, and how it is called.
+_FIELDS = {
+    "typeflag": "type", "link": "link target", "size": "size", "mode": "mode", "uid": "uid", "gid": "gid",
+    "uname": "user name", "gname": "group name", "mtime": "mtime", "device": "device number",
+}  # fmt: skip
+
+
+def compare(
+    path: str | None, images: Sequence[CheckedImage], conf: ImageConf, findings: Findings
+) -> None:
+    """Note how `images`, those of the archive at `path` (None: it cannot be read
+    again), differ from what `conf` yields. Raises StreamImageError if it yields none.
+    """
+    fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        expected = write_image(conf, fd)
+    finally:
+        os.close(fd)
+    if len(images) != 1:
+        findings.add("conf", "", f"holds {len(images)} images, the conf yields 1")
+    for found in images[:1]:
+        _compare_image(path, found, expected, conf, findings)
+
+
+def _compare_image(
+    path: str | None, found: CheckedImage, expected: Image, conf: ImageConf, findings: Findings
+) -> None:
+    def differ(message: str) -> None:
+        findings.add("conf", "", message)
+
+    if [*map(qualified, found.repo_tags)] != [*map(qualified, expected.repo_tags)]:
+        tags = ", ".join(found.repo_tags) or "nothing"
+        differ(f"is tagged {tags}, the conf says {conf.repo_tag}")
+    counts = len(found.layers), len(expected.layers)
+    if counts[0] != counts[1]:
+        differ(f"has {counts[0]} layers, the conf yields {counts[1]}")
+    for number, (ours, theirs) in enumerate(zip(found.layers, expected.layers, strict=False)):
+        if ours.diff_id != theirs.diff_id:
+            message = f"layer {number + 1} is the first that differs from what the conf yields"
+            where = path and _first_difference(path, found, number, theirs.archive_name, conf)
+            differ(f"{message}: {where}" if where else message)
+            break
+    if found.image_id != expected.image_id:
+        same = [layer.diff_id for layer in found.layers] == [
+            layer.diff_id for layer in expected.layers
+        ]
+        where = _config_difference(path, found, conf) if path and same else ""
+        message = f"the image ID is {found.image_id}, the conf yields {expected.image_id}"
+        differ(message + where)
+
+
+@contextmanager
+def _written(conf: ImageConf) -> Iterator[Iterator[tuple[str, Part]]]:
+    """The members of the archive that `conf` yields, as they are written."""
+    read_end, write_end = os.pipe()
+
+    def write() -> None:
+        with open(write_end, "wb", buffering=0), suppress(StreamImageError):
+            write_image(conf, write_end)
+
+    thread = threading.Thread(target=write, name="write", daemon=True)
+    thread.start()
+    try:
+        source = StreamBytes(Sequential(read_end, "the conf's image"), "the conf's image")
+        yield (
+            (printable(member.name), Part(source, member.size, printable(member.name)))
+            for member in read_members(source)
+        )
+    finally:
+        os.close(read_end)
+        thread.join()
+
+
+def _first_difference(
+    path: str, found: CheckedImage, number: int, archive_name: str, conf: ImageConf
+) -> str:
+    """How the layer `number` of the archive differs from the one that `conf` writes as
+    `archive_name`; empty if there is no telling.
+    """
+    try:
+        with _layer(path, found, number) as theirs, _written(conf) as members:
+            for name, part in members:
+                if name == archive_name:
+                    return _layer_difference(theirs, part)
+    except ArchiveError:
+        pass  # what is wrong with the archive was found before
+    return ""
+
+
+@contextmanager
+def _layer(path: str, found: CheckedImage, number: int) -> Iterator[ByteSource]:
+    """The content of a layer of an archive."""
+    with open_archive(path) as archive:
+        image = next(image for image in archive.images if image.image_id == found.image_id)
+        blob = image.layers[number].blob
+        with closing(archive.container.read([blob])) as reading:
+            for _, source in reading:
+                name = source.name
+                yield decompressed(source, blob.compression, name) if blob.compression else source
+                return
+
+
+def _layer_difference(theirs: ByteSource, ours: ByteSource) -> str:
+    for member, expected in zip_longest(read_members(theirs), read_members(ours)):
+        if member is None:
+            return f"{printable(expected.name)} is missing"
+        shown = printable(member.name)
+        if expected is None:
+            return f"{shown} is too much"
+        if member.name != expected.name:
+            return f"{shown} stands where {printable(expected.name)} should"
+        for field, what in _FIELDS.items():
+            if getattr(member, field) != getattr(expected, field):
+                values = (_shown(field, entry) for entry in (member, expected))
+                return f"{shown}: {what} is {next(values)}, not {next(values)}"
+        if member.typeflag == FILE and not _same_content(theirs, ours, member.size):
+            return f"{shown}: other content"
+    return "only in how its tar is written"
+
+
+def _shown(field: str, member: Member) -> str:
+    value = getattr(member, field)
+    if field == "mode":
+        return f"{value:04o}"
+    return printable(value) if isinstance(value, bytes) else str(value)
+
+
+def _same_content(theirs: ByteSource, ours: ByteSource, size: int) -> bool:
+    blocks = zip(pieces(theirs, size), pieces(ours, size), strict=True)
+    return all(one == other for one, other in blocks)
+
+
+def _config_difference(path: str, found: CheckedImage, conf: ImageConf) -> str:
+    """Which part of the config differs, when the layers do not."""
+    config = b"{}"
+    try:
+        with _written(conf) as members:
+            for name, part in members:
+                if name.endswith(".json") and name != "manifest.json":
+                    config = part.read()
+        with open_archive(path) as archive:
+            image = next(image for image in archive.images if image.image_id == found.image_id)
+            ours, theirs = json.loads(config), image.document
+    except ArchiveError:
+        return ""
+    for key in (*ours, *theirs):
+        if ours.get(key) != theirs.get(key):
+            return f"; the configs differ in {key!r}"
+    return "; the configs differ only in how they are written"

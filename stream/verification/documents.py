@@ -1,0 +1,405 @@
+"""What an archive's documents say, held against what is there: `manifest.json` of
+`docker save`, and the OCI image layout (image-layout.md, image-index.md,
+manifest.md, config.md).
+
+Whatever is found wrong is noted, and the rest is still looked at. Knows members by
+name; not how they are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from stream.archives.images import INDEX_TYPES, MAX_IMAGES, MAX_LAYERS
+from stream.config import check_repo_tag
+from stream.reference import IMAGE_NAME, REF_NAME, qualified
+from stream.verification.findings import (
+    ALL,
+    BUILDAH,
+    CONTAINERD,
+    DOCKER,
+    PODMAN,
+    SKOPEO,
+    UMOCI,
+    Findings,
+)
+from stream.verification.scan import Link, Members, Stored
+
+MANIFEST, INDEX = "manifest.json", "index.json"
+DOCKER_LIMIT, OVERLAY_LIMIT = 125, 128  # layers
+MAX_INDEXES = 4  # one in another
+
+_DIGEST = re.compile("sha256:[0-9a-f]{64}")
+_CONFIG_NAME = re.compile(r"([0-9a-f]{64})(?:\.json)?")
+_BLOB_NAME = re.compile(r"blobs/sha256/([0-9a-f]{64})")
+_KINDS: dict[type, str] = {dict: "object", list: "list", str: "string"}
+_MEDIA_TYPES = {"+gzip": "gzip", ".gzip": "gzip", "+zstd": "zstd", ".tar": None, "+bzip2": "bzip2"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedLayer:
+    """A layer as it is: `diff_id` of its bytes."""
+
+    name: str
+    diff_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedImage:
+    """An image as it is, whatever the documents say. `image_id` is that of its config."""
+
+    image_id: str
+    repo_tags: tuple[str, ...]
+    layers: tuple[CheckedLayer, ...]
+
+
+class Documents:
+    """Checks the documents among `members`. `images` are those that were found;
+    `layers` the members that are layers.
+    """
+
+    def __init__(self, members: Members, findings: Findings) -> None:
+        self.images: list[CheckedImage] = []
+        self.layers: dict[str, Stored] = {}
+        self._members = members
+        self._findings = findings
+        self._readers = ALL  # of the documents at hand
+        self._indexes: set[str] = set()  # that were looked at
+        self._descriptors = 0  # met in them
+
+    @property
+    def has_manifest(self) -> bool:
+        """Whether it is a docker-archive."""
+        return MANIFEST in self._members.by_name
+
+    @property
+    def has_index(self) -> bool:
+        """Whether it is an OCI layout."""
+        return INDEX in self._members.by_name
+
+    def check(self) -> None:
+        """Check all there is."""
+        has_manifest, has_index = self.has_manifest, self.has_index
+        if not has_manifest and not has_index:
+            if self._members.readable:
+                self._note("no-image", "", f"has neither {MANIFEST} nor {INDEX}")
+            return
+        self._check_blobs()
+        if not has_manifest:
+            self._note("no-manifest", "", f"has no {MANIFEST}")
+        if not has_index:
+            self._note("no-index", "", "is no OCI layout")
+        docker_images: list[CheckedImage] = []
+        if has_manifest:
+            # Where there is an index too, podman and containerd follow that.
+            also = () if has_index else (PODMAN, CONTAINERD)
+            self._readers = frozenset({DOCKER, SKOPEO, BUILDAH, *also})
+            docker_images = list(self._docker_images())
+        oci_images: list[CheckedImage] = []
+        if has_index:
+            self._readers = frozenset({PODMAN, CONTAINERD, SKOPEO, UMOCI})
+            oci_images = list(self._oci_images())
+        self._readers = ALL
+        self._compare(docker_images, oci_images)
+        self.images = docker_images or oci_images
+        for name, layer in self.layers.items():
+            self._findings.include(name, layer.findings)
+
+    def _note(self, rule: str, place: str, message: str) -> None:
+        self._findings.add(rule, place, message, self._readers)
+
+    def _check_blobs(self) -> None:
+        for name in self._members.by_name:
+            if match := _BLOB_NAME.fullmatch(name):
+                stored, _ = self._members.follow(name)
+                if stored and stored.digest != f"sha256:{match[1]}":
+                    found = stored.digest.removeprefix("sha256:")
+                    self._note("digest", name, f"its sha256 is {found}")
+
+    def _compare(self, docker: list[CheckedImage], oci: list[CheckedImage]) -> None:
+        if not docker or not oci:
+            return
+        ids = [{image.image_id for image in images} for images in (docker, oci)]
+        if ids[0] != ids[1]:
+            self._note("two-opinions", "", f"{MANIFEST} and {INDEX} hold different images")
+            return
+        tags = [
+            {(image.image_id, qualified(tag)) for image in images for tag in image.repo_tags}
+            for images in (docker, oci)
+        ]
+        missing = sorted({tag for _, tag in tags[0] - tags[1]})
+        if tags[1] and missing:
+            self._note("two-opinions", INDEX, f"does not name {', '.join(missing)}")
+
+    # ---- JSON
+
+    def _stored(self, name: str, named_in: str = "") -> Stored | None:
+        """The member called `name`, which `named_in` names."""
+        stored, links = self._members.follow(name)
+        if stored is None:
+            what = "is missing" if not links else "is a link that leads to nothing"
+            self._note("missing", name, what + (f": {named_in} names it" if named_in else ""))
+        return stored
+
+    def _json(self, stored: Stored | None, kind: type) -> Any:
+        """The document in `stored`, which must be a `kind`, else None."""
+        if stored is None:
+            return None
+        if stored.document is None:
+            self._note("document", stored.name, f"is no JSON, or too large ({stored.size} bytes)")
+            return None
+        try:
+            value = json.loads(stored.document.decode())
+        except RecursionError:
+            self._note("document", stored.name, "is nested too deep")
+            return None
+        except ValueError as error:
+            self._note("document", stored.name, f"is not JSON: {error}")
+            return None
+        if not isinstance(value, kind):
+            self._note("document", stored.name, f"is no JSON {_kind(kind)}")
+            return None
+        return value
+
+    def _get(self, name: str, document: dict[str, Any], key: str, kind: type) -> Any:
+        """`document[key]`, which must be a `kind`, else an empty one."""
+        value = document.get(key)
+        if isinstance(value, kind):
+            return value
+        what = "is missing" if value is None else f"is no {_kind(kind)}"
+        self._note("document", name, f"{key} {what}")
+        return kind()
+
+    def _some(self, name: str, items: list[Any], count: int) -> list[Any]:
+        """`items`, but no more than `count`."""
+        if len(items) > count:
+            self._note("document", name, f"lists {len(items)}; {count} of them are looked at")
+        return items[:count]
+
+    def _objects(self, name: str, items: list[Any]) -> Iterator[dict[str, Any]]:
+        for item in items:
+            if isinstance(item, dict):
+                yield item
+            else:
+                self._note("document", name, "a list holds what is no object")
+
+    # ---- docker-archive
+
+    def _docker_images(self) -> Iterator[CheckedImage]:
+        items = self._json(self._stored(MANIFEST), list)
+        if items == []:
+            self._note("no-image", MANIFEST, "lists no image")
+        for item in self._objects(MANIFEST, self._some(MANIFEST, items or [], MAX_IMAGES)):
+            yield self._docker_image(item)
+
+    def _docker_image(self, item: dict[str, Any]) -> CheckedImage:
+        config_name = self._get(MANIFEST, item, "Config", str)
+        names = self._some(MANIFEST, self._get(MANIFEST, item, "Layers", list), MAX_LAYERS)
+        found = [self._members.follow(name) for name in names if isinstance(name, str)]
+        listed = {stored.name for stored, links in found if stored and not links}
+        layers = [self._docker_layer(name, listed) for name in names]
+        config = self._stored(config_name, MANIFEST) if config_name else None
+        if config and (match := _CONFIG_NAME.fullmatch(config_name)):
+            self._check_config_name(config_name, match[1], config)
+        if config_name.startswith("./"):
+            self._note("dot-name", MANIFEST, f"writes {config_name} with ./")
+        tags = self._docker_tags(item.get("RepoTags"))
+        return self._image(config, layers, tags, MANIFEST, "zstd-layer")
+
+    def _check_config_name(self, name: str, expected: str, config: Stored) -> None:
+        found = config.digest.removeprefix("sha256:")
+        if found != expected:
+            self._note("config-name", name, f"its sha256 is {found}")
+
+    def _docker_layer(self, name: object, listed: set[str]) -> Stored | None:
+        if not isinstance(name, str):
+            self._note("document", MANIFEST, "Layers holds what is no name")
+            return None
+        if name.startswith("./"):
+            self._note("dot-name", MANIFEST, f"writes {name} with ./")
+        stored = self._stored(name, MANIFEST)
+        _, links = self._members.follow(name)
+        if stored is not None and links:
+            self._check_links(name, stored, links, listed)
+        return stored
+
+    def _check_links(self, name: str, stored: Stored, links: list[Link], listed: set[str]) -> None:
+        if any(link.hard for link in links):
+            self._note("hard-linked-layer", name, "a layer that is a hard link")
+        if any(link.absolute for link in links):
+            self._note("absolute-link", name, "a layer that is a link to an absolute name")
+        if stored.name not in listed:
+            self._note("link-to-no-layer", name, f"a link to {stored.name}, which is not listed")
+
+    def _docker_tags(self, tags: object) -> tuple[str, ...]:
+        if not tags:
+            self._note("untagged", "", "has an image without a tag")
+            return ()
+        if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+            self._note("document", MANIFEST, "RepoTags is no list of strings")
+            return ()
+        for tag in tags:
+            if wrong := check_repo_tag(tag):
+                rule = "tag-incomplete" if " has no tag" in wrong else "tag-invalid"
+                self._note(rule, MANIFEST, f"RepoTags: {wrong}")
+        return tuple(tags)
+
+    # ---- OCI
+
+    def _oci_images(self) -> Iterator[CheckedImage]:
+        if "oci-layout" not in self._members.by_name:
+            self._note("oci-layout", "oci-layout", "is missing")
+        else:
+            layout = self._json(self._stored("oci-layout"), dict)
+            if layout is not None:
+                self._get("oci-layout", layout, "imageLayoutVersion", str)
+        index = self._json(self._stored(INDEX), dict)
+        if index is not None:
+            yield from self._index_images(INDEX, index, (), 0)
+
+    def _index_images(
+        self, name: str, index: dict[str, Any], above: tuple[str, ...], depth: int
+    ) -> Iterator[CheckedImage]:
+        descriptors = self._get(name, index, "manifests", list)
+        if not descriptors:
+            self._note("no-image", name, "lists no image")
+        for descriptor in self._objects(name, self._some(name, descriptors, MAX_IMAGES)):
+            self._descriptors += 1
+            if self._descriptors > MAX_IMAGES:
+                self._note("document", name, f"more than {MAX_IMAGES} images in all")
+                return
+            tags = self._oci_tags(descriptor) if depth == 0 else above
+            stored = self._described(name, descriptor)
+            manifest = self._json(stored, dict)
+            if stored is None or manifest is None:
+                continue
+            if descriptor.get("mediaType") in INDEX_TYPES or "manifests" in manifest:
+                if depth >= MAX_INDEXES:
+                    self._note("document", stored.name, "is an index in an index in an index …")
+                elif stored.name not in self._indexes:
+                    self._indexes.add(stored.name)
+                    yield from self._index_images(stored.name, manifest, tags, depth + 1)
+            elif not _is_attestation(descriptor):
+                yield self._oci_image(stored.name, manifest, tags)
+
+    def _oci_tags(self, descriptor: dict[str, Any]) -> tuple[str, ...]:
+        annotations = descriptor.get("annotations")
+        names = annotations if isinstance(annotations, dict) else {}
+        if not names.get(IMAGE_NAME):
+            self._note("no-image-name", INDEX, f"has no annotation {IMAGE_NAME}")
+        if not names.get(REF_NAME):
+            self._note("no-ref-name", INDEX, f"has no annotation {REF_NAME}")
+        name = names.get(IMAGE_NAME) or names.get(REF_NAME)
+        return (name,) if isinstance(name, str) else ()
+
+    def _described(self, name: str, descriptor: dict[str, Any]) -> Stored | None:
+        """The blob that a descriptor in `name` means."""
+        digest = self._get(name, descriptor, "digest", str)
+        if not _DIGEST.fullmatch(digest):
+            if digest:
+                self._note("document", name, f"digest {digest!r} is no sha256 digest")
+            return None
+        stored = self._stored(f"blobs/sha256/{digest.removeprefix('sha256:')}", name)
+        size = descriptor.get("size")
+        if stored is not None and size != stored.size:
+            self._note("size", stored.name, f"has {stored.size} bytes, {name} says {size}")
+        return stored
+
+    def _oci_image(
+        self, name: str, manifest: dict[str, Any], tags: tuple[str, ...]
+    ) -> CheckedImage:
+        config = self._described(name, self._get(name, manifest, "config", dict))
+        layers = []
+        descriptors = self._some(name, self._get(name, manifest, "layers", list), MAX_LAYERS)
+        for descriptor in self._objects(name, descriptors):
+            stored = self._described(name, descriptor)
+            if stored is not None:
+                self._check_media_type(stored, descriptor.get("mediaType"), name)
+            layers.append(stored)
+        return self._image(config, layers, tags, name, "oci-zstd-layer")
+
+    def _check_media_type(self, stored: Stored, media_type: object, name: str) -> None:
+        if not isinstance(media_type, str):
+            self._note("document", name, "a layer has no mediaType")
+            return
+        for end, compression in _MEDIA_TYPES.items():
+            if media_type.endswith(end) and compression != stored.compression:
+                kept = stored.compression or "not compressed"
+                self._note("media-type", stored.name, f"is {kept}, {name} says {media_type}")
+
+    # ---- both
+
+    def _image(
+        self,
+        config: Stored | None,
+        layers: list[Stored | None],
+        tags: tuple[str, ...],
+        named_in: str,
+        zstd_rule: str,
+    ) -> CheckedImage:
+        document = self._json(config, dict)
+        if config is not None and document is not None:
+            self._check_config(config, document, layers, named_in)
+        if len(layers) > OVERLAY_LIMIT:
+            self._note("too-many-layers", "", f"has {len(layers)} layers")
+        elif len(layers) > DOCKER_LIMIT:
+            self._note("many-layers", "", f"has {len(layers)} layers")
+        for layer in filter(None, layers):
+            self.layers[layer.name] = layer
+            if layer.compression == "zstd":
+                self._note(zstd_rule, "", "has layers compressed with zstd")
+        return CheckedImage(
+            image_id=config.digest if config else "",
+            repo_tags=tags,
+            layers=tuple(
+                CheckedLayer(name=layer.name, diff_id=layer.content_digest)
+                for layer in layers
+                if layer
+            ),
+        )
+
+    def _check_config(
+        self,
+        config: Stored,
+        document: dict[str, Any],
+        layers: list[Stored | None],
+        named_in: str,
+    ) -> None:
+        name = config.name
+        for key in ("architecture", "os"):
+            if not isinstance(document.get(key), str) or not document[key]:
+                self._note("platform", name, f"has no {key}")
+        rootfs = self._get(name, document, "rootfs", dict)
+        if rootfs and rootfs.get("type") != "layers":
+            self._note("document", name, "rootfs.type is not 'layers'")
+        diff_ids = self._get(name, rootfs, "diff_ids", list) if rootfs else []
+        history = document.get("history") or []
+        if not isinstance(history, list):
+            self._note("document", name, "history is no list")
+        elif history:
+            told = sum(not (isinstance(e, dict) and e.get("empty_layer")) for e in history)
+            if told != len(diff_ids):
+                message = f"its history tells of {told} layers, its diff_ids of {len(diff_ids)}"
+                self._note("history-count", name, message)
+        if len(diff_ids) != len(layers):
+            message = f"has {len(diff_ids)} diff_ids, {named_in} lists {len(layers)} layers"
+            self._note("layer-count", name, message)
+        for number, (layer, diff_id) in enumerate(zip(layers, diff_ids, strict=False), 1):
+            if layer is not None and layer.content_digest != diff_id:
+                found = layer.content_digest or "of what cannot be read"
+                message = f"its diff_id is {found}, {name} says {diff_id} (layer {number})"
+                self._note("diff-id", layer.name, message)
+
+
+def _is_attestation(descriptor: dict[str, Any]) -> bool:
+    """What buildkit stores beside images, for the platform unknown/unknown."""
+    platform = descriptor.get("platform")
+    return isinstance(platform, dict) and platform.get("os") == "unknown"
+
+
+def _kind(kind: type) -> str:
+    return _KINDS[kind]

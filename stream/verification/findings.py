@@ -1,0 +1,160 @@
+"""What can be wrong with an archive, and which consumers refuse it for that.
+
+The table is what was tried with docker 20.10, podman 4.3, containerd 1.6, skopeo
+1.9, buildah 1.28 and umoci 0.4; who is not named read the archive all the same, or
+was not tried. Knows nothing of how a finding comes about.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from stream.errors import one_line
+
+DOCKER, PODMAN, CONTAINERD = "docker", "podman", "containerd"
+SKOPEO, BUILDAH, UMOCI = "skopeo", "buildah", "umoci"
+CONSUMERS = (DOCKER, PODMAN, CONTAINERD, SKOPEO, BUILDAH, UMOCI)
+ALL = frozenset(CONSUMERS)
+
+MAX_ALIKE = 20  # findings of one rule at one place; more are counted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """Who refuses an archive that breaks it. What is no fault is only not to
+    everybody's taste.
+    """
+
+    refused_by: frozenset[str]
+    fault: bool
+
+
+def _fault(*consumers: str) -> Rule:
+    return Rule(refused_by=frozenset(consumers), fault=True)
+
+
+def _taste(*consumers: str) -> Rule:
+    return Rule(refused_by=frozenset(consumers), fault=False)
+
+
+RULES: dict[str, Rule] = {
+    # The archive
+    "unreadable": _fault(*CONSUMERS),  # no tar, cut short, damaged, a bomb
+    "no-image": _fault(*CONSUMERS),
+    "member-name": _fault(),  # leaves the archive
+    "member-twice": _fault(),
+    # Its documents
+    "document": _fault(*CONSUMERS),  # missing, no JSON, of another shape
+    "missing": _fault(*CONSUMERS),  # a blob that a document names
+    "size": _fault(),
+    "digest": _fault(SKOPEO, PODMAN, CONTAINERD, UMOCI),  # of what an OCI layout names by it
+    "config-name": _fault(),  # is a digest, of something else
+    "media-type": _fault(),
+    "oci-layout": _fault(),
+    "two-opinions": _fault(),  # manifest.json and index.json tell of different images
+    "layer-count": _fault(DOCKER, PODMAN, CONTAINERD, SKOPEO, BUILDAH),
+    "diff-id": _fault(DOCKER, PODMAN, CONTAINERD, SKOPEO, BUILDAH),
+    "history-count": _fault(),
+    "platform": _fault(CONTAINERD),  # no os or architecture
+    "tag-incomplete": _fault(DOCKER, PODMAN),
+    "tag-invalid": _fault(DOCKER, PODMAN, CONTAINERD),
+    # A layer's tar
+    "layer-unreadable": _fault(*CONSUMERS),
+    "path-name": _fault(),  # has .. or is not normal
+    "path-twice": _fault(DOCKER, PODMAN),
+    "path-twice-but-for-slash": _fault(),
+    "through-link": _fault(DOCKER, PODMAN),  # where the target lies in a lower layer
+    "in-no-directory": _fault(),
+    "hard-link-before-target": _fault(DOCKER, PODMAN, CONTAINERD, UMOCI),
+    "hard-link-to-other-layer": _fault(DOCKER, PODMAN, CONTAINERD),
+    "hard-link-to-directory": _fault(),
+    "too-many-entries": _fault(),
+    # What a conf yields
+    "conf": _fault(),
+    # Good archives that not everybody reads
+    "directory": _taste(DOCKER, CONTAINERD),
+    "gzip": _taste(PODMAN, CONTAINERD, SKOPEO, BUILDAH),
+    "oci-gzip": _taste(DOCKER, CONTAINERD),
+    "zstd": _taste(DOCKER, CONTAINERD),
+    "bzip2": _taste(CONTAINERD),
+    "xz": _taste(CONTAINERD),
+    "no-manifest": _taste(DOCKER),
+    "no-index": _taste(UMOCI),
+    "zstd-layer": _taste(DOCKER),
+    "oci-zstd-layer": _taste(UMOCI),
+    "untagged": _taste(CONTAINERD),
+    "no-ref-name": _taste(UMOCI),
+    "no-image-name": _taste(CONTAINERD),
+    "dot-name": _taste(CONTAINERD),
+    "absolute-link": _taste(CONTAINERD),
+    "hard-linked-layer": _taste(CONTAINERD),
+    "link-to-no-layer": _taste(PODMAN, SKOPEO, BUILDAH),
+    "many-layers": _taste(DOCKER),
+    "too-many-layers": _taste(DOCKER, PODMAN),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing found: by which `rule`, at which `place` (a member's name, or empty
+    for the whole), and the consumers that refuse the archive for it. One with a
+    `count` stands for so many more of its kind.
+    """
+
+    rule: str
+    place: str
+    message: str
+    refused_by: tuple[str, ...]
+    count: int = 1
+
+    @property
+    def fault(self) -> bool:
+        """Whether the archive is wrong, not only not to everybody's taste."""
+        return RULES[self.rule].fault
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}" if self.place else self.message
+
+
+class Findings:
+    """Collects findings; of a great many alike it keeps some and counts the rest."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str, str], frozenset[str]] = {}
+        self._alike: Counter[tuple[str, str]] = Counter()
+
+    def add(self, rule: str, place: str, message: str, readers: Iterable[str] = CONSUMERS) -> None:
+        """Note what was found. `readers` are the consumers that look at that part."""
+        key = (rule, one_line(place), one_line(message))
+        refused_by = RULES[rule].refused_by.intersection(readers)
+        if key in self._found:
+            self._found[key] |= refused_by
+            return
+        self._alike[key[:2]] += 1
+        if self._alike[key[:2]] <= MAX_ALIKE:
+            self._found[key] = refused_by
+
+    def include(self, place: str, other: Findings) -> None:
+        """Note what was found in something at `place`, by itself."""
+        for rule, _, message in other._found:
+            self.add(rule, place, message)
+        for (rule, _), count in other._alike.items():
+            self._alike[rule, one_line(place)] += max(count - MAX_ALIKE, 0)
+
+    def all(self) -> tuple[Finding, ...]:
+        """What was found, in the order of finding."""
+        found = [_finding(*key, refused_by) for key, refused_by in self._found.items()]
+        for (rule, place), count in self._alike.items():
+            if (more := count - MAX_ALIKE) > 0:
+                message = f"and {more} more of this kind"
+                found.append(_finding(rule, place, message, frozenset(), more))
+        return tuple(found)
+
+
+def _finding(
+    rule: str, place: str, message: str, refused_by: frozenset[str], count: int = 1
+) -> Finding:
+    ordered = tuple(name for name in CONSUMERS if name in refused_by)
+    return Finding(rule=rule, place=place, message=message, refused_by=ordered, count=count)

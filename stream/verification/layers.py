@@ -1,0 +1,129 @@
+"""A layer's tar: what must hold of its entries, whatever image it is part of.
+
+OCI Image Specification, layer.md; the rest is what extracting it entry by entry
+needs. Memory grows with the number of entries, and with nothing else. Knows
+neither archives nor images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stream.archives import tarreader
+from stream.archives.bytesource import ByteSource
+from stream.archives.tarreader import Member
+from stream.errors import printable
+
+MAX_ENTRIES = 1 << 22
+
+Report = Callable[[str, str], None]  # rule, message
+
+
+def check_layer(content: ByteSource, report: Report) -> int:
+    """Report all that is wrong with the layer in `content`. Returns the number of its
+    entries. Raises ArchiveError where it cannot be read on.
+    """
+    layer = _Layer(report)
+    for member in tarreader.read_members(content):
+        layer.add(member)
+        if layer.entries >= MAX_ENTRIES:
+            report("too-many-entries", f"more than {MAX_ENTRIES} entries: the rest is not checked")
+            break
+    layer.end()
+    return layer.entries
+
+
+def _parts(name: bytes) -> list[bytes]:
+    return [part for part in name.split(b"/") if part not in (b"", b".")]
+
+
+def _is_normal(member: Member) -> bool:
+    """Whether a name is as tools write them: `a/b`, `./a/b` or `/a/b`, with a slash at
+    the end of a directory alone.
+    """
+    name = member.name.removeprefix(b"./") or b"."
+    name = name.removeprefix(b"/")
+    if member.typeflag == tarreader.DIRECTORY:
+        if name in (b"", b"."):
+            return True
+        name = name.removesuffix(b"/")
+    return not {b"", b".", b".."} & set(name.split(b"/"))
+
+
+class _Layer:
+    """What the entries so far have made, by path without the leading slash."""
+
+    def __init__(self, report: Report) -> None:
+        self.entries = 0
+        self._report = report
+        self._paths: dict[bytes, bytes] = {}  # and the type of what is there
+        self._absolute: set[bytes] = set()  # those of them that were written with it
+        self._parents: set[bytes] = set()  # directories that entries are in
+        self._waiting: list[tuple[bytes, bytes]] = []  # hard links to what has not come
+
+    def add(self, member: Member) -> None:
+        """The next entry."""
+        self.entries += 1
+        shown = printable(member.name)
+        if not _is_normal(member):
+            self._report("path-name", f"{shown}: a name that is not normal")
+        parts = _parts(member.name)
+        if b".." in parts:
+            return
+        path = b"/".join(parts)
+        self._check_repetition(path, member, shown)
+        self._check_parents(path, shown)
+        if member.typeflag != tarreader.DIRECTORY and path in self._parents:
+            self._report("in-no-directory", f"{shown}: is no directory, but entries are in it")
+        if member.typeflag == tarreader.HARD_LINK:
+            self._check_hard_link(path, member, shown)
+        self._paths.setdefault(path, member.typeflag)
+
+    def _check_repetition(self, path: bytes, member: Member, shown: str) -> None:
+        absolute = member.name.startswith(b"/")
+        if path in self._paths:
+            same = absolute == (path in self._absolute)
+            what = "directory" if member.typeflag == tarreader.DIRECTORY else "path"
+            self._report(
+                "path-twice" if same else "path-twice-but-for-slash",
+                f"{shown}: the same {what} twice",
+            )
+        elif absolute:
+            self._absolute.add(path)
+
+    def _check_parents(self, path: bytes, shown: str) -> None:
+        at = len(path)
+        while (at := path.rfind(b"/", 0, at)) > 0:
+            parent = path[:at]
+            if parent in self._parents:
+                return
+            self._parents.add(parent)
+            kind = self._paths.get(parent, tarreader.DIRECTORY)
+            if kind == tarreader.LINK:
+                self._report(
+                    "through-link", f"{shown}: goes through the symbolic link {printable(parent)}"
+                )
+            elif kind != tarreader.DIRECTORY:
+                self._report(
+                    "in-no-directory", f"{shown}: is in {printable(parent)}, which is no directory"
+                )
+
+    def _check_hard_link(self, path: bytes, member: Member, shown: str) -> None:
+        target = b"/".join(_parts(member.link))
+        if b".." in _parts(member.link):
+            message = f"{shown}: a hard link to {printable(member.link)}, a name that is not normal"
+            self._report("path-name", message)
+        elif target not in self._paths or target == path:
+            self._waiting.append((path, target))
+        elif self._paths[target] == tarreader.DIRECTORY:
+            message = f"{shown}: a hard link to the directory {printable(target)}"
+            self._report("hard-link-to-directory", message)
+
+    def end(self) -> None:
+        """There are no more entries."""
+        for path, target in self._waiting:
+            link = f"{printable(path)}: a hard link to {printable(target)}"
+            if target in self._paths:
+                self._report("hard-link-before-target", f"{link}, which comes later")
+            else:
+                self._report("hard-link-to-other-layer", f"{link}, which is not in this layer")

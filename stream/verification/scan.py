@@ -1,0 +1,309 @@
+"""Everything in an archive, in one reading from the front: each member hashed as it
+is stored and as it is uncompressed, and looked at as a layer, which it may be.
+
+What is wrong with the container itself is a finding; what is wrong with a member as
+a layer is kept with it, and counts if it is one. Knows no documents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from stream.archives import tarreader
+from stream.archives.bytesource import ByteSource, FileBytes, Part, StreamBytes, pieces
+from stream.archives.container import (
+    MAX_DOCUMENT,
+    MAX_DOCUMENTS,
+    MAX_LINKS,
+    MAX_MEMBERS,
+)
+from stream.archives.decompress import MAGIC_SIZE, Budget, compression_of, decompressed
+from stream.archives.sequential import Sequential
+from stream.errors import ArchiveError, printable
+from stream.verification.findings import Findings
+from stream.verification.layers import check_layer
+
+
+@dataclass(slots=True, kw_only=True)
+class Stored:
+    """A member's content: `size` bytes, and what they are when uncompressed.
+    `document` holds them if they may be one; `findings` are of it as a layer.
+    """
+
+    name: str
+    size: int
+    digest: str
+    compression: str | None
+    content_digest: str
+    content_size: int
+    entries: int
+    document: bytes | None
+    findings: Findings
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A member that stands for another one, named from the root."""
+
+    target: str
+    hard: bool
+    absolute: bool
+
+
+@dataclass(slots=True)
+class Members:
+    """The members of an archive by normal name."""
+
+    by_name: dict[str, Stored | Link] = field(default_factory=dict)
+    readable: bool = True  # to the end
+
+    def follow(self, name: str) -> tuple[Stored | None, list[Link]]:
+        """The member called `name`, and the links on the way to it."""
+        member = self.by_name.get(posixpath.normpath(name).lstrip("/"))
+        links: list[Link] = []
+        while isinstance(member, Link):
+            links.append(member)
+            if len(links) > MAX_LINKS:
+                return None, links
+            member = self.by_name.get(member.target)
+        return member, links
+
+
+class _Hashed:
+    """A byte source that hashes what passes, skipped or read."""
+
+    def __init__(self, source: ByteSource) -> None:
+        self.name = source.name
+        self.position = 0
+        self._source = source
+        self._hash = hashlib.sha256()
+
+    def read(self, count: int) -> bytes:
+        """See ByteSource."""
+        data = self._source.read(count)
+        self._hash.update(data)
+        self.position += len(data)
+        return data
+
+    def skip(self, count: int) -> None:
+        """See ByteSource."""
+        for _ in pieces(self, count):
+            pass
+
+    def finish(self) -> str:
+        """The digest of all that there is."""
+        for _ in pieces(self):
+            pass
+        return f"sha256:{self._hash.hexdigest()}"
+
+
+class Scan:
+    """A reading of an archive: `members`, and `size` bytes of file."""
+
+    def __init__(self, findings: Findings) -> None:
+        self.members = Members()
+        self.compression: str | None = None
+        self.size = 0
+        self._findings = findings
+        self._kept = 0
+
+    # ---- containers
+
+    def tar(self, file: Sequential) -> None:
+        """Read a tar, however compressed."""
+        try:
+            self._budget = Budget(lambda: file.count)
+            self.compression = file.compression
+            self._tar(StreamBytes(_Sticky(file.content()), file.name))
+        except ArchiveError as error:
+            self._unreadable(error.reason)
+        self.size = file.count
+
+    def _tar(self, source: ByteSource) -> None:
+        for count, member in enumerate(tarreader.read_members(source), 1):
+            if count > MAX_MEMBERS:
+                raise ArchiveError(source.name, f"has more than {MAX_MEMBERS} members")
+            name = self._normal(member.name)
+            if name is None:
+                continue
+            if member.typeflag == tarreader.FILE:
+                part = Part(source, member.size, name)
+                self._add(name, self._stored(part, member.size))
+            elif member.typeflag == tarreader.LINK:
+                self._add_symlink(name, member.link)
+            elif member.typeflag == tarreader.HARD_LINK:
+                target = self._normal(member.link)
+                if target is not None:
+                    self._add(name, Link(target, hard=True, absolute=False))
+        # What is behind the tar's end is nobody's; that it is whole is.
+        for _ in pieces(source):
+            pass
+
+    def directory(self, path: str) -> None:
+        """Read a directory, of which every file is a member."""
+        root = os.fsencode(path)
+        self._findings.add("directory", "", "is a directory")
+        try:
+            for count, name in enumerate(_files_below(root), 1):
+                if count > MAX_MEMBERS:
+                    self._unreadable(f"has more than {MAX_MEMBERS} files")
+                    return
+                self._file(root, name)
+        except OSError as error:
+            self._unreadable(f"cannot be read: {error.strerror}")
+        except ArchiveError as error:
+            self._unreadable(error.reason)
+
+    def _file(self, root: bytes, name: bytes) -> None:
+        text = name.decode("utf-8", "surrogateescape")
+        full = os.path.join(root, name)
+        if os.path.islink(full):
+            self._add_symlink(text, os.readlink(full))
+            return
+        fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            source = FileBytes(fd, text)
+            size = os.fstat(fd).st_size
+            self._budget = Budget(lambda: source.position)
+            self.members.by_name[text] = self._stored(source, size)
+            self.size += size
+        finally:
+            os.close(fd)
+
+    def _unreadable(self, reason: str) -> None:
+        self.members.readable = False
+        self._findings.add("unreadable", "", reason)
+
+    # ---- names
+
+    def _normal(self, name: bytes) -> str | None:
+        """A member's name as its key; None for one that leaves the archive."""
+        text = name.decode("utf-8", "surrogateescape")
+        parts = [part for part in text.split("/") if part not in ("", ".")]
+        if text.startswith("/") or ".." in parts:
+            self._findings.add("member-name", printable(name), "a name that leaves the archive")
+            return None
+        return "/".join(parts)
+
+    def _add(self, name: str, member: Stored | Link) -> None:
+        if name in self.members.by_name:
+            self._findings.add("member-twice", name, "two members of this name")
+        self.members.by_name.setdefault(name, member)
+
+    def _add_symlink(self, name: str, link: bytes) -> None:
+        text = link.decode("utf-8", "surrogateescape")
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(name), text)).lstrip("/")
+        if target == ".." or target.startswith("../"):
+            message = f"a link that leaves the archive ({printable(link)})"
+            self._findings.add("member-name", name, message)
+        else:
+            self._add(name, Link(target, hard=False, absolute=text.startswith("/")))
+
+    # ---- content
+
+    def _stored(self, source: ByteSource, size: int) -> Stored:
+        """What there is to know of a member whose `size` bytes are next in `source`."""
+        head = source.read(min(size, MAGIC_SIZE))
+        compression = compression_of(head)
+        document = None
+        rest: ByteSource = source
+        if size <= MAX_DOCUMENT and _may_be_document(source.name, head):
+            self._kept += size
+            if self._kept > MAX_DOCUMENTS:
+                raise ArchiveError(source.name, f"more than {MAX_DOCUMENTS} bytes of documents")
+            document = head + b"".join(pieces(source, size - len(head)))
+            head, rest = document, StreamBytes(io.BytesIO(), source.name)
+        joined = StreamBytes(_Joined(head, rest), source.name)
+        stored = _Hashed(joined)
+        content = stored
+        if compression:
+            content = _Hashed(decompressed(stored, compression, source.name, self._budget))
+        findings = Findings()
+        entries = _examined(content, findings)
+        content_digest = _finished(content, findings)
+        digest = stored.finish()
+        if stored.position != size:
+            raise ArchiveError(source.name, "is cut short")
+        return Stored(
+            name=source.name,
+            size=size,
+            digest=digest,
+            compression=compression,
+            content_digest=content_digest,
+            content_size=content.position,
+            entries=entries,
+            document=document,
+            findings=findings,
+        )
+
+
+class _Sticky:
+    """A decompressor's output, whose first error is its last: one that has failed
+    could well go on, or say that all is over.
+    """
+
+    def __init__(self, source: ByteSource) -> None:
+        self._source = source
+        self._error: ArchiveError | None = None
+
+    def read(self, count: int, /) -> bytes:
+        """See Readable."""
+        if self._error is None:
+            try:
+                return self._source.read(count)
+            except ArchiveError as error:
+                self._error = error
+        raise self._error
+
+
+class _Joined:
+    """`head`, then what `source` has."""
+
+    def __init__(self, head: bytes, source: ByteSource) -> None:
+        self._head = head
+        self._source = source
+
+    def read(self, count: int, /) -> bytes:
+        if self._head:
+            data, self._head = self._head[:count], self._head[count:]
+            return data
+        return self._source.read(count)
+
+
+def _may_be_document(name: str, head: bytes) -> bool:
+    return head.lstrip()[:1] in (b"{", b"[") or name.endswith(".json")
+
+
+def _examined(content: ByteSource, findings: Findings) -> int:
+    """Look at `content` as a layer. Returns the number of entries."""
+    try:
+        return check_layer(content, lambda rule, message: findings.add(rule, "", message))
+    except ArchiveError as error:
+        findings.add("layer-unreadable", "", error.reason)
+        return 0
+
+
+def _finished(content: _Hashed, findings: Findings) -> str:
+    """The digest of all of `content`; of none if it cannot be read to its end."""
+    try:
+        return content.finish()
+    except ArchiveError as error:
+        findings.add("layer-unreadable", "", error.reason)
+        return ""
+
+
+def _files_below(root: bytes) -> Iterator[bytes]:
+    """The names of all files and links below `root`, in order, from there."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for directory, directories, names in os.walk(root, onerror=fail):
+        directories.sort()
+        for name in sorted(names):
+            yield os.path.relpath(os.path.join(directory, name), root)

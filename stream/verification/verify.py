@@ -1,0 +1,100 @@
+"""The verification of an archive, from its first byte to its last: one reading."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+
+from stream.archives.sequential import Sequential
+from stream.errors import ArchiveError
+from stream.model import ImageConf
+from stream.verification.comparison import compare
+from stream.verification.documents import CheckedImage, Documents
+from stream.verification.findings import CONSUMERS, Finding, Findings
+from stream.verification.scan import Scan
+
+STANDARD_INPUT = "standard input"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What was found in the archive `name`: `size` bytes, with `layers` distinct
+    layers of `entries` entries in all.
+    """
+
+    name: str
+    compression: str | None
+    size: int
+    images: tuple[CheckedImage, ...]
+    layers: int
+    entries: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def faults(self) -> tuple[Finding, ...]:
+        """What is wrong."""
+        return tuple(finding for finding in self.findings if finding.fault)
+
+    @property
+    def refusals(self) -> dict[str, tuple[Finding, ...]]:
+        """For each consumer, what it refuses the archive for."""
+        return {
+            consumer: tuple(f for f in self.findings if consumer in f.refused_by)
+            for consumer in CONSUMERS
+        }
+
+
+def verify(target: str, conf: ImageConf | None = None) -> Verification:
+    """Verify the archive at `target` (`-`: standard input), also against `conf`.
+
+    Raises ArchiveError if there is nothing to read, and whatever writing the image of
+    `conf` raises.
+    """
+    findings = Findings()
+    scan = _scan(target, findings)
+    documents = Documents(scan.members, findings)
+    documents.check()
+    if scan.compression is not None:
+        oci = documents.has_index and not documents.has_manifest
+        rule = "oci-gzip" if oci and scan.compression == "gzip" else scan.compression
+        findings.add(rule, "", f"is compressed with {scan.compression}")
+    if conf is not None and scan.members.readable:
+        compare(None if target == "-" else target, documents.images, conf, findings)
+    layers = {layer.content_digest: layer for layer in documents.layers.values()}.values()
+    return Verification(
+        name=STANDARD_INPUT if target == "-" else target,
+        compression=scan.compression,
+        size=scan.size,
+        images=tuple(documents.images),
+        layers=len(layers),
+        entries=sum(layer.entries for layer in layers),
+        findings=findings.all(),
+    )
+
+
+def _scan(target: str, findings: Findings) -> Scan:
+    scan = Scan(findings)
+    if target == "-":
+        scan.tar(Sequential(0, STANDARD_INPUT))
+        return scan
+    try:
+        fd = os.open(os.fsencode(target), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "its name has a NUL"
+        raise ArchiveError(target, f"cannot be read: {reason}") from error
+    try:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISREG(mode):
+            scan.tar(Sequential(fd, target))
+        elif not stat.S_ISDIR(mode):
+            raise ArchiveError(target, "is neither a regular file nor a directory")
+        elif not any(
+            os.path.exists(f"{target}/{name}") for name in ("index.json", "manifest.json")
+        ):
+            raise ArchiveError(target, "is a directory with neither index.json nor manifest.json")
+        else:
+            scan.directory(target)
+    finally:
+        os.close(fd)
+    return scan

@@ -1,0 +1,494 @@
+"""`stream-image inspect`, held against what tarfile and hashlib say of the same bytes."""
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import handmade
+import pytest
+import pyzstd
+from handmade import Base, digest, layer_tar, link, tar_of
+from hypothesis import given
+from hypothesis import strategies as st
+from support import COMMAND
+
+from stream.commands import inspect as command
+from stream.errors import ArchiveError
+from stream.inspection import InspectedImage, InspectedLayer, Inspection, inspect
+
+HASHES = [character * 32 for character in "0123456789"]
+GLIBC, BASH = f"{HASHES[0]}-glibc-2.38", f"{HASHES[1]}-bash-5.2"
+LAYERS = [
+    layer_tar({f"nix/store/{GLIBC}/lib/libc.so": b"c" * 5000}),
+    layer_tar({f"/nix/store/{BASH}/bin/bash": b"b" * 700, "etc/passwd": b"root"}),
+    layer_tar({"usr/bin/tool": b"t"}),
+]
+BASE = Base(layers=LAYERS, config={"Cmd": ["/bin/sh"], "Env": ["A=1"]}, tags=["base:1", "base:2"])
+
+
+def ignored(_message: str) -> None:
+    """Warnings are not what these tests are about."""
+
+
+def as_json(target: str | Path, stdin: bytes | None = None) -> Any:
+    """What the command says of `target`, for programs."""
+    done = subprocess.run(
+        [*COMMAND, "inspect", "--json", str(target)], input=stdin, capture_output=True, check=True
+    )
+    assert not done.stderr
+    return json.loads(done.stdout)
+
+
+def oracle(archive: bytes, stored: Callable[[bytes], bytes] = bytes) -> list[dict[str, Any]]:
+    """What is in the layers of a docker-archive's first image, found out by other means."""
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        (item,) = json.loads(tar.extractfile("manifest.json").read())  # type: ignore[union-attr]
+        found = []
+        for name in item["Layers"]:
+            content = tar.extractfile(name).read()  # type: ignore[union-attr]
+            with tarfile.open(fileobj=io.BytesIO(content)) as layer:
+                found.append(
+                    {
+                        "name": name,
+                        "diff_id": "sha256:" + hashlib.sha256(content).hexdigest(),
+                        "size": len(content),
+                        "stored_size": len(stored(content)),
+                        "entries": len(layer.getmembers()),
+                    }
+                )
+    return found
+
+
+def assert_is(layers: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    """The layers are those that the oracle found."""
+    assert len(layers) == len(expected)
+    for layer, facts in zip(layers, expected, strict=True):
+        assert facts.items() <= layer.items()
+
+
+@pytest.mark.parametrize("compressor", handmade.COMPRESSORS)
+def test_every_compression(tmp_path: Path, compressor: str) -> None:
+    """An archive's contents do not depend on how it is packed, nor on how it is handed over."""
+    archive = BASE.docker_archive()
+    path = tmp_path / "image"
+    path.write_bytes(handmade.COMPRESSORS[compressor](archive))
+    found = as_json(path)
+    assert found["compression"] == (None if compressor == "plain" else compressor.partition("-")[0])
+    assert found["kind"] == "docker-archive"
+    (image,) = found["images"]
+    assert_is(image["layers"], oracle(archive))
+    assert [layer["store_paths"] for layer in image["layers"]] == [
+        [f"/nix/store/{GLIBC}"],
+        [f"/nix/store/{BASH}"],
+        [],
+    ]
+    assert image["image_id"] == digest(json.dumps(BASE.document()).encode())
+    assert image["repo_tags"] == ["base:1", "base:2"]
+    assert image["config"] == BASE.config
+    assert image["size"] == sum(map(len, LAYERS))
+    piped = as_json("-", path.read_bytes())
+    assert piped == {**found, "name": "standard input"}
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, pyzstd.compress])
+@pytest.mark.parametrize("kept", ["plain", "gzip", "directory"])
+def test_oci(tmp_path: Path, kept: str, compress: Callable[[bytes], bytes]) -> None:
+    """Layers compressed one by one have two sizes and two digests."""
+    packed = [compress(layer) for layer in LAYERS]
+    files = BASE.oci_files(packed)
+    path = tmp_path / "layout"
+    if kept == "directory":
+        for name, content in files.items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(content)
+    else:
+        path.write_bytes(handmade.COMPRESSORS[kept](tar_of([*files.items()])))
+    (image,) = as_json(path)["images"]
+    for layer, content, stored in zip(image["layers"], LAYERS, packed, strict=True):
+        assert layer["size"] == len(content)
+        assert layer["stored_size"] == len(stored)
+        assert layer["digest"] == digest(stored)
+        assert layer["diff_id"] == digest(content)
+        assert (layer["compression"] is None) == (compress is bytes)
+
+
+def test_several_images(tmp_path: Path) -> None:
+    """All of them, or the one that is named."""
+    other = Base(layers=LAYERS[2:], tags=["other:3"])
+    members, first = BASE.docker_members()
+    more, second = other.docker_members(["other/layer.tar"])
+    path = tmp_path / "both.tar"
+    manifest = json.dumps([first, second]).encode()
+    path.write_bytes(tar_of([*members, *more, ("manifest.json", manifest)]))
+    assert [image["repo_tags"] for image in as_json(path)["images"]] == [BASE.tags, other.tags]
+    assert [image["repo_tags"] for image in as_json(f"{path}:other:3")["images"]] == [other.tags]
+    with pytest.raises(ArchiveError, match="has no image none:1"):
+        inspect(f"{path}:none:1", ignored)
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    """A conf with two store layers, a customisation layer, and a base that has one of the paths."""
+    store = tmp_path / "store"
+    names = [GLIBC, BASH, f"{HASHES[2]}-hello"]
+    for name in names:
+        (store / name / "bin").mkdir(parents=True)
+        (store / name / "bin" / "x").write_bytes(name.encode() * 400)
+    base = tmp_path / "base.tar.gz"
+    held = layer_tar({f"{store}/{BASH}": b""})
+    base.write_bytes(gzip.compress(Base(layers=[held], config={"Env": ["A=1"]}).docker_archive()))
+    top = tmp_path / "top"
+    top.mkdir()
+    layer = layer_tar({"etc/motd": b"hi\n", "etc/issue": b"x"})
+    (top / "layer.tar").write_bytes(layer)
+    (top / "checksum").write_text(hashlib.sha256(layer).hexdigest() + "\n", "ascii")
+    document = {
+        "architecture": "amd64",
+        "repo_tag": "planned:1",
+        "store_dir": str(store),
+        "store_layers": [[f"{store}/{name}" for name in names[:2]], [f"{store}/{names[2]}"]],
+        "config": {"Env": ["B=2"], "User": "7"},
+        "from_image": str(base),
+        "customisation_layer": str(top),
+    }
+    path = tmp_path / "conf.json"
+    path.write_text(json.dumps(document), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_plan_is_what_is_streamed(conf: Path, skip: bool) -> None:  # noqa: FBT001
+    """What a conf's plan says must come true, base image and customisation layer included."""
+    document = json.loads(conf.read_bytes())
+    conf.write_text(json.dumps({**document, "skip_base_paths": skip}), "utf-8")
+    streamed = conf.parent / "image.tar"
+    subprocess.run([*COMMAND, "-q", str(conf), "-o", str(streamed)], check=True)
+    plan = as_json(conf)
+    assert plan == {**as_json("-", conf.read_bytes()), "name": str(conf)}
+    assert (plan["kind"], plan["compression"]) == ("conf", None)
+    (planned,), (image,) = plan["images"], as_json(streamed)["images"]
+    assert_is(image["layers"], oracle(streamed.read_bytes()))
+    assert planned["image_id"] is None
+    same = ("repo_tags", "architecture", "os", "created", "config", "size", "entries")
+    assert {key: planned[key] for key in same} == {key: image[key] for key in same}
+    for key in ("size", "stored_size", "entries", "store_paths"):
+        assert [layer[key] for layer in planned["layers"]] == [
+            layer[key] for layer in image["layers"]
+        ]
+    names = [layer["name"] for layer in planned["layers"]]
+    assert names[1:] == [layer["name"] for layer in image["layers"]][1:]
+    assert len(planned["layers"][1]["store_paths"]) == (1 if skip else 2)
+
+
+def test_a_plan_reads_no_content(tmp_path: Path) -> None:
+    """A plan is for a look before a long run: it takes no time that grows with the bytes."""
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "large").touch()
+    os.truncate(store / "large", 1 << 40)
+    path = tmp_path / "conf.json"
+    document = {"repo_tag": "x:1", "store_dir": str(store), "store_layers": [[f"{store}/large"]]}
+    path.write_text(json.dumps(document), "utf-8")
+    (image,) = inspect(str(path), ignored).images
+    assert image.size > 1 << 40
+
+
+def test_plain_files_are_read_by_position(tmp_path: Path) -> None:
+    """A look into a large archive costs its headers, not its bytes."""
+    path = tmp_path / "image.tar"
+    entry = tarfile.TarInfo("large")
+    entry.size = 1 << 39
+    layer = tarfile.TarInfo("layer.tar")
+    layer.size = len(entry.tobuf()) + (1 << 39) + 1024
+    config = json.dumps({"rootfs": {"diff_ids": [digest(b"")]}}).encode()
+    item = {"Config": "c", "Layers": ["layer.tar"], "RepoTags": ["x:1"]}
+    rest = tar_of([("c", config), ("manifest.json", json.dumps([item]).encode())])
+    with path.open("wb") as file:
+        file.write(layer.tobuf() + entry.tobuf())
+        file.seek(len(layer.tobuf()) + layer.size)
+        file.write(rest)
+    (image,) = inspect(str(path), ignored).images
+    assert (image.size, image.entries) == (layer.size, 1)
+
+
+def test_store_paths_of_other_stores(tmp_path: Path) -> None:
+    """Any directory can be a store; the history tells which. Links to paths are no paths."""
+    names = {f"opt/mine/{name}/x": b"" for name in ("b", "a")}
+    links = {f"nix/var/nix/gcroots/{HASHES[3]}-system": b""}
+    base = Base(
+        layers=[layer_tar({"opt/mine/b": b"", **names}), layer_tar(links)],
+        history=[{"comment": "store paths: ['/opt/mine/b', \"/opt/mine/a\"]"}, {"comment": "no"}],
+    )
+    path = tmp_path / "image.tar"
+    path.write_bytes(base.docker_archive())
+    (image,) = inspect(str(path), ignored).images
+    assert [layer.store_paths for layer in image.layers] == [("/opt/mine/b",), ()]
+
+
+@pytest.mark.parametrize("compress", ["none", "store", "gzip", "zstd", "zstd-seekable"])
+def test_what_we_write(conf: Path, compress: str) -> None:
+    """Every output of ours can be looked into."""
+    path = conf.parent / "image"
+    subprocess.run([*COMMAND, "-q", str(conf), "-o", str(path), "--compress", compress], check=True)
+    inspection = inspect(str(path), ignored)
+    paths = [layer.store_paths for layer in inspection.images[0].layers]
+    assert [len(found) for found in paths] == [1, 2, 1, 0]
+
+
+# ---- for people
+
+texts = st.one_of(st.text(max_size=9), st.just("a\nb\x1b[31m"), st.just("x" * 90))
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+layers = st.builds(
+    InspectedLayer,
+    name=texts,
+    size=st.integers(0, 10**15),
+    stored_size=st.integers(0, 10**15),
+    compression=st.sampled_from([None, "gzip", "zstd", "bzip2"]),
+    diff_id=st.sampled_from([None, digest(b"")]),
+    digest=st.none(),
+    entries=st.integers(0, 10**8),
+    store_paths=st.lists(texts.map("/nix/store/".__add__), max_size=9).map(tuple),
+    history=texts,
+)
+images = st.builds(
+    InspectedImage,
+    image_id=st.sampled_from([None, digest(b"")]),
+    repo_tags=st.lists(texts, max_size=3).map(tuple),
+    document=st.fixed_dictionaries(
+        {},
+        optional={
+            "os": values,
+            "architecture": values,
+            "created": values,
+            "config": st.dictionaries(
+                st.sampled_from(["Env", "Cmd", "Labels", "Volumes"]) | texts, values, max_size=4
+            ),
+        },
+    ),
+    layers=st.lists(layers, max_size=3).map(tuple),
+)
+inspections = st.builds(
+    Inspection,
+    name=texts,
+    kind=st.sampled_from(["docker-archive", "oci", "conf"]),
+    compression=st.sampled_from([None, "zstd"]),
+    images=st.lists(images, max_size=2).map(tuple),
+)
+
+
+@given(inspection=inspections)
+def test_text_is_plain_and_fits(inspection: Inspection) -> None:
+    """Whatever an image says of itself, a log of 80 columns shows it, and no terminal obeys it."""
+    from rich.cells import cell_len
+
+    text = command._text(inspection)
+    for line in text.split("\n"):
+        assert line.isprintable() or not line
+        assert cell_len(line) <= 80
+    json.dumps(command._document(inspection))
+
+
+def test_text(conf: Path) -> None:
+    """The table of an image, as people see it."""
+    path = conf.parent / "image.tar"
+    subprocess.run([*COMMAND, "-q", str(conf), "-o", str(path)], check=True)
+    shown = subprocess.run(
+        [*COMMAND, "inspect", str(path)], capture_output=True, check=True
+    ).stdout.decode()
+    with tarfile.open(path) as tar:
+        image_id = next(name for name in tar.getnames() if len(name) == 69)
+    assert shown.startswith(f"planned:1  docker-archive\nsha256:{image_id[:64]}\nlinux/amd64, ")
+    assert "\nEnv   A=1\n      B=2\nUser  7\n" in shown
+    lines = [line.split() for line in shown.splitlines()]
+    assert ["bash-5.2"] in lines
+    assert shown.endswith("4 layers, 81.9 kB, 22 entries, 4 store paths\n")
+
+
+def test_terminal(conf: Path) -> None:
+    """On a terminal there is colour, and the table keeps to its width."""
+    import pty
+
+    shown = bytearray()
+
+    def read(fd: int) -> bytes:
+        data = os.read(fd, 1 << 16)
+        shown.extend(data)
+        return data
+
+    program = (
+        "import os, sys; os.environ.update(TERM='xterm-256color'); os.environ.pop('NO_COLOR', 0);"
+    )
+    program += "from stream.cli import main; sys.exit(main(sys.argv[1:]))"
+    status = pty.spawn([sys.executable, "-c", program, "inspect", str(conf)], read)
+    assert status == 0
+    assert b"\x1b[1mplanned:1" in shown
+
+
+# ---- hostile input
+
+
+def bomb(size: int) -> bytes:
+    """A layer of `size` zeros, compressed twice: each alone is no bomb yet."""
+    import zlib
+
+    packer = zlib.compressobj(9, wbits=31)
+    packed = [packer.compress(layer_tar({"x": b""})[:512])]
+    packed += [packer.compress(bytes(1 << 20)) for _ in range(size >> 20)]
+    return b"".join([*packed, packer.flush()])
+
+
+def with_manifest(manifest: bytes, *members: tuple[str, Any]) -> bytes:
+    """A docker-archive with that manifest, whatever it is."""
+    return tar_of([*members, ("manifest.json", manifest)])
+
+
+def indexes(width: int) -> bytes:
+    """Indexes that each name the next one many times."""
+    files: dict[str, bytes] = {"oci-layout": b"{}"}
+    index: dict[str, Any] = {"manifests": []}
+    for _ in range(4):
+        data = json.dumps(index).encode()
+        files[f"blobs/sha256/{digest(data)[7:]}"] = data
+        index = {"manifests": [{"digest": digest(data), "size": len(data)}] * width}
+    return tar_of([*files.items(), ("index.json", json.dumps(index).encode())])
+
+
+def cut(archive: bytes) -> bytes:
+    """Its first half."""
+    return archive[: len(archive) // 2]
+
+
+def announced(name: str, size: int, typeflag: bytes = tarfile.REGTYPE) -> bytes:
+    """A member that is not as large as it says."""
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, typeflag
+    return info.tobuf() + b"[" + bytes(10_000)
+
+
+HOSTILE: dict[str, bytes] = {
+    "empty": b"",
+    "noise": random.Random(1).randbytes(5000),
+    "zeros": bytes(10_240),
+    "no-image": tar_of([("x", b"x")]),
+    "absolute": tar_of([("/etc/x", b"x")]),
+    "upwards": tar_of([("../x", b"x")]),
+    "link-upwards": tar_of([("x", link("../../etc/passwd"))]),
+    "link-loop": with_manifest(
+        json.dumps([{"Config": "a", "Layers": []}]).encode(), ("a", link("b")), ("b", link("a"))
+    ),
+    "twice": tar_of([("x", b"1"), ("x", b"2")]),
+    "cut": cut(BASE.docker_archive()),
+    "cut-gzip": cut(gzip.compress(BASE.docker_archive())),
+    "cut-zstd": cut(pyzstd.compress(BASE.docker_archive())),
+    "deep": with_manifest(b"[" * 500_000),
+    "deep-but-closed": with_manifest(b"[" * 900 + b"]" * 900),
+    "numbers": with_manifest(b"[" + b"9" * 1_000_000 + b"]"),
+    "no-json": with_manifest(b"[\xff]"),
+    "other-shapes": with_manifest(b'[{"Config": [], "Layers": {}}]'),
+    "gigabyte-manifest": announced("manifest.json", 1 << 30),
+    "gigabyte-name": announced("x", 1 << 30, b"L"),
+    "negative": announced("manifest.json", -1),
+    "indexes": indexes(300),
+}
+
+
+@pytest.mark.parametrize("verb", ["inspect", "verify"])
+@pytest.mark.parametrize("piped", [False, True])
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile(tmp_path: Path, case: str, piped: bool, verb: str) -> None:  # noqa: FBT001
+    """What comes from elsewhere ends in a clear line, soon, and never in a traceback."""
+    path = tmp_path / "image"
+    path.write_bytes(HOSTILE[case])
+    done = subprocess.run(
+        [*COMMAND, verb, "-" if piped else str(path)],
+        input=HOSTILE[case] if piped else b"",
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    said = (done.stdout + done.stderr).decode()
+    assert done.returncode == 1, said
+    assert "Traceback" not in said
+    assert "internal error" not in said
+    if verb == "inspect":
+        assert len(said.splitlines()) == 1
+        assert not done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["inspect", "verify"])
+@pytest.mark.parametrize("piped", [False, True])
+def test_bomb_in_bomb(tmp_path: Path, piped: bool, verb: str) -> None:  # noqa: FBT001
+    """Compressed twice, kilobytes would be terabytes: what counts is what the file has."""
+    stored = bomb(3 << 30)
+    archive = gzip.compress(BASE.docker_archive(stored=[stored, *LAYERS[1:]]), 9)
+    assert len(archive) < 60_000
+    path = tmp_path / "image"
+    path.write_bytes(archive)
+    done = subprocess.run(
+        [*COMMAND, verb, "-" if piped else str(path)],
+        input=archive if piped else b"",
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert b"refused as a bomb" in done.stdout + done.stderr
+
+
+def test_what_cannot_be_read(tmp_path: Path) -> None:
+    """Neither a FIFO nor a missing file makes anybody wait or wonder."""
+    os.mkfifo(tmp_path / "fifo")
+    for verb in ("inspect", "verify"):
+        for name, why in (("fifo", b"neither"), ("none", b"No such file"), ("", b"directory")):
+            done = subprocess.run(
+                [*COMMAND, verb, str(tmp_path / name)], capture_output=True, check=False, timeout=20
+            )
+            assert done.returncode == 1
+            assert why in done.stderr or name == ""
+            assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_reader_goes_away(tmp_path: Path) -> None:
+    """`| head` is no reason for a traceback."""
+    path = tmp_path / "image.tar"
+    path.write_bytes(BASE.docker_archive())
+    for verb in ("inspect", "verify"):
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        done = subprocess.run(
+            [*COMMAND, verb, str(path)], stdout=write_end, stderr=subprocess.PIPE, check=False
+        )
+        os.close(write_end)
+        assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_no_image_to_choose_in_a_conf(conf: Path) -> None:
+    """A tag behind a conf's name is a mistake, not to be passed over."""
+    done = subprocess.run([*COMMAND, "inspect", f"{conf}:x:1"], capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"is a conf" in done.stderr
+
+
+def test_stores_are_counted_not_kept(tmp_path: Path) -> None:
+    """The paths of a store are few even if its files are not."""
+    names = {f"nix/store/{GLIBC}/{number}": b"" for number in range(3000)}
+    path = tmp_path / "image.tar"
+    path.write_bytes(Base(layers=[layer_tar(names)]).docker_archive())
+    (layer,) = inspect(str(path), ignored).images[0].layers
+    assert layer.entries == 3000
+    assert layer.store_paths == (f"/nix/store/{GLIBC}",)

@@ -1,0 +1,736 @@
+"""`stream-image verify`: no good archive is blamed, no planted fault is missed."""
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import random
+import subprocess
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import handmade
+import pytest
+import pyzstd
+from handmade import Base, digest, layer_tar, link, tar_of
+from hypothesis import given
+from hypothesis import strategies as st
+from support import COMMAND, Store
+
+import stream
+from stream.archives.bytesource import StreamBytes
+from stream.verification import verify
+from stream.verification.findings import CONSUMERS, RULES
+from stream.verification.layers import check_layer
+
+Members = list[tuple[str, Any]]
+
+DOCS = Path(stream.__file__).parent.parent / "docs" / "verify.md"
+LAYERS = [layer_tar({"etc/a": b"a" * 3000}), layer_tar({"bin/b": os.urandom(9000)})]
+HISTORY = [{"comment": "one"}, {"comment": "two"}]
+BASE = Base(layers=LAYERS, history=HISTORY)
+
+
+def run(*args: str | Path, stdin: bytes = b"") -> tuple[int, str]:
+    """The command's exit status and all that it said."""
+    done = subprocess.run(
+        [*COMMAND, "verify", *map(str, args)],
+        input=stdin,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    return done.returncode, (done.stdout + done.stderr).decode()
+
+
+@pytest.fixture
+def check(tmp_path: Path) -> Callable[..., Any]:
+    """Verify an archive; returns the rules it breaks, faults alone or all."""
+
+    def verified(archive: bytes, *, faults: bool = True) -> Any:
+        path = tmp_path / "archive"
+        path.write_bytes(archive)
+        found = verify(str(path))
+        return {finding.rule for finding in (found.faults if faults else found.findings)}
+
+    return verified
+
+
+# ---- good ones
+
+
+@pytest.mark.parametrize("compressor", handmade.COMPRESSORS)
+@pytest.mark.parametrize("kind", ["docker", "oci"])
+def test_good_archives(check: Callable[..., Any], compressor: str, kind: str) -> None:
+    """Whatever it is packed with, what is right is right."""
+    archive = BASE.docker_archive() if kind == "docker" else tar_of([*BASE.oci_files().items()])
+    assert check(handmade.COMPRESSORS[compressor](archive)) == set()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A store with files, links and directories."""
+    store = Store.below(tmp_path)
+    for name in ("a", "b", "c"):
+        store.file(f"{name}/bin/{name}", name.encode() * 5000)
+        (store.path(name) / "link").symlink_to("bin")
+    return store
+
+
+@pytest.mark.parametrize("archive_format", ["docker-archive", "oci-archive"])
+@pytest.mark.parametrize("compress", ["none", "store", "gzip", "zstd", "zstd-seekable"])
+def test_what_we_write(store: Store, compress: str, archive_format: str) -> None:
+    """Our own output is sound in every form, is what its conf yields, and takes one line to say so."""
+    conf = store.conf(["a", "b"], ["c"], config={"Cmd": ["x"]})
+    path = conf.with_name("image")
+    options = ("--compress", compress, "--format", archive_format)
+    subprocess.run([*COMMAND, "-q", str(conf), "-o", str(path), *options], check=True)
+    for args, stdin in ((path, b""), ("-", path.read_bytes())):
+        status, said = run(args, "--conf", conf, stdin=stdin)
+        assert (status, len(said.splitlines())) == (0, 1), said
+        assert "sound: 1 image, 2 layers, " in said
+    assert run(path, "-q") == (0, "")
+
+
+def test_chained_bases(store: Store) -> None:
+    """An image on a base is checked against its conf like any other."""
+    base = store.directory.parent / "base.tar.gz"
+    base.write_bytes(gzip.compress(BASE.docker_archive()))
+    conf = store.conf(["a"], from_image=str(base))
+    path = conf.with_name("image.tar")
+    subprocess.run([*COMMAND, "-q", str(conf), "-o", str(path)], check=True)
+    assert run(path, "--conf", conf)[0] == 0
+
+
+def test_oci_directory(tmp_path: Path) -> None:
+    """An OCI layout needs no packing to be verified; a fault in it is found as well."""
+    for name, content in BASE.oci_files().items():
+        path = tmp_path / "layout" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    assert run(tmp_path / "layout")[0] == 0
+    blob = tmp_path / "layout" / "blobs" / "sha256" / digest(LAYERS[1])[7:]
+    blob.write_bytes(blob.read_bytes()[:-1] + b"x")
+    status, said = run(tmp_path / "layout")
+    assert status == 1
+    assert said.startswith(f"{tmp_path / 'layout'}: 2 faults\n")
+    (tmp_path / "empty").mkdir()
+    assert run(tmp_path / "empty")[0] == 1
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, pyzstd.compress])
+def test_compressed_layers(check: Callable[..., Any], compress: Callable[[bytes], bytes]) -> None:
+    """A layer is what its bytes are, uncompressed; who cannot do that is named."""
+    stored = [compress(layer) for layer in LAYERS]
+    archive = BASE.docker_archive(stored=stored)
+    assert check(archive) == set()
+    assert ("zstd-layer" in check(archive, faults=False)) == (compress is pyzstd.compress)
+    media_type = "gzip" if compress is gzip.compress else "zstd"
+    files = BASE.oci_files(stored)
+    assert check(tar_of([*files.items()])) == {"media-type"}
+    assert check(tar_of([*relabelled(files, f"tar+{media_type}").items()])) == set()
+
+
+def relabelled(files: dict[str, bytes], end: str) -> dict[str, bytes]:
+    """An OCI layout whose layers are said to be something else."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        for layer in manifest["layers"]:
+            layer["mediaType"] = f"application/vnd.oci.image.layer.v1.{end}"
+
+    return rewritten(files, change)
+
+
+def rewritten(
+    files: dict[str, bytes], change: Callable[[dict[str, Any]], None]
+) -> dict[str, bytes]:
+    """An OCI layout with another manifest, and the digests that follow from it."""
+    index = json.loads(files["index.json"])
+    (entry,) = index["manifests"]
+    rest = dict(files)
+    manifest = json.loads(rest.pop(f"blobs/sha256/{entry['digest'][7:]}"))
+    change(manifest)
+    data = json.dumps(manifest).encode()
+    entry |= {"digest": digest(data), "size": len(data)}
+    rest[f"blobs/sha256/{digest(data)[7:]}"] = data
+    return {**rest, "index.json": json.dumps(index).encode()}
+
+
+# ---- planted faults
+
+
+def entry(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tuple[str, Any]:
+    """An entry of a layer."""
+    return name, link(target, kind)
+
+
+def layered(*entries: tuple[str, Any]) -> bytes:
+    """An archive whose upper layer has these entries."""
+    return Base(layers=[LAYERS[0], tar_of(entries)]).docker_archive()
+
+
+DIRECTORY, HARD = tarfile.DIRTYPE, tarfile.LNKTYPE
+
+LAYER_FAULTS: dict[str, tuple[str, list[tuple[str, Any]]]] = {
+    "file twice": ("path-twice", [entry("a"), entry("a")]),
+    "file twice, once with a dot": ("path-twice", [entry("a"), entry("./a")]),
+    "directory twice": ("path-twice", [entry("a", DIRECTORY), entry("a/", DIRECTORY)]),
+    "directory twice, with content": (
+        "path-twice",
+        [entry("a", DIRECTORY), entry("a/b"), entry("a", DIRECTORY)],
+    ),
+    "file twice, once absolute": ("path-twice-but-for-slash", [entry("a"), entry("/a")]),
+    "through a link": ("through-link", [entry("l", tarfile.SYMTYPE, "etc"), entry("l/x")]),
+    "deep through a link": (
+        "through-link",
+        [entry("d", DIRECTORY), entry("d/l", tarfile.SYMTYPE, "/"), entry("d/l/x/y/z")],
+    ),
+    "below a file": ("in-no-directory", [entry("f"), entry("f/x")]),
+    "a link where a directory is": (
+        "in-no-directory",
+        [entry("d/x"), entry("d", tarfile.SYMTYPE, "/")],
+    ),
+    "hard link to another layer": ("hard-link-to-other-layer", [entry("h", HARD, "etc/a")]),
+    "hard link to itself": ("hard-link-before-target", [entry("h", HARD, "h")]),
+    "hard link before its target": (
+        "hard-link-before-target",
+        [entry("h", HARD, "f"), entry("f")],
+    ),
+    "hard link to a directory": (
+        "hard-link-to-directory",
+        [entry("d", DIRECTORY), entry("h", HARD, "d")],
+    ),
+    "hard link upwards": ("path-name", [entry("h", HARD, "../f")]),
+    "upwards": ("path-name", [entry("../x")]),
+    "upwards within": ("path-name", [entry("a/../x")]),
+    "two slashes": ("path-name", [entry("a//x")]),
+    "absolute upwards": ("path-name", [entry("/../x")]),
+    "a dot within": ("path-name", [entry("a/./x")]),
+    "no tar": ("layer-unreadable", []),
+}
+
+
+@pytest.mark.parametrize("case", LAYER_FAULTS)
+def test_faults_in_layers(check: Callable[..., Any], case: str) -> None:
+    """Each way in which a layer's tar can be wrong, found and told from the others."""
+    rule, entries = LAYER_FAULTS[case]
+    no_tar = Base(layers=[LAYERS[0], b"x" * 2000])
+    assert check(layered(*entries) if entries else no_tar.docker_archive()) == {rule}
+
+
+def test_good_entries(check: Callable[..., Any]) -> None:
+    """What consumers take is no fault: prefixes, missing parents, devices, whiteouts, links."""
+    names = ["./", "./a/", "/b/", "c/.wh.x", "c/.wh..wh..opq", "\u00e9", "x" * 300, "d/e/f/g"]
+    entries = [entry(name, DIRECTORY if name.endswith("/") else tarfile.REGTYPE) for name in names]
+    entries += [entry("fifo", tarfile.FIFOTYPE), entry("null", tarfile.CHRTYPE)]
+    entries += [entry("soft", tarfile.SYMTYPE, "/../nowhere"), entry("hard", HARD, "./d/e/f/g")]
+    entries += [entry("hard2", HARD, "/hard"), entry("hard3", HARD, "soft")]
+    assert check(layered(*entries)) == set()
+
+
+def manifest_of(archive: Base, **more: Any) -> tuple[Members, dict[str, Any]]:
+    """The members of an archive and its manifest's item, with more in it."""
+    members, item = archive.docker_members()
+    return members, {**item, **more}
+
+
+def docker(change: Callable[[Members, dict[str, Any]], Any], base: Base = BASE) -> bytes:
+    """A docker-archive, its members and manifest changed."""
+    members, item = base.docker_members()
+    change(members, item)
+    return tar_of([*members, ("manifest.json", json.dumps([item]).encode())])
+
+
+def configured(**more: Any) -> bytes:
+    """A docker-archive with another config; None takes a member out."""
+    document = {**BASE.document(), **more}
+    document = {key: value for key, value in document.items() if value is not None}
+    config = json.dumps(document).encode()
+
+    def change(members: Members, item: dict[str, Any]) -> None:
+        members.pop()
+        item["Config"] = f"{digest(config)[7:]}.json"
+        members.append((item["Config"], config))
+
+    return docker(change)
+
+
+def oci(change: Callable[[dict[str, bytes]], Any]) -> bytes:
+    """An OCI layout, changed."""
+    files = BASE.oci_files()
+    change(files)
+    return tar_of([*files.items()])
+
+
+def rootfs(*layers: bytes) -> dict[str, Any]:
+    """What a config says of its layers."""
+    return {"type": "layers", "diff_ids": [digest(layer) for layer in layers]}
+
+
+def two_opinions() -> bytes:
+    """An OCI layout, and a docker-archive of another image in it."""
+    members, item = Base(layers=LAYERS[:1]).docker_members()
+    manifest = json.dumps([item]).encode()
+    return tar_of([*BASE.oci_files().items(), *members, ("manifest.json", manifest)])
+
+
+LAYER_BLOB = f"blobs/sha256/{digest(LAYERS[1])[7:]}"
+THREE_TOLD = [*HISTORY, {"comment": "three"}, {"comment": "none", "empty_layer": True}]
+
+FAULTS: dict[str, tuple[set[str], Callable[[], bytes]]] = {
+    "other layer content": (
+        {"diff-id"},
+        lambda: docker(lambda m, _: m.__setitem__(1, (m[1][0], layer_tar({"other": b""})))),
+    ),
+    "layers exchanged": (
+        {"diff-id"},
+        lambda: docker(lambda _, i: i["Layers"].reverse()),
+    ),
+    "layer missing": ({"missing"}, lambda: docker(lambda m, _: m.pop(0))),
+    "layer is a dangling link": (
+        {"missing"},
+        lambda: docker(lambda m, _: m.__setitem__(0, (m[0][0], link("nowhere")))),
+    ),
+    "layer is a loop of links": (
+        {"missing"},
+        lambda: docker(
+            lambda m, _: m.__setitem__(slice(0, 1), [(m[0][0], link("../l")), ("l", link(m[0][0]))])
+        ),
+    ),
+    "config missing": ({"missing"}, lambda: docker(lambda m, _: m.pop())),
+    "config named by another digest": (
+        {"config-name"},
+        lambda: docker(
+            lambda m, i: (
+                m.__setitem__(-1, ("0" * 64 + ".json", m[-1][1])),
+                i.update(Config=m[-1][0]),
+            )
+        ),
+    ),
+    "layer not listed": (
+        {"layer-count", "diff-id"},
+        lambda: docker(lambda _, i: i["Layers"].pop(0)),
+    ),
+    "no Layers": ({"document", "layer-count"}, lambda: docker(lambda _, i: i.pop("Layers"))),
+    "no Config": ({"document"}, lambda: docker(lambda _, i: i.pop("Config"))),
+    "no list": ({"document"}, lambda: tar_of([("manifest.json", b"{}")])),
+    "an empty list": ({"no-image"}, lambda: tar_of([("manifest.json", b"[]")])),
+    "no JSON": ({"document"}, lambda: tar_of([("manifest.json", b"[")])),
+    "nothing": ({"no-image"}, lambda: tar_of([("x", b"")])),
+    "member twice": (
+        {"member-twice"},
+        lambda: docker(lambda m, _: m.append(m[0])),
+    ),
+    "name upwards": ({"member-name"}, lambda: docker(lambda m, _: m.append(("../x", b"")))),
+    "name absolute": ({"member-name"}, lambda: docker(lambda m, _: m.append(("/x", b"")))),
+    "link upwards": (
+        {"member-name"},
+        lambda: docker(lambda m, _: m.append(("x/y", link("../../z")))),
+    ),
+    "no architecture": ({"platform"}, lambda: configured(architecture=None)),
+    "no os": ({"platform"}, lambda: configured(os="")),
+    "too few diff_ids": (
+        {"layer-count", "history-count"},
+        lambda: configured(rootfs=rootfs(LAYERS[0])),
+    ),
+    "no rootfs": ({"document", "layer-count", "history-count"}, lambda: configured(rootfs=None)),
+    "history too long": ({"history-count"}, lambda: configured(history=THREE_TOLD)),
+    "history no list": ({"document"}, lambda: configured(history={"a": 1})),
+    "tag without tag": ({"tag-incomplete"}, lambda: docker(lambda _, i: i.update(RepoTags=["x"]))),
+    "tag upper-case": ({"tag-invalid"}, lambda: docker(lambda _, i: i.update(RepoTags=["X:1"]))),
+    "tags no list": ({"document"}, lambda: docker(lambda _, i: i.update(RepoTags="x:1"))),
+    "cut": ({"unreadable"}, lambda: BASE.docker_archive()[:4000]),
+    "cut gzip": ({"unreadable"}, lambda: gzip.compress(BASE.docker_archive())[:-9]),
+    "gzip checksum": (
+        {"unreadable"},
+        lambda: gzip.compress(BASE.docker_archive())[:-8] + bytes(8),
+    ),
+    "blob changed": (
+        {"digest", "diff-id", "layer-unreadable"},
+        lambda: oci(lambda f: f.update({LAYER_BLOB: b"y" + f[LAYER_BLOB][1:]})),
+    ),
+    "blob too long": (
+        {"digest", "diff-id", "size"},
+        lambda: oci(lambda f: f.update({LAYER_BLOB: f[LAYER_BLOB] + b"x"})),
+    ),
+    "blob missing": ({"missing"}, lambda: oci(lambda f: f.pop(LAYER_BLOB))),
+    "no oci-layout": ({"oci-layout"}, lambda: oci(lambda f: f.pop("oci-layout"))),
+    "index without manifests": (
+        {"document", "no-image"},
+        lambda: oci(lambda f: f.update({"index.json": b"{}"})),
+    ),
+    "index names nothing": (
+        {"missing"},
+        lambda: oci(lambda f: f.pop(next(n for n in f if json_of(f[n]).get("layers")))),
+    ),
+    "two opinions": (
+        {"two-opinions"},
+        two_opinions,
+    ),
+}
+
+
+def json_of(data: bytes) -> dict[str, Any]:
+    """The JSON object that `data` is, else an empty one."""
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+@pytest.mark.parametrize(
+    ("case", "compressor"),
+    [
+        (case, compressor)
+        for case, (rules, _) in FAULTS.items()
+        for compressor in ("plain", "zstd")
+        if compressor == "plain" or rules != {"unreadable"}  # which would be whole inside
+    ],
+)
+def test_faults_in_archives(check: Callable[..., Any], case: str, compressor: str) -> None:
+    """Each way in which an archive can be wrong, found and told from the others."""
+    rules, plant = FAULTS[case]
+    assert check(handmade.COMPRESSORS[compressor](plant())) == rules
+
+
+def test_all_faults_at_once(tmp_path: Path) -> None:
+    """Who mends an archive wants to know everything at once, where it is and whom it hurts."""
+    upper = tar_of([entry("a"), entry("a"), entry("h", HARD, "none"), entry("l/x")])
+
+    def spoil(members: Members, item: dict[str, Any]) -> None:
+        members.append(("../x", b""))
+        item["RepoTags"] = ["x"]
+
+    layers = [LAYERS[0], upper, upper + bytes(512)]
+    archive = docker(spoil, Base(layers=layers, history=HISTORY))
+    path = tmp_path / "image.tar"
+    path.write_bytes(archive)
+    status, said = run(path)
+    assert status == 1
+    assert said.startswith(f"{path}: 7 faults\n"), said
+    assert "\n  1/layer.tar: a: the same path twice\n    refused by docker, podman\n" in said
+    status, said = run(path, "--json")
+    document = json.loads(said)
+    assert (status, document["sound"]) == (1, False)
+    faults = [finding for finding in document["findings"] if finding["fault"]]
+    assert sorted(finding["rule"] for finding in faults) == [
+        "hard-link-to-other-layer",
+        "hard-link-to-other-layer",
+        "history-count",
+        "member-name",
+        "path-twice",
+        "path-twice",
+        "tag-incomplete",
+    ]
+    assert document["refused_by"] == ["docker", "podman", "containerd", "umoci"]
+
+
+def test_many_alike_are_counted(tmp_path: Path) -> None:
+    """A million faults of one kind are one story, told in a few lines."""
+    entries = [entry(f"f{number}") for number in range(200)] * 2
+    path = tmp_path / "image.tar"
+    path.write_bytes(layered(*entries))
+    status, said = run(path)
+    assert status == 1
+    assert len(said.splitlines()) < 60
+    assert "180 more of this kind" in said
+
+
+TASTES: dict[str, tuple[set[str], Callable[[], bytes]]] = {
+    "link to no layer": (
+        {"link-to-no-layer"},
+        lambda: docker(
+            lambda m, _: m.__setitem__(slice(0, 1), [(m[0][0], link("kept")), ("0/kept", m[0][1])])
+        ),
+    ),
+    "hard link to no layer": (
+        {"link-to-no-layer", "hard-linked-layer"},
+        lambda: docker(
+            lambda m, _: m.__setitem__(
+                slice(0, 1), [("kept", m[0][1]), (m[0][0], link("kept", HARD))]
+            )
+        ),
+    ),
+    "absolute link": (
+        {"link-to-no-layer", "absolute-link"},
+        lambda: docker(
+            lambda m, _: m.__setitem__(slice(0, 1), [(m[0][0], link("/k")), ("k", m[0][1])])
+        ),
+    ),
+    "names with a dot": (
+        {"dot-name"},
+        lambda: docker(lambda _, i: i.update(Layers=[f"./{name}" for name in i["Layers"]])),
+    ),
+    "untagged": ({"untagged"}, lambda: docker(lambda _, i: i.update(RepoTags=None))),
+    "126 layers": (
+        {"many-layers"},
+        lambda: Base(layers=LAYERS[:1] * 126).docker_archive(names=["x"] * 126),
+    ),
+    "129 layers": (
+        {"too-many-layers"},
+        lambda: Base(layers=LAYERS[:1] * 129).docker_archive(names=["x"] * 129),
+    ),
+    "gzip": ({"gzip"}, lambda: gzip.compress(BASE.docker_archive())),
+    "plain": (set(), BASE.docker_archive),
+}
+
+
+@pytest.mark.parametrize("case", TASTES)
+def test_tastes(check: Callable[..., Any], case: str) -> None:
+    """A good archive that not everybody reads is good, and it is said who does not."""
+    rules, make = TASTES[case]
+    assert check(make()) == set()
+    assert check(make(), faults=False) == {*rules, "no-index"}
+
+
+def test_consumers_of_a_hybrid(tmp_path: Path) -> None:
+    """Where there are two lists of layers, a consumer is judged by the one that it reads."""
+    members, item = BASE.docker_members()
+    item["Layers"] = [f"./{name}" for name in item["Layers"]]
+    files = BASE.oci_files()
+    hybrid = [*members, *files.items(), ("manifest.json", json.dumps([item]).encode())]
+    path = tmp_path / "hybrid.tar"
+    path.write_bytes(tar_of(hybrid))
+    found = verify(str(path))
+    assert not found.faults
+    (dotted, _) = [finding for finding in found.findings if finding.rule == "dot-name"]
+    assert dotted.refused_by == ()
+    path.write_bytes(tar_of([item for item in hybrid if item[0] != "index.json"]))
+    refused = {f.refused_by for f in verify(str(path)).findings if f.rule == "dot-name"}
+    assert refused == {("containerd",)}
+
+
+def test_every_rule_is_documented() -> None:
+    """What a finding's rule means, and who refuses it, is in one table for people."""
+    documented: dict[str, frozenset[str]] = {}
+    for line in DOCS.read_text("utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 3 and cells[0].startswith("`"):
+            names = CONSUMERS if cells[2] == "all" else cells[2].split(", ") if cells[2] else ()
+            documented |= {rule.strip("`"): frozenset(names) for rule in cells[0].split(", ")}
+    assert documented == {name: rule.refused_by for name, rule in RULES.items()}
+
+
+# ---- against an oracle
+
+paths = st.sampled_from(
+    ["a", "a/b", "a/b/c", "b", "b/c", "./a", "/a", "a/", "c/../b", "./", "b//c"]
+)
+kinds = st.sampled_from([tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE])
+entries = st.lists(st.tuples(paths, kinds, paths), max_size=7)
+
+
+def naive(members: Sequence[tarfile.TarInfo]) -> set[str]:  # noqa: PLR0912
+    """The rules that a layer breaks, found by comparing everything with everything."""
+
+    def key(name: str) -> str:
+        return "/".join(part for part in name.split("/") if part not in ("", "."))
+
+    broken = set()
+    good = [info for info in members if ".." not in info.name.split("/")]
+    for info in members:
+        inner = info.name.removeprefix("./").removeprefix("/")
+        if info.isdir():
+            inner = inner.removesuffix("/")
+        if (inner or not info.isdir()) and {"", ".", ".."} & set(inner.split("/")):
+            broken.add("path-name" if not (info.isdir() and inner == ".") else "")
+        if info.islnk() and ".." in info.linkname.split("/"):
+            broken.add("path-name")
+    for index, info in enumerate(good):
+        path, before, after = key(info.name), good[:index], good[index + 1 :]
+        for other in before:
+            if key(other.name) == path:
+                first = next(one for one in good if key(one.name) == path)
+                same = first.name.startswith("/") == info.name.startswith("/")
+                broken.add("path-twice" if same else "path-twice-but-for-slash")
+        firsts = {key(one.name): one for one in reversed(before)}
+        for name, other in firsts.items():
+            # What is below a path that had entries before is that path's fault.
+            known = any(key(one.name).startswith(f"{name}/") for one in before)
+            if name and path.startswith(f"{name}/") and not other.isdir() and not known:
+                broken.add("through-link" if other.issym() else "in-no-directory")
+        if not info.isdir() and any(key(other.name).startswith(f"{path}/") for other in before):
+            broken.add("in-no-directory")
+        if info.islnk() and ".." not in info.linkname.split("/"):
+            target = key(info.linkname)
+            if target not in firsts or target == path:
+                here = any(key(other.name) == target for other in [info, *after])
+                broken.add("hard-link-before-target" if here else "hard-link-to-other-layer")
+            elif firsts[target].isdir():
+                broken.add("hard-link-to-directory")
+    return broken - {""}
+
+
+@given(entries=entries)
+def test_layers_against_an_oracle(entries: list[tuple[str, bytes, str]]) -> None:
+    """The one pass over a layer finds what comparing all entries with each other finds."""
+    layer = tar_of([entry(name, kind, target) for name, kind, target in entries])
+    with tarfile.open(fileobj=io.BytesIO(layer)) as tar:
+        members = tar.getmembers()
+    found: set[str] = set()
+    count = check_layer(StreamBytes(io.BytesIO(layer), "x"), lambda rule, _: found.add(rule))
+    assert count == len(members)
+    assert found == naive(members)
+
+
+def digests_hold(archive: bytes) -> bool:
+    """Whether tarfile and hashlib find the image as it was."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            names = tar.getnames()
+            (item,) = json.loads(tar.extractfile("manifest.json").read())  # type: ignore[union-attr]
+            config = tar.extractfile(item["Config"]).read()  # type: ignore[union-attr]
+            layers = [tar.extractfile(name).read() for name in item["Layers"]]  # type: ignore[union-attr]
+    except (tarfile.TarError, KeyError, ValueError, AttributeError, TypeError):
+        return False
+    return (
+        len(names) == 4
+        and hashlib.sha256(config).hexdigest() == item["Config"][:64]
+        and list(map(digest, layers)) == [digest(layer) for layer in LAYERS]
+    )
+
+
+@given(st.data())
+def test_any_byte(tmp_path: Path, data: st.DataObject) -> None:
+    """Wherever a byte is changed, either it is found or the image is what it was."""
+    archive = bytearray(BASE.docker_archive())
+    place = data.draw(st.integers(0, len(archive) - 1))
+    archive[place] ^= data.draw(st.integers(1, 255))
+    path = tmp_path / "archive"
+    path.write_bytes(archive)
+    if not verify(str(path)).faults:
+        assert digests_hold(bytes(archive))
+
+
+@pytest.mark.parametrize("compressor", [name for name in handmade.COMPRESSORS if name != "plain"])
+@given(st.data())
+def test_any_compressed_byte(tmp_path: Path, compressor: str, data: st.DataObject) -> None:
+    """A damaged compressed archive is found out, or is the same within."""
+    archive = bytearray(handmade.COMPRESSORS[compressor](BASE.docker_archive()))
+    if data.draw(st.booleans()):
+        place = data.draw(st.integers(0, len(archive) - 1))
+        archive[place] ^= data.draw(st.integers(1, 255))
+    else:
+        del archive[data.draw(st.integers(0, len(archive) - 1)) :]
+    path = tmp_path / "archive"
+    path.write_bytes(archive)
+    found = verify(str(path))
+    if not found.faults:
+        assert [layer.diff_id for layer in found.images[0].layers] == [*map(digest, LAYERS)]
+
+
+# ---- against a conf
+
+
+def changed_content(store: Store) -> str:
+    """One byte."""
+    path = store.path("b/bin/b")
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+    return "layer 2 is the first that differs from what the conf yields: {}/b/bin/b: other content"
+
+
+def changed_size(store: Store) -> str:
+    """A shorter file."""
+    store.path("b/bin/b").write_bytes(b"x")
+    return "layer 2 {}/b/bin/b: size is 5000, not 1"
+
+
+def changed_mode(store: Store) -> str:
+    """Execute bits."""
+    store.path("a/bin/a").chmod(0o777)
+    return "layer 1 {}/a/bin/a: mode is 0644, not 0777"
+
+
+def changed_link(store: Store) -> str:
+    """A link elsewhere."""
+    store.path("b/link").unlink()
+    store.path("b/link").symlink_to("there")
+    return "layer 2 {}/b/link: link target is bin, not there"
+
+
+def added(store: Store) -> str:
+    """An entry at the end."""
+    store.file("c/zz", b"")
+    return "layer 2 {}/c/zz is missing"
+
+
+def added_between(store: Store) -> str:
+    """An entry before another."""
+    store.file("b/bin/aa", b"")
+    return "layer 2 {}/b/bin/b stands where {}/b/bin/aa should"
+
+
+def removed(store: Store) -> str:
+    """An entry gone."""
+    store.path("c/link").unlink()
+    return "layer 2 {}/c/link is too much"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [changed_content, changed_size, changed_mode, changed_link, added, added_between, removed],
+)
+@pytest.mark.parametrize("compress", ["none", "zstd"])
+def test_not_what_the_conf_yields(
+    store: Store, change: Callable[[Store], str], compress: str
+) -> None:
+    """Which file made an image another one is named, however deep it is."""
+    conf = store.conf(["a"], ["b", "c"])
+    path = conf.with_name("image")
+    subprocess.run([*COMMAND, "-q", str(conf), "-o", str(path), "--compress", compress], check=True)
+    words = change(store).split("{}")
+    status, said = run(path, "--conf", conf)
+    assert status == 1
+    assert str(store.directory).join(words[1:]) in said.splitlines()[1]
+    assert words[0].strip() in said.splitlines()[1]
+    status, said = run("-", "--conf", conf, stdin=path.read_bytes())
+    assert status == 1
+    assert f"{words[0].split()[0]} {words[0].split()[1]} is the first that differs" in said
+
+
+def test_other_tag_config_or_layers(store: Store) -> None:
+    """What differs beside the layers is said as well."""
+    conf = store.conf(["a"])
+    path = conf.with_name("image.tar")
+    subprocess.run([*COMMAND, "-q", str(conf), "-o", str(path)], check=True)
+    store.conf(["a"], repo_tag="other:2", config={"Cmd": ["y"]})
+    status, said = run(path, "--conf", conf)
+    assert status == 1
+    assert "is tagged test:1, the conf says other:2\n" in said
+    assert "; the configs differ in 'config'\n" in said
+    store.conf(["a"], ["b"])
+    assert "has 1 layers, the conf yields 2\n" in run(path, "--conf", conf)[1]
+    store.conf(["none"])
+    assert run(path, "--conf", conf)[0] == 2
+
+
+def test_only_one_standard_input() -> None:
+    """The archive and the conf cannot both be what comes."""
+    status, said = run("-", "--conf", "-")
+    assert (status, len(said.splitlines())) == (2, 1)
+
+
+def test_memory_is_bounded(tmp_path: Path) -> None:
+    """An archive is as large as it likes: it passes, and is not kept."""
+    noise = random.Random(2).randbytes(1 << 20)
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as tar:
+        for number in range(300):
+            info = tarfile.TarInfo(f"f{number}")
+            info.size = len(noise)
+            tar.addfile(info, io.BytesIO(noise))
+    path = tmp_path / "image.tar.zst"
+    path.write_bytes(pyzstd.compress(Base(layers=[layer.getvalue()]).docker_archive(), 1))
+    program = (
+        "import sys; from stream.cli import main; status = main(sys.argv[1:]);"
+        "peak = dict(line.split(':') for line in open('/proc/self/status'))['VmHWM'];"
+        "print(peak.split()[0]); sys.exit(status)"
+    )
+    for verb in ("inspect", "verify"):
+        command = [COMMAND[0], "-c", program, verb, str(path)]
+        done = subprocess.run(command, capture_output=True, check=True)
+        assert int(done.stdout.split()[-1]) < 100_000
