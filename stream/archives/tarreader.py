@@ -7,9 +7,11 @@ allocated unless it is small.
 
 from __future__ import annotations
 
-import tarfile
+import math
+import struct
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from stream.archives.bytesource import ByteSource, read_exactly
 from stream.errors import ArchiveError, printable
@@ -20,16 +22,23 @@ MAX_SIZE = 1 << 62
 
 FILE, HARD_LINK, LINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = (b"%d" % n for n in range(7))
 TYPES = frozenset({FILE, HARD_LINK, LINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO})
-_FILE_TYPES = frozenset({b"0", b"\0", b"7"})
+_DEVICES = frozenset({CHARACTER, BLOCK_DEVICE})
+_OLD_FILE, _CONTIGUOUS_FILE = b"\0", b"7"
 _PAX, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK = b"x", b"g", b"L", b"K"
 _EXTENSIONS = frozenset({_PAX, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK})
 
+# name, mode, uid, gid, size, mtime, checksum, typeflag, link, magic and version, uname,
+# gname, device's major and minor number, prefix
+_FIELDS = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
+_CHECKSUM = slice(148, 156)
+_MAGIC = b"ustar\x00"
 
-@dataclass(slots=True, kw_only=True)
+
+@dataclass(slots=True)
 class Member:
-    """A member as its headers describe it. `offset` is where its content begins,
-    `header_offset` where its first header does; `pax` holds the extended header's
-    records, raw. Names are bytes as they stand in the archive.
+    """A member as its headers describe it. `offset` is where its content begins;
+    `pax` holds the extended header's records, raw. Names are bytes as they stand in
+    the archive.
     """
 
     name: bytes
@@ -38,14 +47,13 @@ class Member:
     mode: int
     uid: int
     gid: int
-    uname: str
-    gname: str
+    uname: bytes
+    gname: bytes
     mtime: float
     link: bytes
     device: tuple[int, int]
     offset: int
-    header_offset: int
-    pax: dict[str, bytes] = field(default_factory=dict)
+    pax: dict[str, bytes]
 
 
 def read_members(source: ByteSource) -> Iterator[Member]:
@@ -57,19 +65,17 @@ def read_members(source: ByteSource) -> Iterator[Member]:
     extensions = _Extensions(source)
     empty = True
     while (block := _next_block(source)) is not None:
-        info = _parse(block, source)
+        member = _parse(block, source)
         empty = False
-        if info.type in _EXTENSIONS:
-            extensions.read(info)
+        if member.typeflag in _EXTENSIONS:
+            extensions.read(member)
             continue
-        member = _member(info, source, extensions.start)
         extensions.apply(member)
-        end = member.offset + member.size
+        size, end = member.size, member.offset + member.size
         yield member
         if source.position > end:
             raise ValueError("more was read than the member's content")
-        source.skip(end - source.position + -member.size % BLOCK)
-        extensions.start = source.position
+        source.skip(end - source.position + -size % BLOCK)
     if empty and not source.position:
         raise ArchiveError(source.name, "is empty")
     extensions.end()
@@ -78,42 +84,77 @@ def read_members(source: ByteSource) -> Iterator[Member]:
 def _next_block(source: ByteSource) -> bytes | None:
     """The next header, or None at the end: zeros, or nothing at all."""
     block = source.read(BLOCK)
-    if not block or (len(block) == BLOCK and not any(block)):
-        return None
     if len(block) != BLOCK:
-        raise ArchiveError(source.name, "is cut short")
+        if block:
+            raise ArchiveError(source.name, "is cut short")
+        return None
+    if not block[0] and not any(block):
+        return None
     return block
 
 
-def _parse(block: bytes, source: ByteSource) -> tarfile.TarInfo:
+def _parse(block: bytes, source: ByteSource) -> Member:
+    """The member that a header describes by itself."""
     try:
-        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except tarfile.HeaderError as error:
+        fields = _FIELDS.unpack(block)
+        name, mode, uid, gid, size, mtime, checksum, kind, link, magic, uname, gname = fields[:12]
+        _check(block, checksum)
+        name = _text(name)
+        # Elsewhere than in POSIX's format, other things stand in the prefix's place.
+        if fields[14][0] and magic.startswith(_MAGIC):
+            name = _text(fields[14]) + b"/" + name
+        if kind in (_OLD_FILE, _CONTIGUOUS_FILE):
+            kind = DIRECTORY if kind == _OLD_FILE and name.endswith(b"/") else FILE
+        has_content = kind == FILE or kind in _EXTENSIONS
+        return Member(
+            name,
+            kind,
+            _number(size) if has_content else 0,
+            _number(mode) & 0o7777,
+            _number(uid),
+            _number(gid),
+            _text(uname),
+            _text(gname),
+            _number(mtime),
+            _text(link),
+            (_number(fields[12]), _number(fields[13])) if kind in _DEVICES else (0, 0),
+            source.position,
+            {},
+        )
+    except ValueError as error:
         raise ArchiveError(
             source.name, f"is not a tar at byte {source.position - BLOCK}: {error}"
         ) from None
 
 
-def _member(info: tarfile.TarInfo, source: ByteSource, header_offset: int) -> Member:
-    name = info.name.encode("utf-8", "surrogateescape")
-    kind = FILE if info.type in _FILE_TYPES else info.type
-    if kind == FILE and info.type == b"\0" and name.endswith(b"/"):
-        kind = DIRECTORY
-    return Member(
-        name=name,
-        typeflag=kind,
-        size=info.size if kind == FILE else 0,
-        mode=info.mode & 0o7777,
-        uid=info.uid,
-        gid=info.gid,
-        uname=info.uname,
-        gname=info.gname,
-        mtime=info.mtime,
-        link=info.linkname.encode("utf-8", "surrogateescape"),
-        device=(info.devmajor, info.devminor),
-        offset=source.position,
-        header_offset=header_offset,
-    )
+def _text(field: bytes) -> bytes:
+    return field.partition(b"\0")[0]
+
+
+def _number(field: bytes) -> int:
+    """Octal digits, or GNU's binary form of what they cannot hold."""
+    if field[0] & 0x80:
+        value = int.from_bytes(field, "big", signed=True)
+        return value if field[0] & 0x40 else value + (1 << (8 * len(field) - 1))
+    digits = field.partition(b"\0")[0].strip()
+    if not digits:
+        return 0
+    if digits.strip(b"01234567"):
+        raise ValueError(f"{printable(digits)} is no number")
+    return int(digits, 8)
+
+
+def _check(block: bytes, checksum: bytes) -> None:
+    """Raise ValueError if `checksum` is not that of `block`, in which it stands."""
+    expected = _number(checksum) + sum(checksum) - len(checksum) * ord(" ")
+    # Adler's lower half is 1 + the sum of all bytes, modulo 65521, at a tenth of the
+    # time that sum() takes.
+    if ((zlib.adler32(block) & 0xFFFF) - 1 - expected) % 65521 == 0:
+        return
+    # Some old tars add up signed bytes.
+    rest = block[: _CHECKSUM.start] + block[_CHECKSUM.stop :]
+    if expected - sum(checksum) != sum(struct.unpack(f"{len(rest)}b", rest)):
+        raise ValueError("bad checksum")
 
 
 class _Extensions:
@@ -125,25 +166,26 @@ class _Extensions:
         self._records: dict[str, bytes] = {}
         self._name: bytes | None = None
         self._link: bytes | None = None
-        self.start = source.position  # of the headers at hand
 
-    def read(self, info: tarfile.TarInfo) -> None:
-        """Take the extended header `info`, whose content is next."""
+    def read(self, header: Member) -> None:
+        """Take the extended header `header`, whose content is next."""
         source = self._source
-        if not 0 <= info.size <= MAX_EXTENSION:
-            raise ArchiveError(source.name, f"an extended header of {info.size} bytes is too large")
-        data = read_exactly(source, info.size)
-        source.skip(-info.size % BLOCK)
-        if info.type == _PAX:
+        if not 0 <= header.size <= MAX_EXTENSION:
+            raise ArchiveError(
+                source.name, f"an extended header of {header.size} bytes is too large"
+            )
+        data = read_exactly(source, header.size)
+        source.skip(-header.size % BLOCK)
+        if header.typeflag == _PAX:
             self._records = _records(data, source)
-        elif info.type == _PAX_GLOBAL:
+        elif header.typeflag == _PAX_GLOBAL:
             self._globals.update(_records(data, source))
             if sum(map(len, self._globals.values())) > MAX_EXTENSION:
                 raise ArchiveError(source.name, "its global headers are too large")
-        elif info.type == _GNU_NAME:
-            self._name = data.split(b"\0", 1)[0]
+        elif header.typeflag == _GNU_NAME:
+            self._name = _text(data)
         else:
-            self._link = data.split(b"\0", 1)[0]
+            self._link = _text(data)
 
     def apply(self, member: Member) -> None:
         """Let what was read have its way with `member`, and forget it."""
@@ -175,11 +217,11 @@ def _apply(member: Member, records: dict[str, bytes], source: ByteSource) -> Non
         if "gid" in records:
             member.gid = int(records["gid"])
         if "uname" in records:
-            member.uname = records["uname"].decode("utf-8", "surrogateescape")
+            member.uname = records["uname"]
         if "gname" in records:
-            member.gname = records["gname"].decode("utf-8", "surrogateescape")
+            member.gname = records["gname"]
         if "mtime" in records:
-            member.mtime = float(records["mtime"])
+            member.mtime = _finite(records["mtime"])
     except ValueError:
         raise ArchiveError(
             source.name, f"{printable(member.name)}: its extended header holds no number"
@@ -195,6 +237,13 @@ def _apply(member: Member, records: dict[str, bytes], source: ByteSource) -> Non
         )
     if b"\0" in member.name or b"\0" in member.link:
         raise ArchiveError(source.name, f"{printable(member.name)}: has a NUL in its name")
+
+
+def _finite(text: bytes) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 def _records(data: bytes, source: ByteSource) -> dict[str, bytes]:

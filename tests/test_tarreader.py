@@ -1,0 +1,171 @@
+"""Tars that others wrote, as they are read."""
+
+import io
+import math
+import tarfile
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.archives.bytesource import StreamBytes
+from stream.archives.tarreader import Member, read_members
+from stream.errors import ArchiveError
+
+FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
+TYPES = [
+    tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE,
+    tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE,
+]  # fmt: skip
+
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)
+names = st.one_of(
+    texts.filter(bool),
+    st.lists(st.sampled_from(["a", "bc" * 20, "ü", "d e"]), min_size=1, max_size=8).map("/".join),
+)
+numbers = st.one_of(st.integers(0, 0o7777777), st.integers(0, 1 << 33))
+
+
+@st.composite
+def infos(draw: st.DrawFn) -> tarfile.TarInfo:
+    """What a member may be."""
+    info = tarfile.TarInfo(draw(names))
+    info.type = draw(st.sampled_from(TYPES))
+    info.mode = draw(st.integers(0, 0o7777))
+    info.uid, info.gid = draw(numbers), draw(numbers)
+    info.mtime = draw(st.one_of(st.integers(-(1 << 34), 1 << 34), st.just(1.5)))
+    info.uname, info.gname = draw(texts), draw(texts)
+    if info.isreg():
+        info.size = draw(st.integers(0, 1500))
+    if info.type in (tarfile.LNKTYPE, tarfile.SYMTYPE):
+        info.linkname = draw(names)
+    if info.isdev():
+        info.devmajor, info.devminor = draw(st.tuples(st.integers(0, 255), st.integers(0, 255)))
+    return info
+
+
+def tar_of(members: list[tarfile.TarInfo], form: int) -> bytes | None:
+    """A tar as the standard library writes it, None if the format cannot hold them."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=form) as tar:
+        for info in members:
+            try:
+                tar.addfile(info, io.BytesIO(b"x" * info.size) if info.isreg() else None)
+            except ValueError:
+                return None
+    return file.getvalue()
+
+
+def read(data: bytes) -> list[Member]:
+    """All members."""
+    return list(read_members(StreamBytes(io.BytesIO(data), "x")))
+
+
+def encoded(text: str) -> bytes:
+    """As it stands in a tar."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+@given(members=st.lists(infos(), max_size=4), form=st.sampled_from(FORMATS))
+def test_as_the_standard_library_reads(members: list[tarfile.TarInfo], form: int) -> None:
+    """Whatever made a layer, its entries are what every other tool sees in them."""
+    data = tar_of(members, form)
+    if data is None:
+        return
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        expected = tar.getmembers()
+    found = read(data)
+    assert len(found) == len(expected)
+    for member, info in zip(found, expected, strict=True):
+        kind = {b"\0": b"0", b"7": b"0"}.get(info.type, info.type)
+        assert member.typeflag == kind
+        assert member.name.rstrip(b"/") == encoded(info.name).rstrip(b"/")
+        assert member.link == encoded(info.linkname)
+        assert (member.uname, member.gname) == (encoded(info.uname), encoded(info.gname))
+        assert (member.mode, member.uid, member.gid) == (info.mode, info.uid, info.gid)
+        assert (member.mtime, member.offset) == (info.mtime, info.offset_data)
+        assert member.size == (info.size if kind == b"0" else 0)
+        assert member.device == ((info.devmajor, info.devminor) if info.isdev() else (0, 0))
+
+
+def header(**fields: Any) -> bytearray:
+    """A header block, to be spoiled."""
+    info = tarfile.TarInfo("name")
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return bytearray(info.tobuf(tarfile.GNU_FORMAT))
+
+
+def with_checksum(block: bytearray, *, signed: bool = False) -> bytes:
+    """The block with the checksum that it should have."""
+    block[148:156] = b" " * 8
+    total = sum(byte - 256 if signed and byte > 127 else byte for byte in block)
+    block[148:156] = b"%06o\0 " % total
+    return bytes(block)
+
+
+def test_checksums() -> None:
+    """A damaged header is none; one that an old tool summed up its own way is."""
+    block = header(name="n\xfc" * 20)
+    for signed in (False, True):
+        assert read(with_checksum(block, signed=signed) + bytes(1024))
+    for at in (0, 99, 124, 156, 400):
+        spoilt = bytearray(with_checksum(block))
+        spoilt[at] ^= 1
+        with pytest.raises(ArchiveError, match="bad checksum"):
+            read(bytes(spoilt) + bytes(1024))
+
+
+@pytest.mark.parametrize(
+    ("at", "field", "value"),
+    [
+        (108, b"0000017 ", 15),
+        (108, b"     17\0", 15),
+        (108, b"\0" * 8, 0),
+        (108, b" " * 8, 0),
+        (108, b"\x80" + bytes(5) + b"\x01\x02", 258),
+        (108, b"\xff" * 8, -1),
+        (108, b"\xc0" + bytes(6) + b"\x02", -(1 << 62) + 2),
+        (108, b"0000018\0", None),
+        (108, b"0x00017\0", None),
+        (108, b"1_00000\0", None),
+        (108, b"-000001\0", None),
+    ],
+)
+def test_numbers(at: int, field: bytes, value: int | None) -> None:
+    """Every way of tools to write a number, and nothing that they would read as another one."""
+    block = header()
+    block[at : at + 8] = field
+    data = with_checksum(block) + bytes(1024)
+    if value is None:
+        with pytest.raises(ArchiveError, match="is no number"):
+            read(data)
+    else:
+        assert read(data)[0].uid == value
+
+
+def test_prefix_only_where_it_is_one() -> None:
+    """GNU tar keeps times where POSIX has the first half of a long name."""
+    block = header()
+    block[345:357] = b"14000000000\0"
+    assert read(with_checksum(block) + bytes(1024))[0].name == b"name"
+    block[257:265] = b"ustar\x0000"
+    assert read(with_checksum(block) + bytes(1024))[0].name == b"14000000000/name"
+
+
+@pytest.mark.parametrize("value", [b"nan", b"inf", b"", b"x"])
+def test_times_that_are_none(value: bytes) -> None:
+    """What cannot be a time is not handed on as one."""
+    info = tarfile.TarInfo("name")
+    info.pax_headers = {"mtime": value.decode()}
+    with pytest.raises(ArchiveError, match="holds no number"):
+        read(info.tobuf(tarfile.PAX_FORMAT) + bytes(1024))
+
+
+def test_times_in_parts_of_seconds() -> None:
+    """They are read as they are written."""
+    info = tarfile.TarInfo("name")
+    info.pax_headers = {"mtime": "-1.25"}
+    (member,) = read(info.tobuf(tarfile.PAX_FORMAT) + bytes(1024))
+    assert math.isclose(member.mtime, -1.25)
