@@ -69,6 +69,11 @@ struct stamp {
 
 int stamp_init(struct stamp *stamp, int64_t mtime, uint64_t uid, uint64_t gid,
                const char *uname, const char *gname, struct fault *fault);
+/* For a stamp of one entry: a device's numbers, each below 2^21, and more PAX
+ * records, encoded. */
+void stamp_set_device(struct stamp *stamp, uint32_t major, uint32_t minor);
+int stamp_add_records(struct stamp *stamp, const uint8_t *records, size_t length,
+                      struct fault *fault);
 void stamp_free(struct stamp *stamp);
 
 /* Bytes of header blocks for `entry`: 512, or more where PAX records are needed. */

@@ -19,6 +19,7 @@ enum {
     LINK = 157, LINK_WIDTH = 100,
     MAGIC = 257,
     UNAME = 265, GNAME = 297, OWNER_WIDTH = 32,
+    MAJOR = 329, MINOR = 337, DEVICE_WIDTH = 8,
 };
 
 static const uint64_t MAX_ID = 07777777;
@@ -346,6 +347,28 @@ int stamp_init(struct stamp *stamp, int64_t mtime, uint64_t uid, uint64_t gid,
     put_text(header + UNAME, OWNER_WIDTH, (const uint8_t *)uname, uname_length);
     put_text(header + GNAME, OWNER_WIDTH, (const uint8_t *)gname, gname_length);
     stamp->sum = sum_of(header);
+    return 0;
+}
+
+void stamp_set_device(struct stamp *stamp, uint32_t major, uint32_t minor)
+{
+    put_octal(stamp->header + MAJOR, DEVICE_WIDTH, major);
+    put_octal(stamp->header + MINOR, DEVICE_WIDTH, minor);
+    stamp->sum = sum_of(stamp->header);
+}
+
+int stamp_add_records(struct stamp *stamp, const uint8_t *records, size_t length,
+                      struct fault *fault)
+{
+    if (!length)
+        return 0;
+    uint8_t *after = realloc(stamp->after, stamp->after_length + length);
+    if (!after)
+        return fault_set(fault, FAULT_MEMORY, 0);
+    memcpy(after + stamp->after_length, records, length);
+    stamp->after = after;
+    stamp->after_length += length;
+    stamp->binary |= !name_is_utf8(records, length);
     return 0;
 }
 

@@ -83,6 +83,8 @@ static int to_uint64(PyObject *number, void *result)
     return 1;
 }
 
+enum { MAX_DEVICE = 07777777 }; /* what a header's field holds */
+
 static int check_length(Py_ssize_t length)
 {
     if (length <= 1 << 30)
@@ -219,6 +221,37 @@ static PyObject *entries_walk_method(PyObject *object, PyObject *argument)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(entries_list_doc,
+"list($self, /)\n--\n\n"
+"All entries, in order: a list of (typeflag, name, mode, link).");
+
+static PyObject *entries_list_method(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    struct entries_object *self = (struct entries_object *)object;
+    const struct module_state *state = PyType_GetModuleState(Py_TYPE(object));
+    struct cursor cursor = {0};
+    struct entry entry;
+    struct fault fault;
+
+    if (claim(&self->busy) < 0)
+        return NULL;
+    PyObject *list = PyList_New((Py_ssize_t)self->entries.count);
+    for (size_t i = 0; list && i < self->entries.count; i++) {
+        PyObject *item = NULL;
+        if (entries_decode(&self->entries, &cursor, &entry, &fault) < 0)
+            raise_fault(state, &fault);
+        else
+            item = Py_BuildValue("(cy#iy#)", (char)entry.typeflag, (const char *)entry.name,
+                                 (Py_ssize_t)entry.name_length, (int)entry.mode,
+                                 (const char *)entry.link, (Py_ssize_t)entry.link_length);
+        if (!item || PyList_SetItem(list, (Py_ssize_t)i, item) < 0)
+            Py_CLEAR(list);
+    }
+    cursor_free(&cursor);
+    self->busy = 0;
+    return list;
+}
+
 static PyObject *entries_tar_size(PyObject *object, void *Py_UNUSED(closure))
 {
     return PyLong_FromUnsignedLongLong(
@@ -256,6 +289,7 @@ static PyMethodDef entries_methods[] = {
     {"add", (PyCFunction)(void (*)(void))entries_add_method,
      METH_VARARGS | METH_KEYWORDS, entries_add_doc},
     {"walk", entries_walk_method, METH_O, entries_walk_doc},
+    {"list", entries_list_method, METH_NOARGS, entries_list_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -604,39 +638,56 @@ static PyType_Spec writer_spec = {
 /* ---- the module --------------------------------------------------------- */
 
 PyDoc_STRVAR(encode_header_doc,
-"encode_header(name, mode, size, mtime, *, link=b'')\n--\n\n"
-"The header blocks (bytes) of a regular file, or of a hard link to the member\n"
-"`link`, owned by uid and gid 0 without names.");
+"encode_header(name, mode, size, mtime, *, link=b'', typeflag=b'0', uid=0, gid=0,\n"
+"              uname='', gname='', device=(0, 0), records=b'')\n--\n\n"
+"The header blocks (bytes) of one member, a regular file unless typeflag says\n"
+"otherwise; records are further PAX records, encoded.");
 
 static PyObject *encode_header(PyObject *module, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"name", "mode", "size", "mtime", "link", NULL};
+    static char *keywords[] = {"name", "mode", "size", "mtime", "link", "typeflag", "uid",
+                               "gid", "uname", "gname", "device", "records", NULL};
     const struct module_state *state = PyModule_GetState(module);
-    struct entry entry = {0};
+    struct entry entry = {.typeflag = '0'};
     struct stamp stamp;
     struct fault fault;
-    const char *name, *link = "";
-    Py_ssize_t name_length, link_length = 0;
+    const char *name, *link = "", *records = "", *uname = "", *gname = "";
+    Py_ssize_t name_length, link_length = 0, records_length = 0;
+    uint64_t uid = 0, gid = 0;
+    unsigned int major = 0, minor = 0;
     long long mtime;
     int mode;
+    PyObject *header = NULL;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y#iO&L|$y#:encode_header", keywords,
-                                     &name, &name_length, &mode, to_uint64, &entry.size,
-                                     &mtime, &link, &link_length) ||
-        check_length(name_length) < 0 || check_length(link_length) < 0)
+    if (!PyArg_ParseTupleAndKeywords(
+            args, kwargs, "y#iO&L|$y#cO&O&yy(II)y#:encode_header", keywords, &name,
+            &name_length, &mode, to_uint64, &entry.size, &mtime, &link, &link_length,
+            (char *)&entry.typeflag, to_uint64, &uid, to_uint64, &gid, &uname, &gname, &major,
+            &minor, &records, &records_length) ||
+        check_length(name_length) < 0 || check_length(link_length) < 0 ||
+        check_length(records_length) < 0)
         return NULL;
-    entry.typeflag = link_length ? '1' : '0';
+    if (major > MAX_DEVICE || minor > MAX_DEVICE) {
+        PyErr_SetString(PyExc_ValueError, "a device number that no tar can hold");
+        return NULL;
+    }
     entry.mode = (uint16_t)(mode & 07777);
     entry.name = (const uint8_t *)name;
     entry.name_length = (uint32_t)name_length;
     entry.link = (const uint8_t *)link;
     entry.link_length = (uint32_t)link_length;
-    if (stamp_init(&stamp, mtime, 0, 0, "", "", &fault) < 0)
+    if (stamp_init(&stamp, mtime, uid, gid, uname, gname, &fault) < 0)
         return raise_fault(state, &fault);
-    size_t size = header_size(&stamp, &entry);
-    PyObject *header = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    if (entry.typeflag == '3' || entry.typeflag == '4')
+        stamp_set_device(&stamp, major, minor);
+    if (stamp_add_records(&stamp, (const uint8_t *)records, (size_t)records_length, &fault) < 0) {
+        raise_fault(state, &fault);
+        goto done;
+    }
+    header = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)header_size(&stamp, &entry));
     if (header)
         header_encode(&stamp, &entry, (uint8_t *)PyBytes_AsString(header));
+done:
     stamp_free(&stamp);
     return header;
 }

@@ -23,6 +23,7 @@ from stream.model import BaseReference, CustomisationLayer, Digest, ImageConf, L
 
 DEFAULT_STORE_DIR = "/nix/store"
 DEFAULT_CREATED = "1970-01-01T00:00:01+00:00"
+HEAD = 512  # bytes that tell a conf from an archive
 MAX_ID = 2**32 - 2  # the last one, (uid_t)-1, means "no change" to chown
 
 # GOARCH names of what `platform.machine()` says.
@@ -389,6 +390,30 @@ class _Reader:
         return CustomisationLayer(
             path=path, checksum=Digest(f"sha256:{checksum}"), size=status.st_size
         )
+
+
+def begins_conf(head: bytes) -> bool:
+    """Whether what begins so is a document: no JSON has a NUL, and no tar's header
+    has none.
+    """
+    return head.lstrip()[:1] == b"{" and b"\0" not in head
+
+
+def head_of(path: str) -> bytes:
+    """The first HEAD bytes of a regular file; none of what is not one."""
+    try:
+        fd = os.open(os.fsencode(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            return os.pread(fd, HEAD, 0)
+        finally:
+            os.close(fd)
+    except (OSError, ValueError):
+        return b""  # opening it will tell
+
+
+def is_conf(path: str) -> bool:
+    """Whether the file at `path` is a conf, and no archive."""
+    return begins_conf(head_of(path))
 
 
 def split_archive(text: str) -> tuple[str, str | None]:

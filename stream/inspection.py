@@ -9,7 +9,6 @@ neither argv nor terminals.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -19,16 +18,14 @@ from typing import Any
 from stream.archives.bytesource import ByteSource, FileBytes, StreamBytes, pieces
 from stream.archives.decompress import MAGIC_SIZE, compression_of
 from stream.archives.images import Archive, ArchiveImage, open_archive, read_archive
-from stream.archives.sequential import Sequential, SequentialTar
+from stream.archives.sequential import STANDARD_INPUT, Sequential, SequentialTar
 from stream.archives.tarreader import read_members
-from stream.config import load_conf, parse_conf, split_archive
+from stream.config import HEAD, begins_conf, head_of, is_conf, load_conf, parse_conf, split_archive
 from stream.documents import image_config
 from stream.errors import SourceError, UsageError, printable
 from stream.model import CustomisationLayer, Digest, ImageConf
 from stream.sources import customisation, store
-
-HEAD = 512  # bytes that tell a conf from an archive
-STANDARD_INPUT = "standard input"
+from stream.sources.base import without_held
 
 # A store path as Nix and Guix make them: 32 digits of a hash, then a name.
 _STORE_PATH = re.compile(rb"((?:[^/]+/)*store)/([0-9a-df-np-sv-z]{32}-[^/]+)")
@@ -104,40 +101,22 @@ def inspect(target: str, warn: Callable[[str], None]) -> Inspection:
     if target == "-":
         return _inspect_standard_input(warn)
     path, repo_tag = split_archive(target)
-    head = _head(path)
-    if _is_conf(head):
+    if is_conf(path):
         if repo_tag is not None:
             raise UsageError(f"{path} is a conf: there are no images in it to choose from")
         return _planned(path, load_conf(path, warn=warn))
     with open_archive(path, _list_layer) as archive:
-        return _inspected(archive, compression_of(head[:MAGIC_SIZE]), repo_tag)
+        return _inspected(archive, compression_of(head_of(path)[:MAGIC_SIZE]), repo_tag)
 
 
 def _inspect_standard_input(warn: Callable[[str], None]) -> Inspection:
     file = Sequential(0, STANDARD_INPUT)
-    if _is_conf(file.peek(HEAD)):
+    if begins_conf(file.peek(HEAD)):
         data = b"".join(pieces(StreamBytes(file, file.name)))
         return _planned(STANDARD_INPUT, parse_conf(data, name=STANDARD_INPUT, warn=warn))
     compression = file.compression
     with read_archive(SequentialTar(file, _list_layer)) as archive:
         return _inspected(archive, compression, None)
-
-
-def _head(path: str) -> bytes:
-    """The first bytes of a regular file; none of what is not one."""
-    try:
-        fd = os.open(os.fsencode(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            return os.pread(fd, HEAD, 0)
-        finally:
-            os.close(fd)
-    except (OSError, ValueError):
-        return b""  # opening the archive will tell
-
-
-def _is_conf(head: bytes) -> bool:
-    """Whether a document begins so: no JSON has a NUL, and no tar's header has none."""
-    return head.lstrip()[:1] == b"{" and b"\0" not in head
 
 
 # ---- layers
@@ -268,7 +247,7 @@ def _planned(name: str, conf: ImageConf) -> Inspection:
 
 
 def _planned_layers(conf: ImageConf) -> Iterator[InspectedLayer]:
-    for plan in _without_held(conf).store_layers:
+    for plan in without_held(conf).store_layers:
         layer = store.walk(conf, plan)
         yield InspectedLayer(
             name=layer.archive_name,
@@ -283,15 +262,6 @@ def _planned_layers(conf: ImageConf) -> Iterator[InspectedLayer]:
         )
     if conf.customisation_layer is not None:
         yield _customisation_layer(conf.customisation_layer)
-
-
-def _without_held(conf: ImageConf) -> ImageConf:
-    if conf.base is None or not conf.base.skip_store_paths:
-        return conf
-    from stream.sources.base import open_base_image
-
-    with open_base_image(conf.base, conf) as base:
-        return base.without_held(conf)
 
 
 def _customisation_layer(plan: CustomisationLayer) -> InspectedLayer:

@@ -50,6 +50,9 @@ class Observer:
     def finished(self, *images: Image) -> None:
         """The archive is complete, and holds these."""
 
+    def exported(self, entries: int, size: int) -> None:
+        """A root file system is complete: so many entries, and bytes of tar."""
+
     def warning(self, message: str) -> None:
         """The image can be written, but `message` should be known."""
 

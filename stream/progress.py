@@ -65,10 +65,15 @@ class Reporter(Observer):
         *others, last = (_image_line(image) for image in images)
         for line in others:
             say(line)
-        size = images[-1].size
+        self._summary(last, images[-1].size)
+
+    def exported(self, entries: int, size: int) -> None:
+        self._summary(f"{entries:,} entries", size)
+
+    def _summary(self, what: str, size: int) -> None:
         seconds = max(time.monotonic() - self._start, 1e-6)
         rate = readable_size(size / seconds)
-        say(f"{last}, {readable_size(size)} in {seconds:.1f} s ({rate}/s)")
+        say(f"{what}, {readable_size(size)} in {seconds:.1f} s ({rate}/s)")
 
     def close(self) -> None:
         """End what is on the screen. May be called again."""
@@ -78,6 +83,9 @@ class Quiet(Reporter):
     """Warnings and errors alone."""
 
     def finished(self, *images: Image) -> None:
+        pass
+
+    def exported(self, entries: int, size: int) -> None:
         pass
 
 
@@ -142,6 +150,9 @@ class JsonLines(Reporter):
                 "done", repo_tags=image.repo_tags, image_id=image.image_id,
                 layers=len(image.layers), size=image.size,
             )  # fmt: skip
+
+    def exported(self, entries: int, size: int) -> None:
+        self._emit("exported", entries=entries, size=size)
 
 
 class Bar(Reporter):
@@ -227,6 +238,10 @@ class Bar(Reporter):
     def finished(self, *images: Image) -> None:
         self.close()
         super().finished(*images)
+
+    def exported(self, entries: int, size: int) -> None:
+        self.close()
+        super().exported(entries, size)
 
 
 def reporter(mode: str, *, quiet: bool) -> Reporter:

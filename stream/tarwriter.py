@@ -10,7 +10,7 @@ neither Nix nor OCI, and not what its file descriptor leads to.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Self
 
@@ -20,8 +20,18 @@ from stream.model import Digest, Owner
 
 BLOCK = 512
 RECORD = 20 * BLOCK  # an archive's size is a multiple of this
-DIRECTORY = b"5"
+FILE, HARD_LINK, DIRECTORY = b"0", b"1", b"5"
 MEMBER_MODE = 0o644
+
+encode_header = _tarhash.encode_header
+
+
+def encode_record(key: bytes, value: bytes) -> bytes:
+    """A record of a pax extended header, which begins with its own length."""
+    rest = len(key) + len(value) + 3
+    size = rest + len(str(rest))
+    size = rest + len(str(size))
+    return b"%d %s=%s\n" % (size, key, value)
 
 
 def _padding(size: int, unit: int) -> int:
@@ -72,6 +82,10 @@ class Entries:
         """
         with _translated():
             self._native.walk(path)
+
+    def list(self) -> list[tuple[bytes, bytes, int, bytes]]:
+        """Typeflag, name, mode and link target of each entry, in order."""
+        return self._native.list()
 
     def __len__(self) -> int:
         return len(self._native)
@@ -144,14 +158,24 @@ class LayerWriter:
         return Digest("sha256:" + self._native.digest(self._digest_number).hex())
 
 
-class ArchiveWriter:
-    """The outer tar on `fd`: members owned by nobody, all of time `mtime`.
+def write_layer(fd: int, size: int, write_to: Callable[[LayerWriter], None]) -> None:
+    """Let `write_to` write a layer of `size` bytes to `fd`: the layer alone."""
+    native = _tarhash.Writer(fd)
+    try:
+        write_to(LayerWriter(native, "", size))
+        with _translated():
+            native.flush()
+    finally:
+        native.close()
+
+
+class TarWriter:
+    """A tar on `fd`, a member after the other: its header, then its content.
 
     What is not finished has no trailer: a reader sees that it is cut short.
     """
 
-    def __init__(self, fd: int, *, mtime: int) -> None:
-        self._mtime = mtime
+    def __init__(self, fd: int) -> None:
         self._native = _tarhash.Writer(fd)
 
     def __enter__(self) -> Self:
@@ -165,14 +189,45 @@ class ArchiveWriter:
         """Bytes of the archive so far; any thread may look."""
         return self._native.position
 
+    def write(self, data: bytes) -> None:
+        """Write `data`."""
+        with _translated():
+            self._native.write(data)
+
+    def copy(self, fd: int, count: int, path: bytes, offset: int) -> None:
+        """Copy `count` bytes of `fd` from `offset`; `path` names it in errors."""
+        with _translated():
+            self._native.copy(fd, count, path, offset)
+
+    def pad(self) -> None:
+        """End a member's content."""
+        self._native.write_zeros(_padding(self.position, BLOCK))
+
+    def finish(self) -> int:
+        """Write the trailer and hand everything to `fd`. Returns the tar's bytes."""
+        with _translated():
+            self._native.write_zeros(2 * BLOCK)
+            self._native.write_zeros(_padding(self.position, RECORD))
+            self._native.flush()
+        return self.position
+
+
+class ArchiveWriter(TarWriter):
+    """The outer tar: members owned by nobody, all of time `mtime`."""
+
+    def __init__(self, fd: int, *, mtime: int) -> None:
+        super().__init__(fd)
+        self._mtime = mtime
+
     def _write_header(self, name: str, size: int, link: str = "") -> None:
         self._native.write(
-            _tarhash.encode_header(
+            encode_header(
                 name=name.encode(),
                 mode=MEMBER_MODE,
                 size=size,
                 mtime=self._mtime,
                 link=link.encode(),
+                typeflag=HARD_LINK if link else FILE,
             )
         )
 
@@ -194,11 +249,3 @@ class ArchiveWriter:
         """Write a hard link: `name` stands for the earlier member `target`, too."""
         with _translated():
             self._write_header(name, 0, target)
-
-    def finish(self) -> int:
-        """Write the trailer and hand everything to `fd`. Returns the archive's bytes."""
-        with _translated():
-            self._native.write_zeros(2 * BLOCK)
-            self._native.write_zeros(_padding(self.position, RECORD))
-            self._native.flush()
-        return self.position

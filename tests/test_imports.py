@@ -18,7 +18,7 @@ ROWS: list[set[str]] = [
     {"__main__"},
     {"cli"},
     {"commands"},
-    {"answer", "inspection", "verification", "merging"},
+    {"answer", "inspection", "verification", "merging", "export"},
     {"progress"},  # watches the pipeline and is told by it through an interface of the pipeline's
     {"pipeline"},
     {"sources", "sinks", "layering"},

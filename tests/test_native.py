@@ -297,3 +297,14 @@ def test_bad_descriptor() -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
         writer.flush()
     writer.close()
+
+
+def test_list(tree: Path) -> None:
+    """Without it an export would not know what is in a layer before it passes."""
+    entries = _entries(tree)
+    entries.add(b"1", b"hard", 0o600, b"\xff" * 200)
+    listed = entries.list()
+    assert len(listed) == len(entries)
+    assert listed[-1] == (b"1", b"hard", 0o600, b"\xff" * 200)
+    found = {os.fsencode(path) for path in [tree, *tree.rglob("*")]}
+    assert {name.rstrip(b"/") for _, name, _, _ in listed[:-1]} == found

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from stream.archives.bytesource import StreamBytes
 from stream.archives.tarreader import Member, read_members
 from stream.errors import ArchiveError
+from stream.tarwriter import encode_header, encode_record
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 TYPES = [
@@ -169,3 +170,41 @@ def test_times_in_parts_of_seconds() -> None:
     info.pax_headers = {"mtime": "-1.25"}
     (member,) = read(info.tobuf(tarfile.PAX_FORMAT) + bytes(1024))
     assert math.isclose(member.mtime, -1.25)
+
+
+@given(info=infos())
+def test_headers_as_the_standard_library_writes_them(info: tarfile.TarInfo) -> None:
+    """Entries that are handed on are those that every tool writes."""
+    info.mtime = int(info.mtime)
+    if info.uid > 0o7777777 and info.gid > 0o7777777:
+        info.gid = 0  # it writes their records in the order of a set
+    info.name = info.name.rstrip("/") or "x"
+    name = info.name + "/" * info.isdir()
+    header = encode_header(
+        encoded(name), info.mode, info.size, info.mtime, typeflag=info.type, uid=info.uid,
+        gid=info.gid, link=encoded(info.linkname), uname=encoded(info.uname),
+        gname=encoded(info.gname), device=(info.devmajor, info.devminor),
+    )  # fmt: skip
+    assert header == info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+@given(
+    records=st.dictionaries(
+        st.text(st.characters(exclude_characters="=\0", codec="ascii"), min_size=1, max_size=9),
+        st.binary(max_size=1100),
+        max_size=3,
+    )
+)
+def test_more_records(records: dict[str, bytes]) -> None:
+    """Extended attributes arrive with all of their bytes."""
+    data = b"".join(encode_record(key.encode(), value) for key, value in records.items())
+    (member,) = read(encode_header(b"x", 0o644, 0, 0, records=data))
+    member.pax.pop("hdrcharset", None)
+    assert member.pax == {**records}
+
+
+def test_headers_that_cannot_be() -> None:
+    """What no header holds is an error, not another number."""
+    for fields in ({"device": (1 << 21, 0)}, {"uid": -1}, {"uid": 1 << 64}, {"uname": b"a\0b"}):
+        with pytest.raises((ValueError, OverflowError)):
+            encode_header(b"x", 0, 0, 0, typeflag=b"3", **fields)

@@ -10,6 +10,7 @@ from stream import compression
 from stream.archives.images import Archive, ArchiveImage, open_archive
 from stream.commands.output import add_output_arguments, opened_output
 from stream.config import split_archive
+from stream.errors import UsageError
 from stream.merging import merge
 from stream.progress import Reporter
 
@@ -34,9 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Merge. Raises StreamImageError."""
-    with opened_output(args, " ".join(["merge", *args.archives])) as target, ExitStack() as stack:
+    example = f"merge {' '.join(args.archives)} | docker load"
+    with opened_output(args, example) as target, ExitStack() as stack:
         inputs: list[tuple[Archive, Sequence[ArchiveImage]]] = []
         for text in args.archives:
+            if text == "-":
+                raise UsageError("an archive to merge is read twice: put it in a file")
             path, repo_tag = split_archive(text)
             archive = stack.enter_context(open_archive(path))
             chosen = archive.images if repo_tag is None else [archive.choose(repo_tag)]

@@ -54,8 +54,8 @@ def opened_output(args: argparse.Namespace, command: str) -> Iterator[Target]:
     """
     if is_terminal(args.output):
         raise UsageError(
-            "standard output is a terminal: pipe the image on, as in"
-            f" 'stream-image {command} | docker load', or give -o FILE"
+            f"standard output is a terminal: pipe it on, as in 'stream-image {command}',"
+            " or give -o FILE"
         )
     chosen = (
         compression.for_name(args.output)

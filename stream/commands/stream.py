@@ -15,7 +15,7 @@ EPILOG = """\
 Example: stream-image conf.json | docker load
 
 Tools for archives, each with its own --help:
-  stream-image inspect | verify | merge
+  stream-image inspect | verify | merge | export
 """
 
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Write the image. Raises StreamImageError."""
     conf = load_conf(args.conf, repo_tag=args.repo_tag, warn=reporter.warning)
-    with opened_output(args, args.conf) as target:
+    with opened_output(args, f"{args.conf} | docker load") as target:
         write_image(
             conf,
             target.fd,

@@ -294,6 +294,16 @@ def open_base_image(reference: BaseReference, conf: ImageConf) -> BaseImage:
     return BaseImage(reference, archive, image)
 
 
+def without_held(conf: ImageConf) -> ImageConf:
+    """`conf` without the store paths that its base image holds already, if that is
+    what it asks for. Raises ArchiveError.
+    """
+    if conf.base is None or not conf.base.skip_store_paths:
+        return conf
+    with open_base_image(conf.base, conf) as base:
+        return base.without_held(conf)
+
+
 def check_listing(archive_name: str, image: ArchiveImage) -> None:
     """Raise ArchiveError for an image that gives one member two diff_ids."""
     blobs: dict[Blob, Digest] = {}

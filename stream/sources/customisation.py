@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from stream.documents import store_paths_comment
@@ -23,8 +25,9 @@ class ReadyLayer(SourceLayer):
 
     path: bytes
 
-    def write_to(self, layer: LayerWriter) -> None:
-        """Copy the file. Raises SourceError if it is not `size` bytes long."""
+    @contextmanager
+    def opened(self) -> Iterator[int]:
+        """The file, to be read. Raises SourceError, also if it changes meanwhile."""
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
@@ -32,11 +35,16 @@ class ReadyLayer(SourceLayer):
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise SourceError(self.path, "is not a regular file any more")
-            layer.copy(fd, self.size, self.path)
+            yield fd
             if os.fstat(fd).st_size != self.size:
                 raise SourceError(self.path, "changed while it was read")
         finally:
             os.close(fd)
+
+    def write_to(self, layer: LayerWriter) -> None:
+        """Copy the file. Raises SourceError if it is not `size` bytes long."""
+        with self.opened() as fd:
+            layer.copy(fd, self.size, self.path)
 
 
 def ready_layer(plan: CustomisationLayer) -> ReadyLayer:

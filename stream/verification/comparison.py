@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from itertools import zip_longest
 
-from stream.archives.bytesource import ByteSource, Part, StreamBytes, pieces
+from stream.archives.bytesource import ByteSource, Part, pieces
 from stream.archives.decompress import decompressed
 from stream.archives.images import open_archive
-from stream.archives.sequential import Sequential
+from stream.archives.sequential import piped
 from stream.archives.tarreader import FILE, Member, read_members
-from stream.errors import ArchiveError, StreamImageError, printable
+from stream.errors import ArchiveError, printable
 from stream.model import Image, ImageConf
 from stream.pipeline import write_image
 from stream.reference import qualified
@@ -79,23 +78,11 @@ def _compare_image(
 @contextmanager
 def _written(conf: ImageConf) -> Iterator[Iterator[tuple[str, Part]]]:
     """The members of the archive that `conf` yields, as they are written."""
-    read_end, write_end = os.pipe()
-
-    def write() -> None:
-        with open(write_end, "wb", buffering=0), suppress(StreamImageError):
-            write_image(conf, write_end)
-
-    thread = threading.Thread(target=write, name="write", daemon=True)
-    thread.start()
-    try:
-        source = StreamBytes(Sequential(read_end, "the conf's image"), "the conf's image")
+    with piped(lambda fd: write_image(conf, fd), "the conf's image") as source:
         yield (
             (printable(member.name), Part(source, member.size, printable(member.name)))
             for member in read_members(source)
         )
-    finally:
-        os.close(read_end)
-        thread.join()
 
 
 def _first_difference(

@@ -7,7 +7,6 @@ a layer is kept with it, and counts if it is one. Knows no documents.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import posixpath
@@ -15,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from stream.archives import tarreader
-from stream.archives.bytesource import ByteSource, FileBytes, Part, StreamBytes, pieces
+from stream.archives.bytesource import ByteSource, FileBytes, HashedBytes, Part, StreamBytes, pieces
 from stream.archives.container import (
     MAX_DOCUMENT,
     MAX_DOCUMENTS,
@@ -72,34 +71,6 @@ class Members:
                 return None, links
             member = self.by_name.get(member.target)
         return member, links
-
-
-class _Hashed:
-    """A byte source that hashes what passes, skipped or read."""
-
-    def __init__(self, source: ByteSource) -> None:
-        self.name = source.name
-        self.position = 0
-        self._source = source
-        self._hash = hashlib.sha256()
-
-    def read(self, count: int) -> bytes:
-        """See ByteSource."""
-        data = self._source.read(count)
-        self._hash.update(data)
-        self.position += len(data)
-        return data
-
-    def skip(self, count: int) -> None:
-        """See ByteSource."""
-        for _ in pieces(self, count):
-            pass
-
-    def finish(self) -> str:
-        """The digest of all that there is."""
-        for _ in pieces(self):
-            pass
-        return f"sha256:{self._hash.hexdigest()}"
 
 
 class Scan:
@@ -219,10 +190,10 @@ class Scan:
             document = head + b"".join(pieces(source, size - len(head)))
             head, rest = document, StreamBytes(io.BytesIO(), source.name)
         joined = StreamBytes(_Joined(head, rest), source.name)
-        stored = _Hashed(joined)
+        stored = HashedBytes(joined)
         content = stored
         if compression:
-            content = _Hashed(decompressed(stored, compression, source.name, self._budget))
+            content = HashedBytes(decompressed(stored, compression, source.name, self._budget))
         findings = Findings()
         entries = _examined(content, findings)
         content_digest = _finished(content, findings)
@@ -288,7 +259,7 @@ def _examined(content: ByteSource, findings: Findings) -> int:
         return 0
 
 
-def _finished(content: _Hashed, findings: Findings) -> str:
+def _finished(content: HashedBytes, findings: Findings) -> str:
     """The digest of all of `content`; of none if it cannot be read to its end."""
     try:
         return content.finish()

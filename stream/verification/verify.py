@@ -6,15 +6,13 @@ import os
 import stat
 from dataclasses import dataclass
 
-from stream.archives.sequential import Sequential
+from stream.archives.sequential import STANDARD_INPUT, Sequential
 from stream.errors import ArchiveError
 from stream.model import ImageConf
 from stream.verification.comparison import compare
 from stream.verification.documents import CheckedImage, Documents
 from stream.verification.findings import CONSUMERS, Finding, Findings
 from stream.verification.scan import Scan
-
-STANDARD_INPUT = "standard input"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

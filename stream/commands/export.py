@@ -1,0 +1,58 @@
+"""`stream-image export`: the root file system of an image as one tar."""
+
+from __future__ import annotations
+
+import argparse
+
+from stream import compression
+from stream.archives.bytesource import StreamBytes, pieces
+from stream.archives.images import open_archive
+from stream.archives.sequential import STANDARD_INPUT, Sequential
+from stream.commands.output import add_output_arguments, opened_output
+from stream.config import HEAD, begins_conf, is_conf, load_conf, parse_conf, split_archive
+from stream.errors import UsageError
+from stream.export import export_archive, export_conf, list_layer
+from stream.progress import Reporter
+
+DESCRIPTION = """\
+Write the file system that the layers of an image make together as one tar:
+whiteouts are honoured; owners, modes, hard links, devices and extended attributes
+kept. Layers are verified while they pass."""
+EPILOG = """\
+Examples: stream-image export image.tar.zst | tar -x -C root
+          stream-image export conf.json -o root.tar
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of this verb."""
+    parser.add_argument(
+        "target", metavar="ARCHIVE|CONF",
+        help="a docker-archive or OCI layout, however compressed (FILE:name:tag for one of"
+        " several images), or a conf; a conf may be - for standard input",
+    )  # fmt: skip
+    add_output_arguments(parser)
+
+
+def run(args: argparse.Namespace, reporter: Reporter) -> None:
+    """Export. Raises StreamImageError."""
+    path, repo_tag = split_archive(args.target)
+    conf = None
+    if path == "-":
+        file = Sequential(0, STANDARD_INPUT)
+        if not begins_conf(file.peek(HEAD)):
+            raise UsageError("an archive to export is read twice: put it in a file")
+        data = b"".join(pieces(StreamBytes(file, file.name)))
+        conf = parse_conf(data, name=file.name, warn=reporter.warning)
+    elif is_conf(path):
+        if repo_tag is not None:
+            raise UsageError(f"{path} is a conf: there are no images in it to choose from")
+        conf = load_conf(path, warn=reporter.warning)
+    with opened_output(args, f"export {args.target} | tar -x -C root") as target:
+        chosen, threads = target.compression, args.threads
+        with compression.compressed(target.fd, chosen, threads=threads) as fd:
+            if conf is not None:
+                export_conf(conf, fd, reporter)
+                return
+            with open_archive(path, list_layer) as archive:
+                export_archive(archive, archive.choose(repo_tag), fd, reporter)

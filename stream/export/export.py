@@ -1,0 +1,362 @@
+"""Export: the layers of an archive or of a conf as one tar, written while they pass.
+
+Two readings: the first lists entries, the second writes those that are left. A layer
+that is not what it should be ends the export, and the tar has no trailer. Nothing is
+staged. Knows archives, sources and tar; what hides what is flatten.py's.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol, Self
+
+from stream.archives.bytesource import PIECE, ByteSource, FileBytes, HashedBytes, pieces
+from stream.archives.container import Blob, range_of, where
+from stream.archives.decompress import decompressed
+from stream.archives.images import Archive, ArchiveImage, open_archive
+from stream.archives.sequential import piped
+from stream.archives.tarreader import DIRECTORY, HARD_LINK, Member, read_members
+from stream.errors import ArchiveError, DigestMismatch, printable
+from stream.export.flatten import Listing, Remains, flatten, parts_of, remains
+from stream.model import CustomisationLayer, Digest, ImageConf, LayerPlan
+from stream.pipeline import Observer
+from stream.sources import customisation, store
+from stream.sources.base import check_listing, without_held
+from stream.sources.layer import SourceLayer
+from stream.tarwriter import TarWriter, encode_header, encode_record, write_layer
+
+# Of an extended header, what the header says anyway, or nobody restores. The rest, such
+# as extended attributes, is kept.
+_FIELDS = frozenset(
+    ["path", "linkpath", "size", "uid", "gid", "uname", "gname", "mtime"]
+    + ["atime", "ctime", "comment", "charset", "hdrcharset"]
+)
+# A directory that entries are in, and that has none itself.
+_IMPLIED = Member(b"", DIRECTORY, 0, 0o755, 0, 0, b"", b"", 0, b"", (0, 0), 0, {})
+
+
+def list_layer(content: ByteSource) -> Listing:
+    """What is needed of a layer's entries before any is written."""
+    listing = Listing()
+    for member in read_members(content):
+        listing.add(member)
+    return listing
+
+
+class Exported(NamedTuple):
+    """What was written: entries, and bytes in all."""
+
+    entries: int
+    size: int
+
+
+def export_archive(
+    archive: Archive, image: ArchiveImage, fd: int, observer: Observer | None = None
+) -> Exported:
+    """Write the root file system of `image` to `fd`. `archive` was opened with
+    `list_layer`. Raises ArchiveError, DigestMismatch or OutputError.
+    """
+    return _export([_ArchiveLayers(archive, image)], fd, observer or Observer())
+
+
+def export_conf(conf: ImageConf, fd: int, observer: Observer | None = None) -> Exported:
+    """Write the root file system of the image of `conf` to `fd`. Raises SourceError,
+    ArchiveError, DigestMismatch or OutputError.
+    """
+    with ExitStack() as stack:
+        groups: list[_Layers] = []
+        if conf.base is not None:
+            archive = stack.enter_context(open_archive(conf.base.path, list_layer))
+            image = archive.choose(conf.base.repo_tag, conf.architecture)
+            groups.append(_ArchiveLayers(archive, image))
+            conf = without_held(conf)
+        groups += [_StoreLayer(conf, plan) for plan in conf.store_layers]
+        if conf.customisation_layer is not None:
+            groups.append(_ReadyLayer(conf.customisation_layer))
+        return _export(groups, fd, observer or Observer())
+
+
+# ---- layers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layer:
+    """A layer's entries. `expected` is the digest that its tar must have, if it is
+    not made here.
+    """
+
+    name: str
+    size: int | None
+    listing: Listing
+    expected: Digest | None
+
+    def as_source(self) -> SourceLayer:
+        """What an observer is told of it."""
+        return SourceLayer(archive_name=self.name, size=self.size or 0, comment="", label=self.name)
+
+
+class _Layers(Protocol):
+    """Layers that are read together."""
+
+    layers: list[_Layer]  # bottom to top; one may be there twice
+
+    def read(self) -> Iterator[tuple[_Layer, ByteSource]]:
+        """Each distinct layer with its tar, in whatever order."""
+
+
+class _ArchiveLayers:
+    """Those of an image in an archive."""
+
+    def __init__(self, archive: Archive, image: ArchiveImage) -> None:
+        check_listing(archive.name, image)
+        self._container = archive.container
+        self._by_blob: dict[Blob, _Layer] = {}
+        for layer in image.layers:
+            if layer.blob not in self._by_blob:
+                self._by_blob[layer.blob] = _Layer(
+                    name=where(archive.name, layer.name),
+                    size=layer.blob.content_size,
+                    listing=self._container.perused(layer.blob),
+                    expected=layer.diff_id,
+                )
+        self.layers = [self._by_blob[layer.blob] for layer in image.layers]
+
+    def read(self) -> Iterator[tuple[_Layer, ByteSource]]:
+        with closing(self._container.read(list(self._by_blob))) as reading:
+            for blob, source in reading:
+                content = source
+                if blob.compression:
+                    content = decompressed(source, blob.compression, source.name)
+                yield self._by_blob[blob], content
+
+
+class _StoreLayer:
+    """A store layer, written into a pipe."""
+
+    def __init__(self, conf: ImageConf, plan: LayerPlan) -> None:
+        self._source = store.walk(conf, plan)
+        owner = conf.owner
+        listing = Listing()
+        for typeflag, name, mode, link in self._source.entries.list():
+            member = Member(
+                name, typeflag, 0, mode, owner.uid, owner.gid, owner.uname.encode(),
+                owner.gname.encode(), conf.mtime, link, (0, 0), 0, {},
+            )  # fmt: skip
+            listing.add(member)
+        self._layer = _Layer(
+            name=self._source.label, size=self._source.size, listing=listing, expected=None
+        )
+        self.layers = [self._layer]
+
+    def read(self) -> Iterator[tuple[_Layer, ByteSource]]:
+        source = self._source
+        with piped(
+            lambda fd: write_layer(fd, source.size, source.write_to), self._layer.name
+        ) as content:
+            yield self._layer, content
+
+
+class _ReadyLayer:
+    """The customisation layer."""
+
+    def __init__(self, plan: CustomisationLayer) -> None:
+        self._source = source = customisation.ready_layer(plan)
+        with source.opened() as fd:
+            listing = list_layer(self._content(fd))
+        self._layer = _Layer(
+            name=source.label, size=source.size, listing=listing, expected=source.expected
+        )
+        self.layers = [self._layer]
+
+    def _content(self, fd: int) -> FileBytes:
+        return FileBytes(fd, printable(self._source.path), size=self._source.size)
+
+    def read(self) -> Iterator[tuple[_Layer, ByteSource]]:
+        with self._source.opened() as fd:
+            yield self._layer, self._content(fd)
+
+
+# ---- digests
+
+
+class _Check:
+    """Computes the digests of layers in plain files beside the writing."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "check")
+        self._stopped = threading.Event()
+        self._results: list[Future[None]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stopped.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    def begin(self, layer: _Layer, source: FileBytes) -> None:
+        """Let `source`, all of `layer`, be looked at."""
+        fd, offset = source.range
+        mine = FileBytes(os.dup(fd), source.name, offset=offset, size=source.size)
+        self._results.append(self._pool.submit(self._run, layer, mine))
+
+    def _run(self, layer: _Layer, source: FileBytes) -> None:
+        try:
+            content = HashedBytes(source)
+            while content.read(PIECE):
+                if self._stopped.is_set():
+                    return
+            _compare(layer, content)
+        finally:
+            os.close(source.range[0])
+
+    def finish(self) -> None:
+        """Wait for all. Raises DigestMismatch."""
+        for result in self._results:
+            result.result()
+
+
+def _compare(layer: _Layer, content: HashedBytes) -> None:
+    found = content.finish()
+    if layer.expected is not None and found != layer.expected:
+        raise DigestMismatch(layer.name, layer.expected, found)
+
+
+# ---- writing
+
+
+def _export(groups: Sequence[_Layers], fd: int, observer: Observer) -> Exported:
+    layers = [layer for group in groups for layer in group.layers]
+    numbers = {id(layer): number for number, layer in enumerate(layers)}
+    tree = flatten((numbers[id(layer)], layer.listing, layer.name) for layer in layers)
+    with TarWriter(fd) as writer, _Check() as check:
+        observer.started(
+            len(numbers), lambda: (layer.size for layer in layers), lambda: writer.position
+        )
+        output = _Output(remains(tree), writer)
+        for count, (layer, source) in enumerate(_readings(groups), 1):
+            observer.layer_started(count, layer.as_source())
+            number = numbers[id(layer)]
+            if isinstance(source, FileBytes):
+                check.begin(layer, source)
+                output.write_layer(number, source)
+            elif layer.expected is not None:
+                content = HashedBytes(source)
+                output.write_layer(number, content)
+                _compare(layer, content)
+            else:
+                output.write_layer(number, source)
+        check.finish()
+        exported = Exported(*output.finish())
+    observer.exported(*exported)
+    return exported
+
+
+def _readings(groups: Sequence[_Layers]) -> Iterator[tuple[_Layer, ByteSource]]:
+    for group in groups:
+        yield from group.read()
+
+
+class _Output:
+    """The tar: directories before what is in them, hard links after what they are
+    links to.
+    """
+
+    def __init__(self, remains: Remains, writer: TarWriter) -> None:
+        self._directories = remains.directories
+        self._leaves = remains.leaves
+        self._writer = writer
+        self._entries = 0
+        if remains.root is not None:
+            self._write_header(remains.root, b"./")
+
+    def write_layer(self, number: int, source: ByteSource) -> None:
+        """Write what is left of a layer, whose tar is `source`."""
+        leaves = self._leaves.pop(number, {})
+        if not leaves:
+            return
+        for index, member in enumerate(read_members(source)):
+            if paths := leaves.pop(index, None):
+                self._write(member, paths, source)
+        if leaves:
+            raise ArchiveError(source.name, "changed between two readings")
+
+    def finish(self) -> tuple[int, int]:
+        """Write directories in which nothing is, and the trailer. Returns the numbers
+        of entries and bytes.
+        """
+        while self._directories:
+            self._write_directory(next(iter(self._directories)))
+        return self._entries, self._writer.finish()
+
+    def _write(self, member: Member, paths: list[bytes], source: ByteSource) -> None:
+        own = b"/".join(parts_of(member.name))
+        paths.sort(key=lambda path: path != own)
+        for path in paths:
+            self._write_parents(path)
+            if path is paths[0]:
+                self._write_header(member, path)
+                self._write_content(member, source)
+            else:
+                link = replace(member, typeflag=HARD_LINK, size=0, link=paths[0], pax={})
+                self._write_header(link, path)
+
+    def _write_content(self, member: Member, source: ByteSource) -> None:
+        if not member.size:
+            return
+        if (place := range_of(source)) is not None:
+            fd, offset = place
+            path = source.name.encode("utf-8", "surrogateescape")
+            self._writer.copy(fd, member.size, path, offset + member.offset)
+        else:
+            for piece in pieces(source, member.size):
+                self._writer.write(piece)
+        self._writer.pad()
+
+    def _write_parents(self, path: bytes) -> None:
+        missing = []
+        while path := path.rpartition(b"/")[0]:
+            if path not in self._directories:
+                break
+            missing.append(path)
+        for directory in reversed(missing):
+            self._write_directory(directory)
+
+    def _write_directory(self, path: bytes) -> None:
+        self._write_header(self._directories.pop(path) or _IMPLIED, path + b"/")
+
+    def _write_header(self, member: Member, path: bytes) -> None:
+        self._entries += 1
+        try:
+            header = encode_header(
+                path,
+                member.mode,
+                member.size,
+                math.floor(member.mtime),
+                typeflag=member.typeflag,
+                link=member.link,
+                uid=member.uid,
+                gid=member.gid,
+                uname=member.uname,
+                gname=member.gname,
+                device=member.device,
+                records=_records(member.pax) if member.pax else b"",
+            )
+        except (OverflowError, ValueError) as error:
+            raise ArchiveError(printable(path), f"cannot be written as tar: {error}") from None
+        self._writer.write(header)
+
+
+def _records(pax: dict[str, bytes]) -> bytes:
+    """The extended header's records that are not fields of the header."""
+    encoded = b""
+    for key, value in pax.items():
+        if key not in _FIELDS or (key == "mtime" and b"." in value):
+            encoded += encode_record(key.encode("utf-8", "surrogateescape"), value)
+    return encoded
