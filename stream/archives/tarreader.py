@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from stream.archives.bytesource import ByteSource, read_exactly
 from stream.errors import ArchiveError, printable
@@ -24,21 +25,22 @@ FILE, HARD_LINK, LINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = (b"%d" % n for
 TYPES = frozenset({FILE, HARD_LINK, LINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO})
 _DEVICES = frozenset({CHARACTER, BLOCK_DEVICE})
 _OLD_FILE, _CONTIGUOUS_FILE = b"\0", b"7"
-_PAX, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK = b"x", b"g", b"L", b"K"
-_EXTENSIONS = frozenset({_PAX, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK})
+GLOBAL = b"g"
+_PAX, _GNU_NAME, _GNU_LINK = b"x", b"L", b"K"
+_EXTENSIONS = frozenset({_PAX, GLOBAL, _GNU_NAME, _GNU_LINK})
 
 # name, mode, uid, gid, size, mtime, checksum, typeflag, link, magic and version, uname,
 # gname, device's major and minor number, prefix
 _FIELDS = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
-_CHECKSUM = slice(148, 156)
-_MAGIC = b"ustar\x00"
+_CHECKSUM, _TYPEFLAG = slice(148, 156), slice(156, 157)
+_MAGIC, _GNU_MAGIC = b"ustar\x00", b"ustar  \x00"
 
 
 @dataclass(slots=True)
 class Member:
     """A member as its headers describe it. `offset` is where its content begins;
-    `pax` holds the extended header's records, raw. Names are bytes as they stand in
-    the archive.
+    `pax` holds the extended header's records, raw, and `header` is the block of the
+    member's own. Names are bytes as they stand in the archive.
     """
 
     name: bytes
@@ -54,10 +56,25 @@ class Member:
     device: tuple[int, int]
     offset: int
     pax: dict[str, bytes]
+    header: bytes
 
 
-def read_members(source: ByteSource) -> Iterator[Member]:
+class Stated(NamedTuple):
+    """What a header says where a Member has what is meant: of modes the permissions,
+    of typeflags one for files, of sizes a file's, of numbers a device's.
+    """
+
+    mode: int
+    typeflag: bytes
+    size: int
+    device: tuple[int, int]
+
+
+def read_members(source: ByteSource, *, global_members: bool = False) -> Iterator[Member]:
     """The members of the tar in `source`, in order.
+
+    With `global_members`, a global extended header is a member as well, of the type
+    GLOBAL, with nothing but a name and records; these reach no other member.
 
     Between two of them, no more than the member's content may be read from
     `source`. Raises ArchiveError for what is no tar, is cut short or lies.
@@ -67,6 +84,10 @@ def read_members(source: ByteSource) -> Iterator[Member]:
     while (block := _next_block(source)) is not None:
         member = _parse(block, source)
         empty = False
+        if member.typeflag == GLOBAL and global_members:
+            yield _global_member(member, source)
+            extensions = _Extensions(source)
+            continue
         if member.typeflag in _EXTENSIONS:
             extensions.read(member)
             continue
@@ -101,10 +122,10 @@ def _parse(block: bytes, source: ByteSource) -> Member:
         _check(block, checksum)
         name = _text(name)
         # Elsewhere than in POSIX's format, other things stand in the prefix's place.
-        if fields[14][0] and magic.startswith(_MAGIC):
+        if fields[14][0] and (magic.startswith(_MAGIC) or _is_misplaced(fields[14], magic)):
             name = _text(fields[14]) + b"/" + name
         if kind in (_OLD_FILE, _CONTIGUOUS_FILE):
-            kind = DIRECTORY if kind == _OLD_FILE and name.endswith(b"/") else FILE
+            kind = FILE
         has_content = kind == FILE or kind in _EXTENSIONS
         return Member(
             name,
@@ -120,11 +141,54 @@ def _parse(block: bytes, source: ByteSource) -> Member:
             (_number(fields[12]), _number(fields[13])) if kind in _DEVICES else (0, 0),
             source.position,
             {},
+            block,
         )
     except ValueError as error:
         raise ArchiveError(
             source.name, f"is not a tar at byte {source.position - BLOCK}: {error}"
         ) from None
+
+
+def _is_misplaced(prefix: bytes, magic: bytes) -> bool:
+    """Whether a header in GNU's format has a prefix all the same, as Go wrote it up to
+    its version 1.7, and not the times that belong there.
+    """
+    text = _text(prefix)
+    return magic.startswith(_GNU_MAGIC) and text.isascii() and not text.strip().isdigit()
+
+
+def _global_member(header: Member, source: ByteSource) -> Member:
+    records = _records(_extension(header, source), source)
+    name = records.get("path") or header.name
+    return Member(
+        name, GLOBAL, 0, 0, 0, 0, b"", b"", 0, b"", (0, 0), source.position, records, bytes(BLOCK)
+    )
+
+
+def _extension(header: Member, source: ByteSource) -> bytes:
+    """The content of an extended header, which is next."""
+    if not 0 <= header.size <= MAX_EXTENSION:
+        raise ArchiveError(source.name, f"an extended header of {header.size} bytes is too large")
+    data = read_exactly(source, header.size)
+    source.skip(-header.size % BLOCK)
+    return data
+
+
+def stated(member: Member, source: ByteSource) -> Stated:
+    """What the header of `member` says, and the extended header of its size. Raises
+    ArchiveError if these are no numbers; `source` is named in it.
+    """
+    fields = _FIELDS.unpack(member.header)
+    try:
+        has_device = fields[9].startswith((_MAGIC, _GNU_MAGIC))
+        return Stated(
+            mode=_number(fields[1]),
+            typeflag=fields[7],
+            size=int(member.pax.get("size") or _number(fields[4])),
+            device=(_number(fields[12]), _number(fields[13])) if has_device else (0, 0),
+        )
+    except ValueError as error:
+        raise ArchiveError(source.name, f"{printable(member.name)}: {error}") from None
 
 
 def _text(field: bytes) -> bytes:
@@ -164,21 +228,16 @@ class _Extensions:
         self._source = source
         self._globals: dict[str, bytes] = {}
         self._records: dict[str, bytes] = {}
-        self._name: bytes | None = None
-        self._link: bytes | None = None
+        self._name = b""
+        self._link = b""
 
     def read(self, header: Member) -> None:
         """Take the extended header `header`, whose content is next."""
         source = self._source
-        if not 0 <= header.size <= MAX_EXTENSION:
-            raise ArchiveError(
-                source.name, f"an extended header of {header.size} bytes is too large"
-            )
-        data = read_exactly(source, header.size)
-        source.skip(-header.size % BLOCK)
+        data = _extension(header, source)
         if header.typeflag == _PAX:
             self._records = _records(data, source)
-        elif header.typeflag == _PAX_GLOBAL:
+        elif header.typeflag == GLOBAL:
             self._globals.update(_records(data, source))
             if sum(map(len, self._globals.values())) > MAX_EXTENSION:
                 raise ArchiveError(source.name, "its global headers are too large")
@@ -189,12 +248,10 @@ class _Extensions:
 
     def apply(self, member: Member) -> None:
         """Let what was read have its way with `member`, and forget it."""
-        if self._name is not None:
-            member.name = self._name
-        if self._link is not None:
-            member.link = self._link
+        member.name = self._name or member.name
+        member.link = self._link or member.link
         _apply(member, {**self._globals, **self._records}, self._source)
-        self._records, self._name, self._link = {}, None, None
+        self._records, self._name, self._link = {}, b"", b""
 
     def end(self) -> None:
         """Raise ArchiveError if there is a header without a member."""
@@ -206,10 +263,10 @@ def _apply(member: Member, records: dict[str, bytes], source: ByteSource) -> Non
     """Let the extended header's records have their way."""
     member.pax = records
     try:
-        if "path" in records:
-            member.name = records["path"]
-        if "linkpath" in records:
-            member.link = records["linkpath"]
+        member.name = records.get("path") or member.name
+        member.link = records.get("linkpath") or member.link
+        if member.name.endswith(b"/") and member.header[_TYPEFLAG] == _OLD_FILE:
+            member.typeflag, member.size = DIRECTORY, 0
         if "size" in records and member.typeflag == FILE:
             member.size = int(records["size"])
         if "uid" in records:
