@@ -25,7 +25,7 @@ DONE, FAILED, BAD_USAGE = 0, 1, 2
 # Each is a module of stream.commands: DESCRIPTION, EPILOG, add_arguments(parser)
 # and run(args, reporter), which returns an exit status if it is not 0. What is no
 # verb is the conf of the main job, `stream`.
-VERBS = frozenset({"export", "inspect", "merge", "verify"})
+VERBS = frozenset({"export", "inspect", "merge", "tarsum", "verify"})
 
 
 class _Stopped(BaseException):

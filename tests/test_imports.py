@@ -18,7 +18,7 @@ ROWS: list[set[str]] = [
     {"__main__"},
     {"cli"},
     {"commands"},
-    {"answer", "inspection", "verification", "merging", "export"},
+    {"answer", "inspection", "verification", "merging", "export", "tarsum"},
     {"progress"},  # watches the pipeline and is told by it through an interface of the pipeline's
     {"pipeline"},
     {"sources", "sinks", "layering"},

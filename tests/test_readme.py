@@ -54,6 +54,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Path:
         subprocess.run(
             [sys.executable, "-m", "stream", "-q", "conf.json", "-o", name], cwd=here, check=True
         )
+    (here / "layer.tar").write_bytes((here / "image.tar").read_bytes())
     return here
 
 

@@ -15,7 +15,7 @@ EPILOG = """\
 Example: stream-image conf.json | docker load
 
 Tools for archives, each with its own --help:
-  stream-image inspect | verify | merge | export
+  stream-image inspect | verify | merge | export | tarsum
 """
 
 
