@@ -56,7 +56,7 @@ class Member:
     device: tuple[int, int]
     offset: int
     pax: dict[str, bytes]
-    header: bytes
+    header: bytes = b""
 
 
 class Stated(NamedTuple):

@@ -6,7 +6,7 @@ import argparse
 import os
 
 from stream.answer import say_text
-from stream.archives.sequential import Sequential
+from stream.archives.sequential import STANDARD_INPUT, Sequential
 from stream.errors import UsageError
 from stream.progress import Reporter
 from stream.tarsum import tarsum
@@ -29,4 +29,4 @@ def run(_args: argparse.Namespace, _reporter: Reporter) -> None:
         raise UsageError(
             "standard input is a terminal: give it a tar, as in 'stream-image tarsum < layer.tar'"
         )
-    say_text(tarsum(Sequential(0, "standard input").content()))
+    say_text(tarsum(Sequential(0, STANDARD_INPUT).content()))

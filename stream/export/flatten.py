@@ -35,6 +35,7 @@ class Listing:
     def add(self, member: Member) -> None:
         """Append an entry."""
         if member.typeflag == DIRECTORY:
+            member.header = b""  # of no use any more
             self.directories[len(self.entries)] = member
         self.entries.append((member.name, member.typeflag, member.link))
 
