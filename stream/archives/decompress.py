@@ -61,9 +61,10 @@ class _Counted(io.RawIOBase):
 
 def _open(compression: str, file: BinaryIO) -> IO[bytes]:
     if compression == "gzip":
-        import gzip
+        # 2.6 times as fast as the standard library's.
+        from isal import igzip
 
-        return cast(IO[bytes], gzip.GzipFile(fileobj=file))
+        return cast(IO[bytes], igzip.IGzipFile(fileobj=file))  # type: ignore[no-untyped-call]
     if compression == "bzip2":
         import bz2
 
