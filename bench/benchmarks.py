@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from statistics import median
 
-from bench import check, measure, report, shapes
+from bench import archives, check, measure, report, shapes
 from bench.contenders import (
     COMPRESSORS,
     IMAGES,
@@ -24,6 +26,7 @@ _RSS_LIMIT = 64 * _MIB
 _RSS_SPREAD = 4 * _MIB  # what "the same at a tenth and at full size" may differ by
 _START_LIMIT = 0.100
 _STARTS = 20
+_BASE_LIMIT = 1.3  # of the time of `cat base | openssl sha256`
 _STORE_LIMIT = 1.1  # of the time of one more `cat` in the pipe
 
 
@@ -133,6 +136,70 @@ def compress(options: Options) -> Section:
     return section
 
 
+def base(options: Options) -> Section:
+    """Copying a base image, verified, against reading and hashing it; and the memory it takes."""
+    shape = archives.base_shape(options.directory, options.scale)
+    plain = archives.archive(shape)
+    size = os.path.getsize(plain)
+    taken = measure.measure(
+        [
+            measure.Contender(name=US, pipeline=(archives.on_base(shape, plain),)),
+            measure.Contender(
+                name="cat | openssl", pipeline=(("cat", plain), ("openssl", "sha256"))
+            ),
+        ],
+        options.runs,
+        options.runs,
+    )
+    reached = report.ratio(taken[US], taken["cat | openssl"])
+    targets = {
+        "cat | openssl": verdict(f"≤ {_BASE_LIMIT:g}", met=reached <= _BASE_LIMIT),
+    }
+    section = Section(title=f"base: a base image of {size / 1e9:.2f} GB")
+    section.lines = report.table(taken, us=US, size=size, targets=targets)
+    section.numbers = {"bytes": size, "runs": report.numbers(taken), "targets": targets}
+    section.lines += ["", "| base | s | peak MiB |", "| ---- | - | -------- |"]
+    for compression in archives.COMPRESSIONS:
+        path = archives.archive(shape, compression)
+        run = measure.run((archives.on_base(shape, path),))
+        section.lines.append(
+            f"| {compression}, {os.path.getsize(path) / 1e9:.2f} GB | {run.seconds:.2f}"
+            f" | {run.peak_rss / _MIB:.0f} |"
+        )
+        section.numbers[compression] = asdict(run)
+    return section
+
+
+def merge(options: Options) -> Section:
+    """Merging two images that share most layers, against unpacking both and packing that."""
+    one = shapes.mixed(options.directory, options.scale / 10)
+    two = shapes.mixed(options.directory, options.scale / 5)
+    paths = [archives.archive(shape) for shape in (one, two)]
+    size = sum(map(os.path.getsize, paths))
+    with archives.work(options.directory) as work:
+        taken = measure.measure(
+            archives.mergers(paths[0], paths[1], work), options.runs, options.runs
+        )
+    section = Section(title=f"merge: two archives, {size / 1e9:.2f} GB")
+    section.lines = report.table(taken, us="stream merge", size=size, targets={})
+    section.numbers = {"bytes": size, "runs": report.numbers(taken)}
+    return section
+
+
+def export(options: Options) -> Section:
+    """The root file system of an image, against what else makes one."""
+    shape = shapes.mixed(options.directory, options.scale / 5)
+    size = os.path.getsize(archives.archive(shape))
+    programs = [name for name in ("umoci", "podman") if shutil.which(name)]
+    with archives.work(options.directory) as work:
+        running = archives.exporters(shape, work, programs)
+        taken = measure.measure(running, options.runs, options.runs)
+    section = Section(title=f"export: an image of {size / 1e9:.2f} GB, {shape.entries:,} entries")
+    section.lines = report.table(taken, us="stream export", size=size, targets={})
+    section.numbers = {"bytes": size, "runs": report.numbers(taken)}
+    return section
+
+
 BENCHMARKS: dict[str, Callable[[Options], Section]] = {
     "mixed": partial(compare, shapes.mixed),
     "tiny": partial(compare, shapes.tiny),
@@ -141,4 +208,7 @@ BENCHMARKS: dict[str, Callable[[Options], Section]] = {
     "memory": memory,
     "start": start,
     "compress": compress,
+    "base": base,
+    "merge": merge,
+    "export": export,
 }
