@@ -190,8 +190,8 @@ def _write_layers(
     return below + [repeated.get(place) or next(ours) for place in range(1, count + 1)]
 
 
-# overlay's and dockerd's limit for the layers of one image
-MAX_LAYERS = 127
+# dockerd's limit for the layers of one image; overlay file systems take three more
+MAX_LAYERS = 125
 
 
 def write_image(  # noqa: PLR0913 — the options of the command, each of its own
@@ -228,7 +228,7 @@ def write_image(  # noqa: PLR0913 — the options of the command, each of its ow
         total = ours + (base.layer_count if base else 0)
         if total > MAX_LAYERS:
             observer.warning(
-                f"{total} layers: docker and overlay file systems take at most {MAX_LAYERS}"
+                f"{total} layers: docker takes at most {MAX_LAYERS}, podman and buildah 128"
             )
         written = ours + (base.distinct_layer_count() if base else 0)
         observer.started(written, partial(_sizes, conf, base), lambda: sink.position)
