@@ -76,7 +76,7 @@ RULES: dict[str, Rule] = {
     # Good archives that not everybody reads
     "directory": _taste(DOCKER, CONTAINERD),
     "gzip": _taste(PODMAN, CONTAINERD, SKOPEO, BUILDAH),
-    "oci-gzip": _taste(DOCKER, CONTAINERD),
+    "oci-gzip": _taste(CONTAINERD),
     "zstd": _taste(DOCKER, CONTAINERD),
     "bzip2": _taste(CONTAINERD),
     "xz": _taste(CONTAINERD),

@@ -54,8 +54,8 @@ def verify(target: str, conf: ImageConf | None = None) -> Verification:
     documents = Documents(scan.members, findings)
     documents.check()
     if scan.compression is not None:
-        oci = documents.has_index and not documents.has_manifest
-        rule = "oci-gzip" if oci and scan.compression == "gzip" else scan.compression
+        layout = documents.has_index and scan.compression == "gzip"
+        rule = "oci-gzip" if layout else scan.compression
         findings.add(rule, "", f"is compressed with {scan.compression}")
     if conf is not None and scan.members.readable:
         compare(None if target == "-" else target, documents.images, conf, findings)
