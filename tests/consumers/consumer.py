@@ -53,6 +53,10 @@ class Consumer(ABC):
         """Load what the producer writes to its standard output."""
         return self._load(Stage(argv=producer), *(Stage(argv=argv) for argv in self.filters))
 
+    def load_unfiltered(self, producer: Sequence[str]) -> Loaded:
+        """Load what the producer writes, with nothing in between."""
+        return self._load(Stage(argv=producer))
+
     def load_file(self, archive: Path) -> Loaded:
         """Load a regular file, opened as standard input."""
         return self._load(source=archive)

@@ -182,8 +182,13 @@ class Umoci(Runner):
         isolation.directory(self.layout)
 
     def load_command(self) -> Sequence[str]:
-        """Umoci reads no archives, only the directory that is in them."""
-        return ("tar", "--extract", "--file=-", f"--directory={self.layout}")
+        """Umoci reads no archives, only the directory that is in them; listing its images shows that it does."""
+        unpack = 'tar --extract --file=- --directory="$1" && umoci list --layout "$1"'
+        return ("sh", "-c", unpack, "sh", self.layout)
+
+    def reference(self, tag: str) -> str:
+        """A layout is of one repository: what is left of `name:tag` is the tag."""
+        return tag.rpartition(":")[2]
 
     def images(self) -> Mapping[str, str]:
         """Return the tags of the layout, with the digests of their image configs."""
@@ -203,7 +208,9 @@ class Umoci(Runner):
         """Unpack into a bundle, and run it without a terminal or a cgroup."""
         number = next(self._bundles)
         bundle = f"/run/umoci/bundle-{number}"
-        unpacked = self.command("umoci", "unpack", f"--image={self.layout}:{tag}", bundle)
+        unpacked = self.command(
+            "umoci", "unpack", f"--image={self.layout}:{self.reference(tag)}", bundle
+        )
         if unpacked.returncode != 0:
             return unpacked
         runtime = self.isolation.path(f"{bundle}/config.json")

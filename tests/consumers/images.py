@@ -11,10 +11,10 @@ import platform
 import subprocess
 import sys
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 REPO_TAG: Final = "greeter:one"
 MOTTO: Final = "carried by a link between store paths"
@@ -129,7 +129,16 @@ def build_image(directory: Path) -> BuiltImage:
                 },
                 "created": "1970-01-01T00:00:01+00:00",
                 "customisation_layer": str(
-                    _customisation_layer(directory / "customisation", program)
+                    customisation_layer(
+                        directory / "customisation",
+                        {
+                            "bin": None,
+                            "etc": None,
+                            "srv": None,
+                            "bin/greeter": f"{program}/bin/greeter",
+                            "etc/motd": b"customised\n",
+                        },
+                    )
                 ),
                 "from_image": None,
                 "gid": "0",
@@ -159,6 +168,14 @@ def image_id(archive: Path) -> str:
     return f"sha256:{digest}"
 
 
+def image_config(archive: Path) -> dict[str, Any]:
+    """Read the image config of a docker-archive."""
+    with tarfile.open(archive) as tar:
+        (manifest,) = json.loads(_content(tar, "manifest.json"))
+        config: dict[str, Any] = json.loads(_content(tar, manifest["Config"]))
+    return config
+
+
 def _content(tar: tarfile.TarFile, name: str) -> bytes:
     file = tar.extractfile(name)
     assert file is not None
@@ -175,22 +192,21 @@ def _compile(program: Path, directory: Path) -> None:
     subprocess.run(["gcc", "-static", "-O1", "-s", "-o", str(program), str(source)], check=True)
 
 
-def _customisation_layer(directory: Path, program: Path) -> Path:
+def customisation_layer(directory: Path, entries: Mapping[str, bytes | str | None]) -> Path:
+    """Write a top layer of files (their content), links (their targets) and directories (None)."""
     directory.mkdir()
     layer = directory / "layer.tar"
     with tarfile.open(layer, "w") as tar:
-        for name in ("bin", "etc", "srv"):
-            _add(tar, f"./{name}", tarfile.DIRTYPE)
-        _add(tar, "./bin/greeter", tarfile.SYMTYPE, link_target=f"{program}/bin/greeter")
-        _add(tar, "./etc/motd", tarfile.REGTYPE, content=b"customised\n")
+        for name, entry in entries.items():
+            member = tarfile.TarInfo(f"./{name}")
+            member.mode = 0o755
+            content = b""
+            if entry is None:
+                member.type = tarfile.DIRTYPE
+            elif isinstance(entry, str):
+                member.type, member.linkname = tarfile.SYMTYPE, entry
+            else:
+                member.mode, member.size, content = 0o444, len(entry), entry
+            tar.addfile(member, io.BytesIO(content))
     (directory / "checksum").write_text(hashlib.sha256(layer.read_bytes()).hexdigest() + "\n")
     return directory
-
-
-def _add(
-    tar: tarfile.TarFile, name: str, kind: bytes, *, content: bytes = b"", link_target: str = ""
-) -> None:
-    member = tarfile.TarInfo(name)
-    member.type, member.linkname, member.size = kind, link_target, len(content)
-    member.mode = 0o444 if kind == tarfile.REGTYPE else 0o755
-    tar.addfile(member, io.BytesIO(content))

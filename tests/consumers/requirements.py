@@ -11,7 +11,7 @@ REQUIRED: Final = "STREAM_IMAGE_REQUIRE_CONSUMERS"
 """Set to 1 where consumers must be there, as in CI: a test that cannot run then fails."""
 
 # Daemons are in directories that an ordinary user's PATH leaves out.
-_PATH: Final = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+PATH: Final = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 
 
 def unmet(reason: str) -> NoReturn:
@@ -23,6 +23,6 @@ def unmet(reason: str) -> NoReturn:
 
 def require(programs: Sequence[str]) -> None:
     """See that programs are installed."""
-    missing = [program for program in programs if shutil.which(program, path=_PATH) is None]
+    missing = [program for program in programs if shutil.which(program, path=PATH) is None]
     if missing:
         unmet(f"not installed: {', '.join(missing)}")

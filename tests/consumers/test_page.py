@@ -1,0 +1,46 @@
+"""What is said of consumers without them: docs/consumers.md, `verify` and a warning agree with the table."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from support import COMMAND, Store
+
+from stream import pipeline
+from stream.verification import CONSUMERS, documents, verify
+
+from .table import COMPRESSIONS, FILE, FORMATS, LIMITS, ROWS, TAR, VERSIONS, Row, page
+
+PAGE = Path(__file__).parents[2] / "docs" / "consumers.md"
+
+
+def test_page() -> None:
+    """Without it the page keeps what the tests have long refuted."""
+    assert PAGE.read_text("utf-8") == page(), "run python -m tests.consumers.table > the page"
+
+
+@pytest.mark.parametrize("archive_format", FORMATS)
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_verify_agrees(tmp_path: Path, archive_format: str, compression: str) -> None:
+    """Without it `verify` warns of consumers that read the archive, or keeps silent of those that do not."""
+    conf = Store.below(tmp_path).conf()
+    archive = tmp_path / "image"
+    options = ("--format", archive_format, "--compress", compression, "-o", str(archive))
+    subprocess.run([*COMMAND, "-q", *options, str(conf)], check=True)
+
+    def reads(row: Row) -> bool:
+        refusal = row.refusal(archive_format, compression)
+        # Who unpacks it for umoci can as well tell tar how.
+        return (row.refusal(archive_format, "none") if refusal is TAR else refusal) is None
+
+    read = {row.consumer for row in ROWS if row.way == FILE and reads(row)}
+    refused = {name for finding in verify(str(archive)).findings for name in finding.refused_by}
+    assert refused == set(CONSUMERS) - read == VERSIONS.keys() - read
+
+
+def test_limits_agree() -> None:
+    """Without it the warning and `verify` draw the line where no consumer does."""
+    limits = {limit.consumer: limit.layers for limit in LIMITS}
+
+    assert pipeline.MAX_LAYERS == documents.DOCKER_LIMIT == limits["docker"]
+    assert documents.OVERLAY_LIMIT == limits["podman"] == limits["buildah"]

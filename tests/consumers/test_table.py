@@ -1,0 +1,153 @@
+"""Every consumer with every output: what it reads it runs as our image, and what it refuses leaves nothing."""
+
+import os
+import re
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from .consumer import Consumer, Loaded, LoadError, Runner
+from .daemonless import Umoci
+from .images import REPO_TAG, BuiltImage, producer
+from .requirements import PATH, require
+from .table import COMPRESSIONS, FORMATS, PIPE, ROWS, TAR, VERSIONS, Refusal, Row
+
+pytestmark = pytest.mark.consumers
+
+Saved = Callable[[str, str], Path]
+Load = Callable[[], Loaded]
+
+_DAEMONS = {"docker": "dockerd"}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One consumer, one way in, one output."""
+
+    row: Row
+    archive_format: str
+    compression: str
+
+    def __str__(self) -> str:
+        way = self.row.way.strip("`")
+        return f"{self.row.command}, {way}: {self.archive_format}, {self.compression}"
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """Why it is refused, if it is."""
+        return self.row.refusal(self.archive_format, self.compression)
+
+
+CELLS = [
+    Cell(row, archive_format, compression)
+    for row in ROWS
+    for archive_format in FORMATS
+    for compression in COMPRESSIONS
+]
+
+
+def options(archive_format: str, compression: str) -> Sequence[str]:
+    """The options that ask for an output."""
+    return ("--format", archive_format, "--compress", compression)
+
+
+@pytest.fixture(scope="session")
+def saved(image: BuiltImage, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    """Give the file with an output, each written once."""
+    directory = tmp_path_factory.mktemp("outputs")
+
+    def save(archive_format: str, compression: str) -> Path:
+        path = directory / f"{archive_format}-{compression}"
+        if not path.exists():
+            with path.open("wb") as output:
+                argv = producer(image.conf, "-q", *options(archive_format, compression))
+                subprocess.run(argv, stdout=output, check=True)
+        return path
+
+    return save
+
+
+@pytest.fixture
+def consumer(request: pytest.FixtureRequest, cell: Cell) -> Consumer:
+    """Give the cell's consumer, which has seen nothing."""
+    chosen = request.getfixturevalue(cell.row.fixtures[cell.archive_format])
+    assert isinstance(chosen, Consumer)
+    return chosen
+
+
+@pytest.fixture
+def load(consumer: Consumer, cell: Cell, image: BuiltImage, saved: Saved) -> Load:
+    """Give the cell's way in."""
+    if cell.row.way == PIPE:
+        argv = producer(image.conf, *options(cell.archive_format, cell.compression))
+        return lambda: consumer.load_unfiltered(argv)
+    return lambda: consumer.load_file(saved(cell.archive_format, cell.compression))
+
+
+@pytest.mark.parametrize("cell", [cell for cell in CELLS if cell.refusal is None], ids=str)
+def test_reads(consumer: Consumer, load: Load, image: BuiltImage, expected_id: str) -> None:
+    """Without it the page promises a way that leads to no running container, or to another image."""
+    loaded = load()
+
+    assert loaded.images == {consumer.reference(REPO_TAG): expected_id}
+    if loaded.producer is not None:
+        assert loaded.producer.status == 0, loaded.producer.stderr
+    if isinstance(consumer, Runner):
+        ran = consumer.run(REPO_TAG)
+        assert (ran.returncode, ran.stdout) == (0, image.greeting("hello")), ran.stderr
+
+
+@pytest.mark.parametrize("cell", [cell for cell in CELLS if cell.refusal is not None], ids=str)
+def test_refuses(consumer: Consumer, load: Load, cell: Cell) -> None:
+    """Without it the page warns of what works by now, or a consumer takes half an image without a word."""
+    assert cell.refusal is not None
+
+    with pytest.raises(LoadError) as refused:
+        load()
+
+    assert cell.refusal.says in refused.value.consumer.stderr
+    assert consumer.images() == {}
+    if isinstance(consumer, Runner):
+        ran = consumer.run(REPO_TAG)
+        assert (ran.returncode != 0, ran.stdout) == (True, "")
+
+
+@pytest.mark.parametrize("compression", [name for name in COMPRESSIONS if name != "none"])
+def test_umoci_if_tar_is_told(
+    umoci: Umoci, image: BuiltImage, saved: Saved, compression: str, expected_id: str
+) -> None:
+    """Without it the note under the table sends people who have a compressed archive nowhere."""
+    option = "--gzip" if compression == "gzip" else "--zstd"
+    assert option in TAR.reason
+    archive = saved("oci-archive", compression)
+    unpacked = subprocess.run(
+        ["tar", "-x", option, "-C", str(umoci.isolation.path(umoci.layout))],
+        input=archive.read_bytes(),
+        check=False,
+        capture_output=True,
+    )
+
+    assert unpacked.returncode == 0, unpacked.stderr
+    assert umoci.image_id(REPO_TAG) == expected_id
+    assert umoci.run(REPO_TAG).stdout == image.greeting("hello")
+
+
+@pytest.mark.parametrize("consumer", VERSIONS)
+def test_version(consumer: str) -> None:
+    """Without it the page names versions that nobody tried."""
+    program = _DAEMONS.get(consumer, consumer)
+    require([program])
+    said = subprocess.run(
+        [program, "--version"],
+        env=os.environ | {"PATH": PATH},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+    found = re.search(r"\b\d+\.\d+", said)
+    assert found is not None
+    assert found[0] == VERSIONS[consumer]
