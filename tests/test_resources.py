@@ -1,20 +1,28 @@
 """What a run costs and leaves behind: memory, descriptors, threads, references, opens."""
 
+import bz2
 import gc
+import gzip
+import hashlib
 import io
 import json
+import lzma
 import os
+import random
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import memray
 import orjson
 import pytest
+import pyzstd
 from support import MIB, Store
 
 import stream
@@ -75,13 +83,62 @@ def test_memory_of_entries(store: Store, tmp_path: Path, layers: int) -> None:
 def test_peak_of_the_process(store: Store, compression: str) -> None:
     """Without it the README's figure of memory would hold for no whole process."""
     store.file("large", 700 * MIB)
-    conf = store.conf(["large"])
-    command = [sys.executable, "-m", "stream", "-q", str(conf), "--compress", compression]
+    assert _process_peak(str(store.conf(["large"])), "--compress", compression) < MAX_RSS
+
+
+def _process_peak(*arguments: str) -> int:
+    """Bytes that our command takes at most, as the kernel counts them."""
+    command = [sys.executable, "-m", "stream", "-q", *arguments]
     done = subprocess.run(
         [sys.executable, "-I", "-S", str(LAUNCHER), json.dumps([command])],
         capture_output=True, check=True, cwd=LAUNCHER.parent.parent,
     )  # fmt: skip
-    assert json.loads(done.stdout)["peak_rss"] < MAX_RSS
+    return int(json.loads(done.stdout)["peak_rss"])
+
+
+OPENED: dict[str, Callable[[Path], Any]] = {
+    "plain": lambda path: path.open("wb"),
+    "gzip": lambda path: gzip.open(path, "wb", 1),  # noqa: SIM115
+    "bzip2": lambda path: bz2.open(path, "wb", 1),  # noqa: SIM115
+    "xz": lambda path: lzma.open(path, "wb", preset=0),  # noqa: SIM115
+    "zstd": lambda path: pyzstd.ZstdFile(path, "wb"),
+    "zstd-seekable": lambda path: pyzstd.SeekableZstdFile(path, "wb"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compression", OPENED)
+def test_memory_of_a_large_base_image(store: Store, tmp_path: Path, compression: str) -> None:
+    """Without it a base image of gigabytes could be unpacked in memory, and fail where it is scarce."""
+    path = tmp_path / "base"
+    noise = random.Random(1)  # enough of it that nobody takes the image for a bomb
+    layer = tarfile.TarInfo("file")
+    layer.size = 2048 * MIB
+    header = layer.tobuf()
+    digest = hashlib.sha256(header)
+    with OPENED[compression](path) as file:
+        member = tarfile.TarInfo("layer.tar")
+        member.size = len(header) + layer.size + 1024
+        file.write(member.tobuf())
+        file.write(header)
+        for _ in range(2048):
+            piece = noise.randbytes(32 * 1024) + bytes(MIB - 32 * 1024)
+            file.write(piece)
+            digest.update(piece)
+        digest.update(bytes(1024))
+        file.write(bytes(1024))
+        diff_id = f"sha256:{digest.hexdigest()}"
+        config = {"rootfs": {"type": "layers", "diff_ids": [diff_id]}, "architecture": "amd64"}
+        manifest = [{"Config": "config.json", "RepoTags": None, "Layers": ["layer.tar"]}]
+        for name, document in (("config.json", config), ("manifest.json", manifest)):
+            data = json.dumps(document).encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.write(info.tobuf() + data + bytes(-len(data) % 512))
+        file.write(bytes(1024))
+    conf = store.conf(from_image=str(path), architecture="amd64")
+    assert _process_peak(str(conf)) < MAX_RSS
+    path.unlink()
 
 
 def _descriptors() -> list[str]:
