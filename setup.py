@@ -9,7 +9,7 @@ setup(
         Extension(
             "stream._tarhash",
             sources=[
-                f"native/{name}.c" for name in ("copy", "entries", "header", "ring", "tarhash")
+                f"native/{name}.c" for name in ("copy", "entries", "header", "pool", "tarhash")
             ],
             depends=["native/core.h"],
             libraries=["crypto"],

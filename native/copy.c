@@ -1,4 +1,4 @@
-/* File content into the ring: read straight into the ring's buffers, so that
+/* File content into the pool: read straight into the pool's buffers, so that
  * no byte is copied on the way. */
 #include "core.h"
 
@@ -22,13 +22,13 @@ static int entry_fault(struct fault *fault, const char *reason, const char *path
     return fault_at(fault, FAULT_ENTRY, 0, reason, (const uint8_t *)path, strlen(path));
 }
 
-int copy_range(struct ring *ring, int source, off_t offset, uint64_t count,
+int copy_range(struct pool *pool, int source, off_t offset, uint64_t count,
                const char *path, struct fault *fault)
 {
     while (count) {
         uint8_t *space;
         size_t room;
-        if (ring_space(ring, &space, &room, fault) < 0)
+        if (pool_space(pool, &space, &room, fault) < 0)
             return -1;
         if (room > count)
             room = (size_t)count;
@@ -37,13 +37,13 @@ int copy_range(struct ring *ring, int source, off_t offset, uint64_t count,
         if (got < 0) {
             if (errno != EINTR)
                 return read_fault(fault, errno, path);
-            if (ring_check_interrupted(ring, fault) < 0)
+            if (pool_check_interrupted(pool, fault) < 0)
                 return -1;
             continue;
         }
         if (got == 0)
             return entry_fault(fault, SHRUNK, path);
-        ring_advance(ring, (size_t)got);
+        pool_advance(pool, (size_t)got);
         count -= (uint64_t)got;
         if (offset >= 0)
             offset += got;
@@ -55,7 +55,7 @@ int copy_range(struct ring *ring, int source, off_t offset, uint64_t count,
  * is what the walk saw, nothing replaced, cut, lengthened or rewrote the file
  * in between. Never waits on what is no longer a file (O_NONBLOCK), never
  * follows what became a link (O_NOFOLLOW). */
-static int copy_file(struct ring *ring, const struct entry *entry,
+static int copy_file(struct pool *pool, const struct entry *entry,
                      const struct witness *witness, struct fault *fault)
 {
     char path[PATH_MAX];
@@ -73,7 +73,7 @@ static int copy_file(struct ring *ring, const struct entry *entry,
             return entry_fault(fault, CHANGED, path);
         return read_fault(fault, errno, path);
     }
-    int result = copy_range(ring, file, -1, entry->size, path, fault);
+    int result = copy_range(pool, file, -1, entry->size, path, fault);
     if (result == 0) {
         if (fstat(file, &now) < 0)
             result = read_fault(fault, errno, path);
@@ -87,42 +87,42 @@ static int copy_file(struct ring *ring, const struct entry *entry,
     return result;
 }
 
-static int write_header(struct ring *ring, const struct stamp *stamp,
+static int write_header(struct pool *pool, const struct stamp *stamp,
                         const struct entry *entry, struct fault *fault)
 {
     uint8_t *space;
     size_t room, size = header_size(stamp, entry);
 
-    if (ring_space(ring, &space, &room, fault) < 0)
+    if (pool_space(pool, &space, &room, fault) < 0)
         return -1;
     if (room >= size) {
         header_encode(stamp, entry, space);
-        ring_advance(ring, size);
+        pool_advance(pool, size);
         return 0;
     }
     uint8_t *header = malloc(size); /* on the edge between two slots */
     if (!header)
         return fault_set(fault, FAULT_MEMORY, 0);
     header_encode(stamp, entry, header);
-    int result = ring_write(ring, header, size, fault);
+    int result = pool_write(pool, header, size, fault);
     free(header);
     return result;
 }
 
-static int copy_entry(struct ring *ring, const struct entries *entries,
+static int copy_entry(struct pool *pool, const struct entries *entries,
                       const struct entry *entry, const struct witness *witness,
                       struct fault *fault)
 {
-    if (write_header(ring, &entries->stamp, entry, fault) < 0)
+    if (write_header(pool, &entries->stamp, entry, fault) < 0)
         return -1;
     if (entry->typeflag != '0')
         return 0;
-    if (copy_file(ring, entry, witness, fault) < 0)
+    if (copy_file(pool, entry, witness, fault) < 0)
         return -1;
-    return ring_zeros(ring, (size_t)(-entry->size % BLOCK), fault);
+    return pool_zeros(pool, (size_t)(-entry->size % BLOCK), fault);
 }
 
-int copy_entries(struct ring *ring, const struct entries *entries, struct fault *fault)
+int copy_entries(struct pool *pool, const struct entries *entries, struct fault *fault)
 {
     struct cursor cursor = {0};
     int result = 0;
@@ -130,7 +130,7 @@ int copy_entries(struct ring *ring, const struct entries *entries, struct fault 
         struct entry entry;
         result = entries_decode(entries, &cursor, &entry, fault);
         if (result == 0)
-            result = copy_entry(ring, entries, &entry, &entries->witnesses[i], fault);
+            result = copy_entry(pool, entries, &entry, &entries->witnesses[i], fault);
     }
     cursor_free(&cursor);
     return result;

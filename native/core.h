@@ -4,8 +4,8 @@
  *
  *   header.c   one entry -> its tar header blocks
  *   entries.c  directory trees -> the metadata of one layer
- *   ring.c     bytes -> file descriptor, hashed beside the writing
- *   copy.c     entries and the files they name -> the ring
+ *   pool.c     bytes -> file descriptor, hashed beside the writing
+ *   copy.c     entries and the files they name -> the pool
  *   tarhash.c  the Python types Entries and Writer
  */
 #ifndef STREAM_IMAGE_CORE_H
@@ -127,43 +127,43 @@ int entries_decode(const struct entries *entries, struct cursor *cursor,
                    struct entry *entry, struct fault *fault);
 void cursor_free(struct cursor *cursor);
 
-/* ---- ring.c ----------------------------------------------------------- */
+/* ---- pool.c ----------------------------------------------------------- */
 
-struct ring;
+struct pool;
 
 /* `interrupted` is called now and then from the writing thread; if it returns
  * non-zero the running call ends with FAULT_INTERRUPTED. */
-struct ring *ring_new(int fd, int (*interrupted)(void *), void *context,
+struct pool *pool_new(int fd, int (*interrupted)(void *), void *context,
                       struct fault *fault);
-void ring_free(struct ring *ring);
-uint64_t ring_position(struct ring *ring); /* bytes accepted so far; any thread */
+void pool_free(struct pool *pool);
+uint64_t pool_position(struct pool *pool); /* bytes accepted so far; any thread */
 
 /* For callers whose own system call was interrupted. */
-int ring_check_interrupted(struct ring *ring, struct fault *fault);
+int pool_check_interrupted(struct pool *pool, struct fault *fault);
 
 /* The free bytes at hand (at least one): fill some, then advance past them. */
-int ring_space(struct ring *ring, uint8_t **space, size_t *length, struct fault *fault);
-void ring_advance(struct ring *ring, size_t length);
+int pool_space(struct pool *pool, uint8_t **space, size_t *length, struct fault *fault);
+void pool_advance(struct pool *pool, size_t length);
 
-int ring_write(struct ring *ring, const uint8_t *data, size_t length, struct fault *fault);
-int ring_zeros(struct ring *ring, size_t length, struct fault *fault);
-int ring_flush(struct ring *ring, struct fault *fault);
+int pool_write(struct pool *pool, const uint8_t *data, size_t length, struct fault *fault);
+int pool_zeros(struct pool *pool, size_t length, struct fault *fault);
+int pool_flush(struct pool *pool, struct fault *fault);
 
 /* Bytes written between begin and end are a layer and hashed. `end` does not
- * wait; it gives the number (from 0) by which ring_digest() gives the result:
+ * wait; it gives the number (from 0) by which pool_digest() gives the result:
  * 1, or 0 if it is not there yet and the caller does not want to wait. */
-int ring_hash_begin(struct ring *ring, struct fault *fault);
-int ring_hash_end(struct ring *ring, size_t *number, struct fault *fault);
-int ring_digest(struct ring *ring, size_t number, int wait, uint8_t digest[DIGEST_SIZE],
+int pool_hash_begin(struct pool *pool, struct fault *fault);
+int pool_hash_end(struct pool *pool, size_t *number, struct fault *fault);
+int pool_digest(struct pool *pool, size_t number, int wait, uint8_t digest[DIGEST_SIZE],
                 struct fault *fault);
 
 /* ---- copy.c ----------------------------------------------------------- */
 
 /* Copy `count` bytes of `source` from `offset`, or from where it stands if
  * `offset` is negative. `path` names it in faults. */
-int copy_range(struct ring *ring, int source, off_t offset, uint64_t count,
+int copy_range(struct pool *pool, int source, off_t offset, uint64_t count,
                const char *path, struct fault *fault);
 /* Write every entry: header, content read from the file of its name, padding. */
-int copy_entries(struct ring *ring, const struct entries *entries, struct fault *fault);
+int copy_entries(struct pool *pool, const struct entries *entries, struct fault *fault);
 
 #endif

@@ -1,7 +1,7 @@
 /* stream._tarhash: the Python side of the extension. Two types,
  *
  *   Entries   the metadata of one layer
- *   Writer    a file descriptor written through a ring that hashes
+ *   Writer    a file descriptor written through a pool that hashes
  *
  * The GIL is released around every call that reads, writes, waits or walks.
  * An object is used by one thread at a time: a second caller gets a
@@ -328,13 +328,13 @@ static PyType_Spec entries_spec = {
 
 struct writer_object {
     PyObject_HEAD
-    struct ring *ring; /* NULL once closed */
+    struct pool *pool; /* NULL once closed */
     int busy;
     uint64_t position; /* once closed */
     PyThreadState *thread; /* of the call under way, while it is without the GIL */
 };
 
-/* From the ring, without the GIL: let Python run its signal handlers. */
+/* From the pool, without the GIL: let Python run its signal handlers. */
 static int run_signal_handlers(void *context)
 {
     struct writer_object *self = context;
@@ -357,8 +357,8 @@ static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     struct writer_object *self = (struct writer_object *)allocate(type, 0);
     if (!self)
         return NULL;
-    self->ring = ring_new(fd, run_signal_handlers, self, &fault);
-    if (!self->ring) {
+    self->pool = pool_new(fd, run_signal_handlers, self, &fault);
+    if (!self->pool) {
         Py_DECREF(self);
         return raise_fault(state, &fault);
     }
@@ -371,8 +371,8 @@ static void writer_dealloc(PyObject *object)
     PyTypeObject *type = Py_TYPE(object);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
 
-    if (self->ring)
-        ring_free(self->ring);
+    if (self->pool)
+        pool_free(self->pool);
     release(object);
     Py_DECREF(type);
 }
@@ -381,7 +381,7 @@ static void writer_dealloc(PyObject *object)
  * fault into an exception. */
 static int enter(struct writer_object *self)
 {
-    if (!self->ring) {
+    if (!self->pool) {
         PyErr_SetString(PyExc_ValueError, "the writer is closed");
         return -1;
     }
@@ -413,7 +413,7 @@ static PyObject *writer_write(PyObject *object, PyObject *argument)
         return NULL;
     int result = enter(self);
     if (result == 0) {
-        result = ring_write(self->ring, data.buf, (size_t)data.len, &fault);
+        result = pool_write(self->pool, data.buf, (size_t)data.len, &fault);
         result = leave(self, result, &fault);
     }
     PyBuffer_Release(&data);
@@ -433,7 +433,7 @@ static PyObject *writer_write_zeros(PyObject *object, PyObject *argument)
 
     if (!to_uint64(argument, &count) || enter(self) < 0)
         return NULL;
-    if (leave(self, ring_zeros(self->ring, count, &fault), &fault) < 0)
+    if (leave(self, pool_zeros(self->pool, count, &fault), &fault) < 0)
         return NULL;
     Py_RETURN_NONE;
 }
@@ -459,7 +459,7 @@ static PyObject *writer_write_entries(PyObject *object, PyObject *argument)
         return NULL;
     int result = enter(self);
     if (result == 0) {
-        result = copy_entries(self->ring, &entries->entries, &fault);
+        result = copy_entries(self->pool, &entries->entries, &fault);
         result = leave(self, result, &fault);
     }
     entries->busy = 0;
@@ -489,7 +489,7 @@ static PyObject *writer_copy(PyObject *object, PyObject *args, PyObject *kwargs)
         return NULL;
     if (enter(self) < 0)
         return NULL;
-    int result = copy_range(self->ring, fd, (off_t)offset, count, path, &fault);
+    int result = copy_range(self->pool, fd, (off_t)offset, count, path, &fault);
     if (leave(self, result, &fault) < 0)
         return NULL;
     Py_RETURN_NONE;
@@ -503,7 +503,7 @@ static PyObject *writer_begin_hash(PyObject *object, PyObject *Py_UNUSED(ignored
     struct writer_object *self = (struct writer_object *)object;
     struct fault fault;
 
-    if (enter(self) < 0 || leave(self, ring_hash_begin(self->ring, &fault), &fault) < 0)
+    if (enter(self) < 0 || leave(self, pool_hash_begin(self->pool, &fault), &fault) < 0)
         return NULL;
     Py_RETURN_NONE;
 }
@@ -519,7 +519,7 @@ static PyObject *writer_end_hash(PyObject *object, PyObject *Py_UNUSED(ignored))
     size_t number;
 
     if (enter(self) < 0 ||
-        leave(self, ring_hash_end(self->ring, &number, &fault), &fault) < 0)
+        leave(self, pool_hash_end(self->pool, &number, &fault), &fault) < 0)
         return NULL;
     return PyLong_FromSize_t(number);
 }
@@ -542,7 +542,7 @@ static PyObject *writer_digest(PyObject *object, PyObject *args, PyObject *kwarg
                                      &number, &wait) ||
         enter(self) < 0)
         return NULL;
-    int known = leave(self, ring_digest(self->ring, number, wait, digest, &fault), &fault);
+    int known = leave(self, pool_digest(self->pool, number, wait, digest, &fault), &fault);
     if (known < 0)
         return NULL;
     if (!known)
@@ -558,7 +558,7 @@ static PyObject *writer_flush(PyObject *object, PyObject *Py_UNUSED(ignored))
     struct writer_object *self = (struct writer_object *)object;
     struct fault fault;
 
-    if (enter(self) < 0 || leave(self, ring_flush(self->ring, &fault), &fault) < 0)
+    if (enter(self) < 0 || leave(self, pool_flush(self->pool, &fault), &fault) < 0)
         return NULL;
     Py_RETURN_NONE;
 }
@@ -574,13 +574,13 @@ static PyObject *writer_close(PyObject *object, PyObject *Py_UNUSED(ignored))
 
     if (self->busy && claim(&self->busy) < 0)
         return NULL;
-    struct ring *ring = self->ring;
-    if (ring)
-        self->position = ring_position(ring);
-    self->ring = NULL;
-    if (ring) {
+    struct pool *pool = self->pool;
+    if (pool)
+        self->position = pool_position(pool);
+    self->pool = NULL;
+    if (pool) {
         Py_BEGIN_ALLOW_THREADS
-        ring_free(ring);
+        pool_free(pool);
         Py_END_ALLOW_THREADS
     }
     Py_RETURN_NONE;
@@ -589,7 +589,7 @@ static PyObject *writer_close(PyObject *object, PyObject *Py_UNUSED(ignored))
 static PyObject *writer_position(PyObject *object, void *Py_UNUSED(closure))
 {
     struct writer_object *self = (struct writer_object *)object;
-    return PyLong_FromUnsignedLongLong(self->ring ? ring_position(self->ring)
+    return PyLong_FromUnsignedLongLong(self->pool ? pool_position(self->pool)
                                                   : self->position);
 }
 

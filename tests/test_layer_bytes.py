@@ -112,10 +112,10 @@ def test_record_lengths(store_dir: bytes) -> None:
 
 @pytest.mark.parametrize(
     "size",
-    [edge + off for edge in (512, 10240, SLOT, 2 * SLOT, 16 * SLOT) for off in (-1, 0, 1)],
+    [edge + off for edge in (512, 10240, SLOT, 2 * SLOT, 64 * SLOT) for off in (-1, 0, 1)],
 )
 def test_sizes(store_dir: bytes, size: int) -> None:
-    """Content ends at, before and after the ends of blocks, records, ring slots and the ring."""
+    """Content ends at, before and after the ends of blocks, records, slots and the pool."""
     trees.build(store_dir + b"/0", trees.File(0o444, size, size))
     trees.build(store_dir + b"/1", NODES["link"])
     assert_same(conf_of(store_dir, "0", "1"))
@@ -124,7 +124,7 @@ def test_sizes(store_dir: bytes, size: int) -> None:
 @pytest.mark.parametrize("links", range(1, 21))
 @pytest.mark.parametrize("name", ["1", "1" + "n" * 101])
 def test_slot_edges(store_dir: bytes, links: int, name: str) -> None:
-    """A header of one block or three that a ring slot's end cuts in two comes out whole."""
+    """A header of one block or three that a slot's end cuts in two comes out whole."""
     size = SLOT - 512 * (links + 3 + len(store_dir.split(b"/")))
     trees.build(store_dir + b"/0", trees.File(0o444, size, links))
     os.mkdir(store_dir + b"/" + name.encode())

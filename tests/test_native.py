@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import random
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -308,3 +309,29 @@ def test_list(tree: Path) -> None:
     assert listed[-1] == (b"1", b"hard", 0o600, b"\xff" * 200)
     found = {os.fsencode(path) for path in [tree, *tree.rglob("*")]}
     assert {name.rstrip(b"/") for _, name, _, _ in listed[:-1]} == found
+
+
+@pytest.mark.parametrize("cores", [None, 1])
+def test_layers_hashed_in_turn(cores: int | None) -> None:
+    """Layers that are hashed at the same time get each its own digest, in any number of threads."""
+    before = os.sched_getaffinity(0)
+    if cores:
+        os.sched_setaffinity(0, set(list(before)[:cores]))
+    try:
+        writer = Writer(os.open(os.devnull, os.O_WRONLY))
+    finally:
+        os.sched_setaffinity(0, before)
+    noise = random.Random(1)
+    block = noise.randbytes(3 << 20)
+    expected = []
+    for number in range(150):
+        length = noise.choice([0, 1, 511, 262_144, 300_001, 3 << 20])
+        writer.write(b"between")
+        writer.begin_hash()
+        for at in range(0, length, 1 << 18):
+            writer.write(block[at : min(at + (1 << 18), length)])
+        assert writer.end_hash() == number
+        expected.append(hashlib.sha256(block[:length]).digest())
+    assert [writer.digest(number) for number in reversed(range(150))] == expected[::-1]
+    assert writer.digest(149, wait=False) == expected[149]
+    writer.close()

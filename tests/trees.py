@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-SLOT = 256 * 1024  # of the ring in native/ring.c
+SLOT = 256 * 1024  # of the pool in native/pool.c
 
 
 @dataclass(frozen=True, slots=True)

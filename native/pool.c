@@ -1,0 +1,450 @@
+/* Buffers between one thread that fills and writes them and some that hash them.
+ *
+ * The caller's thread takes a free slot, fills it, hands it to the thread that hashes
+ * its layer and at once writes it to the file descriptor, so hashing, writing and the
+ * next reading overlap. The slot is free again when it has been written (always true:
+ * the filling thread writes it itself before it takes another) and hashed. Layers are
+ * hashed in turn by several threads: each is one core's work, but the next one begins
+ * before the last is through. Memory is the slots, whatever passes. SHA-256 is
+ * libcrypto's. */
+#define _GNU_SOURCE
+#include "core.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <openssl/evp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { SLOTS = 64, SLOT_SIZE = 256 * 1024, MAX_HASHERS = 4 };
+/* Who waited for a free slot goes on when there are so many: each waking of a thread
+ * costs more than the hashing of some kilobytes. */
+enum { SLOTS_AT_ONCE = 4 };
+/* Slots between two looks at whether a signal came. */
+enum { SLOTS_PER_CHECK = 4 };
+/* Hashed at a time, while the next is fetched: as many cache lines as a core can
+ * fetch without stalling. */
+enum { STRETCH = 2 * 1024, CACHE_LINE = 64 };
+enum { PIPE_SIZE = 1024 * 1024 };
+
+struct slot {
+    uint8_t *data; /* allocated when it is first filled */
+    size_t length;
+    size_t layer;
+    int end; /* its bytes are the layer's last */
+    struct slot *next;
+};
+
+struct result {
+    int known;
+    uint8_t digest[DIGEST_SIZE];
+};
+
+struct hasher {
+    struct pool *pool;
+    pthread_t thread;
+    int started;
+    pthread_cond_t more;
+    struct slot *first, *last; /* to be hashed, in order */
+};
+
+struct pool {
+    int fd;
+    int (*interrupted)(void *);
+    void *context;
+    struct slot slots[SLOTS];
+
+    /* The filling thread's own. */
+    struct fault broken; /* why a write failed: what follows it would leave a hole */
+    struct slot *open;   /* being filled */
+    int hashing;         /* between pool_hash_begin and pool_hash_end */
+    size_t ends;         /* layers ended */
+    uint64_t passed;     /* slots written, to pace the looks at signals */
+
+    /* Shared, under `lock`. */
+    pthread_mutex_t lock;
+    pthread_cond_t progress;   /* what the filling thread waits for */
+    struct slot *free;         /* the last one hashed first: it is in a cache */
+    size_t free_count, wanted; /* and how many of them are waited for */
+    struct result *results;    /* of the layers ended */
+    size_t result_capacity;
+    int stop, failed;
+    uint64_t position; /* atomic, relaxed: for watching */
+
+    size_t hasher_count;
+    struct hasher hashers[MAX_HASHERS];
+};
+
+/* ---- the hashing threads ------------------------------------------------ */
+
+/* Hash a slot, fetching each stretch into this core's cache while the one
+ * before it is hashed: another core filled it. */
+static int hash_slot(EVP_MD_CTX *context, const struct slot *slot)
+{
+    int ok = 1;
+    for (size_t at = 0; ok && at < slot->length; at += STRETCH) {
+        size_t end = at + STRETCH < slot->length ? at + STRETCH : slot->length;
+        size_t next = end + STRETCH < slot->length ? end + STRETCH : slot->length;
+        for (size_t line = end; line < next; line += CACHE_LINE)
+            __builtin_prefetch(slot->data + line);
+        ok = EVP_DigestUpdate(context, slot->data + at, end - at);
+    }
+    return ok;
+}
+
+/* Called with the lock held. */
+static void release(struct pool *pool, struct slot *slot)
+{
+    slot->next = pool->free;
+    pool->free = slot;
+    pool->free_count++;
+}
+
+static void *hash_slots(void *argument)
+{
+    struct hasher *hasher = argument;
+    struct pool *pool = hasher->pool;
+    EVP_MD_CTX *context = EVP_MD_CTX_new();
+    int ok = context && EVP_DigestInit_ex(context, EVP_sha256(), NULL);
+
+    pthread_mutex_lock(&pool->lock);
+    for (;;) {
+        while (!hasher->first && !pool->stop)
+            pthread_cond_wait(&hasher->more, &pool->lock);
+        if (pool->stop)
+            break;
+        struct slot *slot = hasher->first;
+        hasher->first = slot->next;
+        pthread_mutex_unlock(&pool->lock);
+
+        uint8_t digest[EVP_MAX_MD_SIZE];
+        ok = ok && hash_slot(context, slot);
+        if (ok && slot->end)
+            ok = EVP_DigestFinal_ex(context, digest, NULL) &&
+                 EVP_DigestInit_ex(context, EVP_sha256(), NULL);
+
+        pthread_mutex_lock(&pool->lock);
+        if (ok && slot->end) {
+            memcpy(pool->results[slot->layer].digest, digest, DIGEST_SIZE);
+            pool->results[slot->layer].known = 1;
+        }
+        pool->failed |= !ok;
+        int end = slot->end;
+        release(pool, slot);
+        if (pool->free_count == pool->wanted || end || !ok)
+            pthread_cond_signal(&pool->progress);
+    }
+    pthread_mutex_unlock(&pool->lock);
+    EVP_MD_CTX_free(context);
+    return NULL;
+}
+
+/* Signals are for the threads of the program, never for a hasher: a write that
+ * waits must be the one that is interrupted. */
+static int start_hasher(struct hasher *hasher)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = pthread_create(&hasher->thread, NULL, hash_slots, hasher);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    hasher->started = !error;
+    return error;
+}
+
+/* A thread for each core but none for more than MAX_HASHERS. */
+static size_t hasher_count(void)
+{
+    cpu_set_t cpus;
+    size_t count = 1;
+    if (sched_getaffinity(0, sizeof cpus, &cpus) == 0)
+        count = (size_t)CPU_COUNT(&cpus);
+    return count < 1 ? 1 : count > MAX_HASHERS ? MAX_HASHERS : count;
+}
+
+/* ---- life --------------------------------------------------------------- */
+
+struct pool *pool_new(int fd, int (*interrupted)(void *), void *context,
+                      struct fault *fault)
+{
+    struct pool *pool = calloc(1, sizeof *pool);
+    if (!pool) {
+        fault_set(fault, FAULT_MEMORY, 0);
+        return NULL;
+    }
+    pool->fd = fd;
+    pool->interrupted = interrupted;
+    pool->context = context;
+    pthread_mutex_init(&pool->lock, NULL);
+    pthread_cond_init(&pool->progress, NULL);
+    for (size_t i = SLOTS; i-- > 0;)
+        release(pool, &pool->slots[i]);
+    pool->hasher_count = hasher_count();
+    for (size_t i = 0; i < pool->hasher_count; i++) {
+        pool->hashers[i].pool = pool;
+        pthread_cond_init(&pool->hashers[i].more, NULL);
+    }
+    /* A reader that wakes up more rarely costs less. Refused, the pipe stays as
+     * it is; what is no pipe has no size. */
+    int pipe_size = fcntl(fd, F_GETPIPE_SZ);
+    if (pipe_size >= 0 && pipe_size < PIPE_SIZE)
+        (void)fcntl(fd, F_SETPIPE_SZ, PIPE_SIZE);
+    return pool;
+}
+
+void pool_free(struct pool *pool)
+{
+    pthread_mutex_lock(&pool->lock);
+    pool->stop = 1;
+    for (size_t i = 0; i < pool->hasher_count; i++)
+        pthread_cond_signal(&pool->hashers[i].more);
+    pthread_mutex_unlock(&pool->lock);
+    for (size_t i = 0; i < pool->hasher_count; i++) {
+        if (pool->hashers[i].started)
+            pthread_join(pool->hashers[i].thread, NULL);
+        pthread_cond_destroy(&pool->hashers[i].more);
+    }
+    pthread_cond_destroy(&pool->progress);
+    pthread_mutex_destroy(&pool->lock);
+    /* Each slot is a block of its own, so that a sanitizer sees a step beyond it. */
+    for (size_t i = 0; i < SLOTS; i++)
+        free(pool->slots[i].data);
+    free(pool->results);
+    free(pool);
+}
+
+uint64_t pool_position(struct pool *pool)
+{
+    return __atomic_load_n(&pool->position, __ATOMIC_RELAXED);
+}
+
+/* ---- filling and writing ----------------------------------------------- */
+
+int pool_check_interrupted(struct pool *pool, struct fault *fault)
+{
+    if (pool->interrupted(pool->context))
+        return fault_set(fault, FAULT_INTERRUPTED, 0);
+    return 0;
+}
+
+/* write(2) until all is out: pipes take parts, signals interrupt, and a
+ * descriptor shared with others can be non-blocking. */
+static int write_all(struct pool *pool, const uint8_t *data, size_t length,
+                     struct fault *fault)
+{
+    while (length) {
+        ssize_t written = write(pool->fd, data, length);
+        if (written >= 0) {
+            data += written;
+            length -= (size_t)written;
+            /* A signal in the middle of a write shows as a short one. */
+            if (length && pool_check_interrupted(pool, fault) < 0)
+                return -1;
+        } else if (errno == EINTR) {
+            if (pool_check_interrupted(pool, fault) < 0)
+                return -1;
+        } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+            struct pollfd ready = {.fd = pool->fd, .events = POLLOUT};
+            if (poll(&ready, 1, -1) < 0 && errno != EINTR)
+                return fault_set(fault, FAULT_WRITE, errno);
+            if (pool_check_interrupted(pool, fault) < 0)
+                return -1;
+        } else {
+            return fault_set(fault, FAULT_WRITE, errno);
+        }
+    }
+    return 0;
+}
+
+/* Hand the open slot to the layer's hasher and write it. */
+static int publish(struct pool *pool, int end, struct fault *fault)
+{
+    if (pool->broken.kind != FAULT_NONE) {
+        *fault = pool->broken;
+        return -1;
+    }
+    struct slot *slot = pool->open;
+    const uint8_t *data = slot->data;
+    size_t length = slot->length;
+    slot->layer = pool->ends;
+    slot->end = end;
+    slot->next = NULL;
+    pool->open = NULL;
+
+    struct hasher *hasher = &pool->hashers[pool->ends % pool->hasher_count];
+    if (pool->hashing && !hasher->started && start_hasher(hasher)) {
+        fault_set(fault, FAULT_MEMORY, 0);
+        pool->broken = *fault;
+        return -1;
+    }
+    pthread_mutex_lock(&pool->lock);
+    if (!pool->hashing) {
+        release(pool, slot); /* nobody takes it before it is written below */
+    } else {
+        if (hasher->first)
+            hasher->last->next = slot;
+        else
+            hasher->first = slot;
+        hasher->last = slot;
+        pthread_cond_signal(&hasher->more);
+    }
+    pthread_mutex_unlock(&pool->lock);
+
+    if (write_all(pool, data, length, fault) < 0) {
+        pool->broken = *fault;
+        return -1;
+    }
+    if (++pool->passed % SLOTS_PER_CHECK == 0)
+        return pool_check_interrupted(pool, fault);
+    return 0;
+}
+
+/* Take a free slot; if there is none, wait for some. */
+static int open_slot(struct pool *pool, struct fault *fault)
+{
+    if (pool->open)
+        return 0;
+    pthread_mutex_lock(&pool->lock);
+    if (!pool->free) {
+        pool->wanted = SLOTS_AT_ONCE;
+        while (pool->free_count < SLOTS_AT_ONCE && !pool->failed)
+            pthread_cond_wait(&pool->progress, &pool->lock);
+        pool->wanted = 0;
+    }
+    int failed = pool->failed;
+    struct slot *slot = pool->free;
+    if (!failed) {
+        pool->free = slot->next;
+        pool->free_count--;
+        pool->open = slot;
+    }
+    pthread_mutex_unlock(&pool->lock);
+    if (failed)
+        return fault_set(fault, FAULT_CRYPTO, 0);
+    slot->length = 0;
+    if (!slot->data && !(slot->data = malloc(SLOT_SIZE))) {
+        pthread_mutex_lock(&pool->lock);
+        release(pool, slot);
+        pthread_mutex_unlock(&pool->lock);
+        pool->open = NULL;
+        return fault_set(fault, FAULT_MEMORY, 0);
+    }
+    return 0;
+}
+
+int pool_space(struct pool *pool, uint8_t **space, size_t *length, struct fault *fault)
+{
+    if (pool->open && pool->open->length == SLOT_SIZE && publish(pool, 0, fault) < 0)
+        return -1;
+    if (open_slot(pool, fault) < 0)
+        return -1;
+    *space = pool->open->data + pool->open->length;
+    *length = SLOT_SIZE - pool->open->length;
+    return 0;
+}
+
+void pool_advance(struct pool *pool, size_t length)
+{
+    pool->open->length += length;
+    __atomic_store_n(&pool->position, pool->position + length, __ATOMIC_RELAXED);
+}
+
+int pool_write(struct pool *pool, const uint8_t *data, size_t length, struct fault *fault)
+{
+    while (length) {
+        uint8_t *space;
+        size_t room;
+        if (pool_space(pool, &space, &room, fault) < 0)
+            return -1;
+        if (room > length)
+            room = length;
+        memcpy(space, data, room);
+        pool_advance(pool, room);
+        data += room;
+        length -= room;
+    }
+    return 0;
+}
+
+int pool_zeros(struct pool *pool, size_t length, struct fault *fault)
+{
+    while (length) {
+        uint8_t *space;
+        size_t room;
+        if (pool_space(pool, &space, &room, fault) < 0)
+            return -1;
+        if (room > length)
+            room = length;
+        memset(space, 0, room);
+        pool_advance(pool, room);
+        length -= room;
+    }
+    return 0;
+}
+
+int pool_flush(struct pool *pool, struct fault *fault)
+{
+    return pool->open ? publish(pool, 0, fault) : 0;
+}
+
+/* ---- hashing ----------------------------------------------------------- */
+
+int pool_hash_begin(struct pool *pool, struct fault *fault)
+{
+    if (pool->hashing)
+        return fault_set(fault, FAULT_STATE, 0);
+    if (pool_flush(pool, fault) < 0)
+        return -1;
+    pool->hashing = 1;
+    return 0;
+}
+
+/* Make room for the result of the layer at hand. */
+static int reserve_result(struct pool *pool, struct fault *fault)
+{
+    if (pool->ends < pool->result_capacity)
+        return 0;
+    size_t capacity = pool->result_capacity ? pool->result_capacity * 2 : 64;
+    pthread_mutex_lock(&pool->lock);
+    struct result *results = realloc(pool->results, capacity * sizeof *results);
+    if (results) {
+        memset(results + pool->result_capacity, 0,
+               (capacity - pool->result_capacity) * sizeof *results);
+        pool->results = results;
+        pool->result_capacity = capacity;
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return results ? 0 : fault_set(fault, FAULT_MEMORY, 0);
+}
+
+int pool_hash_end(struct pool *pool, size_t *number, struct fault *fault)
+{
+    if (!pool->hashing)
+        return fault_set(fault, FAULT_STATE, 0);
+    if (reserve_result(pool, fault) < 0 || open_slot(pool, fault) < 0 ||
+        publish(pool, 1, fault) < 0)
+        return -1;
+    pool->hashing = 0;
+    *number = pool->ends++;
+    return 0;
+}
+
+int pool_digest(struct pool *pool, size_t number, int wait, uint8_t digest[DIGEST_SIZE],
+                struct fault *fault)
+{
+    if (number >= pool->ends)
+        return fault_set(fault, FAULT_STATE, 0);
+    pthread_mutex_lock(&pool->lock);
+    while (wait && !pool->results[number].known && !pool->failed)
+        pthread_cond_wait(&pool->progress, &pool->lock);
+    int failed = pool->failed, known = pool->results[number].known;
+    if (known)
+        memcpy(digest, pool->results[number].digest, DIGEST_SIZE);
+    pthread_mutex_unlock(&pool->lock);
+    return failed ? fault_set(fault, FAULT_CRYPTO, 0) : known;
+}
