@@ -13,7 +13,7 @@ import posixpath
 from bisect import bisect_left
 
 from stream.archives.bytesource import ByteSource, pieces
-from stream.archives.tarreader import Member, Stated, read_members, stated
+from stream.archives.tarreader import MAX_EXTENSION, Member, Stated, read_members, stated
 from stream.errors import ArchiveError, printable
 
 _LABEL = "tarsum.v1+sha256"
@@ -27,7 +27,7 @@ def tarsum(source: ByteSource) -> str:
     members alone. Raises ArchiveError, also for a tar whose sum is not defined.
     """
     sums = _Sums(source.name)
-    for member in read_members(source, global_members=True):
+    for member in read_members(source, global_members=True, max_name=MAX_EXTENSION):
         checksum = hashlib.sha256(_header(member, stated(member, source)))
         for piece in pieces(source, member.size):
             checksum.update(piece)

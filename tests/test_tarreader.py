@@ -208,3 +208,53 @@ def test_headers_that_cannot_be() -> None:
     for fields in ({"device": (1 << 21, 0)}, {"uid": -1}, {"uid": 1 << 64}, {"uname": b"a\0b"}):
         with pytest.raises((ValueError, OverflowError)):
             encode_header(b"x", 0, 0, 0, typeflag=b"3", **fields)
+
+
+def pax(kind: bytes, records: dict[bytes, bytes]) -> bytes:
+    """An extended header with these records."""
+    data = b"".join(encode_record(key, value) for key, value in records.items())
+    info = tarfile.TarInfo("pax")
+    info.type, info.size = kind, len(data)
+    return info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % 512)
+
+
+FILE = tarfile.TarInfo("x").tobuf(tarfile.USTAR_FORMAT)
+END = bytes(1024)
+
+
+def test_global_headers_cost_nothing_a_member() -> None:
+    """A copy of them for each member would make gigabytes of a tar of kilobytes."""
+    header = pax(tarfile.XGLTYPE, {b"comment": b"c", b"uname": b"u"})
+    first, second = read(header + FILE + FILE + END)
+    assert first.pax is second.pax
+    assert first.pax == {"comment": b"c", "uname": b"u"}
+
+
+def test_global_headers_are_small() -> None:
+    """They count for every member: many, even without values, take all time and memory."""
+    records = {b"key%d" % number: b"" for number in range(10_000)}
+    with pytest.raises(ArchiveError, match="global headers are too large"):
+        read(pax(tarfile.XGLTYPE, records) + FILE + END)
+
+
+@pytest.mark.parametrize("key", [b"path", b"linkpath"])
+def test_names_longer_than_any_path(key: bytes) -> None:
+    """No system can make them, and each takes time and memory by its many parents."""
+    with pytest.raises(ArchiveError, match="a/…: a name of 4097 bytes"):
+        read(pax(tarfile.XHDTYPE, {key: b"a/" * 2048 + b"a"}) + FILE + END)
+    assert read(pax(tarfile.XHDTYPE, {key: b"a/" * 2048}) + FILE + END)
+
+
+@pytest.mark.parametrize("key", [b"size", b"uid", b"gid"])
+@pytest.mark.parametrize("value", [b"1_0", b" 10", b"10 ", b"+-1", b""])
+def test_numbers_that_python_alone_reads(key: bytes, value: bytes) -> None:
+    """What Docker refuses would be called sound, or be read as another archive."""
+    with pytest.raises(ArchiveError, match="no number"):
+        read(pax(tarfile.XHDTYPE, {key: value}) + FILE + END)
+
+
+def test_single_block_of_zeros() -> None:
+    """Who goes on behind it sees other members than who stops there; Docker refuses it."""
+    with pytest.raises(ArchiveError, match="behind a block of zeros"):
+        read(FILE + bytes(512) + FILE + END)
+    assert len(read(FILE + bytes(512))) == 1

@@ -19,6 +19,8 @@ from stream.errors import ArchiveError, printable
 
 BLOCK = 512
 MAX_EXTENSION = 1 << 20  # bytes of a pax header, or of a GNU long name
+MAX_GLOBALS = 1 << 12  # bytes of all global headers: they are part of every member
+MAX_NAME = 1 << 12  # bytes of a name or a link's target; no path in Linux is longer
 MAX_SIZE = 1 << 62
 
 FILE, HARD_LINK, LINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = (b"%d" % n for n in range(7))
@@ -34,6 +36,7 @@ _EXTENSIONS = frozenset({_PAX, GLOBAL, _GNU_NAME, _GNU_LINK})
 _FIELDS = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
 _CHECKSUM, _TYPEFLAG = slice(148, 156), slice(156, 157)
 _MAGIC, _GNU_MAGIC = b"ustar\x00", b"ustar  \x00"
+_SHOWN = 80  # bytes of a name that is too long
 
 
 @dataclass(slots=True)
@@ -70,8 +73,11 @@ class Stated(NamedTuple):
     device: tuple[int, int]
 
 
-def read_members(source: ByteSource, *, global_members: bool = False) -> Iterator[Member]:
-    """The members of the tar in `source`, in order.
+def read_members(
+    source: ByteSource, *, global_members: bool = False, max_name: int = MAX_NAME
+) -> Iterator[Member]:
+    """The members of the tar in `source`, in order, whose names and link targets have
+    at most `max_name` bytes.
 
     With `global_members`, a global extended header is a member as well, of the type
     GLOBAL, with nothing but a name and records; these reach no other member.
@@ -92,6 +98,10 @@ def read_members(source: ByteSource, *, global_members: bool = False) -> Iterato
             extensions.read(member)
             continue
         extensions.apply(member)
+        for name in (member.name, member.link):
+            if len(name) > max_name:
+                shown = printable(name[:_SHOWN])
+                raise ArchiveError(source.name, f"{shown}…: a name of {len(name)} bytes")
         size, end = member.size, member.offset + member.size
         yield member
         if source.position > end:
@@ -103,13 +113,16 @@ def read_members(source: ByteSource, *, global_members: bool = False) -> Iterato
 
 
 def _next_block(source: ByteSource) -> bytes | None:
-    """The next header, or None at the end: zeros, or nothing at all."""
+    """The next header, or None at the end: two blocks of zeros, or nothing at all."""
     block = source.read(BLOCK)
     if len(block) != BLOCK:
         if block:
             raise ArchiveError(source.name, "is cut short")
         return None
     if not block[0] and not any(block):
+        # Some tools go on behind a single one, some stop, some refuse it.
+        if any(source.read(BLOCK)):
+            raise ArchiveError(source.name, "goes on behind a block of zeros, its end")
         return None
     return block
 
@@ -238,8 +251,9 @@ class _Extensions:
         if header.typeflag == _PAX:
             self._records = _records(data, source)
         elif header.typeflag == GLOBAL:
-            self._globals.update(_records(data, source))
-            if sum(map(len, self._globals.values())) > MAX_EXTENSION:
+            # Anew, never changed: members have it.
+            self._globals = {**self._globals, **_records(data, source)}
+            if sum(len(key) + len(value) for key, value in self._globals.items()) > MAX_GLOBALS:
                 raise ArchiveError(source.name, "its global headers are too large")
         elif header.typeflag == _GNU_NAME:
             self._name = _text(data)
@@ -250,7 +264,8 @@ class _Extensions:
         """Let what was read have its way with `member`, and forget it."""
         member.name = self._name or member.name
         member.link = self._link or member.link
-        _apply(member, {**self._globals, **self._records}, self._source)
+        records = {**self._globals, **self._records} if self._records else self._globals
+        _apply(member, records, self._source)
         self._records, self._name, self._link = {}, b"", b""
 
     def end(self) -> None:
@@ -268,11 +283,11 @@ def _apply(member: Member, records: dict[str, bytes], source: ByteSource) -> Non
         if member.name.endswith(b"/") and member.header[_TYPEFLAG] == _OLD_FILE:
             member.typeflag, member.size = DIRECTORY, 0
         if "size" in records and member.typeflag == FILE:
-            member.size = int(records["size"])
+            member.size = _decimal(records["size"])
         if "uid" in records:
-            member.uid = int(records["uid"])
+            member.uid = _decimal(records["uid"])
         if "gid" in records:
-            member.gid = int(records["gid"])
+            member.gid = _decimal(records["gid"])
         if "uname" in records:
             member.uname = records["uname"]
         if "gname" in records:
@@ -294,6 +309,13 @@ def _apply(member: Member, records: dict[str, bytes], source: ByteSource) -> Non
         )
     if b"\0" in member.name or b"\0" in member.link:
         raise ArchiveError(source.name, f"{printable(member.name)}: has a NUL in its name")
+
+
+def _decimal(text: bytes) -> int:
+    # int() takes spaces and underscores as well, which other readers refuse.
+    if not text.removeprefix(b"-").isdigit():
+        raise ValueError(text)
+    return int(text)
 
 
 def _finite(text: bytes) -> float:

@@ -16,7 +16,6 @@ from stream.archives.tarreader import DIRECTORY, HARD_LINK, LINK, Member
 from stream.errors import ArchiveError, printable
 
 MAX_ENTRIES = 1 << 22
-MAX_NAME = 1 << 14  # bytes
 MAX_LINKS = 40  # followed for one name, as Linux does
 
 _WHITEOUT, _OPAQUE = b".wh.", b".wh..wh..opq"
@@ -97,8 +96,6 @@ class _Tree:
         self._count += 1
         if self._count > MAX_ENTRIES:
             raise ArchiveError(self._where, f"more than {MAX_ENTRIES} entries")
-        if len(name) > MAX_NAME:
-            raise self._error(name[:80], f"a name of {len(name)} bytes")
         parts = parts_of(name)
         if b".." in parts:
             raise self._error(name, "a name that leaves the root")
