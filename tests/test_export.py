@@ -285,6 +285,26 @@ def test_hostile_layers(tmp_path: Path, case: str) -> None:
     assert len(str(caught.value)) < 400
 
 
+ENDLESS: dict[str, tuple[list[Entry], str]] = {
+    "directories without an entry": (
+        [(f"{number}/" + "a/" * 2000 + "x", b"") for number in range(40)],
+        "too many directories",
+    ),
+    "long ways through links": (
+        [("d", link("a/" * 2000)), *((f"d/{number}", b"") for number in range(200))],
+        "too long",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ENDLESS)
+def test_layers_that_ask_for_too_much(tmp_path: Path, case: str) -> None:
+    """An archive of kilobytes would take gigabytes of memory, or days."""
+    entries, reason = ENDLESS[case]
+    with pytest.raises(ArchiveError, match=reason):
+        root_of([entries], tmp_path)
+
+
 @pytest.mark.parametrize("compressor", ["plain", "zstd", "zstd-seekable"])
 @pytest.mark.parametrize("fault", ["content", "cut"])
 def test_layers_that_lie(stream_image: Run, tmp_path: Path, fault: str, compressor: str) -> None:

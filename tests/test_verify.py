@@ -734,3 +734,13 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
         command = [COMMAND[0], "-c", program, verb, str(path)]
         done = subprocess.run(command, capture_output=True, check=True)
         assert int(done.stdout.split()[-1]) < 100_000
+
+
+def test_names_with_many_parents() -> None:
+    """Each parent is remembered: an archive of kilobytes would take gigabytes of memory."""
+    names = [f"{number}/" + "a/" * 2000 + "x" for number in range(200)]
+    found: list[str] = []
+    layer = StreamBytes(io.BytesIO(layer_tar(dict.fromkeys(names, b""))), "x")
+    entries = check_layer(layer, lambda rule, message: found.append(f"{rule}: {message}"))
+    assert found == ["too-many-entries: too many long names: the rest is not checked"]
+    assert entries < len(names)

@@ -291,8 +291,8 @@ class _Output:
         """Write directories in which nothing is, and the trailer. Returns the numbers
         of entries and bytes.
         """
-        while self._directories:
-            self._write_directory(next(iter(self._directories)))
+        for path in list(self._directories):
+            self._write_directory(path)
         return self._entries, self._writer.finish()
 
     def _write(self, member: Member, paths: list[bytes], source: ByteSource) -> None:

@@ -16,7 +16,9 @@ from stream.archives.tarreader import DIRECTORY, HARD_LINK, LINK, Member
 from stream.errors import ArchiveError, printable
 
 MAX_ENTRIES = 1 << 22
+MAX_IMPLIED = 1 << 26  # bytes of the names of directories that have no entry
 MAX_LINKS = 40  # followed for one name, as Linux does
+MAX_STEPS = 1 << 26  # through links, for all names
 
 _WHITEOUT, _OPAQUE = b".wh.", b".wh..wh..opq"
 _AUFS = b".wh..wh."  # what one of docker's old storage drivers kept for itself
@@ -73,17 +75,20 @@ class _Tree:
         self.root = Directory()
         self._where = ""
         self._count = 0
+        self._implied = 0
+        self._steps = 0
         self._number = 0
         self._listing = Listing()
 
     def add(self, number: int, listing: Listing, name: str) -> None:
         self._number, self._listing, self._where = number, listing, name
-        names = [self._parts(name) for name, _, _ in listing.entries]
         # Wherever they stand in the layer, they hide what is below it.
-        for parts in names:
+        for path, _, _ in listing.entries:
+            parts = self._parts(path)
             if parts and parts[-1].startswith(_WHITEOUT):
                 self._hide(parts)
-        for index, (parts, entry) in enumerate(zip(names, listing.entries, strict=True)):
+        for index, entry in enumerate(listing.entries):
+            parts = parts_of(entry[0])
             if not parts:
                 self.root.member = listing.directories.get(index, self.root.member)
             elif not parts[-1].startswith(_WHITEOUT) and not _is_aufs(parts):
@@ -146,6 +151,10 @@ class _Tree:
                     return self._through_link(parts, depth, child[1], name)
                 child = directory.children[part] = Directory()
                 self._count += 1
+                # One name can ask for thousands, each with a name of thousands of bytes.
+                self._implied += sum(map(len, parts[: depth + 1])) + depth
+                if self._implied > MAX_IMPLIED:
+                    raise self._error(name[:80], "too many directories without an entry")
             directory = child
         return directory
 
@@ -163,6 +172,9 @@ class _Tree:
             if link.startswith(b"/"):
                 path = []
             while rest:
+                self._steps += len(path) + len(rest)
+                if self._steps > MAX_STEPS:
+                    raise self._error(name[:80], "the way through links is too long")
                 if rest[0] == b"..":
                     path, rest = path[:-1], rest[1:]
                     continue

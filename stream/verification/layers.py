@@ -15,6 +15,7 @@ from stream.archives.tarreader import Member
 from stream.errors import printable
 
 MAX_ENTRIES = 1 << 22
+MAX_NAMES = 1 << 29  # bytes of paths, and of the paths above them
 
 Report = Callable[[str, str], None]  # rule, message
 
@@ -28,6 +29,9 @@ def check_layer(content: ByteSource, report: Report) -> int:
         layer.add(member)
         if layer.entries >= MAX_ENTRIES:
             report("too-many-entries", f"more than {MAX_ENTRIES} entries: the rest is not checked")
+            break
+        if layer.names > MAX_NAMES:
+            report("too-many-entries", "too many long names: the rest is not checked")
             break
     layer.end()
     return layer.entries
@@ -55,6 +59,7 @@ class _Layer:
 
     def __init__(self, report: Report) -> None:
         self.entries = 0
+        self.names = 0  # bytes
         self._report = report
         self._paths: dict[bytes, bytes] = {}  # and the type of what is there
         self._absolute: set[bytes] = set()  # those of them that were written with it
@@ -78,6 +83,7 @@ class _Layer:
         if member.typeflag == tarreader.HARD_LINK:
             self._check_hard_link(path, member, shown)
         self._paths.setdefault(path, member.typeflag)
+        self.names += len(path)
 
     def _check_repetition(self, path: bytes, member: Member, shown: str) -> None:
         absolute = member.name.startswith(b"/")
@@ -98,6 +104,7 @@ class _Layer:
             if parent in self._parents:
                 return
             self._parents.add(parent)
+            self.names += at
             kind = self._paths.get(parent, tarreader.DIRECTORY)
             if kind == tarreader.LINK:
                 self._report(
