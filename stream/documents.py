@@ -87,7 +87,10 @@ def _kept_history(
     """The base's own history, then ours. One that does not tell of as many layers
     as there are (some tools write none) says nothing: it is written anew.
     """
-    kept = [entry for entry in base.get("history") or () if isinstance(entry, dict)]
+    theirs = base.get("history")
+    kept = [
+        entry for entry in (theirs if isinstance(theirs, list) else ()) if isinstance(entry, dict)
+    ]
     if sum(not entry.get("empty_layer") for entry in kept) != layer_count:
         return list(history)
     return [*kept, *history[layer_count:]]

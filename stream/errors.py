@@ -11,18 +11,17 @@ from typing import NamedTuple
 
 def printable(name: bytes) -> str:
     """`name` as text on one line: what is not printable UTF-8 stands escaped."""
-    text = name.decode("utf-8", "surrogateescape")
+    return one_line(name.decode("utf-8", "surrogateescape"))
+
+
+def one_line(text: str) -> str:
+    """`text` with what is not printable escaped, so that it stays on its line."""
     return "".join(
         char
         if char.isprintable()
         else (f"\\x{ord(char) - 0xDC00:02x}" if "\udc80" <= char <= "\udcff" else repr(char)[1:-1])
         for char in text
     )
-
-
-def one_line(text: str) -> str:
-    """`text` with what is not printable escaped, so that it stays on its line."""
-    return printable(text.encode("utf-8", "surrogateescape"))
 
 
 class StreamImageError(Exception):

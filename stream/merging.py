@@ -59,8 +59,8 @@ def merge(
     given: set[Digest] = set()
     for archive, images in inputs:
         plan.append((archive, []))
+        check_listing(archive.name, *images)
         for image in images:
-            check_listing(archive.name, image)
             found.add(image, observer)
             for layer in image.layers:
                 if layer.diff_id not in given:

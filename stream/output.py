@@ -110,10 +110,11 @@ def output_file(path: str) -> Iterator[int]:
         if beside is not None:
             with suppress(OSError):
                 os.unlink(beside)
+        # Another's file has one name, the two of a renaming are ours.
         if (
             isinstance(error, OSError)
             and not isinstance(error, OutputError)
-            and error.filename is None
+            and (error.filename is None or error.filename2 is not None)
         ):
             raise _failed(path, error) from error
         raise

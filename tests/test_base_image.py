@@ -13,9 +13,10 @@ import handmade
 import orjson
 import pytest
 import pyzstd
-from handmade import Base, digest, layer_tar, link
+from handmade import Base, digest, layer_tar, link, tar_of
 
 import stream
+from stream.archives.images import open_archive
 from stream.errors import ArchiveError, ConfError, DigestMismatch
 
 Build = Callable[..., tuple[dict[str, bytes], dict[str, Any], stream.Image]]
@@ -205,6 +206,9 @@ def test_history(build: Build) -> None:
     assert len(config["history"]) == 5
     _, config, _ = build(Base(layers=LAYERS).docker_archive(), base_history="keep")
     assert len(config["history"]) == 4, "a base without history has none to keep"
+    odd: Any = 5
+    _, config, _ = build(Base(layers=LAYERS, history=odd).docker_archive(), base_history="keep")
+    assert len(config["history"]) == 4, "nor has one whose history is no list"
 
 
 def test_three_deep(build: Build, tmp_path: Path) -> None:
@@ -377,6 +381,35 @@ def test_layer_that_is_another(build: Build, outer: str) -> None:
     stored = [LAYERS[0], LAYERS[2], LAYERS[1]]
     with pytest.raises(DigestMismatch, match=r"1/layer\.tar"):
         build(handmade.COMPRESSORS[outer](BASE.docker_archive(stored=stored)))
+
+
+@pytest.mark.parametrize("name", ["\\ud800", "a\\u0000b"])
+@pytest.mark.parametrize("kind", ["tar", "directory"])
+def test_names_that_no_file_has(tmp_path: Path, kind: str, name: str) -> None:
+    """JSON can name what no member and no file can be called."""
+    path = tmp_path / "image"
+    manifest = f'[{{"Config": "{name}", "Layers": []}}]'.encode()
+    if kind == "tar":
+        path.write_bytes(tar_of([("manifest.json", manifest)]))
+    else:
+        path.mkdir()
+        (path / "manifest.json").write_bytes(manifest)
+    with pytest.raises(ArchiveError, match=r"is missing|no file has") as caught:
+        open_archive(str(path))
+    assert str(caught.value).isprintable()
+
+
+def test_config_that_many_images_share(tmp_path: Path) -> None:
+    """Parsed for each, one of some megabytes would take all memory."""
+    members, item = BASE.docker_members()
+    manifest = json.dumps([item] * 3).encode()
+    path = tmp_path / "image"
+    path.write_bytes(tar_of([*members, ("manifest.json", manifest)]))
+    with open_archive(str(path)) as archive:
+        first, *others = archive.images
+        assert len(others) == 2
+        assert all(image.document is first.document for image in others)
+        assert all(image.config is first.config for image in others)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from support import BALLAST, COMMAND, MIB, Run, Store, leftovers, members
 from stream.compression import CHOICES, Compression, compressed, for_name, parse
 from stream.compression.codecs import CODECS as CODECS_BY_NAME
 from stream.compression.pump import Pump
+from stream.compression.workers import in_order
 from stream.errors import OutputError, ReaderClosedError, UsageError
 
 CODECS = [name for name in CHOICES if name != "none"]
@@ -521,3 +522,13 @@ def test_command_to_a_full_disk(store: Store) -> None:
         done = command(store.conf(["one"]), "--compress", codec, "-o", "/dev/full")
         assert done.returncode == 1
         assert b"cannot write the image: No space left on device\n" in done.stderr
+
+
+def test_worker_that_cannot_begin() -> None:
+    """Without memory for a compressor there is an error, not a wait for its results."""
+
+    def worker() -> Callable[[int], int]:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        list(in_order(worker, range(3), 2))

@@ -98,3 +98,22 @@ def test_compressed_output(inputs: list[str], stream_image: Run, tmp_path: Path)
     out = tmp_path / "out.tar.zst"
     assert stream_image("merge", *inputs, "-o", str(out)).returncode == 0
     assert len(_read(pyzstd.decompress(out.read_bytes()))[0]) == 3
+
+
+def test_one_member_as_two_layers(stream_image: Run, tmp_path: Path) -> None:
+    """Images that disagree about a member's diff_id are an archive's fault, not ours."""
+    other = Base(layers=ONE.layers).document()
+    other["rootfs"]["diff_ids"][0] = digest(b"another")
+    members, item = ONE.docker_members()
+    config = json.dumps(other).encode()
+    items = [item, {**item, "Config": "other.json", "RepoTags": ["other:1"]}]
+    manifest = json.dumps(items).encode()
+    path = tmp_path / "image.tar"
+    path.write_bytes(
+        handmade.tar_of([*members, ("other.json", config), ("manifest.json", manifest)])
+    )
+    done = stream_image("merge", str(path))
+    assert done.returncode == 1
+    assert done.stderr.decode().splitlines() == [
+        f"stream-image: {path}: 0/layer.tar: is listed with two diff_ids"
+    ]

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from support import COMMAND, Store, leftovers, members
 
+from stream.errors import OutputError
+from stream.output import output_file
+
 
 @pytest.fixture
 def conf(tmp_path: Path) -> Path:
@@ -124,3 +127,11 @@ def test_failure_leaves_nothing(conf: Path, tmp_path: Path) -> None:
     before = leftovers(tmp_path)
     assert _run(conf, "-o", tmp_path / "image.tar").returncode == 1
     assert leftovers(tmp_path) == before
+
+
+def test_target_that_cannot_be_replaced(tmp_path: Path) -> None:
+    """A mount point, another's file in a sticky directory: known only at the end, still no bug."""
+    path = tmp_path / "image.tar"
+    with pytest.raises(OutputError, match=r"image\.tar: cannot be written"), output_file(str(path)):
+        path.mkdir()
+    assert leftovers(tmp_path) == ["image.tar"]

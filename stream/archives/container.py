@@ -398,7 +398,10 @@ class Directory:
         self._root = os.path.realpath(_encoded(path))
 
     def _path(self, name: str) -> bytes:
-        path = os.path.realpath(os.path.join(self._root, _encoded(name)))
+        try:
+            path = os.path.realpath(os.path.join(self._root, _encoded(name)))
+        except ValueError:
+            raise ArchiveError(where(self.name, name), "a name that no file has") from None
         if os.path.commonpath([path, self._root]) != self._root:
             raise ArchiveError(where(self.name, name), "a name that leaves the directory")
         return path

@@ -22,7 +22,8 @@ from stream.reference import IMAGE_NAME, REF_NAME, qualified
 
 MAX_DEPTH = 200
 MAX_LAYERS = 10_000
-MAX_IMAGES = 1000  # each costs the parsing of documents, which many can share
+MAX_IMAGES = 1000
+MAX_CONFIGS = 1 << 26  # bytes of configs, which become objects of ten times the size
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 
 INDEX_TYPES = frozenset(
@@ -132,6 +133,8 @@ class _Reader:
     def __init__(self, container: Container) -> None:
         self._container = container
         self._descriptors = 0  # met in indexes
+        self._configs: dict[bytes, tuple[bytes, dict[str, Any], list[Digest]]] = {}
+        self._config_bytes = 0
 
     def _error(self, member: str, reason: str) -> ArchiveError:
         return ArchiveError(where(self._container.name, member), reason)
@@ -179,8 +182,13 @@ class _Reader:
             raise self._error(name, "is no JSON object")
         return value
 
-    def _config(self, name: str, data: bytes) -> tuple[dict[str, Any], list[Digest]]:
-        """A config parsed, and its diff_ids."""
+    def _config(self, name: str, data: bytes) -> tuple[bytes, dict[str, Any], list[Digest]]:
+        """A config, the same parsed, and its diff_ids. Many images can share one."""
+        if (known := self._configs.get(data)) is not None:
+            return known
+        self._config_bytes += len(data)
+        if self._config_bytes > MAX_CONFIGS:
+            raise self._error(name, f"more than {MAX_CONFIGS} bytes of configs")
         document = self._object(name, self._json(name, data))
         rootfs = self._get(name, document, "rootfs", dict)
         diff_ids = self._get(name, rootfs, "diff_ids", list, [])
@@ -191,7 +199,8 @@ class _Reader:
                 )
         if len(diff_ids) > MAX_LAYERS:
             raise self._error(name, f"has {len(diff_ids)} layers, at most {MAX_LAYERS} are read")
-        return document, diff_ids
+        self._configs[data] = data, document, diff_ids
+        return self._configs[data]
 
     def _check_count(self, name: str, layers: list[Any], diff_ids: list[Digest]) -> None:
         if len(layers) != len(diff_ids):
@@ -214,8 +223,7 @@ class _Reader:
 
     def _docker_image(self, name: str, item: dict[str, Any]) -> ArchiveImage:
         config_name = self._get(name, item, "Config", str)
-        config = self._bytes(config_name)
-        document, diff_ids = self._config(config_name, config)
+        config, document, diff_ids = self._config(config_name, self._bytes(config_name))
         names = self._get(name, item, "Layers", list, [])
         self._check_count(name, names, diff_ids)
         layers = []
@@ -278,8 +286,9 @@ class _Reader:
     def _oci_image(
         self, name: str, manifest: dict[str, Any], tags: tuple[str, ...]
     ) -> ArchiveImage:
-        config_name, config = self._descriptor(name, self._get(name, manifest, "config", dict))
-        document, diff_ids = self._config(config_name, config)
+        described = self._descriptor(name, self._get(name, manifest, "config", dict))
+        config_name, _ = described
+        config, document, diff_ids = self._config(*described)
         descriptors = self._get(name, manifest, "layers", list, [])
         self._check_count(name, descriptors, diff_ids)
         layers = []

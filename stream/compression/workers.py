@@ -28,10 +28,11 @@ def in_order(
     running = 0
 
     def work() -> None:
-        function = worker()
+        function = None
         while (job := jobs.get()) is not None:
             item, answer = job
             try:
+                function = function or worker()
                 answer.put(function(item))
             except BaseException as error:  # noqa: BLE001 — raised again in oldest()
                 answer.put(error)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import Any, Self
 
 from stream.archives.bytesource import ByteSource, FileBytes, pieces, read_exactly
@@ -304,9 +305,9 @@ def without_held(conf: ImageConf) -> ImageConf:
         return base.without_held(conf)
 
 
-def check_listing(archive_name: str, image: ArchiveImage) -> None:
-    """Raise ArchiveError for an image that gives one member two diff_ids."""
+def check_listing(archive_name: str, *images: ArchiveImage) -> None:
+    """Raise ArchiveError for images of one archive that give one member two diff_ids."""
     blobs: dict[Blob, Digest] = {}
-    for layer in image.layers:
+    for layer in chain.from_iterable(image.layers for image in images):
         if blobs.setdefault(layer.blob, layer.diff_id) != layer.diff_id:
             raise ArchiveError(f"{archive_name}: {layer.name}", "is listed with two diff_ids")

@@ -32,6 +32,7 @@ from stream.verification.scan import Link, Members, Stored
 MANIFEST, INDEX = "manifest.json", "index.json"
 DOCKER_LIMIT, OVERLAY_LIMIT = 125, 128  # layers
 MAX_INDEXES = 4  # one in another
+MAX_PARSED = 1 << 27  # bytes of JSON; what many images share is parsed for each
 
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 _CONFIG_NAME = re.compile(r"([0-9a-f]{64})(?:\.json)?")
@@ -70,6 +71,7 @@ class Documents:
         self._readers = ALL  # of the documents at hand
         self._indexes: set[str] = set()  # that were looked at
         self._descriptors = 0  # met in them
+        self._parsed = 0
 
     @property
     def has_manifest(self) -> bool:
@@ -149,8 +151,11 @@ class Documents:
         """The document in `stored`, which must be a `kind`, else None."""
         if stored is None:
             return None
-        if stored.document is None:
-            self._note("document", stored.name, f"is no JSON, or too large ({stored.size} bytes)")
+        self._parsed += len(stored.document or b"")
+        if stored.document is None or self._parsed > MAX_PARSED:
+            one = f"is no JSON, or too large ({stored.size} bytes)"
+            all_of_them = f"more than {MAX_PARSED} bytes of JSON are to be looked at"
+            self._note("document", stored.name, all_of_them if stored.document else one)
             return None
         try:
             value = json.loads(stored.document.decode())
