@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 from typing import Any
 
@@ -25,7 +26,10 @@ def say_text(text: str) -> None:
     with standard_output() as fd:
         try:
             while data:
-                data = data[os.write(fd, data) :]
+                try:
+                    data = data[os.write(fd, data) :]
+                except BlockingIOError:  # others have made it non-blocking
+                    select.select([], [fd], [])
         except BrokenPipeError as error:
             raise ReaderClosedError(error.errno, "the reader closed the pipe") from error
         except OSError as error:

@@ -421,10 +421,14 @@ def split_archive(text: str) -> tuple[str, str | None]:
     a file, whatever colons are in its name.
     """
     at = -1
-    while not os.path.lexists(text.encode()) and (at := text.find(":", at + 1)) >= 0:
-        if os.path.lexists(text[:at].encode()):
+    while not _exists(text) and (at := text.find(":", at + 1)) >= 0:
+        if _exists(text[:at]):
             return text[:at], text[at + 1 :]
     return text, None
+
+
+def _exists(path: str) -> bool:
+    return os.path.lexists(path.encode("utf-8", "surrogateescape"))
 
 
 def _no_archive(path: str) -> str | None:

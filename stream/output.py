@@ -28,7 +28,7 @@ def _failed(path: str, error: OSError) -> OutputError:
 
 
 # Names of descriptors of our own: what they lead to can be anything, even deleted.
-_DESCRIPTORS = re.compile(r"/dev/stdout|/dev/stderr|(?:/dev|/proc/self)/fd/(\d+)", re.ASCII)
+_DESCRIPTORS = re.compile(r"/dev/stdout|/dev/stderr|(?:/dev|/proc/self)/fd/(\d{1,9})", re.ASCII)
 
 
 def _own_descriptor(path: str) -> int | None:

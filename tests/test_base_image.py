@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import struct
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -468,6 +469,14 @@ def test_bad_seek_table(build: Build) -> None:
     data[-20:-4] = os.urandom(16)
     with pytest.raises(ArchiveError, match=r"seek table|not whole"):
         build(bytes(data))
+
+
+def test_bomb_with_a_seek_table(build: Build) -> None:
+    """What is refused when it is read from the front must not pass by position."""
+    frame = pyzstd.compress(BASE.docker_archive())
+    table = struct.pack("<II", len(frame), 1 << 31) + struct.pack("<IBI", 1, 0, 0x8F92EAB1)
+    with pytest.raises(ArchiveError, match="a bomb"):
+        build(frame + struct.pack("<II", 0x184D2A5E, len(table)) + table)
 
 
 @pytest.mark.parametrize("count", [125, 126])

@@ -1,5 +1,6 @@
 """`stream-image inspect`, held against what tarfile and hashlib say of the same bytes."""
 
+import fcntl
 import gzip
 import hashlib
 import io
@@ -9,6 +10,8 @@ import random
 import subprocess
 import sys
 import tarfile
+import termios
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -492,3 +495,47 @@ def test_stores_are_counted_not_kept(tmp_path: Path) -> None:
     (layer,) = inspect(str(path), ignored).images[0].layers
     assert layer.entries == 3000
     assert layer.store_paths == (f"/nix/store/{GLIBC}",)
+
+
+def _pending(fd: int) -> int:
+    """Bytes that wait in a pipe."""
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+def test_non_blocking_standard_streams() -> None:
+    """Shells and editors hand such on: to be waited for, as the image's writer does."""
+    config = {"Env": [f"V{number}={'x' * 50}" for number in range(3000)]}
+    archive = Base(layers=[layer_tar({"a": b""})], config=config).docker_archive()
+    (read_in, write_in), (read_out, write_out) = os.pipe(), os.pipe()
+    os.set_blocking(read_in, False)
+    os.set_blocking(write_out, False)
+    with subprocess.Popen(
+        [*COMMAND, "inspect", "--json", "-"], stdin=read_in, stdout=write_out, stderr=-1
+    ) as process:
+        with open(write_in, "wb", buffering=0) as file:
+            file.write(archive[:1000])
+            while _pending(read_in) and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(0.2)  # now it has nothing to read
+            os.close(read_in)
+            if process.poll() is None:
+                file.write(archive[1000:])
+        os.close(write_out)
+        while _pending(read_out) < 60_000 and process.poll() is None:
+            time.sleep(0.01)
+        with open(read_out, "rb") as file:
+            said = file.read()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert json.loads(said)["images"][0]["config"] == config
+
+
+@pytest.mark.parametrize("verb", ["inspect", "export", "merge"])
+def test_name_that_is_no_text(tmp_path: Path, verb: str) -> None:
+    """A file can be called anything; with or without a tag behind it."""
+    path = os.fsencode(tmp_path) + b"/\xff.tar"
+    with open(path, "wb") as file:
+        file.write(Base(layers=[layer_tar({"a": b""})], tags=["a:1"]).docker_archive())
+    for name in (path, path + b":a:1"):
+        done = subprocess.run([*COMMAND, verb, name], capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr

@@ -95,7 +95,9 @@ def test_standard_output_without_a_name(conf: Path, tmp_path: Path) -> None:
     assert leftovers(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", ["", ".", "no-such/image.tar", "file/image.tar", "new/", "loop"])
+@pytest.mark.parametrize(
+    "name", ["", ".", "no-such/image.tar", "file/image.tar", "new/", "loop", "/dev/fd/9999999999"]
+)
 def test_impossible_targets(conf: Path, tmp_path: Path, name: str) -> None:
     """Without it a target that cannot be would be found out after the last byte, or a directory's
     name become a file's.

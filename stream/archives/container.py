@@ -349,6 +349,7 @@ class SeekableTar(PlainTar):
             self._zstd = pyzstd.SeekableZstdFile(file)
         except pyzstd.SeekableFormatError as error:
             raise ArchiveError(name, f"its seek table is not whole: {error}") from error
+        Budget(lambda: os.fstat(fd).st_size).take(self._zstd.seek(0, os.SEEK_END), name)
         super().__init__(fd, name, peruse)
 
     def _source(self) -> ByteSource:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -57,11 +58,19 @@ class Sequential:
 
     def _read(self, count: int) -> bytes:
         try:
-            data = os.read(self._fd, count)
+            data = self._read_when_ready(count)
         except OSError as error:
             raise ArchiveError(self.name, f"cannot be read: {error.strerror}") from error
         self.count += len(data)
         return data
+
+    def _read_when_ready(self, count: int) -> bytes:
+        # A descriptor that is shared with others can be non-blocking.
+        while True:
+            try:
+                return os.read(self._fd, count)
+            except BlockingIOError:
+                select.select([self._fd], [], [])
 
 
 class SequentialTar(CompressedTar):
