@@ -85,8 +85,8 @@ def output_file(path: str) -> Iterator[int]:
     """
     descriptor = _own_descriptor(path)
     special = descriptor is not None or _is_special(path)
-    target = os.path.realpath(path)
     try:
+        target = os.path.realpath(path)
         if descriptor is not None:
             fd, beside = os.dup(descriptor), None
         elif special:

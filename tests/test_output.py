@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support import COMMAND, Store, leftovers, members
 
+import stream
 from stream.errors import OutputError
 from stream.output import output_file
 
@@ -137,3 +138,15 @@ def test_target_that_cannot_be_replaced(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"image\.tar: cannot be written"), output_file(str(path)):
         path.mkdir()
     assert leftovers(tmp_path) == ["image.tar"]
+
+
+def test_current_directory_that_is_gone(conf: Path, tmp_path: Path) -> None:
+    """A relative name leads nowhere then, which is no bug of ours."""
+    (tmp_path / "gone").mkdir()
+    done = subprocess.run(
+        ["sh", "-c", 'rmdir "$PWD" && exec "$@"', "sh", *COMMAND, str(conf), "-o", "image.tar"],
+        cwd=tmp_path / "gone", env={**os.environ, "PYTHONPATH": str(Path(stream.__file__).parents[1])},
+        stderr=subprocess.PIPE, check=False, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == b"stream-image: image.tar: cannot be written: No such file or directory\n"
