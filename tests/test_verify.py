@@ -744,3 +744,16 @@ def test_names_with_many_parents() -> None:
     entries = check_layer(layer, lambda rule, message: found.append(f"{rule}: {message}"))
     assert found == ["too-many-entries: too many long names: the rest is not checked"]
     assert entries < len(names)
+
+
+def test_keys_that_differ_in_case(check: Callable[..., Any]) -> None:
+    """Docker, to which they are one, would load another image than the one that was verified."""
+    other = Base(layers=LAYERS[:1], config={"Cmd": ["other"]}).document()
+
+    def change(members: Members, item: dict[str, Any]) -> None:
+        members.append(("other.json", json.dumps(other).encode()))
+        item |= {"config": "other.json", "layers": item["Layers"][:1]}
+
+    assert check(docker(change)) == {"two-opinions"}
+    labels = {"Labels": {"a": "1", "A": "2"}}
+    assert check(Base(layers=LAYERS, config=labels).docker_archive()) == set()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,11 @@ _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 _CONFIG_NAME = re.compile(r"([0-9a-f]{64})(?:\.json)?")
 _BLOB_NAME = re.compile(r"blobs/sha256/([0-9a-f]{64})")
 _KINDS: dict[type, str] = {dict: "object", list: "list", str: "string"}
+# Of all documents; other keys, such as labels', may differ in case alone.
+_KEYS = frozenset(
+    ["architecture", "config", "diff_ids", "digest", "history", "layers", "manifests", "mediatype"]
+    + ["os", "repotags", "rootfs", "size"]
+)
 _MEDIA_TYPES = {"+gzip": "gzip", ".gzip": "gzip", "+zstd": "zstd", ".tar": None, "+bzip2": "bzip2"}
 
 
@@ -158,7 +163,7 @@ class Documents:
             self._note("document", stored.name, all_of_them if stored.document else one)
             return None
         try:
-            value = json.loads(stored.document.decode())
+            value = json.loads(stored.document.decode(), object_pairs_hook=self._object(stored))
         except RecursionError:
             self._note("document", stored.name, "is nested too deep")
             return None
@@ -169,6 +174,22 @@ class Documents:
             self._note("document", stored.name, f"is no JSON {_kind(kind)}")
             return None
         return value
+
+    def _object(self, stored: Stored) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+        """Makes an object of its pairs, and notes those of which consumers, to whom case
+        does not matter, see another one.
+        """
+
+        def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            seen: set[str] = set()
+            for key, _ in pairs:
+                if (folded := key.lower()) in seen:
+                    self._note("two-opinions", stored.name, f"has {key} twice, but for case")
+                if folded in _KEYS:
+                    seen.add(folded)
+            return dict(pairs)
+
+        return made
 
     def _get(self, name: str, document: dict[str, Any], key: str, kind: type) -> Any:
         """`document[key]`, which must be a `kind`, else an empty one."""
