@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import lzma
 import os
 import struct
 import tarfile
@@ -469,6 +470,24 @@ def test_bad_seek_table(build: Build) -> None:
     data[-20:-4] = os.urandom(16)
     with pytest.raises(ArchiveError, match=r"seek table|not whole"):
         build(bytes(data))
+
+
+def test_xz_with_a_large_dictionary(build: Build) -> None:
+    """Its dictionary is memory, up to 4 GiB of it for an archive of kilobytes."""
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 30}]
+    with pytest.raises(ArchiveError, match="Memory usage limit"):
+        build(lzma.compress(BASE.docker_archive(), filters=filters))
+    build(lzma.compress(BASE.docker_archive(), preset=9))
+
+
+def test_xz_of_several_streams(build: Build) -> None:
+    """What xz writes in pieces, padded or not, is one file."""
+    data = BASE.docker_archive()
+    first, second = lzma.compress(data[:5000]), lzma.compress(data[5000:])
+    _, expected, _ = build(data)
+    for between, behind in (b"", b""), (bytes(8), bytes(4)):
+        _, config, _ = build(first + between + second + behind)
+        assert config == expected
 
 
 def test_bomb_with_a_seek_table(build: Build) -> None:

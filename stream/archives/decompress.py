@@ -24,6 +24,7 @@ _MAGICS = (
 _SKIPPABLE = b"\x2a\x4d\x18"
 
 MAX_WINDOW_LOG = 27  # zstd may look back 128 MiB: what --long and --ultra need at most
+MAX_XZ_MEMORY = 160 << 20  # bytes; `xz -9` needs 65 MiB, of its dictionary
 BOMB_SIZE = 1 << 30  # bytes out, from which on …
 BOMB_RATIO = 1100  # … no more than this times those in; gzip reaches 1032
 
@@ -59,6 +60,43 @@ class _Counted(io.RawIOBase):
         return len(data)
 
 
+class _Xz:
+    """An xz file as lzma.LZMAFile reads it, which knows no limit of memory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        import lzma
+
+        self._file = file
+        self._error = lzma.LZMAError
+        self._new: Callable[[], lzma.LZMADecompressor] = lambda: lzma.LZMADecompressor(
+            lzma.FORMAT_XZ, memlimit=MAX_XZ_MEMORY
+        )
+        self._decompressor = self._new()
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes; none only at the end."""
+        while True:
+            if self._decompressor.eof:
+                rest = self._decompressor.unused_data.lstrip(b"\0")  # padding
+                while not rest:
+                    if not (piece := self._file.read(1 << 16)):
+                        return b""
+                    rest = piece.lstrip(b"\0")
+                following = self._new()
+                try:
+                    data = following.decompress(rest, size)
+                except self._error:
+                    return b""  # no further stream: nobody's, as it is to other readers
+                self._decompressor = following
+            else:
+                piece = self._file.read(1 << 16) if self._decompressor.needs_input else b""
+                if not piece and self._decompressor.needs_input:
+                    raise EOFError
+                data = self._decompressor.decompress(piece, size)
+            if data:
+                return data
+
+
 def _open(compression: str, file: BinaryIO) -> IO[bytes]:
     if compression == "gzip":
         # 2.6 times as fast as the standard library's.
@@ -70,9 +108,7 @@ def _open(compression: str, file: BinaryIO) -> IO[bytes]:
 
         return bz2.BZ2File(file)
     if compression == "xz":
-        import lzma
-
-        return lzma.LZMAFile(file)
+        return cast(IO[bytes], _Xz(file))
     import pyzstd
 
     return cast(
