@@ -321,6 +321,19 @@ def test_text(conf: Path) -> None:
     assert shown.endswith("4 layers, 81.9 kB, 22 entries, 4 store paths\n")
 
 
+def test_long_history(tmp_path: Path) -> None:
+    """A base's long commands are cut; the numbers beside them are not."""
+    history = [{"created_by": "RUN " + "x" * 500}] * len(LAYERS)
+    archive = Base(layers=LAYERS, history=history).docker_archive()
+    path = tmp_path / "image.tar"
+    path.write_bytes(gzip.compress(archive))
+    shown = command._text(inspect(str(path), ignored))
+    assert shown.count("10.2 kB") >= len(LAYERS)
+    for layer in LAYERS:
+        assert digest(layer)[7:19] in shown
+    assert "RUN xxx" in shown
+
+
 def test_terminal(conf: Path) -> None:
     """On a terminal there is colour, and the table keeps to its width."""
     import pty

@@ -187,7 +187,8 @@ def _layer_table(image: InspectedImage) -> Table:
     table.add_column("entries", justify="right", no_wrap=True)
     if digests:
         table.add_column("diff_id", style="cyan", no_wrap=True)
-    table.add_column("holds", ratio=1, no_wrap=True, overflow="ellipsis")
+    # The one column that may shrink; its cells are cut, not wrapped.
+    table.add_column("holds", overflow="ellipsis")
     for number, layer in enumerate(image.layers, 1):
         cells = [str(number), readable_size(layer.size)]
         if packed:
@@ -196,7 +197,8 @@ def _layer_table(image: InspectedImage) -> Table:
         cells.append(f"{layer.entries:,}")
         if digests:
             cells.append((layer.diff_id or "").removeprefix("sha256:")[:12])
-        table.add_row(*cells, Text("\n".join(_holds(layer))))
+        holds = Text("\n".join(_holds(layer)), no_wrap=True, overflow="ellipsis")
+        table.add_row(*cells, holds)
     return table
 
 
