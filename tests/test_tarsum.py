@@ -271,7 +271,7 @@ def test_every_compression(compressor: str) -> None:
 WHOLE = written(member("long" * 300, b"c" * 5000), form=tarfile.GNU_FORMAT)
 FAULTS = {
     "empty": (b"", "is empty"),
-    "text": (b"no tar\n" * 200, "is not a tar at byte 0"),
+    "text": (b"no tar\n" * 200, "is not a tar, plain or compressed"),
     "in-header": (WHOLE[:300], "is cut short"),
     "in-long-name": (WHOLE[:1100], "is cut short"),
     "behind-long-name": (WHOLE[:2048], "is cut short"),

@@ -157,9 +157,10 @@ def _parse(block: bytes, source: ByteSource) -> Member:
             block,
         )
     except ValueError as error:
-        raise ArchiveError(
-            source.name, f"is not a tar at byte {source.position - BLOCK}: {error}"
-        ) from None
+        at = source.position - BLOCK
+        # Of a file that is something else altogether, the number says nothing.
+        wrong = f"is not a tar at byte {at}: {error}" if at else "is not a tar, plain or compressed"
+        raise ArchiveError(source.name, wrong) from None
 
 
 def _is_misplaced(prefix: bytes, magic: bytes) -> bool:
