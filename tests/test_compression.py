@@ -408,6 +408,13 @@ def test_for_name(path: str, codec: str) -> None:
     assert for_name(path) == parse(codec)
 
 
+@pytest.mark.parametrize("path", ["image.tar.xz", "image.TBZ2", "a.b/image.tar.lz4"])
+def test_for_name_of_another_compression(path: str) -> None:
+    """A name that promises what we do not write is not given to a plain tar."""
+    with pytest.raises(UsageError, match="is not written"):
+        for_name(path)
+
+
 # --- the command
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from stream.compression.codecs import CODECS
 from stream.compression.pump import Pump
-from stream.errors import UsageError
+from stream.errors import UsageError, one_line
 
 NONE = "none"
 CHOICES = (NONE, *CODECS)
@@ -26,6 +26,23 @@ _BY_ENDING = {
     ".zstd": "zstd",
     ".tzst": "zstd",
 }
+_UNSUPPORTED = frozenset(
+    (
+        ".7z",
+        ".bz2",
+        ".lz",
+        ".lz4",
+        ".lzma",
+        ".lzo",
+        ".tbz",
+        ".tbz2",
+        ".txz",
+        ".tlz",
+        ".xz",
+        ".zip",
+        ".z",
+    )
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +74,16 @@ def parse(text: str) -> Compression:
 
 
 def for_name(path: str) -> Compression:
-    """The compression that a file of this name is expected to have."""
+    """The compression that a file of this name is expected to have.
+
+    Raises UsageError where it is one that we do not write.
+    """
     _, ending = os.path.splitext(path)
+    if ending.lower() in _UNSUPPORTED:
+        raise UsageError(
+            f"-o {one_line(path)}: {ending} is not written: name it .tar, .tar.gz or .tar.zst,"
+            " or give --compress"
+        )
     return parse(_BY_ENDING.get(ending.lower(), NONE))
 
 
