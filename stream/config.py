@@ -7,6 +7,7 @@ script. Owns the JSON keys; knows neither tar nor OCI.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import platform
@@ -23,6 +24,7 @@ from stream.model import BaseReference, CustomisationLayer, Digest, ImageConf, L
 
 DEFAULT_STORE_DIR = "/nix/store"
 DEFAULT_CREATED = "1970-01-01T00:00:01+00:00"
+MAX_KEY = 30  # characters of an unknown key that are compared with those known
 HEAD = 512  # bytes that tell a conf from an archive
 MAX_ID = 2**32 - 2  # the last one, (uid_t)-1, means "no change" to chown
 
@@ -105,10 +107,16 @@ def parse_conf(
     conf = reader.conf()
     for key in document:
         if key not in KEYS:
-            warn(one_line(f"{name}: {key}: unknown key, ignored"))
+            warn(one_line(f"{name}: {key}: unknown key, ignored{_meant(key)}"))
     if reader.faults:
         raise ConfError(name, reader.faults)
     return conf
+
+
+def _meant(key: str) -> str:
+    """The hint that `key` looks like one that is known."""
+    close = difflib.get_close_matches(key[:MAX_KEY].lower(), KEYS, n=1, cutoff=0.8)
+    return f": {close[0]} is meant?" if close else ""
 
 
 def _exact_config(name: str, data: bytes) -> Any:
@@ -346,7 +354,10 @@ class _Reader:
         elif wrong := _not_normal(path):
             self._fault(place, f"{path!r} {wrong}")
         elif os.path.dirname(path) != store_dir:
-            self._fault(place, f"{path} is not directly in the store directory {store_dir}")
+            self._fault(
+                place,
+                f"{path} is not directly in the store directory {store_dir}: set store_dir if another is meant",
+            )
         elif path in seen:
             self._fault(place, f"{path} is listed already, at {seen[path]}")
         elif wrong := _not_readable(path):
