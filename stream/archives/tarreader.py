@@ -158,9 +158,10 @@ def _parse(block: bytes, source: ByteSource) -> Member:
         )
     except ValueError as error:
         at = source.position - BLOCK
-        # Of a file that is something else altogether, the number says nothing.
-        wrong = f"is not a tar at byte {at}: {error}" if at else "is not a tar, plain or compressed"
-        raise ArchiveError(source.name, wrong) from None
+        # Of a file that is something else altogether, which field is wrong says nothing.
+        if not at and _MAGIC[:5] not in block:
+            raise ArchiveError(source.name, "is not a tar, plain or compressed") from None
+        raise ArchiveError(source.name, f"is not a tar at byte {at}: {error}") from None
 
 
 def _is_misplaced(prefix: bytes, magic: bytes) -> bool:
