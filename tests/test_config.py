@@ -549,7 +549,7 @@ def test_command_reports_every_fault(stream_image: Run, write_conf: WriteConf) -
 
 @pytest.mark.parametrize("spelling", ["-t", "--repo-tag", "--repo_tag"])
 def test_command_overrides_the_tag(stream_image: Run, write_conf: WriteConf, spelling: str) -> None:
-    """All three spellings, the old one too, and a bad tag is a fault like any other."""
+    """All three spellings, the old one too; a bad tag is said of the option, not of the conf."""
     done = stream_image("-q", write_conf({"repo_tag": "x:1"}), spelling, "y:2")
     assert (done.returncode, done.stderr) == (0, b"")
     assert b'"RepoTags":["y:2"]' in done.stdout
@@ -557,7 +557,7 @@ def test_command_overrides_the_tag(stream_image: Run, write_conf: WriteConf, spe
         done = stream_image("-q", write_conf({"repo_tag": "x:1"}), spelling, tag)
         assert (done.returncode, done.stdout) == (2, b"")
         assert done.stderr.count(b"\n") == 1
-        assert b"--repo-tag: 'Y'" in done.stderr
+        assert done.stderr.startswith(b"stream-image: --repo-tag: '")
 
 
 def test_command_warns_of_unknown_keys(stream_image: Run, write_conf: WriteConf) -> None:
@@ -574,13 +574,6 @@ def test_command_guesses_misspelt_keys(stream_image: Run, write_conf: WriteConf)
     """An image without layers for want of an s is explained."""
     done = stream_image("-q", write_conf({"repo_tag": "x:1", "store_layer": [["/x"]]}))
     assert b"store_layer: unknown key, ignored: store_layers is meant?" in done.stderr
-
-
-def test_command_names_the_option_with_a_bad_tag(stream_image: Run, write_conf: WriteConf) -> None:
-    """Nobody looks in the conf for a tag that the command line gave."""
-    done = stream_image(write_conf({"repo_tag": "x:1"}), "-t", "x")
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr.startswith(b"stream-image: --repo-tag: 'x' has no tag")
 
 
 def test_command_reads_standard_input(stream_image: Run) -> None:
