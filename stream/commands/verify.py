@@ -47,7 +47,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     if args.json:
         say_json(_document(verification))
     elif verification.faults or not args.quiet:
-        say_text("\n".join(_lines(verification)))
+        say_text("\n".join(_lines(verification, args.conf)))
     return FAULTY if verification.faults else 0
 
 
@@ -88,10 +88,11 @@ def _document(verification: Verification) -> dict[str, Any]:
 # ---- for people
 
 
-def _lines(verification: Verification) -> Iterator[str]:
+def _lines(verification: Verification, conf: str | None) -> Iterator[str]:
     name = one_line(verification.name)
     if not verification.faults:
-        yield f"{name}: sound: {_summary(verification)}{_not_for(verification)}"
+        sound = "sound" if conf is None else f"sound, and what {one_line(conf)} yields"
+        yield f"{name}: {sound}: {_summary(verification)}{_not_for(verification)}"
         return
     yield f"{name}: {_counted(sum(f.count for f in verification.faults), 'fault')}"
     for finding in verification.faults:
