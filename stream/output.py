@@ -9,8 +9,8 @@ import errno
 import fcntl
 import os
 import re
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -87,17 +87,13 @@ def output_file(path: str) -> Iterator[int]:
     special = descriptor is not None or _is_special(path)
     try:
         target = os.path.realpath(path)
-        if descriptor is not None:
-            fd, beside = os.dup(descriptor), None
-        elif special:
-            fd, beside = os.open(path, os.O_WRONLY | os.O_CLOEXEC), None
-        else:
-            directory = os.path.dirname(target)
-            fd, beside = tempfile.mkstemp(prefix=".stream-image.", suffix=".part", dir=directory)
-    except OSError as error:
+    except OSError as error:  # of a relative name, where the directory is gone
         raise _failed(path, error) from error
-
+    # Named before it is there: a signal may come before its descriptor does.
+    part = f".stream-image.{secrets.token_hex(8)}.part"
+    beside = None if special else os.path.join(os.path.dirname(target), part)
     try:
+        fd = _opened(path, descriptor, beside)
         try:
             yield fd
             if beside is not None:
@@ -118,6 +114,17 @@ def output_file(path: str) -> Iterator[int]:
         ):
             raise _failed(path, error) from error
         raise
+
+
+def _opened(path: str, descriptor: int | None, beside: str | None) -> int:
+    try:
+        if descriptor is not None:
+            return os.dup(descriptor)
+        if beside is None:
+            return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        return os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _failed(path, error) from error
 
 
 @contextmanager

@@ -150,3 +150,17 @@ def test_current_directory_that_is_gone(conf: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr == b"stream-image: image.tar: cannot be written: No such file or directory\n"
+
+
+def test_signal_as_the_file_comes_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal between the making of the file and the first line after it leaves no part behind."""
+    opened = os.open
+
+    def interrupted(path: str, flags: int, mode: int = 0o777) -> int:
+        os.close(opened(path, flags, mode))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "open", interrupted)
+    with pytest.raises(KeyboardInterrupt), output_file(str(tmp_path / "image.tar")):
+        pass
+    assert not list(tmp_path.iterdir())
