@@ -19,6 +19,7 @@ from typing import Any
 
 import orjson
 
+from stream.container_config import wrong_types
 from stream.errors import ConfError, Fault, one_line
 from stream.model import BaseReference, CustomisationLayer, Digest, ImageConf, LayerPlan, Owner
 
@@ -49,6 +50,8 @@ _PATH_COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"(?:{_DOMAIN}/)?{_PATH_COMPONENT}(?:/{_PATH_COMPONENT})*", re.ASCII)
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 MAX_NAME_LENGTH = 255
+MAX_ALIKE = 20  # faults of one kind
+MAX_CONF = 1 << 27  # bytes; a conf of 10,000 store paths is one of a megabyte
 MAX_DEPTH = 200  # json.dumps recurses
 
 KEYS = frozenset(
@@ -78,9 +81,11 @@ def load_conf(
     name = "standard input" if source == "-" else os.fspath(source)
     try:
         with open(0 if source == "-" else source, "rb", closefd=source != "-") as file:
-            data = file.read()
+            data = file.read(MAX_CONF + 1)
     except OSError as error:
         raise ConfError(name, [Fault("", f"cannot be read: {error.strerror}")]) from error
+    if len(data) > MAX_CONF:
+        raise ConfError(name, [Fault("", f"has more than {MAX_CONF} bytes: is it a conf?")])
     return parse_conf(data, name=name, repo_tag=repo_tag, warn=warn)
 
 
@@ -110,6 +115,12 @@ def parse_conf(
             warn(one_line(f"{name}: {key}: unknown key, ignored{_meant(key)}"))
     if reader.faults:
         raise ConfError(name, reader.faults)
+    meant = ARCHITECTURES.get(conf.architecture.removesuffix("-linux"))
+    if meant and meant != conf.architecture:
+        shown = (
+            f"architecture: {conf.architecture!r} is no name that images have: {meant} is meant?"
+        )
+        warn(one_line(f"{name}: {shown}"))
     return conf
 
 
@@ -231,13 +242,12 @@ class _Reader:
         if not isinstance(value, dict):
             self._fault("config", f"must be an object, not {_kind(value)}")
             return {}
-        if not labels:
+        wrong = [*wrong_types(value)]
+        for place, message in wrong[:MAX_ALIKE]:
+            self._fault(f"config.{place}", message)
+        if not labels or wrong:
             return value
-        theirs = value.get("Labels") or {}
-        if not isinstance(theirs, dict):
-            self._fault("config.Labels", f"must be an object, not {_kind(theirs)}")
-            return {}
-        return {**value, "Labels": {**theirs, **labels}}
+        return {**value, "Labels": {**(value.get("Labels") or {}), **labels}}
 
     def _strings(self, key: str) -> dict[str, str]:
         """The object of strings at `key`."""

@@ -393,12 +393,50 @@ def test_labels(config: Document) -> None:
     assert parse(document | {"labels": {}}).container_config == config
 
 
-def test_labels_that_cannot_be_merged() -> None:
-    """The config passes through untouched, unless something is to be added to it."""
-    document = {"repo_tag": "x:1", "config": {"Labels": ["a"]}}
-    assert parse(document).container_config == {"Labels": ["a"]}
-    found = faults(document | {"labels": {"a": "1"}})
-    assert found == {"config.Labels": "must be an object, not a list"}
+@pytest.mark.parametrize(
+    ("config", "place", "message"),
+    [
+        ({"Env": {"A": "b"}}, "Env", "must be a list of strings"),
+        ({"Cmd": "a b"}, "Cmd", "must be a list of strings"),
+        ({"Entrypoint": ["a", 1]}, "Entrypoint[1]", "must be a string"),
+        ({"Labels": ["a"]}, "Labels", "must be an object"),
+        ({"Labels": {"a": 1}}, "Labels['a']", "must be a string"),
+        ({"Volumes": ["/x"]}, "Volumes", "must be an object"),
+        ({"User": 1000}, "User", "must be a string"),
+    ],
+)
+def test_config_that_nobody_takes(config: dict[str, Any], place: str, message: str) -> None:
+    """What docker would refuse when the image is there is said before it is."""
+    more: dict[str, Any]
+    for more in ({}, {"labels": {"a": "1"}}):
+        assert faults({"repo_tag": "x:1", "config": config, **more}) == {f"config.{place}": message}
+
+
+def test_config_of_nulls() -> None:
+    """`null` is what Nix writes for what is not set; nobody minds."""
+    config = {"Env": None, "Cmd": [None], "Labels": {"a": None}, "User": None, "Healthcheck": {}}
+    assert parse({"repo_tag": "x:1", "config": config}).container_config == config
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("x86_64", "amd64"), ("x86_64-linux", "amd64"), ("aarch64-linux", "arm64"), ("amd64", None)],
+)
+def test_names_of_architectures(given: str, meant: str | None) -> None:
+    """Nix's names of architectures are not those of images, which consumers go by."""
+    said: list[str] = []
+    document = json.dumps({"repo_tag": "x:1", "architecture": given}).encode()
+    assert stream.parse_conf(document, warn=said.append).architecture == given
+    assert [f"{meant} is meant?" in line for line in said] == ([True] if meant else [])
+
+
+def test_conf_without_end(tmp_path: Path) -> None:
+    """What is no conf, however long, is not read into memory whole."""
+    path = tmp_path / "conf.json"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(stream.ConfError, match="is it a conf"):
+        stream.load_conf(path)
 
 
 def test_all_faults_together(store: str) -> None:

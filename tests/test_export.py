@@ -19,7 +19,7 @@ from support import COMMAND, Store
 
 from stream.archives.images import open_archive
 from stream.errors import ArchiveError
-from stream.export import export_archive, list_layer
+from stream.export import export_archive, lister
 
 HARD, DIRECTORY = tarfile.LNKTYPE, tarfile.DIRTYPE
 Entry = tuple[str, bytes | tarfile.TarInfo]
@@ -40,7 +40,7 @@ def exported(archive: bytes | Path, directory: Path) -> bytes:
     if isinstance(archive, bytes):
         path.write_bytes(archive)
     out = directory / "root.tar"
-    with out.open("wb") as file, open_archive(str(path), list_layer) as opened:
+    with out.open("wb") as file, open_archive(str(path), lister()) as opened:
         export_archive(opened, opened.choose(None), file.fileno())
     return out.read_bytes()
 

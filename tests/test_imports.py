@@ -25,7 +25,7 @@ ROWS: list[set[str]] = [
     {"documents", "config", "output"},
     {"tarwriter", "compression", "archives"},
     {"_tarhash"},
-    {"model", "errors", "reference"},
+    {"container_config", "model", "errors", "reference"},
 ]
 DEPTH = {name: depth for depth, row in enumerate(ROWS) for name in row}
 MODULES = {

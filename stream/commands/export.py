@@ -11,7 +11,7 @@ from stream.archives.sequential import STANDARD_INPUT, Sequential
 from stream.commands.output import add_output_arguments, opened_output
 from stream.config import HEAD, begins_conf, is_conf, load_conf, parse_conf, split_archive
 from stream.errors import UsageError
-from stream.export import export_archive, export_conf, list_layer
+from stream.export import export_archive, export_conf, lister
 from stream.progress import Reporter
 
 DESCRIPTION = """\
@@ -22,6 +22,8 @@ EPILOG = """\
 Examples: stream-image export image.tar.zst | tar -x -C root
           stream-image export conf.json -o root.tar
 """
+
+_ANY = "any:latest"  # a root file system has no tag
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,16 +45,16 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         if not begins_conf(file.peek(HEAD)):
             raise UsageError("an archive to export is read twice: put it in a file")
         data = b"".join(pieces(StreamBytes(file, file.name)))
-        conf = parse_conf(data, name=file.name, warn=reporter.warning)
+        conf = parse_conf(data, name=file.name, repo_tag=_ANY, warn=reporter.warning)
     elif is_conf(path):
         if repo_tag is not None:
             raise UsageError(f"{path} is a conf: there are no images in it to choose from")
-        conf = load_conf(path, warn=reporter.warning)
+        conf = load_conf(path, repo_tag=_ANY, warn=reporter.warning)
     with opened_output(args, f"export {args.target} | tar -x -C root") as target:
         chosen, threads = target.compression, args.threads
         with compression.compressed(target.fd, chosen, threads=threads) as fd:
             if conf is not None:
                 export_conf(conf, fd, reporter)
                 return
-            with open_archive(path, list_layer) as archive:
+            with open_archive(path, lister()) as archive:
                 export_archive(archive, archive.choose(repo_tag), fd, reporter)

@@ -1,5 +1,5 @@
 """The root file system that an image's layers make together, as one tar."""
 
-from stream.export.export import Exported, export_archive, export_conf, list_layer
+from stream.export.export import Exported, export_archive, export_conf, lister
 
-__all__ = ["Exported", "export_archive", "export_conf", "list_layer"]
+__all__ = ["Exported", "export_archive", "export_conf", "lister"]

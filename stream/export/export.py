@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import NamedTuple, Protocol, Self
 
 from stream.archives.bytesource import PIECE, ByteSource, FileBytes, HashedBytes, pieces
@@ -23,7 +24,7 @@ from stream.archives.images import Archive, ArchiveImage, open_archive
 from stream.archives.sequential import piped
 from stream.archives.tarreader import DIRECTORY, HARD_LINK, Member, read_members
 from stream.errors import ArchiveError, DigestMismatch, printable
-from stream.export.flatten import Listing, Remains, flatten, parts_of, remains
+from stream.export.flatten import Budget, Listing, Remains, flatten, parts_of, remains
 from stream.model import CustomisationLayer, Digest, ImageConf, LayerPlan
 from stream.pipeline import Observer
 from stream.sources import customisation, store
@@ -41,12 +42,20 @@ _FIELDS = frozenset(
 _IMPLIED = Member(b"", DIRECTORY, 0, 0o755, 0, 0, b"", b"", 0, b"", (0, 0), 0, {})
 
 
-def list_layer(content: ByteSource) -> Listing:
-    """What is needed of a layer's entries before any is written."""
-    listing = Listing()
-    for member in read_members(content):
-        listing.add(member)
-    return listing
+def lister() -> Callable[[ByteSource], Listing]:
+    """What to open an archive with: lists what is needed of each layer's entries before
+    any is written, in bounded memory for all of them.
+    """
+    budget = Budget()
+
+    def list_layer(content: ByteSource) -> Listing:
+        listing = Listing()
+        for member in read_members(content):
+            budget.take(member, content.name)
+            listing.add(member)
+        return listing
+
+    return list_layer
 
 
 class Exported(NamedTuple):
@@ -60,7 +69,7 @@ def export_archive(
     archive: Archive, image: ArchiveImage, fd: int, observer: Observer | None = None
 ) -> Exported:
     """Write the root file system of `image` to `fd`. `archive` was opened with
-    `list_layer`. Raises ArchiveError, DigestMismatch or OutputError.
+    a `lister()`. Raises ArchiveError, DigestMismatch or OutputError.
     """
     return _export([_ArchiveLayers(archive, image)], fd, observer or Observer())
 
@@ -72,7 +81,7 @@ def export_conf(conf: ImageConf, fd: int, observer: Observer | None = None) -> E
     with ExitStack() as stack:
         groups: list[_Layers] = []
         if conf.base is not None:
-            archive = stack.enter_context(open_archive(conf.base.path, list_layer))
+            archive = stack.enter_context(open_archive(conf.base.path, lister()))
             image = archive.choose(conf.base.repo_tag, conf.architecture)
             groups.append(_ArchiveLayers(archive, image))
             conf = without_held(conf)
@@ -168,7 +177,7 @@ class _ReadyLayer:
     def __init__(self, plan: CustomisationLayer) -> None:
         self._source = source = customisation.ready_layer(plan)
         with source.opened() as fd:
-            listing = list_layer(self._content(fd))
+            listing = lister()(self._content(fd))
         self._layer = _Layer(
             name=source.label, size=source.size, listing=listing, expected=source.expected
         )
@@ -245,13 +254,13 @@ def _export(groups: Sequence[_Layers], fd: int, observer: Observer) -> Exported:
             number = numbers[id(layer)]
             if isinstance(source, FileBytes):
                 check.begin(layer, source)
-                output.write_layer(number, source)
+                output.write_layer(number, layer.listing, source)
             elif layer.expected is not None:
                 content = HashedBytes(source)
-                output.write_layer(number, content)
+                output.write_layer(number, layer.listing, content)
                 _compare(layer, content)
             else:
-                output.write_layer(number, source)
+                output.write_layer(number, layer.listing, source)
         check.finish()
         exported = Exported(*output.finish())
     observer.exported(*exported)
@@ -276,16 +285,18 @@ class _Output:
         if remains.root is not None:
             self._write_header(remains.root, b"./")
 
-    def write_layer(self, number: int, source: ByteSource) -> None:
+    def write_layer(self, number: int, listing: Listing, source: ByteSource) -> None:
         """Write what is left of a layer, whose tar is `source`."""
         leaves = self._leaves.pop(number, {})
         if not leaves:
             return
-        for index, member in enumerate(read_members(source)):
-            if paths := leaves.pop(index, None):
+        for index, (member, listed) in enumerate(
+            zip_longest(read_members(source), listing.entries)
+        ):
+            if member is None or listed != (member.name, member.typeflag, member.link):
+                raise ArchiveError(source.name, "changed between two readings")
+            if paths := leaves.get(index):
                 self._write(member, paths, source)
-        if leaves:
-            raise ArchiveError(source.name, "changed between two readings")
 
     def finish(self) -> tuple[int, int]:
         """Write directories in which nothing is, and the trailer. Returns the numbers

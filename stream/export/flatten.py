@@ -16,12 +16,31 @@ from stream.archives.tarreader import DIRECTORY, HARD_LINK, LINK, Member
 from stream.errors import ArchiveError, printable
 
 MAX_ENTRIES = 1 << 22
+MAX_LISTED = 1 << 28  # bytes of names, link targets and directories' records
 MAX_IMPLIED = 1 << 26  # bytes of the names of directories that have no entry
 MAX_LINKS = 40  # followed for one name, as Linux does
 MAX_STEPS = 1 << 26  # through links, for all names
 
 _WHITEOUT, _OPAQUE = b".wh.", b".wh..wh..opq"
 _AUFS = b".wh..wh."  # what one of docker's old storage drivers kept for itself
+
+
+class Budget:
+    """What the listings of all layers may take together. Raises ArchiveError."""
+
+    def __init__(self) -> None:
+        self._entries = 0
+        self._bytes = 0
+
+    def take(self, member: Member, where: str) -> None:
+        """Count an entry of the layer `where`."""
+        self._entries += 1
+        self._bytes += len(member.name) + len(member.link)
+        self._bytes += sum(map(len, member.pax.values())) if member.typeflag == DIRECTORY else 0
+        if self._entries > MAX_ENTRIES or self._bytes > MAX_LISTED:
+            raise ArchiveError(
+                where, f"more than {MAX_ENTRIES} entries, or {MAX_LISTED} bytes of names"
+            )
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 from stream.archives.images import INDEX_TYPES, MAX_IMAGES, MAX_LAYERS
 from stream.config import check_repo_tag
+from stream.container_config import wrong_types
 from stream.reference import IMAGE_NAME, REF_NAME, qualified
 from stream.verification.findings import (
     ALL,
@@ -399,6 +400,10 @@ class Documents:
         for key in ("architecture", "os"):
             if not isinstance(document.get(key), str) or not document[key]:
                 self._note("platform", name, f"has no {key}")
+        container_config = document.get("config")
+        if isinstance(container_config, dict):
+            for place, message in wrong_types(container_config):
+                self._note("config-type", name, f"config.{place} {message}")
         rootfs = self._get(name, document, "rootfs", dict)
         if rootfs and rootfs.get("type") != "layers":
             self._note("document", name, "rootfs.type is not 'layers'")

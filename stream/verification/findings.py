@@ -58,6 +58,7 @@ RULES: dict[str, Rule] = {
     "diff-id": _fault(DOCKER, PODMAN, CONTAINERD, SKOPEO, BUILDAH),
     "history-count": _fault(),
     "platform": _fault(CONTAINERD),  # no os or architecture
+    "config-type": _fault(PODMAN, CONTAINERD),  # Env that is no list, and the like
     "tag-incomplete": _fault(DOCKER, PODMAN),
     "tag-invalid": _fault(DOCKER, PODMAN, CONTAINERD),
     # A layer's tar

@@ -1,0 +1,36 @@
+"""The container config, `config` in an image config: which type its members have.
+
+OCI Image Specification, config.md, and what Docker adds. Others are left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+_LISTS = ("Cmd", "Entrypoint", "Env", "OnBuild", "Shell")
+_OBJECTS = ("ExposedPorts", "Healthcheck", "Labels", "Volumes")
+_STRINGS = ("Domainname", "Hostname", "Image", "StopSignal", "User", "WorkingDir")
+
+
+def wrong_types(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Members that no consumer takes as they are: the place in `config`, and what must
+    be there. `null` is taken for nothing, everywhere.
+    """
+    for key in _LISTS:
+        value = config.get(key)
+        if value is not None and not isinstance(value, list):
+            yield key, "must be a list of strings"
+        for index, item in enumerate(value if isinstance(value, list) else ()):
+            if not isinstance(item, (str, type(None))):
+                yield f"{key}[{index}]", "must be a string"
+    for key in _OBJECTS:
+        if not isinstance(config.get(key), (dict, type(None))):
+            yield key, "must be an object"
+    for key in _STRINGS:
+        if not isinstance(config.get(key), (str, type(None))):
+            yield key, "must be a string"
+    labels = config.get("Labels")
+    for name, value in labels.items() if isinstance(labels, dict) else ():
+        if not isinstance(value, (str, type(None))):
+            yield f"Labels[{name!r}]", "must be a string"
