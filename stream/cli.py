@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import stream
 from stream.errors import ConfError, ReaderClosedError, StreamImageError, UsageError
@@ -21,8 +22,9 @@ from stream.output import hold_standard_descriptors
 from stream.progress import MODES, Reporter, reporter
 
 DONE, FAILED, BAD_USAGE = 0, 1, 2
+MAX_WORD = 30
 
-# Each is a module of stream.commands: DESCRIPTION, EPILOG, add_arguments(parser)
+# Each is a module of stream.commands: DESCRIPTION, EPILOG, HAS_PROGRESS, add_arguments(parser)
 # and run(args, reporter), which returns an exit status if it is not 0. What is no
 # verb is the conf of the main job, `stream`.
 VERBS = frozenset({"export", "inspect", "merge", "tarsum", "verify"})
@@ -44,24 +46,43 @@ def _stop(signum: int, _frame: FrameType | None) -> None:
         raise _Stopped(signum)
 
 
+class _Parser(argparse.ArgumentParser):
+    """One whose errors are one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_USAGE, f"stream-image: {message} ({self.prog} --help tells more)\n")
+
+
 def main_parser(verb: str | None = None) -> argparse.ArgumentParser:
     """The parser of the command line: of `stream-image VERB`, or of the main job."""
     command = _command(verb)
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"stream-image {verb}" if verb else "stream-image",
         description=command.DESCRIPTION,
         epilog=command.EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_arguments(parser)
-    parser.add_argument(
-        "--progress", choices=MODES, default="auto", metavar="MODE",
-        help="on stderr: auto (bar on a terminal, else plain), bar, plain, json, none",
-    )  # fmt: skip
+    if command.HAS_PROGRESS:
+        parser.add_argument(
+            "--progress", choices=MODES, default="auto", metavar="MODE",
+            help="on stderr: auto (bar on a terminal, else plain), bar, plain, json, none",
+        )  # fmt: skip
+    else:
+        parser.set_defaults(progress="none")
     parser.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors")
     parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
     parser.add_argument("--version", action="version", version=f"%(prog)s {stream.__version__}")
     return parser
+
+
+def _meant(word: str) -> str | None:
+    """The verb that `word`, which is none and no file, looks like."""
+    if word.startswith("-") or os.path.lexists(word):
+        return None
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(word[:MAX_WORD], VERBS, n=1)), None)
 
 
 def _command(verb: str | None) -> Any:
@@ -74,7 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     hold_standard_descriptors()
     argv = sys.argv[1:] if argv is None else argv
     verb = argv[0] if argv and argv[0] in VERBS else None
-    args = main_parser(verb).parse_args(argv[1:] if verb else argv)
+    parser = main_parser(verb)
+    if verb is None and argv and (meant := _meant(argv[0])):
+        parser.error(f"there is no file {argv[0]!r}: is '{parser.prog} {meant}' meant?")
+    args = parser.parse_args(argv[1:] if verb else argv)
     for signum in _SIGNALS:
         if signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, _stop)

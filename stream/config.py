@@ -7,7 +7,6 @@ script. Owns the JSON keys; knows neither tar nor OCI.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import platform
@@ -126,7 +125,9 @@ def parse_conf(
 
 def _meant(key: str) -> str:
     """The hint that `key` looks like one that is known."""
-    close = difflib.get_close_matches(key[:MAX_KEY].lower(), KEYS, n=1, cutoff=0.8)
+    from difflib import get_close_matches
+
+    close = get_close_matches(key[:MAX_KEY].lower(), KEYS, n=1, cutoff=0.8)
     return f": {close[0]} is meant?" if close else ""
 
 

@@ -84,36 +84,39 @@ class InspectedImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """What `name` holds. `kind` is `docker-archive`, `oci` or `conf`; `compression`
-    that of the whole.
+    """What `name` holds. `kind` is `docker-archive`, `oci` or `conf`; a docker-archive
+    may be an OCI layout, too. `compression` is that of the whole.
     """
 
     name: str
     kind: str
+    also_oci: bool
     compression: str | None
     images: tuple[InspectedImage, ...]
 
 
-def inspect(target: str, warn: Callable[[str], None]) -> Inspection:
+def inspect(target: str, warn: Callable[[str], None], *, repo_tag: str | None = None) -> Inspection:
     """What is at `target`: an archive, `FILE:name:tag` for one image in it, a conf, or
-    either on standard input (`-`). Raises StreamImageError.
+    either on standard input (`-`). `repo_tag` takes the place of a conf's. Raises
+    StreamImageError.
     """
     if target == "-":
-        return _inspect_standard_input(warn)
-    path, repo_tag = split_archive(target)
+        return _inspect_standard_input(warn, repo_tag)
+    path, chosen = split_archive(target)
     if is_conf(path):
-        if repo_tag is not None:
+        if chosen is not None:
             raise UsageError(f"{path} is a conf: there are no images in it to choose from")
-        return _planned(path, load_conf(path, warn=warn))
+        return _planned(path, load_conf(path, repo_tag=repo_tag, warn=warn))
     with open_archive(path, _list_layer) as archive:
-        return _inspected(archive, compression_of(head_of(path)[:MAGIC_SIZE]), repo_tag)
+        return _inspected(archive, compression_of(head_of(path)[:MAGIC_SIZE]), chosen)
 
 
-def _inspect_standard_input(warn: Callable[[str], None]) -> Inspection:
+def _inspect_standard_input(warn: Callable[[str], None], repo_tag: str | None) -> Inspection:
     file = Sequential(0, STANDARD_INPUT)
     if begins_conf(file.peek(HEAD)):
         data = b"".join(pieces(StreamBytes(file, file.name)))
-        return _planned(STANDARD_INPUT, parse_conf(data, name=STANDARD_INPUT, warn=warn))
+        conf = parse_conf(data, name=STANDARD_INPUT, repo_tag=repo_tag, warn=warn)
+        return _planned(STANDARD_INPUT, conf)
     compression = file.compression
     with read_archive(SequentialTar(file, _list_layer)) as archive:
         return _inspected(archive, compression, None)
@@ -170,6 +173,7 @@ def _inspected(archive: Archive, compression: str | None, repo_tag: str | None) 
     return Inspection(
         name=archive.name,
         kind=archive.kind,
+        also_oci=archive.kind != "oci" and archive.container.find("index.json") is not None,
         compression=compression,
         images=tuple(_image(archive, image) for image in images),
     )
@@ -243,7 +247,7 @@ def _planned(name: str, conf: ImageConf) -> Inspection:
         document=json.loads(image_config(conf, (), document)),
         layers=(*below, *_planned_layers(conf)),
     )
-    return Inspection(name=name, kind="conf", compression=None, images=(image,))
+    return Inspection(name=name, kind="conf", also_oci=False, compression=None, images=(image,))
 
 
 def _planned_layers(conf: ImageConf) -> Iterator[InspectedLayer]:

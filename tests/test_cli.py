@@ -43,7 +43,9 @@ def test_usage_errors(args: list[str]) -> None:
     """Without it a script could not tell a mistyped command from a failed one."""
     done = _run(*args)
     assert (done.returncode, done.stdout) == (2, b"")
-    assert b"usage: stream-image" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+    assert done.stderr.startswith(b"stream-image: ")
+    assert b"--help tells more" in done.stderr
 
 
 def test_conf_errors(tmp_path: Path) -> None:
@@ -197,3 +199,24 @@ def test_archive_on_standard_output_alone(store: Store) -> None:
     done = _run(conf)
     assert members(done.stdout)[-1] == "manifest.json"
     assert b"no_such_key" in done.stderr
+
+
+def _said(*arguments: str) -> str:
+    """What is said of a command line that is refused."""
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+def test_verb_with_a_slip() -> None:
+    """Who mistypes a verb is not told of a file that nobody has."""
+    assert "is 'stream-image inspect' meant?" in _said("inpsect", "x.tar")
+    assert "unrecognized" in _said("conf.json", "x.tar")
+
+
+@pytest.mark.parametrize("verb", ["inspect", "tarsum", "verify"])
+def test_no_promise_of_progress(verb: str) -> None:
+    """An option that does nothing would keep people waiting for a bar."""
+    assert "--progress" in _said(verb, "--progress", "bar", *(["x"] if verb != "tarsum" else []))

@@ -124,6 +124,38 @@ def test_oci(tmp_path: Path, kept: str, compress: Callable[[bytes], bytes]) -> N
         assert (layer["compression"] is None) == (compress is bytes)
 
 
+def test_conf_without_a_tag(tmp_path: Path) -> None:
+    """A conf whose tag comes from the command line can be looked at as well."""
+    conf = tmp_path / "conf.json"
+    conf.write_text("{}")
+    done = subprocess.run(
+        [*COMMAND, "inspect", "--json", str(conf), "-t", "x:1"], capture_output=True, check=True
+    )
+    assert json.loads(done.stdout)["images"][0]["repo_tags"] == ["x:1"]
+
+
+def test_very_long_config(tmp_path: Path) -> None:
+    """What nobody reads would take minutes to be laid out."""
+    base = Base(config={"Env": [f"A{n}=1" for n in range(5000)], "Cmd": ["x" * 100_000]})
+    path = tmp_path / "image.tar"
+    path.write_bytes(base.docker_archive())
+    done = subprocess.run([*COMMAND, "inspect", str(path)], capture_output=True, check=True)
+    assert b"and 4,960 more" in done.stdout
+    assert len(done.stdout) < 10_000
+
+
+def test_both_formats_at_once(tmp_path: Path) -> None:
+    """Who asked for an OCI layout sees that it is one."""
+    base = Base(layers=LAYERS)
+    members, item = base.docker_members()
+    manifest = json.dumps([item]).encode()
+    path = tmp_path / "image.tar"
+    path.write_bytes(tar_of([*base.oci_files().items(), *members, ("manifest.json", manifest)]))
+    assert as_json(path)["also_oci"]
+    done = subprocess.run([*COMMAND, "inspect", str(path)], capture_output=True, check=True)
+    assert b"docker-archive and OCI layout" in done.stdout
+
+
 def test_several_images(tmp_path: Path) -> None:
     """All of them, or the one that is named."""
     other = Base(layers=LAYERS[2:], tags=["other:3"])

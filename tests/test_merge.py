@@ -83,6 +83,17 @@ def test_one_of_several(inputs: list[str], stream_image: Run, tmp_path: Path) ->
     assert item["RepoTags"] == ["one:1"]
 
 
+def test_more_archives_than_descriptors(stream_image: Run, tmp_path: Path) -> None:
+    """The usual limit of a shell is not the limit of a merge."""
+    for number in range(80):
+        base = Base(layers=[SHARED], tags=[f"x:{number}"])
+        (tmp_path / f"{number}.tar").write_bytes(base.docker_archive())
+    archives = [f"{tmp_path}/{number}.tar" for number in range(80)]
+    done = stream_image("merge", *archives, prefix=["sh", "-c", 'ulimit -Sn 64; exec "$@"', "sh"])
+    assert done.returncode == 0, done.stderr
+    assert len(_read(done.stdout)[0][0]["RepoTags"]) == 80
+
+
 def test_lying_layer(stream_image: Run, tmp_path: Path) -> None:
     """A layer that is not what its config says makes no image."""
     lying = ONE.docker_archive(stored=[SHARED, layer_tar({"one": b"2"})])

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from stream.archives.container import Blob, Container, Peruse, open_container, where
 from stream.errors import ArchiveError, one_line
@@ -129,6 +130,17 @@ def read_archive(container: Container) -> Archive:
     )
 
 
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number in JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return value
+
+
 class _Reader:
     def __init__(self, container: Container) -> None:
         self._container = container
@@ -149,7 +161,7 @@ class _Reader:
 
     def _json(self, name: str, data: bytes) -> Any:
         try:
-            value = json.loads(data.decode())
+            value = json.loads(data.decode(), parse_constant=_no_number, parse_float=_finite)
         except RecursionError:
             raise self._error(name, "is nested too deep") from None
         except ValueError as error:

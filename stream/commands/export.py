@@ -22,6 +22,7 @@ EPILOG = """\
 Examples: stream-image export image.tar.zst | tar -x -C root
           stream-image export conf.json -o root.tar
 """
+HAS_PROGRESS = True
 
 _ANY = "any:latest"  # a root file system has no tag
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from stream.answer import say_json, say_text
+from stream.commands.output import add_tag_argument
 from stream.errors import one_line
 from stream.inspection import InspectedImage, InspectedLayer, Inspection, inspect
 from stream.output import is_terminal
@@ -27,10 +28,13 @@ Examples: stream-image inspect image.tar.zst
           stream-image inspect --json conf.json
 The members of the JSON are described in docs/inspect.md.
 """
+HAS_PROGRESS = False
 
 WIDTH = 80  # where there is no terminal
 MIN_WIDTH = 60
 MAX_NAMES = 6  # of store paths shown for a layer
+MAX_LINES = 40  # of a value of the config …
+MAX_LINE = 2000  # … and characters of each: nobody reads more, and --json has all
 _HASH = re.compile(r"^.*/(?:[0-9a-df-np-sv-z]{32}-)?")
 _CONFIG_ORDER = ("Entrypoint", "Cmd", "Env", "User", "WorkingDir", "Labels")
 _INDENT = 2
@@ -44,11 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " its images; a conf JSON; - for any of them on standard input",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    add_tag_argument(parser)
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Inspect and show. Raises StreamImageError."""
-    inspection = inspect(args.target, reporter.warning)
+    inspection = inspect(args.target, reporter.warning, repo_tag=args.repo_tag)
     if args.json:
         say_json(_document(inspection))
     else:
@@ -62,6 +67,7 @@ def _document(inspection: Inspection) -> dict[str, Any]:
     return {
         "name": inspection.name,
         "kind": inspection.kind,
+        "also_oci": inspection.also_oci,
         "compression": inspection.compression,
         "images": [_image_document(image) for image in inspection.images],
     }
@@ -135,6 +141,8 @@ def _title(inspection: Inspection, image: InspectedImage) -> RenderableType:
 
     tags = ", ".join(map(one_line, image.repo_tags)) or "untagged"
     what = {"conf": "plan", "oci": "OCI layout"}.get(inspection.kind, inspection.kind)
+    if inspection.also_oci:
+        what += " and OCI layout"
     if inspection.compression:
         what += f" in {inspection.compression}"
     get = image.document.get
@@ -154,7 +162,10 @@ def _config_table(config: dict[str, Any]) -> Table:
     table.add_column(overflow="fold")
     known = [key for key in _CONFIG_ORDER if key in config]
     for key in known + sorted(config.keys() - set(known)):
-        value = "\n".join(map(one_line, _lines(key, config[key])))
+        lines = _lines(key, config[key])
+        value = "\n".join(_cut(line) for line in lines[:MAX_LINES])
+        if len(lines) > MAX_LINES:
+            value += f"\nand {len(lines) - MAX_LINES:,} more"
         table.add_row(Text(one_line(key)), Text(value))
     return table
 
@@ -170,6 +181,10 @@ def _lines(key: str, value: Any) -> list[str]:
     if isinstance(value, dict) and not any(value.values()):
         return list(value)  # a set, as Go writes them: Volumes, ExposedPorts
     return [json.dumps(value, ensure_ascii=False)]
+
+
+def _cut(line: str) -> str:
+    return one_line(line[:MAX_LINE] + "…" * (len(line) > MAX_LINE))
 
 
 def _layer_table(image: InspectedImage) -> Table:

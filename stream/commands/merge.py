@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import resource
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from stream import compression
 from stream.archives.images import Archive, ArchiveImage, open_archive
@@ -22,6 +23,7 @@ Examples: stream-image merge image.tar other.tar | docker load
           stream-image merge a.tar.zst b.tar:name:tag -o both.tar
 Of images that share a tag the last one has it.
 """
+HAS_PROGRESS = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Merge. Raises StreamImageError."""
+    _allow_many_files()
     example = f"merge {' '.join(args.archives)} | docker load"
     with opened_output(args, example) as target, ExitStack() as stack:
         inputs: list[tuple[Archive, Sequence[ArchiveImage]]] = []
@@ -47,3 +50,11 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
             inputs.append((archive, chosen))
         with compression.compressed(target.fd, target.compression, threads=args.threads) as fd:
             merge(inputs, fd, reporter)
+
+
+def _allow_many_files() -> None:
+    """All archives are open at once: take what descriptors may be had."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -20,6 +20,13 @@ class Target:
     compression: compression.Compression
 
 
+def add_tag_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option that takes the place of a conf's `repo_tag`."""
+    parser.add_argument(
+        "-t", "--repo-tag", "--repo_tag", metavar="TAG", help="name:tag, instead of the conf's"
+    )
+
+
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """Add them."""
     parser.add_argument(

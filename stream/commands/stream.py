@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from stream.commands.output import add_output_arguments, opened_output
+from stream.commands.output import add_output_arguments, add_tag_argument, opened_output
 from stream.config import check_repo_tag, load_conf
 from stream.errors import UsageError, one_line
 from stream.pipeline import write_image
@@ -18,14 +18,13 @@ Example: stream-image conf.json | docker load
 Tools for archives, each with its own --help:
   stream-image inspect | verify | merge | export | tarsum
 """
+HAS_PROGRESS = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this verb."""
     parser.add_argument("conf", metavar="CONF", help="the conf JSON; - for standard input")
-    parser.add_argument(
-        "-t", "--repo-tag", "--repo_tag", metavar="TAG", help="name:tag, instead of the conf's"
-    )
+    add_tag_argument(parser)
     parser.add_argument(
         "--format", choices=ARCHIVE_FORMATS, default="docker-archive",
         help="docker-archive (default), or oci-archive, which is an OCI image layout as well",

@@ -17,6 +17,7 @@ checksum that depends neither on the order of the members nor on their times."""
 EPILOG = """\
 Example: stream-image tarsum < layer.tar
 """
+HAS_PROGRESS = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from stream.answer import say_json, say_text
+from stream.commands.output import add_tag_argument
 from stream.config import load_conf
 from stream.errors import UsageError, one_line
 from stream.progress import Reporter, readable_size
@@ -22,8 +23,10 @@ Examples: stream-image verify image.tar.zst
 Exit status: 0 if the archive has no fault, 1 if it has one.
 The rules and the members of the JSON are described in docs/verify.md.
 """
+HAS_PROGRESS = False
 
 FAULTY = 1
+_FORMATS = frozenset({"no-index", "no-manifest"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--conf", metavar="CONF", help="check that it is exactly what this conf yields now"
     )
+    add_tag_argument(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
 
 
@@ -42,7 +46,11 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     """Verify and say. Raises StreamImageError."""
     if args.archive == args.conf == "-":
         raise UsageError("only one of archive and conf can come from standard input")
-    conf = None if args.conf is None else load_conf(args.conf, warn=reporter.warning)
+    conf = (
+        None
+        if args.conf is None
+        else load_conf(args.conf, repo_tag=args.repo_tag, warn=reporter.warning)
+    )
     verification = verify(args.archive, conf)
     if args.json:
         say_json(_document(verification))
@@ -121,7 +129,9 @@ def _summary(verification: Verification) -> str:
 def _not_for(verification: Verification) -> str:
     """Who does not read a sound archive, and the first reason of each."""
     reasons: dict[Finding, list[str]] = {}
-    for consumer, why in verification.refusals.items():
+    for consumer, refusals in verification.refusals.items():
+        # What it is no archive of, everybody knows.
+        why = [finding for finding in refusals if finding.rule not in _FORMATS]
         if why:
             reasons.setdefault(why[0], []).append(consumer)
     if not reasons:
