@@ -1,5 +1,6 @@
 /* File content into the pool: read straight into the pool's buffers, so that
  * no byte is copied on the way. */
+#define _GNU_SOURCE
 #include "core.h"
 
 #include <errno.h>
@@ -51,12 +52,45 @@ int copy_range(struct pool *pool, int source, off_t offset, uint64_t count,
     return 0;
 }
 
+/* The directory of the file at hand, open: its files are next to each other, and the
+ * way to it is long. Begins with `fd` -1. */
+struct directory {
+    int fd;
+    size_t length;
+    char path[PATH_MAX];
+};
+
+static void directory_close(struct directory *directory)
+{
+    if (directory->fd >= 0)
+        close(directory->fd);
+    directory->fd = -1;
+}
+
+/* Open the directory of `path`. Returns the name in it, NULL on failure. */
+static const char *directory_enter(struct directory *directory, const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    const char *name = slash ? slash + 1 : path;
+    size_t length = slash > path ? (size_t)(slash - path) : (size_t)(name - path);
+    if (directory->fd >= 0 && directory->length == length &&
+        !memcmp(directory->path, path, length))
+        return name;
+    directory_close(directory);
+    memcpy(directory->path, path, length);
+    directory->path[length] = '\0';
+    directory->length = length;
+    directory->fd = open(length ? directory->path : ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    return directory->fd < 0 ? NULL : name;
+}
+
 /* The content of a regular file. The status is taken after the reading: if it
  * is what the walk saw, nothing replaced, cut, lengthened or rewrote the file
  * in between. Never waits on what is no longer a file (O_NONBLOCK), never
  * follows what became a link (O_NOFOLLOW). */
 static int copy_file(struct pool *pool, const struct entry *entry,
-                     const struct witness *witness, struct fault *fault)
+                     const struct witness *witness, struct directory *directory,
+                     struct fault *fault)
 {
     char path[PATH_MAX];
     struct stat now;
@@ -67,7 +101,11 @@ static int copy_file(struct pool *pool, const struct entry *entry,
     memcpy(path, entry->name, entry->name_length);
     path[entry->name_length] = '\0';
 
-    int file = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    const char *name = directory_enter(directory, path);
+    int file = -1;
+    if (name)
+        file = openat(directory->fd, name,
+                      O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (file < 0) {
         if (errno == ELOOP)
             return entry_fault(fault, CHANGED, path);
@@ -111,13 +149,13 @@ static int write_header(struct pool *pool, const struct stamp *stamp,
 
 static int copy_entry(struct pool *pool, const struct entries *entries,
                       const struct entry *entry, const struct witness *witness,
-                      struct fault *fault)
+                      struct directory *directory, struct fault *fault)
 {
     if (write_header(pool, &entries->stamp, entry, fault) < 0)
         return -1;
     if (entry->typeflag != '0')
         return 0;
-    if (copy_file(pool, entry, witness, fault) < 0)
+    if (copy_file(pool, entry, witness, directory, fault) < 0)
         return -1;
     return pool_zeros(pool, (size_t)(-entry->size % BLOCK), fault);
 }
@@ -125,13 +163,16 @@ static int copy_entry(struct pool *pool, const struct entries *entries,
 int copy_entries(struct pool *pool, const struct entries *entries, struct fault *fault)
 {
     struct cursor cursor = {0};
+    struct directory directory = {.fd = -1};
     int result = 0;
     for (size_t i = 0; result == 0 && i < entries->count; i++) {
         struct entry entry;
         result = entries_decode(entries, &cursor, &entry, fault);
         if (result == 0)
-            result = copy_entry(pool, entries, &entry, &entries->witnesses[i], fault);
+            result = copy_entry(pool, entries, &entry, &entries->witnesses[i], &directory,
+                                fault);
     }
+    directory_close(&directory);
     cursor_free(&cursor);
     return result;
 }

@@ -335,3 +335,18 @@ def test_layers_hashed_in_turn(cores: int | None) -> None:
     assert [writer.digest(number) for number in reversed(range(150))] == expected[::-1]
     assert writer.digest(149, wait=False) == expected[149]
     writer.close()
+
+
+def test_relative_and_root_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are opened from their directory, also where a name says nothing of it."""
+    (tmp_path / "file").write_bytes(b"content")
+    monkeypatch.chdir(tmp_path)
+    for name in (b"file", b"./file", os.fsencode(tmp_path / "file")):
+        entries = Entries(**OWNER)  # type: ignore[arg-type]
+        entries.walk(name)
+        with (tmp_path / "out").open("wb") as file:
+            writer = Writer(file.fileno())
+            writer.write_entries(entries)
+            writer.flush()
+            writer.close()
+        assert b"content" in (tmp_path / "out").read_bytes()

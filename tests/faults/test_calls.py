@@ -87,7 +87,8 @@ def test_each_file_opened_and_read_once(store: Store, world: World, tmp_path: Pa
             count, _, path = rest.partition(" ")
             read[path] += int(count)
     one = str(store.path("one"))
-    assert opened == {one: 1, f"{one}/d": 1} | dict.fromkeys(
+    # A directory is opened once to be walked, once to open files in it.
+    assert opened == {one: 1, f"{one}/d": 2, str(store.directory): 1} | dict.fromkeys(
         [f"{one}/d/file", f"{one}/d/empty", str(store.path("two"))], 1
     )
     assert read == {f"{one}/d/file": len(CONTENT), str(store.path("two")): 3 * len(CONTENT)}
