@@ -6,36 +6,21 @@ Knows nothing of what it says.
 from __future__ import annotations
 
 import json
-import os
-import select
 import sys
 from typing import Any
 
-from stream.errors import OutputError, ReaderClosedError
-from stream.output import standard_output
+from stream.output import standard_output, write_all
 
 
 def say_text(text: str) -> None:
     """Write `text` and a newline. Raises OutputError.
 
-    Unbuffered: what a buffer still holds when the reader has gone would be an error
-    again at exit. In a locale that cannot write a character it stands escaped.
+    In a locale that cannot write a character it stands escaped.
     """
     encoding = sys.stdout.encoding if sys.stdout is not None else "utf-8"
-    data = memoryview((text + "\n").encode(encoding, "backslashreplace"))
+    data = (text + "\n").encode(encoding, "backslashreplace")
     with standard_output() as fd:
-        try:
-            while data:
-                try:
-                    data = data[os.write(fd, data) :]
-                except BlockingIOError:  # others have made it non-blocking
-                    select.select([], [fd], [])
-        except BrokenPipeError as error:
-            raise ReaderClosedError(error.errno, "the reader closed the pipe") from error
-        except OSError as error:
-            raise OutputError(
-                error.errno, f"standard output cannot be written: {error.strerror}"
-            ) from error
+        write_all(fd, data, "standard output")
 
 
 def say_json(document: Any) -> None:

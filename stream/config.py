@@ -26,6 +26,8 @@ DEFAULT_STORE_DIR = "/nix/store"
 DEFAULT_CREATED = "1970-01-01T00:00:01+00:00"
 MAX_KEY = 30  # characters of an unknown key that are compared with those known
 HEAD = 512  # bytes that tell a conf from an archive
+# In an executable with a conf, what stands before it: no line of a JSON document.
+EMBEDDED = b"\nexit 126 # the conf follows\n"
 MAX_ID = 2**32 - 2  # the last one, (uid_t)-1, means "no change" to chown
 
 # GOARCH names of what `platform.machine()` says.
@@ -77,15 +79,39 @@ def load_conf(
     `repo_tag` takes the place of the conf's own. `warn` is called with one line
     for each key that is not known. Raises ConfError, with every fault found.
     """
-    name = "standard input" if source == "-" else os.fspath(source)
+    return parse_conf(read_conf(source), name=conf_name(source), repo_tag=repo_tag, warn=warn)
+
+
+def conf_name(source: str | os.PathLike[str]) -> str:
+    """What stands for `source` in messages: see `load_conf`."""
+    return "standard input" if source == "-" else os.fspath(source)
+
+
+def read_conf(source: str | os.PathLike[str]) -> bytes:
+    """The bytes that `load_conf` parses. Raises ConfError."""
     try:
         with open(0 if source == "-" else source, "rb", closefd=source != "-") as file:
             data = file.read(MAX_CONF + 1)
     except OSError as error:
-        raise ConfError(name, [Fault("", f"cannot be read: {error.strerror}")]) from error
+        fault = Fault("", f"cannot be read: {error.strerror}")
+        raise ConfError(conf_name(source), [fault]) from error
     if len(data) > MAX_CONF:
-        raise ConfError(name, [Fault("", f"has more than {MAX_CONF} bytes: is it a conf?")])
-    return parse_conf(data, name=name, repo_tag=repo_tag, warn=warn)
+        fault = Fault("", f"has more than {MAX_CONF} bytes: is it a conf?")
+        raise ConfError(conf_name(source), [fault])
+    return data
+
+
+def conf_in(data: bytes, name: str) -> bytes:
+    """The conf that an executable holds; anything else as it is. Raises ConfError for
+    an executable that holds none. `name` stands for `data` in messages.
+    """
+    if not data.startswith(b"#!"):
+        return data
+    # The last one: paths before it can hold anything.
+    _, found, conf = data.rpartition(EMBEDDED)
+    if not found:
+        raise ConfError(name, [Fault("", "is an executable that holds no conf: give the conf")])
+    return conf
 
 
 def parse_conf(
@@ -96,6 +122,7 @@ def parse_conf(
     warn: Callable[[str], None] = _ignore,
 ) -> ImageConf:
     """The conf in `data`; `name` stands for it in messages. See `load_conf`."""
+    data = conf_in(data, name)
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -415,10 +442,10 @@ class _Reader:
 
 
 def begins_conf(head: bytes) -> bool:
-    """Whether what begins so is a document: no JSON has a NUL, and no tar's header
-    has none.
+    """Whether what begins so is a document, or an executable with one: neither has a
+    NUL, and no tar's header has none.
     """
-    return head.lstrip()[:1] == b"{" and b"\0" not in head
+    return (head.lstrip()[:1] == b"{" or head[:2] == b"#!") and b"\0" not in head
 
 
 def head_of(path: str) -> bytes:

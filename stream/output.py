@@ -10,11 +10,12 @@ import fcntl
 import os
 import re
 import secrets
+import select
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from stream.errors import OutputError, UsageError
+from stream.errors import OutputError, ReaderClosedError, UsageError
 
 
 def _umask() -> int:
@@ -75,13 +76,13 @@ def _is_special(path: str) -> bool:
 
 
 @contextmanager
-def output_file(path: str) -> Iterator[int]:
+def output_file(path: str, *, mode: int = 0o666) -> Iterator[int]:
     """A descriptor to write what shall be in the file `path`.
 
     A regular file is written beside its place and renamed when all went well:
     whatever happens before leaves what was there. What exists and is no regular
     file (a device, a FIFO), or is open already (`/dev/stdout`), is written to as
-    it is. Raises OutputError.
+    it is. A regular file has the permissions `mode` less the umask. Raises OutputError.
     """
     descriptor = _own_descriptor(path)
     special = descriptor is not None or _is_special(path)
@@ -97,7 +98,7 @@ def output_file(path: str) -> Iterator[int]:
         try:
             yield fd
             if beside is not None:
-                os.fchmod(fd, 0o666 & ~_umask())
+                os.fchmod(fd, mode & ~_umask())
         finally:
             os.close(fd)
         if beside is not None:
@@ -140,6 +141,24 @@ def standard_output() -> Iterator[int]:
     if mode == os.O_RDONLY:
         raise OutputError(errno.EBADF, "standard output is closed")
     yield 1
+
+
+def write_all(fd: int, data: bytes, name: str) -> None:
+    """Write all of `data`, also where others have made `fd` non-blocking.
+
+    Unbuffered: what a buffer still holds when the reader has gone would be an error
+    again at exit. `name` stands for `fd` in messages. Raises OutputError.
+    """
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[os.write(fd, left) :]
+        except BlockingIOError:
+            select.select([], [fd], [])
+        except BrokenPipeError as error:
+            raise ReaderClosedError(error.errno, "the reader closed the pipe") from error
+        except OSError as error:
+            raise OutputError(error.errno, f"{name} cannot be written: {error.strerror}") from error
 
 
 def hold_standard_descriptors() -> None:

@@ -18,11 +18,11 @@ ROWS: list[set[str]] = [
     {"__main__"},
     {"cli"},
     {"commands"},
-    {"answer", "inspection", "verification", "merging", "export", "tarsum"},
+    {"answer", "inspection", "verification", "merging", "export", "tarsum", "wrapping"},
     {"progress"},  # watches the pipeline and is told by it through an interface of the pipeline's
     {"pipeline"},
     {"sources", "sinks", "layering"},
-    {"documents", "config", "output"},
+    {"documents", "config", "output", "installation"},
     {"tarwriter", "compression", "archives"},
     {"_tarhash"},
     {"container_config", "model", "errors", "reference"},

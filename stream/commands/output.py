@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from stream import compression
-from stream.errors import UsageError
+from stream.config import check_repo_tag
+from stream.errors import UsageError, one_line
 from stream.output import is_terminal, output_file, standard_output
 
 
@@ -25,6 +26,14 @@ def add_tag_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-t", "--repo-tag", "--repo_tag", metavar="TAG", help="name:tag, instead of the conf's"
     )
+
+
+def given_tag(args: argparse.Namespace) -> str | None:
+    """The tag of that option, or None. Raises UsageError if it is not one."""
+    repo_tag: str | None = args.repo_tag
+    if repo_tag is not None and (wrong := check_repo_tag(repo_tag)):
+        raise UsageError(one_line(f"--repo-tag: {wrong}"))
+    return repo_tag
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from stream.commands.output import add_output_arguments, add_tag_argument, opened_output
-from stream.config import check_repo_tag, load_conf
-from stream.errors import UsageError, one_line
+from stream.commands.output import (
+    add_output_arguments,
+    add_tag_argument,
+    given_tag,
+    opened_output,
+)
+from stream.config import load_conf
 from stream.pipeline import write_image
 from stream.progress import Reporter
 from stream.sinks import ARCHIVE_FORMATS
@@ -17,6 +21,8 @@ Example: stream-image conf.json | docker load
 
 Tools for archives, each with its own --help:
   stream-image inspect | verify | merge | export | tarsum
+
+An executable that streams the image: stream-image wrap --help
 """
 HAS_PROGRESS = True
 
@@ -34,9 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Write the image. Raises StreamImageError."""
-    if args.repo_tag is not None and (wrong := check_repo_tag(args.repo_tag)):
-        raise UsageError(one_line(f"--repo-tag: {wrong}"))
-    conf = load_conf(args.conf, repo_tag=args.repo_tag, warn=reporter.warning)
+    conf = load_conf(args.conf, repo_tag=given_tag(args), warn=reporter.warning)
     with opened_output(args, f"{args.conf} | docker load") as target:
         write_image(
             conf,
