@@ -90,13 +90,14 @@ class Run:
         prefix: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         stdout: int | None = None,
+        command: Sequence[str] = COMMAND,
     ) -> None:
         self._received: list[bytes] = []
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 — closed in __exit__
         self._pipe, write_end = os.pipe()
         fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 4096)
         self.process = subprocess.Popen(
-            [*prefix, *COMMAND, *map(str, args)],
+            [*prefix, *command, *map(str, args)],
             stdin=subprocess.DEVNULL,
             stdout=write_end if stdout is None else stdout,
             stderr=self._stderr,
