@@ -549,7 +549,8 @@ def test_relative_paths_in_the_conf(conf: Path, options: Sequence[str], tmp_path
 def test_conf_that_has_no_lasting_path(conf: Path, tmp_path: Path) -> None:
     """Without it the executable would look for its conf where nothing stays."""
     for source in ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"):
-        done = _wrap(source, "-o", tmp_path / "x", input=conf.read_bytes())
+        with conf.open("rb") as stdin:
+            done = _wrap(source, "-o", tmp_path / "x", stdin=stdin)
         assert done.returncode == 2
         assert done.stderr.endswith(b" will not be there later: give --embed\n")
     link = tmp_path / "link"
