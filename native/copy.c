@@ -1,6 +1,5 @@
 /* File content into the pool: read straight into the pool's buffers, so that
  * no byte is copied on the way. */
-#define _GNU_SOURCE
 #include "core.h"
 
 #include <errno.h>

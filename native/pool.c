@@ -7,7 +7,6 @@
  * hashed in turn by several threads: each is one core's work, but the next one begins
  * before the last is through. Memory is the slots, whatever passes. SHA-256 is
  * libcrypto's. */
-#define _GNU_SOURCE
 #include "core.h"
 
 #include <errno.h>
