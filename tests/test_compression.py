@@ -539,3 +539,40 @@ def test_worker_that_cannot_begin() -> None:
 
     with pytest.raises(MemoryError):
         list(in_order(worker, range(3), 2))
+
+
+def test_fewer_threads_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system gives no more threads, those that run do the work."""
+    start, started = threading.Thread.start, []
+
+    def limited(thread: threading.Thread) -> None:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    assert list(in_order(lambda: str, range(50), 8)) == [str(n) for n in range(50)]
+    assert len(started) == 2
+
+
+def test_compressor_without_memory(tmp_path: Path) -> None:
+    """Who asks for more than there is hears what takes less."""
+    store = Store.below(tmp_path)
+    store.file("large", 4 << 20)
+    command = [
+        *COMMAND,
+        "-q",
+        str(store.conf(["large"])),
+        "--compress",
+        "zstd:19",
+        "--threads",
+        "30",
+    ]
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -v 500000; exec "$@"', "sh", *command],
+        capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.count(b"\n") == 1
+    assert b"fewer --threads" in done.stderr or b"out of memory" in done.stderr

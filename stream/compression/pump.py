@@ -5,6 +5,7 @@ Knows pipes, partial writes and how a stream is cut short; not what encodes.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
@@ -13,7 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from typing import TypeAlias
 
-from stream.errors import OutputError, ReaderClosedError
+from stream.errors import OutputError, ReaderClosedError, StreamImageError
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 # Given a size, yields the input in blocks of it (the last may be shorter), each
@@ -78,8 +79,13 @@ class Pump:
                 os.close(self._output)
         except _Abandoned:
             pass
-        except BaseException as error:  # noqa: BLE001 — raised again in the writer's thread
+        except (StreamImageError, MemoryError) as error:
             self.failure = error
+        except BaseException as error:  # noqa: BLE001 — raised again in the writer's thread
+            # The libraries' errors have nothing in common; that memory is scarce is likely.
+            hint = "fewer --threads or a lower level take less memory"
+            self.failure = OutputError(errno.ENOMEM, f"cannot compress: {error} ({hint})")
+            self.failure.__cause__ = error
         finally:
             os.close(self._source)  # after the failure is known: now the writer sees it
 

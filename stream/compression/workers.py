@@ -50,8 +50,13 @@ def in_order(
             pending.append(SimpleQueue())
             jobs.put((item, pending[-1]))
             if running < threads:
-                threading.Thread(target=work, name="compress-block", daemon=True).start()
-                running += 1
+                try:
+                    threading.Thread(target=work, name="compress-block", daemon=True).start()
+                    running += 1
+                except RuntimeError:  # no more may be had: those that run will do
+                    if not running:
+                        raise
+                    threads = running
         while pending:
             yield oldest()
     finally:
