@@ -71,7 +71,7 @@ def table(
             f"{peak / _MIB:.0f}" if peak > floor else f"< {floor / _MIB:.0f}",
             targets.get(name, ""),
         ])  # fmt: skip
-    lines = _markdown(rows)
+    lines = markdown(rows)
     cold = {n for n, runs in taken.items() if any(r.disk_bytes > size / 100 for r in runs)}
     if size and cold:
         lines += ["", f"NOT WARM, read from the disk in some runs: {', '.join(sorted(cold))}"]
@@ -96,7 +96,8 @@ def machine() -> dict[str, str]:
     }
 
 
-def _markdown(rows: list[list[str]]) -> list[str]:
+def markdown(rows: list[list[str]]) -> list[str]:
+    """A table whose first row is its heading."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows = [rows[0], ["-" * width for width in widths], *rows[1:]]
     return [

@@ -1,0 +1,205 @@
+"""Planners judged by histories: every week the images are planned anew, and what is new is pushed.
+
+A planner gets the graph, its roots and the layer budget, `stable` its own plan of the week
+before as well, and never the history. Knows no package lists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from datetime import date
+from functools import partial
+
+from bench import histories
+from bench.histories import Histories, Package
+from bench.report import Section, markdown, verdict
+from bench.storepaths import base_name
+from stream.layering.auto import auto
+from stream.layering.graph import Graph, Node
+from stream.layering.popularity import popularity
+from stream.layering.stable import stable
+
+Plan = list[list[str]]
+Planner = Callable[[Graph, list[str], int, Plan | None], Plan]
+
+_START = date(2023, 6, 12)  # the first two years of the release that the packages are from
+_WEEKS = 104
+_BUDGETS = (24, 64, 100, 125)
+_APP_SIZE = 5_000_000
+_CONFIG_SIZE = 4_000
+_LIMITS = {24: 1.25, 64: 1.08, 100: 1.04}  # of `stable` over one path per layer, rebuilt
+_EVERY_PATH = "one path per layer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outcome:
+    """Bytes pushed after the first week, layers of the last week and of all weeks, by their names."""
+
+    pushed: int
+    last: dict[str, int]
+    all: dict[str, int]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Sum:
+    """All images of one planner, budget and mode."""
+
+    pushed: dict[str, int] = field(default_factory=dict)
+    last: dict[str, int] = field(default_factory=dict)
+    all: dict[str, int] = field(default_factory=dict)
+
+    def add(self, image: str, outcome: _Outcome) -> None:
+        """Take in an image; a layer that another one has as well counts once."""
+        self.pushed[image] = outcome.pushed
+        self.last |= outcome.last
+        self.all |= outcome.all
+
+
+PLANNERS: dict[str, Planner] = {
+    "stable": lambda graph, roots, budget, _: stable(graph, roots, budget),
+    "stable, previous": lambda graph, roots, budget, plan: stable(graph, roots, budget, plan),
+    "auto": lambda graph, roots, budget, _: auto(graph, roots, budget),
+    "popularity": lambda graph, roots, budget, _: popularity(graph, roots, budget),
+}
+
+
+def repushed(directory: str, weeks: int = _WEEKS) -> Section:
+    """The table of all planners, budgets and modes."""
+    judged = histories.histories(directory, histories.JUDGED)
+    sums: dict[tuple[bool, str, int], _Sum] = {}
+    with ProcessPoolExecutor() as pool:
+        judge = partial(_judge, judged, weeks)
+        for image, found in zip(judged.images, pool.map(judge, judged.images), strict=True):
+            for key, outcome in found.items():
+                sums.setdefault(key, _Sum()).add(image, outcome)
+    section = Section(
+        title=f"layering: {len(judged.images)} images, {weeks} weeks from {_START}",
+        lines=[
+            "Bytes over those of one path per layer: pushed again (all images, the worst one), and",
+            "held by a registry for the images of the last week (in brackets: of all weeks).",
+            "",
+        ],
+    )
+    rows = [["mode", "layers", "planner", "pushed", "worst", "registry", "targets of stable"]]
+    for rebuilt in (True, False):
+        lower = sums[rebuilt, _EVERY_PATH, 0]
+        for budget in _BUDGETS:
+            theirs = sums[rebuilt, "auto", budget]
+            for planner in PLANNERS:
+                ours = sums[rebuilt, planner, budget]
+                pushed = _ratio(ours.pushed, lower.pushed)
+                worst = max((ours.pushed[i] / lower.pushed[i], i) for i in ours.pushed)
+                targets = []
+                if planner.startswith("stable"):
+                    if rebuilt and budget in _LIMITS:
+                        limit = _LIMITS[budget]
+                        targets.append(verdict(f"≤ {limit}", met=pushed <= limit))
+                    more = [i for i in ours.pushed if ours.pushed[i] > theirs.pushed[i]]
+                    targets.append(verdict("≤ auto on all", met=not more) + "".join(f" {i}" for i in more))
+                    met = _ratio(ours.last, theirs.last) <= 1
+                    targets.append(verdict("registry ≤ auto", met=met))
+                rows.append([
+                    "rebuilt" if rebuilt else "content-addressed",
+                    str(budget),
+                    planner,
+                    f"{pushed:.3f}",
+                    f"{worst[0]:.3f} {worst[1]}",
+                    f"{_ratio(ours.last, lower.last):.3f} ({_ratio(ours.all, lower.all):.3f})",
+                    ", ".join(targets),
+                ])  # fmt: skip
+                section.numbers[f"{rows[-1][0]} {budget} {planner}"] = {
+                    "pushed": ours.pushed, "registry": sum(ours.last.values()),
+                }  # fmt: skip
+    section.lines += markdown(rows)
+    return section
+
+
+def _ratio(ours: dict[str, int], theirs: dict[str, int]) -> float:
+    return sum(ours.values()) / sum(theirs.values())
+
+
+def _judge(judged: Histories, weeks: int, image: str) -> dict[tuple[bool, str, int], _Outcome]:
+    """All planners, budgets and modes on one image."""
+    found = {}
+    for rebuilt in (True, False):
+        builds = list(_builds(judged, image, weeks, rebuilt=rebuilt))
+        found[rebuilt, _EVERY_PATH, 0] = _replay(_singles, 0, builds)
+        for name, planner in PLANNERS.items():
+            for budget in _BUDGETS:
+                found[rebuilt, name, budget] = _replay(planner, budget, builds)
+    return found
+
+
+def _singles(graph: Graph, roots: list[str], budget: int, previous: Plan | None) -> Plan:
+    return [[path] for path in graph]
+
+
+def _replay(planner: Planner, budget: int, builds: list[tuple[Graph, list[str]]]) -> _Outcome:
+    pushed = 0
+    last: dict[str, int] = {}
+    seen: dict[str, int] = {}
+    plan: Plan | None = None
+    for week, (graph, roots) in enumerate(builds):
+        plan = planner(graph, roots, budget, plan)
+        paths = sorted(path for layer in plan for path in layer)
+        if paths != sorted(graph) or (budget and len(plan) > budget):
+            raise AssertionError("a planner lost a path or exceeded the budget")
+        last = {_layer(layer): sum(graph[path].size for path in layer) for layer in plan}
+        pushed += sum(size for layer, size in last.items() if week and layer not in seen)
+        seen |= last
+    return _Outcome(pushed=pushed, last=last, all=seen)
+
+
+def _layer(paths: list[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(paths)).encode()).hexdigest()
+
+
+def _builds(
+    judged: Histories, image: str, weeks: int, *, rebuilt: bool
+) -> Iterator[tuple[Graph, list[str]]]:
+    """The image week by week, as a graph and its roots. With `rebuilt`, whatever depends on a
+    changed path is new as well.
+    """
+    app, config = f"{image}-app", f"{image}-config"
+    packages = dict(judged.images[image])
+    packages[app] = Package(
+        source=app, version="", size=_APP_SIZE, needs=frozenset(judged.roots[image])
+    )
+    packages[config] = Package(
+        source=config, version="", size=_CONFIG_SIZE, needs=frozenset({app})
+    )
+    closures = {name: sorted(_closure(packages, name)) for name in packages}
+    for week in range(weeks + 1):
+        # The application changes three weeks of four, its configuration every second one.
+        versions = {app: 1 + week * 3 // 4, config: 1 + week // 2}
+        for package in packages.values():
+            if package.source not in versions:
+                changes = judged.changes[package.source]
+                versions[package.source] = sum((day - _START).days < 7 * week for day in changes)
+        paths = {}
+        for name, package in packages.items():
+            causes = closures[name] if rebuilt else [name]
+            text = name + "".join(f" {cause} {versions[packages[cause].source]}" for cause in causes)
+            seed = hashlib.sha256(text.encode()).digest()
+            version = versions[package.source]
+            paths[name] = f"/nix/store/{base_name(seed, f'{name}-{version}')}"
+        graph = {
+            paths[name]: Node(
+                size=package.size, references=frozenset(paths[need] for need in package.needs)
+            )
+            for name, package in packages.items()
+        }
+        yield graph, [paths[config]]
+
+
+def _closure(packages: dict[str, Package], name: str) -> set[str]:
+    found = {name}
+    waiting = [name]
+    while waiting:
+        needs = packages[waiting.pop()].needs - found
+        found |= needs
+        waiting += needs
+    return found

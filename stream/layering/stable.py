@@ -1,0 +1,339 @@
+"""Layers by chance of change: what is likely to change together lies together, so that an
+update moves few bytes. Knows graph, sizes and names, and no history.
+
+A path's hash is new when anything in its closure is: the paths of its closure are the causes
+of its changes. The chance that one of them strikes before the next build grows with their
+number, more slowly than in proportion. A layer moves whole when one of its members changes,
+and its causes are the union of theirs, so paths whose closures overlap cost little together.
+Another image shares a layer if it has all of the members: paths with the same dependents come
+together everywhere, and each dependent of only some members is a reason to come without the
+others. The plan is the partition with the least sum of size × (chance of change + a weight ×
+chance of not being shared) that merging layers two at a time, and then moving paths one at a
+time, finds.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from stream.layering.graph import Graph
+
+_CHANGE = 0.05  # n causes strike with a chance of 1 - exp(-_CHANGE * sqrt(n))
+_APART = 0.3  # the same of n dependents that not all members have
+_SHARING = 0.07  # what a byte that is not shared weighs against one that is pushed again
+_LAYER_COST = 16 << 10  # bytes that a layer costs beside its content: tar, manifest, requests
+_BUILDS = 20  # builds to come that a push now is weighed against
+_TOLERANCE = 1.05  # how much dearer than a fresh plan an old one may be and stay
+_WINDOW = 2  # neighbours that a layer is compared with while there are many
+_ALL_PAIRS = 200  # no more layers than this are compared each with each
+_MOVES = 40_000  # comparisons spent on moving single paths
+
+_HASH = re.compile(r"[0-9a-z]{32}-")
+_VERSION = re.compile(r"-[0-9][^-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """Paths by index. `causes` has a bit for each path that a member depends on. `dependents`
+    has a bit for each path that depends on some member and, above all of these, a bit for each
+    that some member can do without. `held` are bytes that need no push if nothing is added.
+    """
+
+    members: tuple[int, ...]
+    size: int
+    causes: int
+    dependents: int
+    held: float = 0
+
+    def __or__(self, other: _Layer) -> _Layer:
+        return _Layer(
+            self.members + other.members,
+            self.size + other.size,
+            self.causes | other.causes,
+            self.dependents | other.dependents,
+        )
+
+
+def stable(
+    graph: Graph,
+    roots: Collection[str],  # noqa: ARG001 — all planners are called alike
+    budget: int,
+    previous: Sequence[Sequence[str]] | None = None,
+) -> list[list[str]]:
+    """Split the paths of `graph` into at most `budget` (≥ 1) layers, those least likely to change
+    first. A layer of `previous`, the plan before, stays together as long as a fresh plan would
+    not move clearly fewer bytes; its paths are found again by name where the hash is new.
+    """
+    paths = sorted(graph, key=lambda path: (_name(path), path))
+    planner = _Planner(graph, paths)
+    fresh = planner.plan(planner.single, budget)
+    if previous:
+        fresh = planner.choose(fresh, previous, budget)
+    fresh.sort(key=lambda layer: (planner.chance(layer), min(layer.members)))
+    return [[paths[index] for index in sorted(layer.members)] for layer in fresh]
+
+
+class _Planner:
+    """What is known of a graph, and what plans for it cost. Paths are indices, sets of them bits."""
+
+    def __init__(self, graph: Graph, paths: Sequence[str]) -> None:
+        self._paths = paths
+        numbers = range(len(paths) + 1)
+        self._changing = [1 - math.exp(-_CHANGE * math.sqrt(n)) for n in numbers]
+        unshared = [_SHARING * (1 - math.exp(-_APART * math.sqrt(n))) for n in numbers]
+        # By the bits of `dependents`: each path has one at least, and two if members differ.
+        self._unshared = [0.0] * len(paths) + unshared
+        index = {path: number for number, path in enumerate(paths)}
+        references = [[index[r] for r in sorted(graph[path].references)] for path in paths]
+        causes, dependents = _reach(references)
+        others = (1 << len(paths)) - 1
+        self.single = [
+            _Layer(
+                (number,),
+                graph[path].size,
+                causes[number],
+                dependents[number] | (others ^ dependents[number]) << len(paths),
+            )
+            for number, path in enumerate(paths)
+        ]
+
+    def chance(self, layer: _Layer) -> float:
+        """That the layer changes before the next build."""
+        return self._changing[layer.causes.bit_count()]
+
+    def cost(self, layer: _Layer) -> float:
+        """Bytes that the layer is expected to cost with each build."""
+        return (layer.size + _LAYER_COST) * (
+            self._changing[layer.causes.bit_count()] + self._unshared[layer.dependents.bit_count()]
+        )
+
+    def together(self, one: _Layer, two: _Layer) -> float:
+        """The cost of both as one layer."""
+        return (one.size + two.size + _LAYER_COST) * (
+            self._changing[(one.causes | two.causes).bit_count()]
+            + self._unshared[(one.dependents | two.dependents).bit_count()]
+        )
+
+    def plan(self, layers: Sequence[_Layer], budget: int) -> list[_Layer]:
+        """Merge layers until they are within the budget and no merge is a gain."""
+        merged = list(layers)
+        if len(merged) > _ALL_PAIRS:
+            merged = _merge(self, merged, max(budget, _ALL_PAIRS), _WINDOW)
+        if len(merged) <= _ALL_PAIRS:
+            merged = _merge(self, merged, budget, _ALL_PAIRS)
+        return self._move(merged)
+
+    def choose(
+        self, fresh: list[_Layer], previous: Sequence[Sequence[str]], budget: int
+    ) -> list[_Layer]:
+        """The cheapest of three: the plan before, what of it needs no push now, and a fresh one."""
+        pushed = {frozenset(layer) for layer in previous}
+        old = [self._hold(group, pushed) for group in self._found(previous)]
+        same = [layer for layer in old if layer.held]
+
+        def price(plan: Iterable[_Layer]) -> float:
+            now = sum(layer.size for layer in plan if self._names(layer) not in pushed)
+            return now + _BUILDS * sum(map(self.cost, plan))
+
+        best = self.plan(self._with_rest(old), budget)
+        for other in (self.plan(self._with_rest(same), budget), fresh):
+            if price(other) * _TOLERANCE < price(best):
+                best = other
+        return best
+
+    def _names(self, layer: _Layer) -> frozenset[str]:
+        return frozenset(self._paths[index] for index in layer.members)
+
+    def _hold(self, group: Sequence[int], pushed: set[frozenset[str]]) -> _Layer:
+        layer = self._join(group)
+        held = (layer.size + 1) / _BUILDS if self._names(layer) in pushed else 0
+        return replace(layer, held=held)
+
+    def _join(self, group: Sequence[int]) -> _Layer:
+        size = causes = dependents = 0
+        for number in group:
+            layer = self.single[number]
+            size += layer.size
+            causes |= layer.causes
+            dependents |= layer.dependents
+        return _Layer(tuple(group), size, causes, dependents)
+
+    def _with_rest(self, layers: Sequence[_Layer]) -> list[_Layer]:
+        taken = {index for layer in layers for index in layer.members}
+        return [*layers, *(layer for layer in self.single if layer.members[0] not in taken)]
+
+    def _found(self, previous: Sequence[Sequence[str]]) -> list[list[int]]:
+        """The old layers, as far as their paths are still there: the same path, else one of the
+        same name, else one that differs in the version.
+        """
+        home = {path: number for number, layer in enumerate(previous) for path in layer}
+        groups: dict[int, list[int]] = defaultdict(list)
+        waiting = dict(enumerate(self._paths))
+        for key in (str, _name, _bare_name):
+            old = defaultdict(list)
+            for path in sorted(home, reverse=True):
+                old[key(path)].append(path)
+            for index, path in list(waiting.items()):
+                if old[key(path)]:
+                    groups[home.pop(old[key(path)].pop())].append(index)
+                    del waiting[index]
+        return [groups[number] for number in sorted(groups)]
+
+    def _move(self, layers: list[_Layer]) -> list[_Layer]:
+        """Move single paths, the largest first, to where they cost least, as far as _MOVES go."""
+        layers = list(layers)
+        costs = [self.cost(layer) for layer in layers]
+        free = [number for number, layer in enumerate(layers) if not layer.held]
+        movable = [(path, number) for number in free for path in layers[number].members]
+        movable.sort(key=lambda item: (-self.single[item[0]].size, item))
+        work = 0
+        for path, source in movable:
+            if len(layers[source].members) == 1 or len(free) == 1:
+                continue
+            work += len(free) + len(layers[source].members)
+            if work > _MOVES:
+                break
+            single = self.single[path]
+            rest = self._join([index for index in layers[source].members if index != path])
+            saved = costs[source] - (left := self.cost(rest))
+            added, target = min(
+                (self.together(layers[number], single) - costs[number], number)
+                for number in free
+                if number != source
+            )
+            if added < saved:
+                layers[source], costs[source] = rest, left
+                layers[target] |= single
+                costs[target] += added
+        return layers
+
+
+def _merge(planner: _Planner, layers: Sequence[_Layer], target: int, window: int) -> list[_Layer]:
+    """Merge the two layers whose merge costs least, again and again, until `target` are left and
+    no merge is a gain. Each is compared with `window` neighbours on either side.
+    """
+    # Neighbours have about as many causes: one of them striking both is no rare thing.
+    layers = sorted(layers, key=lambda layer: (layer.causes.bit_count(), layer.members))
+    alive = dict(enumerate(layers))
+    costs = [planner.cost(layer) for layer in layers]
+    before = [*range(-1, len(layers) - 1)]
+    after = [*range(1, len(layers)), -1]
+    heap: list[tuple[float, int, int]] = []
+
+    def compare(number: int, links: list[int]) -> None:
+        layer, other = alive[number], links[number]
+        for _ in range(window):
+            if other < 0:
+                break
+            added = planner.together(layer, alive[other]) - costs[number] - costs[other]
+            added += layer.held + alive[other].held
+            heapq.heappush(heap, (added, number, other))
+            other = links[other]
+
+    while True:
+        if not heap:
+            for number in alive:
+                compare(number, after)
+        if not heap or (len(alive) <= target and heap[0][0] >= 0):
+            return list(alive.values())
+        _, one, two = heapq.heappop(heap)
+        if one not in alive or two not in alive:
+            continue
+        # The merged layer takes the place of the one with more causes.
+        gone, kept = sorted((one, two), key=lambda number: alive[number].causes.bit_count())
+        new = len(costs)
+        alive[new] = alive.pop(one) | alive.pop(two)
+        costs.append(planner.cost(alive[new]))
+        _unlink(gone, before, after)
+        before.append(before[kept])
+        after.append(after[kept])
+        _link(new, before, after)
+        compare(new, before)
+        compare(new, after)
+
+
+def _unlink(number: int, before: list[int], after: list[int]) -> None:
+    if before[number] >= 0:
+        after[before[number]] = after[number]
+    if after[number] >= 0:
+        before[after[number]] = before[number]
+
+
+def _link(number: int, before: list[int], after: list[int]) -> None:
+    if before[number] >= 0:
+        after[before[number]] = number
+    if after[number] >= 0:
+        before[after[number]] = number
+
+
+def _reach(references: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
+    """What each number reaches, and what reaches it, itself included, as bits."""
+    groups = _cycles(references)
+    home = {number: group for group, members in enumerate(groups) for number in members}
+    outside = [
+        sorted({home[r] for number in members for r in references[number]} - {group})
+        for group, members in enumerate(groups)
+    ]
+    down = [sum(1 << number for number in members) for members in groups]
+    up = list(down)
+    for group, others in enumerate(outside):  # what is referred to comes first
+        for other in others:
+            down[group] |= down[other]
+    for group in reversed(range(len(groups))):
+        for other in outside[group]:
+            up[other] |= up[group]
+    numbers = range(len(references))
+    return [down[home[number]] for number in numbers], [up[home[number]] for number in numbers]
+
+
+def _cycles(references: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The strongly connected components, each after those that it refers to (Tarjan 1972)."""
+    order: dict[int, int] = {}
+    lowest: dict[int, int] = {}
+    stack: list[int] = []
+    done: set[int] = set()
+    found = []
+    for start in range(len(references)):
+        if start in order:
+            continue
+        order[start] = lowest[start] = len(order)
+        stack.append(start)
+        walk = [(start, iter(references[start]))]
+        while walk:
+            number, others = walk[-1]
+            for other in others:
+                if other not in order:
+                    order[other] = lowest[other] = len(order)
+                    stack.append(other)
+                    walk.append((other, iter(references[other])))
+                    break
+                if other not in done:
+                    lowest[number] = min(lowest[number], order[other])
+            else:
+                walk.pop()
+                if walk:
+                    parent = walk[-1][0]
+                    lowest[parent] = min(lowest[parent], lowest[number])
+                if lowest[number] == order[number]:
+                    members = [stack.pop()]
+                    while members[-1] != number:
+                        members.append(stack.pop())
+                    found.append(members)
+                    done.update(members)
+    return found
+
+
+def _name(path: str) -> str:
+    """The name of a store path without directory and hash."""
+    base = path.rsplit("/", 1)[-1]
+    return base[33:] if _HASH.match(base) else base
+
+
+def _bare_name(path: str) -> str:
+    """The name without the parts that start with a digit, as versions do."""
+    return _VERSION.sub("", _name(path))
