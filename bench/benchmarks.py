@@ -19,6 +19,7 @@ from bench.contenders import (
     contenders,
     stream_command,
 )
+from bench.replay import repushed
 from bench.report import Section, verdict
 
 _MIB = 1 << 20
@@ -200,6 +201,12 @@ def export(options: Options) -> Section:
     return section
 
 
+def layering(options: Options) -> Section:
+    """What each planner pushes again after real updates."""
+    directory = os.path.join(options.directory, "histories")
+    return repushed(directory, weeks=max(1, round(options.scale * 104)))
+
+
 BENCHMARKS: dict[str, Callable[[Options], Section]] = {
     "mixed": partial(compare, shapes.mixed),
     "tiny": partial(compare, shapes.tiny),
@@ -211,4 +218,5 @@ BENCHMARKS: dict[str, Callable[[Options], Section]] = {
     "base": base,
     "merge": merge,
     "export": export,
+    "layering": layering,
 }

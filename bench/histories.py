@@ -142,8 +142,7 @@ def _available() -> dict[str, _Record]:
     output = _run("apt-cache", "dumpavail").stdout
     records: dict[str, _Record] = {}
     for paragraph in output.decode("utf-8", "replace").split("\n\n"):
-        lines = re.findall(r"^([A-Za-z-]+): *(.*)$", paragraph, re.MULTILINE)
-        fields = dict(lines)
+        fields: dict[str, str] = dict(re.findall(r"^([A-Za-z-]+): *(.*)$", paragraph, re.MULTILINE))
         if "Package" not in fields or fields["Package"] in records:
             continue
         depends = ", ".join(fields[f] for f in ("Pre-Depends", "Depends") if f in fields)
@@ -218,7 +217,7 @@ def _changes(
     for name, record in records.items():
         packages[record.source].append((record.download, name))
     wanted = {min(packages[source])[1]: source for source in sources if source not in known}
-    tried = set()
+    tried: set[str] = set()
     while names := sorted(wanted.keys() - tried):
         for start in range(0, len(names), _BATCH):
             _say(f"changelogs: package {start + 1} of {len(names)}")

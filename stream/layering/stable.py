@@ -7,7 +7,7 @@ number, more slowly than in proportion. A layer moves whole when one of its memb
 and its causes are the union of theirs, so paths whose closures overlap cost little together.
 Another image shares a layer if it has all of the members: paths with the same dependents come
 together everywhere, and each dependent of only some members is a reason to come without the
-others. The plan is the partition with the least sum of size × (chance of change + a weight ×
+others. The plan is the partition with the least sum of size times (chance of change + weighted
 chance of not being shared) that merging layers two at a time, and then moving paths one at a
 time, finds.
 """
@@ -18,12 +18,13 @@ import heapq
 import math
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from stream.layering.graph import Graph
 
 _CHANGE = 0.05  # n causes strike with a chance of 1 - exp(-_CHANGE * sqrt(n))
+_ROOT = 100  # causes that a root has beside its closure: it is what is worked on
 _APART = 0.3  # the same of n dependents that not all members have
 _SHARING = 0.07  # what a byte that is not shared weighs against one that is pushed again
 _LAYER_COST = 16 << 10  # bytes that a layer costs beside its content: tar, manifest, requests
@@ -41,7 +42,8 @@ _VERSION = re.compile(r"-[0-9][^-]*")
 class _Layer:
     """Paths by index. `causes` has a bit for each path that a member depends on. `dependents`
     has a bit for each path that depends on some member and, above all of these, a bit for each
-    that some member can do without. `held` are bytes that need no push if nothing is added.
+    that some member can do without. A layer of the plan before is `held`: so many bytes a build
+    is what merging it with another costs more, and it is not taken apart.
     """
 
     members: tuple[int, ...]
@@ -61,16 +63,17 @@ class _Layer:
 
 def stable(
     graph: Graph,
-    roots: Collection[str],  # noqa: ARG001 — all planners are called alike
+    roots: Collection[str],
     budget: int,
     previous: Sequence[Sequence[str]] | None = None,
 ) -> list[list[str]]:
     """Split the paths of `graph` into at most `budget` (≥ 1) layers, those least likely to change
     first. A layer of `previous`, the plan before, stays together as long as a fresh plan would
-    not move clearly fewer bytes; its paths are found again by name where the hash is new.
+    not move clearly fewer bytes; its paths are found again by name where the hash is new. The
+    plan does not depend on the order of what is given, nor on hashes but to tell equal names.
     """
     paths = sorted(graph, key=lambda path: (_name(path), path))
-    planner = _Planner(graph, paths)
+    planner = _Planner(graph, paths, roots)
     fresh = planner.plan(planner.single, budget)
     if previous:
         fresh = planner.choose(fresh, previous, budget)
@@ -81,9 +84,9 @@ def stable(
 class _Planner:
     """What is known of a graph, and what plans for it cost. Paths are indices, sets of them bits."""
 
-    def __init__(self, graph: Graph, paths: Sequence[str]) -> None:
+    def __init__(self, graph: Graph, paths: Sequence[str], roots: Collection[str]) -> None:
         self._paths = paths
-        numbers = range(len(paths) + 1)
+        numbers = range(len(paths) + _ROOT + 1)
         self._changing = [1 - math.exp(-_CHANGE * math.sqrt(n)) for n in numbers]
         unshared = [_SHARING * (1 - math.exp(-_APART * math.sqrt(n))) for n in numbers]
         # By the bits of `dependents`: each path has one at least, and two if members differ.
@@ -91,6 +94,9 @@ class _Planner:
         index = {path: number for number, path in enumerate(paths)}
         references = [[index[r] for r in sorted(graph[path].references)] for path in paths]
         causes, dependents = _reach(references)
+        # What reaches a root has further causes, the same for all roots.
+        top = sum(1 << index[root] for root in {*roots} if root in index)
+        causes = [c | ((1 << _ROOT) - 1 << len(paths) if c & top else 0) for c in causes]
         others = (1 << len(paths)) - 1
         self.single = [
             _Layer(
@@ -134,7 +140,7 @@ class _Planner:
         """The cheapest of three: the plan before, what of it needs no push now, and a fresh one."""
         pushed = {frozenset(layer) for layer in previous}
         old = [self._hold(group, pushed) for group in self._found(previous)]
-        same = [layer for layer in old if layer.held]
+        same = [layer for layer in old if self._names(layer) in pushed]
 
         def price(plan: Iterable[_Layer]) -> float:
             now = sum(layer.size for layer in plan if self._names(layer) not in pushed)
@@ -151,8 +157,8 @@ class _Planner:
 
     def _hold(self, group: Sequence[int], pushed: set[frozenset[str]]) -> _Layer:
         layer = self._join(group)
-        held = (layer.size + 1) / _BUILDS if self._names(layer) in pushed else 0
-        return replace(layer, held=held)
+        spared = layer.size if self._names(layer) in pushed else 0
+        return replace(layer, held=1 + spared / _BUILDS)
 
     def _join(self, group: Sequence[int]) -> _Layer:
         size = causes = dependents = 0
