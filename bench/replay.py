@@ -61,8 +61,8 @@ class _Sum:
 PLANNERS: dict[str, Planner] = {
     "stable": lambda graph, roots, budget, _: stable(graph, roots, budget),
     "stable, previous": stable,
-    "auto": lambda graph, roots, budget, _: auto(graph, roots, budget),
-    "popularity": lambda graph, roots, budget, _: popularity(graph, roots, budget),
+    "auto": lambda graph, _, budget, __: auto(graph, budget),
+    "popularity": lambda graph, _, budget, __: popularity(graph, budget),
 }
 
 

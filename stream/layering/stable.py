@@ -20,8 +20,10 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from stream.layering.graph import Graph
+from stream.layering.reach import Reach, name_key, reach
 
 _CHANGE = 0.05  # n causes strike with a chance of 1 - exp(-_CHANGE * sqrt(n))
 _ROOT = 100  # causes that a root has beside its closure: it is what is worked on
@@ -72,31 +74,30 @@ def stable(
     not move clearly fewer bytes; its paths are found again by name where the hash is new. The
     plan does not depend on the order of what is given, nor on hashes but to tell equal names.
     """
-    paths = sorted(graph, key=lambda path: (_name(path), path))
-    planner = _Planner(graph, paths, roots)
+    known = reach(graph)
+    planner = _Planner(graph, known, roots)
     fresh = planner.plan(planner.single, budget)
     if previous:
         fresh = planner.choose(fresh, previous, budget)
     fresh.sort(key=lambda layer: (planner.chance(layer), min(layer.members)))
-    return [[paths[index] for index in sorted(layer.members)] for layer in fresh]
+    return [sorted((known.order[node] for node in x.members), key=name_key) for x in fresh]
 
 
 class _Planner:
     """What is known of a graph, and what plans for it cost. Paths are indices, sets of them bits."""
 
-    def __init__(self, graph: Graph, paths: Sequence[str], roots: Collection[str]) -> None:
-        self._paths = paths
+    def __init__(self, graph: Graph, known: Reach, roots: Collection[str]) -> None:
+        self._paths = paths = known.order
         numbers = range(len(paths) + _ROOT + 1)
         self._changing = [1 - math.exp(-_CHANGE * math.sqrt(n)) for n in numbers]
         unshared = [_SHARING * (1 - math.exp(-_APART * math.sqrt(n))) for n in numbers]
         # By the bits of `dependents`: each path has one at least, and two if members differ.
         self._unshared = [0.0] * len(paths) + unshared
-        index = {path: number for number, path in enumerate(paths)}
-        references = [[index[r] for r in sorted(graph[path].references)] for path in paths]
-        causes, dependents = _reach(references)
+        dependents = _dependents(known)
+        causes = [bits | 1 << number for number, bits in enumerate(known.reached)]
         # What reaches a root has further causes, the same for all roots.
-        top = sum(1 << index[root] for root in {*roots} if root in index)
-        causes = [c | ((1 << _ROOT) - 1 << len(paths) if c & top else 0) for c in causes]
+        top = sum(1 << known.number[root] for root in {*roots} & known.number.keys())
+        causes = [bits | ((1 << _ROOT) - 1 << len(paths) if bits & top else 0) for bits in causes]
         others = (1 << len(paths)) - 1
         self.single = [
             _Layer(
@@ -277,61 +278,19 @@ def _link(number: int, before: list[int], after: list[int]) -> None:
         before[after[number]] = number
 
 
-def _reach(references: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
-    """What each number reaches, and what reaches it, itself included, as bits."""
-    groups = _cycles(references)
-    home = {number: group for group, members in enumerate(groups) for number in members}
-    outside = [
-        sorted({home[r] for number in members for r in references[number]} - {group})
-        for group, members in enumerate(groups)
-    ]
-    down = [sum(1 << number for number in members) for members in groups]
-    up = list(down)
-    for group, others in enumerate(outside):  # what is referred to comes first
-        for other in others:
-            down[group] |= down[other]
-    for group in reversed(range(len(groups))):
-        for other in outside[group]:
-            up[other] |= up[group]
-    numbers = range(len(references))
-    return [down[home[number]] for number in numbers], [up[home[number]] for number in numbers]
-
-
-def _cycles(references: Sequence[Sequence[int]]) -> list[list[int]]:
-    """The strongly connected components, each after those that it refers to (Tarjan 1972)."""
-    order: dict[int, int] = {}
-    lowest: dict[int, int] = {}
-    stack: list[int] = []
-    done: set[int] = set()
-    found = []
-    for start in range(len(references)):
-        if start in order:
-            continue
-        order[start] = lowest[start] = len(order)
-        stack.append(start)
-        walk = [(start, iter(references[start]))]
-        while walk:
-            number, others = walk[-1]
-            for other in others:
-                if other not in order:
-                    order[other] = lowest[other] = len(order)
-                    stack.append(other)
-                    walk.append((other, iter(references[other])))
-                    break
-                if other not in done:
-                    lowest[number] = min(lowest[number], order[other])
-            else:
-                walk.pop()
-                if walk:
-                    parent = walk[-1][0]
-                    lowest[parent] = min(lowest[parent], lowest[number])
-                if lowest[number] == order[number]:
-                    members = [stack.pop()]
-                    while members[-1] != number:
-                        members.append(stack.pop())
-                    found.append(members)
-                    done.update(members)
-    return found
+def _dependents(known: Reach) -> list[int]:
+    """What reaches each node, itself included."""
+    bits = [1 << node for node in range(len(known.order))]
+    cycles = groupby(range(len(known.order)), key=known.cycle.__getitem__)
+    for cycle in reversed([list(nodes) for _, nodes in cycles]):  # what refers comes first
+        above = 0
+        for node in cycle:
+            above |= bits[node]
+        for node in cycle:
+            bits[node] = above
+            for other in known.references[node]:
+                bits[other] |= above
+    return bits
 
 
 def _name(path: str) -> str:
