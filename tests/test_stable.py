@@ -5,6 +5,7 @@ from one build to the next.
 import math
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -110,6 +111,17 @@ def closure(seed: int, count: int, build: int = 0, version: int = 1) -> Graph:
     return graph_of(references, build)
 
 
+def test_sizes_hardly_matter() -> None:
+    """An update that makes a path a little larger must not move the others."""
+    chance = random.Random(1)
+    graph = closure(1, 80)
+    even = {path: replace(node, size=4096 << chance.randrange(16)) for path, node in graph.items()}
+    odd = {
+        path: replace(n, size=n.size * chance.randrange(80, 120) // 100) for path, n in even.items()
+    }
+    assert stable(even, [], 24) == stable(odd, [], 24)
+
+
 @pytest.mark.parametrize("budget", [5, 24, 60])
 def test_hashes_do_not_matter(budget: int) -> None:
     """A rebuild of everything is no reason to put paths elsewhere."""
@@ -195,7 +207,7 @@ def expected(graph: Graph, roots: Sequence[str], plan: Plan) -> float:
         more = 100 if causes & set(roots) else 0
         change = 1 - math.exp(-0.05 * math.sqrt(len(causes) + more))
         unshared = 1 - math.exp(-0.3 * math.sqrt(len(apart)))
-        size = 16384 + sum(graph[path].size for path in layer)
+        size = 16384 + sum(2 ** round(math.log2(graph[path].size)) for path in layer)
         total += size * (change + 0.07 * unshared)
     return total
 

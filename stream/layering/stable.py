@@ -102,7 +102,7 @@ class _Planner:
         self.single = [
             _Layer(
                 (number,),
-                graph[path].size,
+                _rounded(graph[path].size),
                 causes[number],
                 dependents[number] | (others ^ dependents[number]) << len(paths),
             )
@@ -291,6 +291,11 @@ def _dependents(known: Reach) -> list[int]:
             for other in known.references[node]:
                 bits[other] |= above
     return bits
+
+
+def _rounded(size: int) -> int:
+    """A power of two: an update that changes a size a little is no reason to move other paths."""
+    return 1 << round(math.log2(size)) if size else 0
 
 
 def _name(path: str) -> str:
