@@ -543,7 +543,8 @@ def test_worker_that_cannot_begin() -> None:
 
 def test_fewer_threads_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system gives no more threads, those that run do the work."""
-    start, started = threading.Thread.start, []
+    start = threading.Thread.start
+    started: list[threading.Thread] = []
 
     def limited(thread: threading.Thread) -> None:
         if len(started) == 2:
