@@ -24,8 +24,8 @@ from email.utils import parsedate_to_datetime
 _BATCH = 50  # packages per download: bounds the disk that archives take
 _SIGNED = re.compile(rb"^ -- .*>\s+(.*?)\s*$", re.MULTILINE)
 
-# Images by the packages on top. JUDGED is what targets are about; a planner may be tuned on
-# OTHERS alone.
+# Images by the packages on top. JUDGED is what targets are about; OTHERS tell whether a planner
+# is fitted to them.
 JUDGED: dict[str, tuple[str, ...]] = {
     "python-web": (
         "gunicorn", "python3-django", "python3-djangorestframework", "python3-celery",

@@ -3,13 +3,13 @@ update moves few bytes. Knows graph, sizes and names, and no history.
 
 A path's hash is new when anything in its closure is: the paths of its closure are the causes
 of its changes. The chance that one of them strikes before the next build grows with their
-number, more slowly than in proportion. A layer moves whole when one of its members changes,
-and its causes are the union of theirs, so paths whose closures overlap cost little together.
-Another image shares a layer if it has all of the members: paths with the same dependents come
-together everywhere, and each dependent of only some members is a reason to come without the
-others. The plan is the partition with the least sum of size times (chance of change + weighted
-chance of not being shared) that merging layers two at a time, and then moving paths one at a
-time, finds.
+number, more slowly than in proportion, and roots are worked on more than the rest. A layer
+moves whole when one of its members changes, and its causes are the union of theirs, so paths
+whose closures overlap cost little together. Another image shares a layer if it has all of the
+members: paths with the same dependents come together everywhere, and each dependent of only
+some members is a reason to come without the others. The plan is the partition with the least
+sum of size times (chance of change + weighted chance of not being shared) that merging layers
+two at a time, and then moving paths one at a time, finds.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from itertools import groupby
 from stream.layering.graph import Graph
 from stream.layering.reach import Reach, name_key, reach
 
+# Round numbers from a plateau that is the same for unlike images and years: docs/adr/0006.
 _CHANGE = 0.05  # n causes strike with a chance of 1 - exp(-_CHANGE * sqrt(n))
 _ROOT = 100  # causes that a root has beside its closure: it is what is worked on
-_APART = 0.3  # the same of n dependents that not all members have
+_APART = 0.3  # as _CHANGE, of n dependents that not all members have
 _SHARING = 0.07  # what a byte that is not shared weighs against one that is pushed again
 _LAYER_COST = 16 << 10  # bytes that a layer costs beside its content: tar, manifest, requests
 _BUILDS = 20  # builds to come that a push now is weighed against
