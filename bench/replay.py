@@ -113,7 +113,7 @@ def repushed(directory: str, weeks: int = _WEEKS) -> Section:
                 pushed = _ratio(ours.pushed, lower.pushed)
                 worst = max((ours.pushed[i] / lower.pushed[i], i) for i in ours.pushed)
                 targets = []
-                if planner.startswith("stable"):
+                if planner.startswith("stable") and weeks == _WEEKS:
                     if budget in _LIMITS:
                         limit = _LIMITS[budget]
                         targets.append(verdict(f"≤ {limit}", met=pushed <= limit))
