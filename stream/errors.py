@@ -104,5 +104,15 @@ class ReaderClosedError(OutputError, BrokenPipeError):
     """Whoever read the image closed the pipe before its end."""
 
 
+class BudgetError(StreamImageError, ValueError):
+    """No layer is left for store paths. `budget` is how many there would be."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        super().__init__(
+            f"{budget} layers are left for store paths, and at least 1 is needed: raise maxLayers"
+        )
+
+
 class UsageError(StreamImageError, ValueError):
     """A command line that cannot be carried out."""

@@ -90,7 +90,8 @@ def slow_auto(graph: Graph, budget: int) -> set[frozenset[str]]:
             frozenset(path for path in of if of[path] == primaries) for primaries in of.values()
         }
 
-    for primary in sorted(graph, key=lambda path: (-graph[path].size, name_key(path))):
+    as_nix_lists = sorted(graph)
+    for primary in reversed(sorted(as_nix_lists, key=lambda path: graph[path].size)):
         after = {**sets, primary: frozenset([primary])}
         for path in reached[primary]:
             kept = {other for other in sets[path] if primary not in reached[other]}

@@ -4,70 +4,82 @@ them need in common shares a layer. The planner of nixpkgs' `dockerTools` today.
 
 from __future__ import annotations
 
-from stream.layering.graph import Graph
-from stream.layering.reach import members, name_key, reach
+from stream.layering.graph import Graph, check_budget
+from stream.layering.reach import Reach, members, reach
 
 
 def auto(graph: Graph, budget: int) -> list[list[str]]:
-    """Layers, at most `budget` (1 or more) of them, each path of `graph` once; by
-    rising size of their closures, paths in a layer by name.
+    """Layers, at most `budget` of them, each path of `graph` once; by rising size of
+    their closures, paths in a layer by name. Raises BudgetError.
 
     Each path has a set of primary paths. Paths become primary by falling size, as long
     as the layers, which are the paths of equal sets, are no more than `budget`.
     """
+    check_budget(budget)
     known = reach(graph)
     if not known.order:
         return []
-    by_size = sorted(
-        range(len(known.order)),
-        key=lambda node: (-graph[known.order[node]].size, name_key(known.order[node])),
-    )
-    sets = [0] * len(known.order)  # of primaries, by their numbers in turn
-    groups = {0: len(known.order)}  # how many paths have a set
-    reached_by: list[int] = []  # of each primary, what it reaches
-    for turn, primary in enumerate(by_size):
-        above = sum(1 << other for other, bits in enumerate(reached_by) if bits >> primary & 1)
-        below = sum(
-            1 << other
-            for other, node in enumerate(by_size[:turn])
-            if known.reached[primary] >> node & 1
-        )
-        changed = {primary: 1 << turn}
-        for node in members(known.reached[primary]):
-            if node == primary:
-                continue
-            kept = sets[node] & ~above
-            changed[node] = kept if kept & below else kept | 1 << turn
-        after = dict(groups)
-        for node, new in changed.items():
-            after[sets[node]] -= 1
-            if not after[sets[node]]:
-                del after[sets[node]]
-            after[new] = after.get(new, 0) + 1
+    # Of equal sizes the last path comes first, as nixpkgs takes them from the end of a
+    # list that Nix sorted.
+    by_size = sorted(graph, key=lambda path: (graph[path].size, path), reverse=True)
+    layers = {0: (1 << len(known.order)) - 1}  # set of primaries: the paths that have it
+    primaries: list[int] = []
+    seen: set[int] = set()
+    for path in by_size:
+        primary = known.number[path]
+        # Another one of the same cycle would only take the place of the first.
+        if known.cycle[primary] in seen:
+            continue
+        seen.add(known.cycle[primary])
+        after = _with_primary(layers, primary, primaries, known)
         if len(after) > budget:
             break
-        groups = after
-        for node, new in changed.items():
-            sets[node] = new
-        reached_by.append(known.reached[primary])
-    layers: dict[int, list[int]] = {}
-    for node, primaries in enumerate(sets):
-        layers.setdefault(primaries, []).append(node)
-    return _ordered(graph, known.order, known.reached, list(layers.values()))
+        layers = after
+        primaries.append(primary)
+    return _ordered(graph, known, list(layers.values()))
 
 
-def _ordered(
-    graph: Graph, order: list[str], reached: list[int], layers: list[list[int]]
-) -> list[list[str]]:
-    def closure_size(layer: list[int]) -> int:
-        bits = 0
-        for node in layer:
-            bits |= reached[node] | 1 << node
-        return sum(graph[order[node]].size for node in members(bits))
+def _with_primary(
+    layers: dict[int, int], primary: int, primaries: list[int], known: Reach
+) -> dict[int, int]:
+    """The layers when `primary` is one as well. In the keys a primary is the bit of its
+    place in `primaries`.
+    """
+    own = 1 << len(primaries)
+    reached = known.reached[primary]
+    above = below = 0
+    for place, other in enumerate(primaries):
+        above |= (known.reached[other] >> primary & 1) << place
+        below |= (reached >> other & 1) << place
+    after = {own: 1 << primary}
+    for key, nodes in layers.items():
+        if inside := nodes & reached:
+            kept = key & ~above
+            new = kept if kept & below else kept | own
+            after[new] = after.get(new, 0) | inside
+        if outside := nodes & ~reached & ~(1 << primary):
+            after[key] = after.get(key, 0) | outside
+    return after
+
+
+def _ordered(graph: Graph, known: Reach, layers: list[int]) -> list[list[str]]:
+    sizes = [graph[path].size for path in known.order]
+
+    def closure_size(layer: int) -> int:
+        bits = layer
+        for node in members(layer):
+            bits |= known.reached[node]
+        return sum(sizes[node] for node in members(bits))
+
+    def name(path: str) -> tuple[str, str]:
+        # Not `name_key`: it puts foo+ before foo, this one behind it.
+        head, _, rest = path.partition("-")
+        return rest, head
 
     named = [
-        (closure_size(layer), sorted((order[node] for node in layer), key=name_key))
+        (closure_size(layer), sorted((known.order[node] for node in members(layer)), key=name))
         for layer in layers
     ]
-    named.sort(key=lambda item: (item[0], [name_key(path) for path in item[1]]))
+    # nixpkgs leaves layers of equal closure sizes in the order of a hash seed.
+    named.sort(key=lambda item: (item[0], [name(path) for path in item[1]]))
     return [paths for _, paths in named]

@@ -4,8 +4,10 @@ refer to. Knows neither JSON nor the store.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+
+from stream.errors import BudgetError
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,3 +22,36 @@ class Node:
 
 # Store paths by name. Every reference is a node; cycles are allowed.
 Graph = Mapping[str, Node]
+
+
+def check_budget(budget: int) -> None:
+    """Raises BudgetError if no layer is left for store paths."""
+    if budget < 1:
+        raise BudgetError(budget)
+
+
+def roots(graph: Graph) -> set[str]:
+    """The paths that no other refers to."""
+    return set(graph).difference(*(node.references - {path} for path, node in graph.items()))
+
+
+def closure(graph: Graph, paths: Iterable[str]) -> set[str]:
+    """`paths`, which are in `graph`, and all that they reach."""
+    found: set[str] = set()
+    waiting = list(paths)
+    while waiting:
+        at = waiting.pop()
+        if at not in found:
+            found.add(at)
+            waiting += graph[at].references
+    return found
+
+
+def part(graph: Graph, paths: Collection[str]) -> dict[str, Node]:
+    """The nodes of `paths`, in the order of `graph`, with the references among them."""
+    kept = frozenset(paths)
+    return {
+        path: Node(node.size, node.references & kept)
+        for path, node in graph.items()
+        if path in kept
+    }

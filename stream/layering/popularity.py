@@ -7,39 +7,57 @@ from the roots. (nixpkgs adds up counts along all ways; that is the same number.
 
 from __future__ import annotations
 
-from stream.layering.graph import Graph
-from stream.layering.reach import members, name_key, reach
+from stream.layering.graph import Graph, check_budget
+from stream.layering.reach import cycles, members, name_key
 
 
 def popularity(graph: Graph, budget: int) -> list[list[str]]:
-    """Layers, at most `budget` (1 or more) of them, each path of `graph` once: the most
-    popular path first, paths of equal score by name. Paths that no root reaches, which
-    are in cycles, come last.
+    """Layers, at most `budget` of them, each path of `graph` once: the most popular path
+    first, the last layer holding the rest. Raises BudgetError.
     """
-    scores = popularity_scores(graph)
-    ranked = sorted(graph, key=lambda path: (-scores[path], name_key(path)))
-    layers = [[path] for path in ranked[: budget - 1]]
-    if rest := ranked[budget - 1 :]:
+    check_budget(budget)
+    order = by_popularity(graph)
+    layers = [[path] for path in order[: budget - 1]]
+    if rest := order[budget - 1 :]:
         layers.append(rest)
     return layers
 
 
+def by_popularity(graph: Graph) -> list[str]:
+    """All paths by falling score, those of equal score by name. Paths that no root
+    reaches, which are in cycles or below them, come last.
+    """
+    scores = popularity_scores(graph)
+    return sorted(graph, key=lambda path: (-scores[path], name_key(path)))
+
+
 def popularity_scores(graph: Graph) -> dict[str, int]:
     """The score of each path; 0 for one that no root reaches."""
-    known = reach(graph)
-    count = len(known.order)
-    referrers: list[list[int]] = [[] for _ in range(count)]
-    for node, others in enumerate(known.references):
-        for other in others:
-            referrers[other].append(node)
-    ways = [0] * count
-    for node in reversed(range(count)):  # what refers comes before what is referred to
-        above = [other for other in referrers[node] if known.cycle[other] != known.cycle[node]]
-        ways[node] = sum(ways[other] for other in above) if referrers[node] else 1
-    scores = [0] * count
-    for node in range(count):
-        if ways[node]:
-            scores[node] += ways[node]
-            for other in members(known.reached[node]):
-                scores[other] += ways[node]
-    return {known.order[node]: scores[node] for node in range(count)}
+    components = list(cycles(graph, sorted(graph, key=name_key)))[::-1]  # referrers first
+    component = {path: n for n, inside in enumerate(components) for path in inside}
+    number = {path: n for n, path in enumerate(component)}
+    referrers: dict[str, list[str]] = {path: [] for path in component}
+    for path, at in component.items():
+        for other in graph[path].references:
+            if component[other] != at:
+                referrers[other].append(path)
+    ways: list[int] = []  # from the roots, by number
+    above: list[int] = []  # of each component, its paths and all that reach it
+    scores: list[int] = []  # of each component: all its paths have the same
+    for inside in components:
+        start = number[inside[0]]
+        bits = ((1 << len(inside)) - 1) << start
+        # What is above one referrer is added up already. The one with most is taken, as
+        # the rest must be added path by path.
+        most, known, score = 0, 0, 0
+        for path in inside:
+            from_roots = sum(ways[number[other]] for other in referrers[path])
+            root = not referrers[path] and len(inside) == 1
+            ways.append(1 if root else from_roots)
+            for at in {component[other] for other in referrers[path]}:
+                bits |= above[at]
+                if (count := above[at].bit_count()) > most:
+                    most, known, score = count, above[at], scores[at]
+        above.append(bits)
+        scores.append(score + sum(ways[node] for node in members(bits & ~known)))
+    return {path: scores[at] for path, at in component.items()}

@@ -16,8 +16,8 @@ def name_key(path: str) -> str:
     """By what store paths are ordered: the name, then the directory and the hash, which
     stand before the path's first hyphen.
     """
-    head, _, name = path.partition("-")
-    return f"{name}-{head}"
+    head, hyphen, name = path.partition("-")
+    return f"{name}-{head}" if hyphen else path
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,29 +45,29 @@ def members(bits: int) -> Iterator[int]:
 def reach(graph: Graph) -> Reach:
     """Compute it. Time grows with nodes and references, times the nodes' bits."""
     names = sorted(graph, key=name_key)
-    cycles = list(_cycles(graph, names))
-    order = [name for cycle in cycles for name in cycle]
+    components = list(cycles(graph, names))
+    order = [name for cycle in components for name in cycle]
     number = {name: index for index, name in enumerate(order)}
     references = [
         sorted(number[other] for other in graph[name].references if other != name) for name in order
     ]
     reached = [0] * len(order)
     numbers = [0] * len(order)
-    for index, cycle in enumerate(cycles):
+    for index, cycle in enumerate(components):
         inside = [number[name] for name in cycle]
-        bits = 0
+        bits = ((1 << len(inside)) - 1) << inside[0]  # they stand together in `order`
         for node in inside:
             for other in references[node]:
                 bits |= 1 << other | reached[other]
         for node in inside:
-            reached[node] = (bits | sum(1 << other for other in inside)) & ~(1 << node)
+            reached[node] = bits ^ 1 << node
             numbers[node] = index
     return Reach(order, number, references, reached, numbers)
 
 
-def _cycles(graph: Graph, names: list[str]) -> Iterator[list[str]]:
+def cycles(graph: Graph, names: list[str]) -> Iterator[list[str]]:
     """Strongly connected components, what is referred to first (Tarjan), without
-    recursion.
+    recursion. `names` are the graph's, and say where it begins.
     """
     index: dict[str, int] = {}
     low: dict[str, int] = {}
