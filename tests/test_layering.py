@@ -6,83 +6,37 @@ import sys
 from collections.abc import Callable
 
 import pytest
+from graphs import graph_of, graphs, slow_scores, store_path, walked
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream.errors import BudgetError
 from stream.layering.auto import auto
 from stream.layering.graph import Graph, Node
+from stream.layering.pipeline import pipeline
 from stream.layering.popularity import popularity, popularity_scores
-from stream.layering.reach import members, name_key, reach
+from stream.layering.reach import members, reach
 
 Planner = Callable[[Graph, int], list[list[str]]]
-PLANNERS: list[Planner] = [popularity, auto]
+
+
+def contest(graph: Graph, budget: int) -> list[list[str]]:
+    """What dockerTools' pipeline was when there was no other planner."""
+    return pipeline(graph, [["popularity_contest"], ["limit_layers", budget]], budget)
+
+
+PLANNERS: list[Planner] = [popularity, auto, contest]
 
 # Of nixpkgs' documentation of the scores.
 EXAMPLE = {"A": "BG", "B": "CE", "C": "DE", "D": "F", "E": "F", "F": "", "G": ""}
 
 
-def graph_of(edges: dict[str, str], sizes: dict[str, int] | None = None) -> Graph:
-    """A graph of paths with names of one letter."""
-    return {
-        path: Node((sizes or {}).get(path, 1), frozenset(references))
-        for path, references in edges.items()
-    }
-
-
-def store_path(number: int) -> str:
-    """A store path; several have the same name."""
-    return f"/nix/store/{number * 7919 % 1000:032}-p{number % 3}"
-
-
-@st.composite
-def graphs(draw: st.DrawFn, *, cycles: bool = False) -> Graph:
-    """Closures: every path refers to earlier ones, with `cycles` to any, itself included."""
-    count = draw(st.integers(0, 14))
-    names = [store_path(number) for number in range(count)]
-    found = {}
-    for number, name in enumerate(names):
-        others = names if cycles else names[:number]
-        references = draw(st.sets(st.sampled_from(others))) if others else set()
-        found[name] = Node(draw(st.integers(0, 5)), frozenset(references) - {name})
-    shuffled = draw(st.permutations(list(found)))
-    return {name: found[name] for name in shuffled}
-
-
 # ---- the same, the slow way
-
-
-def closure(graph: Graph, path: str) -> set[str]:
-    """All that a path reaches, itself included."""
-    found: set[str] = set()
-    waiting = [path]
-    while waiting:
-        at = waiting.pop()
-        if at not in found:
-            found.add(at)
-            waiting += graph[at].references
-    return found
-
-
-def counted(graph: Graph, path: str) -> dict[str, int]:
-    """The counts below a path, as they are defined."""
-    counts: dict[str, int] = {}
-    for child in graph[path].references:
-        counts[child] = counts.get(child, 0) + 1
-        for below, count in counted(graph, child).items():
-            counts[below] = counts.get(below, 0) + count + 1
-    return counts
-
-
-def slow_scores(graph: Graph) -> dict[str, int]:
-    """Scores counted from a root above all."""
-    referred = {other for node in graph.values() for other in node.references}
-    top = {"": Node(0, frozenset(set(graph) - referred))}
-    return counted({**graph, **top}, "")
 
 
 def slow_auto(graph: Graph, budget: int) -> set[frozenset[str]]:
     """Primaries as sets of names."""
-    reached = {path: closure(graph, path) - {path} for path in graph}
+    reached = {path: walked(graph, path) - {path} for path in graph}
     sets: dict[str, frozenset[str]] = dict.fromkeys(graph, frozenset())
 
     def layers(of: dict[str, frozenset[str]]) -> set[frozenset[str]]:
@@ -90,8 +44,9 @@ def slow_auto(graph: Graph, budget: int) -> set[frozenset[str]]:
             frozenset(path for path in of if of[path] == primaries) for primaries in of.values()
         }
 
-    as_nix_lists = sorted(graph)
-    for primary in reversed(sorted(as_nix_lists, key=lambda path: graph[path].size)):
+    waiting = sorted(sorted(graph), key=lambda path: graph[path].size)  # Nix lists by path
+    while waiting:
+        primary = waiting.pop()
         after = {**sets, primary: frozenset([primary])}
         for path in reached[primary]:
             kept = {other for other in sets[path] if primary not in reached[other]}
@@ -129,13 +84,13 @@ def test_scores_as_counted(graph: Graph) -> None:
     assert popularity_scores(graph) == slow_scores(graph)
 
 
-@given(graph=graphs(), budget=st.integers(1, 9))
+@given(graph=graphs(cycles=True), budget=st.integers(1, 9))
 def test_auto_as_with_sets_of_names(graph: Graph, budget: int) -> None:
     """The bits say what sets of names would."""
     found = auto(graph, budget)
     assert {frozenset(layer) for layer in found} == slow_auto(graph, budget)
     sizes = [
-        sum(graph[path].size for path in set().union(*(closure(graph, path) for path in layer)))
+        sum(graph[path].size for path in set().union(*(walked(graph, path) for path in layer)))
         for layer in found
     ]
     assert sizes == sorted(sizes)
@@ -151,13 +106,66 @@ def test_every_path_once_and_the_budget_kept(graph: Graph, budget: int, planner:
     assert planner(dict(reversed(list(graph.items()))), budget) == layers
 
 
+@pytest.mark.parametrize("planner", PLANNERS)
+@pytest.mark.parametrize("paths", [0, 1, 4, 5, 6, 60])
+def test_no_path_is_lost_at_the_budget(planner: Planner, paths: int) -> None:
+    """The layer that holds the rest is where a path more or less gets lost."""
+    graph = {
+        store_path(n): Node(n, frozenset(map(store_path, range(n // 2)))) for n in range(paths)
+    }
+    layers = planner(graph, 5)
+    assert sorted(path for layer in layers for path in layer) == sorted(graph)
+    assert len(layers) <= min(paths, 5)
+    if planner is not auto:
+        assert len(layers) == min(paths, 5)
+    assert len(planner(graph, 1)) == min(paths, 1)
+
+
+@pytest.mark.parametrize("planner", PLANNERS)
+@pytest.mark.parametrize("budget", [0, -1])
+def test_no_layer_left_is_an_error(planner: Planner, budget: int) -> None:
+    """Layers beyond what an image may have would be made in silence."""
+    with pytest.raises(BudgetError, match=f"{budget} layers are left .* raise maxLayers"):
+        planner(graph_of(EXAMPLE), budget)
+
+
+@given(graph=graphs(), budget=st.integers(1, 9))
+def test_popularity_is_a_pipeline(graph: Graph, budget: int) -> None:
+    """DockerTools defines the one by the other."""
+    assert popularity(graph, budget) == contest(graph, budget)
+
+
+def test_popularity_orders_names_as_text_with_the_hash_behind() -> None:
+    """Ties are most of a closure: another order is other layers."""
+    names = ["0-foo", "1-foo+", "2-foo-1", "3-foo", "4-bar"]
+    graph = {f"/s/{name}": Node(1, frozenset()) for name in names}
+    found = [path.removeprefix("/s/") for layer in popularity(graph, 9) for path in layer]
+    assert found == ["4-bar", "1-foo+", "0-foo", "3-foo", "2-foo-1"]
+
+
+def test_auto_orders_paths_by_name_then_hash() -> None:
+    """The order of paths in a layer is in its bytes; `+` is less than the hyphen behind a name."""
+    names = ["0-foo", "1-foo+", "2-foo-1", "3-foo", "4-bar"]
+    graph = {f"/s/{name}": Node(1, frozenset()) for name in names}
+    (found,) = auto(graph, 1)
+    assert [path.removeprefix("/s/") for path in found] == [
+        "4-bar", "0-foo", "3-foo", "1-foo+", "2-foo-1",
+    ]  # fmt: skip
+
+
+def test_auto_takes_the_last_of_equal_sizes_first() -> None:
+    """Nix lists by path and nixpkgs takes from the end: of two paths of one size the other gets the layer."""
+    graph = graph_of({"A": "", "B": "", "C": ""}, {"A": 5, "B": 5, "C": 5})
+    assert sorted(auto(graph, 2)) == [["A", "B"], ["C"]]
+
+
 @given(graph=graphs(cycles=True))
 def test_reach_as_walked(graph: Graph) -> None:
     """Bits tell what following references tells, in cycles too."""
     known = reach(graph)
     for number, name in enumerate(known.order):
         found = {known.order[other] for other in members(known.reached[number])}
-        assert found == closure(graph, name) - {name}
+        assert found == walked(graph, name) - {name}
 
 
 def test_paths_in_cycles_come_last() -> None:
@@ -166,14 +174,23 @@ def test_paths_in_cycles_come_last() -> None:
     assert popularity(graph, 9) == [["B"], ["A"], ["X"], ["Y"]]
 
 
-@pytest.mark.parametrize("planner", ["auto", "popularity"])
-def test_hash_seed(planner: str) -> None:
+PROGRAM = (
+    "[['split_paths', [names[9], {'children_of': names[120]}]],"
+    " ['over', 'rest', ['popularity_contest']], ['over', 'main', ['split_every', 3]]]"
+)
+
+
+@pytest.mark.parametrize(
+    ("planner", "arguments"), [("auto", "24"), ("popularity", "24"), ("pipeline", PROGRAM)]
+)
+def test_hash_seed(planner: str, arguments: str) -> None:
     """The same closure gives the same image on every machine and in every run."""
     program = (
         f"from stream.layering.{planner} import {planner} as plan\n"
         "from stream.layering.graph import Node\n"
         "names = [f'/s/{n * 7919 % 1000}-p{n % 5}' for n in range(200)]\n"
-        "print(plan({name: Node(n % 7, frozenset(names[n // 2:n:3])) for n, name in enumerate(names)}, 24))"
+        "print(plan({name: Node(n % 7, frozenset(names[n // 2:n:3])) for n, name in enumerate(names)},\n"
+        f"    {arguments}))"
     )
     outputs = {
         subprocess.run(
@@ -195,3 +212,11 @@ def test_deep_closures() -> None:
     }
     for planner in PLANNERS:
         assert len(planner(graph, 100)) == 100
+
+
+@pytest.mark.parametrize("planner", PLANNERS)
+def test_a_large_cycle(planner: Planner) -> None:
+    """A graph that nobody meant takes no more time than another; paths are not lost in it."""
+    names = [store_path(number) + str(number) for number in range(3000)]
+    graph = {name: Node(1, frozenset([names[n - 1]])) for n, name in enumerate(names)}
+    assert sorted(path for layer in planner(graph, 9) for path in layer) == sorted(names)
