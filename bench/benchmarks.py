@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from statistics import median
 
-from bench import archives, check, measure, report, shapes
+from bench import archives, check, measure, references, report, shapes
 from bench.contenders import (
     COMPRESSORS,
     IMAGES,
@@ -21,6 +22,11 @@ from bench.contenders import (
 )
 from bench.replay import repushed
 from bench.report import Section, verdict
+from stream.layering.auto import auto
+from stream.layering.graph import Graph
+from stream.layering.pipeline import pipeline
+from stream.layering.popularity import popularity
+from stream.layering.references import parse_references
 
 _MIB = 1 << 20
 _RSS_LIMIT = 64 * _MIB
@@ -28,6 +34,8 @@ _RSS_SPREAD = 4 * _MIB  # what "the same at a tenth and at full size" may differ
 _START_LIMIT = 0.100
 _STARTS = 20
 _BASE_LIMIT = 1.3  # of the time of `cat base | openssl sha256`
+_PLAN_LIMITS = {1_000: 0.15, 10_000: 1.0}  # seconds, by store paths
+_PLAN_BUDGET = 99
 _STORE_LIMIT = 1.1  # of the time of one more `cat` in the pipe
 
 
@@ -207,6 +215,49 @@ def layering(options: Options) -> Section:
     return repushed(directory, weeks=max(1, round(options.scale * 104)))
 
 
+def plan(options: Options) -> Section:
+    """Planning layers: the graph read from its JSON, and each planner, in this process."""
+    section = Section(title=f"plan: {_PLAN_BUDGET} layers of a references graph, whole calls")
+    section.lines = ["| paths | call | median s | min-max s | target |", "| - | - | - | - | - |"]
+    for count, limit in _PLAN_LIMITS.items():
+        data = references.references_json(count)
+        graph = parse_references(data, "graph.json")
+        calls: dict[str, Callable[[], object]] = {
+            "parse_references": partial(parse_references, data, "graph.json"),
+            "popularity": partial(popularity, graph, _PLAN_BUDGET),
+            "auto": partial(auto, graph, _PLAN_BUDGET),
+            "pipeline": partial(pipeline, graph, _program(graph), _PLAN_BUDGET),
+        }
+        for name, call in calls.items():
+            times = sorted(_seconds(call) for _ in range(options.runs))
+            target = verdict(f"< {limit:g}", met=times[-1] < limit)
+            section.lines.append(
+                f"| {count:,} | {name} | {median(times):.3f} | {times[0]:.3f}-{times[-1]:.3f}"
+                f" | {target} |"
+            )
+            section.numbers[f"{name} of {count}"] = times
+    return section
+
+
+def _program(graph: Graph) -> list[object]:
+    """A program with the operations that take most time."""
+    largest = sorted(graph, key=lambda path: (graph[path].size, path))[-3:]
+    rest = [["popularity_contest"], ["limit_layers", _PLAN_BUDGET - 3]]
+    return [
+        ["split_paths", [largest[0], {"children_of": largest[1]}]],
+        ["over", "main", ["pipe", [["subcomponent_in", largest], ["flatten"]]]],
+        ["over", "rest", ["pipe", rest]],
+        ["flatten"],
+        ["limit_layers", _PLAN_BUDGET],
+    ]
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
 BENCHMARKS: dict[str, Callable[[Options], Section]] = {
     "mixed": partial(compare, shapes.mixed),
     "tiny": partial(compare, shapes.tiny),
@@ -219,4 +270,5 @@ BENCHMARKS: dict[str, Callable[[Options], Section]] = {
     "merge": merge,
     "export": export,
     "layering": layering,
+    "plan": plan,
 }

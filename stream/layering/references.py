@@ -83,7 +83,8 @@ class _Reader:
                 return self._fault(place, f"has the {MAX_REFERENCES}th reference: that is too many")
             self._graph[path] = Node(self._size(place, info), frozenset(references) - {path})
         for path, node in self._graph.items():
-            for other in sorted(node.references - self._places.keys()):
+            # Not `references - keys`, which goes through all keys.
+            for other in sorted(o for o in node.references if o not in self._places):
                 self._fault(self._places[path], f"refers to {other}, which is not here: {_HINT}")
         return None
 
@@ -139,9 +140,8 @@ class _Reader:
         value = info.get("narSize")
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return value
-        wrong = (
-            f"must be a number of bytes, not {value if isinstance(value, int) else _kind(value)}"
-        )
+        shown = value if type(value) is int else _kind(value)
+        wrong = f"must be a number of bytes, not {shown}"
         self._fault(f"{place}.narSize", "is missing" if value is None else wrong)
         return 0
 
