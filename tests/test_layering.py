@@ -73,7 +73,7 @@ def test_scores_of_the_example() -> None:
 def test_auto_of_an_example() -> None:
     """What two large paths need in common is a layer, and what each needs alone goes with it."""
     edges = {"R": "XYa", "X": "xc", "Y": "yc", "x": "", "y": "", "c": "", "a": ""}
-    sizes = {"X": 100, "Y": 90, "R": 1, "x": 2, "y": 2, "c": 3, "a": 1}
+    sizes = {"X": 100, "Y": 90, "R": 1, "x": 2, "y": 2, "c": 1, "a": 1}
     assert auto(graph_of(edges, sizes), 4) == [["c"], ["Y", "y"], ["X", "x"], ["R", "a"]]
     assert auto(graph_of(edges, sizes), 1) == [sorted(edges)]
 
