@@ -42,6 +42,78 @@ class CustomisationLayer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Builtin:
+    """A small content that is built in: `fakeNss`, `binSh` and their like. `path` is the
+    store path that it links to, where it needs one; lines are added to passwd and group.
+    """
+
+    name: str
+    path: bytes = b""
+    extra_passwd_lines: tuple[str, ...] = ()
+    extra_group_lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permission:
+    """What the entry at `path`, or those whose path `regex` matches as a whole, get. Paths
+    begin with `/`. With `create`, a directory is made at `path` if nothing is there. None:
+    stays as it is. `capabilities` is in the notation of cap_from_text(3).
+    """
+
+    path: bytes = b""
+    regex: str = ""
+    create: bool = False
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    xattrs: tuple[tuple[bytes, bytes], ...] = ()
+    capabilities: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreObject:
+    """What a Nix database says of a store path. `nar_hash` is `sha256:` and 64 hex digits,
+    `deriver` may be empty.
+    """
+
+    path: str
+    nar_hash: str
+    nar_size: int
+    references: tuple[str, ...]
+    deriver: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NixDatabase:
+    """The Nix database to be put into the image: what it says, and the store paths that
+    are garbage collector roots.
+    """
+
+    objects: tuple[StoreObject, ...]
+    roots: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How to make the customisation layer: `contents` are joined as links, `copy_to_root`
+    are copied, then the rest happens in the order of the fields. `keep_dirlinks`: where a
+    copied directory meets a link to a directory, the link stays and is merged into.
+    `first_wins`: of two contents that disagree about a file, else an error.
+    """
+
+    contents: tuple[bytes | Builtin, ...] = ()
+    copy_to_root: tuple[bytes | Builtin, ...] = ()
+    keep_dirlinks: bool = False
+    first_wins: bool = False
+    database: NixDatabase | None = None
+    extra_commands: str = ""
+    fake_root_commands: str = ""
+    fakechroot: bool = False
+    owner: tuple[int, int] | None = None
+    permissions: tuple[Permission, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BaseReference:
     """The image to build on: the archive at `path`, in it the one tagged `repo_tag`,
     or the first. `config` is what is inherited (`env` or `full`), `history` what

@@ -18,10 +18,11 @@ ROWS: list[set[str]] = [
     {"__main__"},
     {"cli"},
     {"commands"},
-    {"answer", "inspection", "verification", "merging", "export", "tarsum", "wrapping"},
+    {"answer", "inspection", "verification", "merging", "export", "planning", "tarsum", "wrapping"},
     {"progress"},  # watches the pipeline and is told by it through an interface of the pipeline's
     {"pipeline"},
     {"sources", "sinks", "layering"},
+    {"customisation"},
     {"documents", "config", "output", "installation"},
     {"tarwriter", "compression", "archives"},
     {"_tarhash"},

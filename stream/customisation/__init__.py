@@ -1,0 +1,1 @@
+"""The customisation layer made from a recipe: a tree in memory, bytes to come."""

@@ -1,0 +1,138 @@
+"""A file system tree in memory: what the customisation layer will hold.
+
+Paths are bytes without a leading `/`; the root is `b""`. Knows neither where nodes come
+from nor how they are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+# Typeflags of POSIX.1-2008, pax, "ustar Interchange Format".
+FILE, LINK, CHARACTER_DEVICE, BLOCK_DEVICE, DIRECTORY, FIFO = b"0", b"2", b"3", b"4", b"5", b"6"
+
+DIRECTORY_MODE = 0o755
+
+
+@dataclass(slots=True, kw_only=True)
+class Node:
+    """A file, directory, link or device.
+
+    A file's content is `data`, or that of the file at `source`, which has to be the one
+    with `identity` (device, inode, size, modification time in ns) when it is read. `link`
+    is a link's target, `device` a device's major and minor number, `xattrs` extended
+    attributes by name. `children` are a directory's, by name. `origin` says in messages
+    where the node comes from.
+    """
+
+    typeflag: bytes
+    mode: int
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+    data: bytes | None = None
+    source: bytes = b""
+    identity: tuple[int, int, int, int] | None = None
+    link: bytes = b""
+    device: tuple[int, int] = (0, 0)
+    xattrs: dict[bytes, bytes] | None = None
+    children: dict[bytes, Node] = field(default_factory=dict)
+    origin: bytes = b""
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it has children."""
+        return self.typeflag == DIRECTORY
+
+
+def directory(mode: int = DIRECTORY_MODE, *, origin: bytes = b"") -> Node:
+    """An empty directory of root's."""
+    return Node(typeflag=DIRECTORY, mode=mode, origin=origin)
+
+
+def link(target: bytes, *, origin: bytes = b"") -> Node:
+    """A symbolic link."""
+    return Node(typeflag=LINK, mode=0o777, link=target, origin=origin)
+
+
+def file(data: bytes, mode: int = 0o644, *, origin: bytes = b"") -> Node:
+    """A small file with its content."""
+    return Node(typeflag=FILE, mode=mode, size=len(data), data=data, origin=origin)
+
+
+def parts_of(path: bytes) -> list[bytes]:
+    """The components of `path`, absolute or not, without `.` and `..`, which stays in the
+    root as it does in `/`.
+    """
+    parts: list[bytes] = []
+    for part in path.split(b"/"):
+        if part == b"..":
+            del parts[-1:]
+        elif part not in (b"", b"."):
+            parts.append(part)
+    return parts
+
+
+class OccupiedError(Exception):
+    """There is something else at `path` already, `node`."""
+
+    def __init__(self, path: bytes, node: Node) -> None:
+        self.path = path
+        self.node = node
+        super().__init__(path, node)
+
+
+class Tree:
+    """A tree with its root directory."""
+
+    def __init__(self) -> None:
+        self.root = directory()
+
+    def find(self, path: bytes) -> Node | None:
+        """What is at `path`; follows no link."""
+        node = self.root
+        for part in parts_of(path):
+            found = node.children.get(part)
+            if found is None:
+                return None
+            node = found
+        return node
+
+    def make_directory(self, path: bytes, *, origin: bytes = b"") -> Node:
+        """The directory at `path`; it and those above it are made if they are not there.
+        Raises OccupiedError for one that is no directory.
+        """
+        node = self.root
+        parts = parts_of(path)
+        for depth, part in enumerate(parts):
+            found = node.children.get(part)
+            if found is None:
+                found = node.children[part] = directory(origin=origin)
+            elif not found.is_directory:
+                raise OccupiedError(b"/".join(parts[: depth + 1]), found)
+            node = found
+        return node
+
+    def put(self, path: bytes, node: Node) -> None:
+        """Put `node` at `path`, which is not the root; makes the directories above it.
+        Raises OccupiedError if there is something.
+        """
+        *above, name = parts_of(path)
+        parent = self.make_directory(b"/".join(above), origin=node.origin)
+        if name in parent.children:
+            raise OccupiedError(b"/".join([*above, name]), parent.children[name])
+        parent.children[name] = node
+
+    def entries(self) -> Iterator[tuple[bytes, Node]]:
+        """All nodes with their paths, the root first: a directory before what is in it,
+        names in the order of their bytes.
+        """
+        waiting = [(b"", self.root)]
+        while waiting:
+            path, node = waiting.pop()
+            yield path, node
+            above = path + b"/" if path else b""
+            waiting += (
+                (above + name, node.children[name]) for name in sorted(node.children, reverse=True)
+            )
