@@ -18,13 +18,13 @@ from typing import Any
 
 import orjson
 
+from stream.checks import kind, meant, not_normal, not_readable
 from stream.container_config import wrong_types
 from stream.errors import ConfError, Fault, one_line
 from stream.model import BaseReference, CustomisationLayer, Digest, ImageConf, LayerPlan, Owner
 
 DEFAULT_STORE_DIR = "/nix/store"
 DEFAULT_CREATED = "1970-01-01T00:00:01+00:00"
-MAX_KEY = 30  # characters of an unknown key that are compared with those known
 HEAD = 512  # bytes that tell a conf from an archive
 # In an executable with a conf, what stands before it: no line of a JSON document.
 EMBEDDED = b"\nexit 126 # the conf follows\n"
@@ -129,7 +129,7 @@ def parse_conf(
         place = f"line {error.lineno} column {error.colno}"
         raise ConfError(name, [Fault(place, f"not JSON: {error.msg}")]) from None
     if not isinstance(document, dict):
-        raise ConfError(name, [Fault("", f"must be an object, not {_kind(document)}")])
+        raise ConfError(name, [Fault("", f"must be an object, not {kind(document)}")])
     if isinstance(document.get("config"), dict):
         document["config"] = _exact_config(name, data)
     if repo_tag is not None:
@@ -138,24 +138,16 @@ def parse_conf(
     conf = reader.conf()
     for key in document:
         if key not in KEYS:
-            warn(one_line(f"{name}: {key}: unknown key, ignored{_meant(key)}"))
+            warn(one_line(f"{name}: {key}: unknown key, ignored{meant(key, KEYS)}"))
     if reader.faults:
         raise ConfError(name, reader.faults)
-    meant = ARCHITECTURES.get(conf.architecture.removesuffix("-linux"))
-    if meant and meant != conf.architecture:
+    usual = ARCHITECTURES.get(conf.architecture.removesuffix("-linux"))
+    if usual and usual != conf.architecture:
         shown = (
-            f"architecture: {conf.architecture!r} is no name that images have: {meant} is meant?"
+            f"architecture: {conf.architecture!r} is no name that images have: {usual} is meant?"
         )
         warn(one_line(f"{name}: {shown}"))
     return conf
-
-
-def _meant(key: str) -> str:
-    """The hint that `key` looks like one that is known."""
-    from difflib import get_close_matches
-
-    close = get_close_matches(key[:MAX_KEY].lower(), KEYS, n=1, cutoff=0.8)
-    return f": {close[0]} is meant?" if close else ""
 
 
 def _exact_config(name: str, data: bytes) -> Any:
@@ -178,14 +170,6 @@ def _exact_config(name: str, data: bytes) -> Any:
     if depth > MAX_DEPTH:
         raise ConfError(name, [Fault("config", f"is nested {depth} deep, {MAX_DEPTH} are allowed")])
     return value
-
-
-def _kind(value: object) -> str:
-    """What JSON calls the type of `value`."""
-    if value is None:
-        return "null"
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
-    return names.get(type(value), "a number")
 
 
 def parse_instant(text: str, now: datetime) -> datetime:
@@ -253,7 +237,7 @@ class _Reader:
         value = self._document.get(key, default)
         if isinstance(value, str) and "\0" not in value:
             return value
-        what = _kind(value) if not isinstance(value, str) else "one with a NUL character"
+        what = kind(value) if not isinstance(value, str) else "one with a NUL character"
         self._fault(key, f"must be a string, not {what}")
         return default
 
@@ -268,7 +252,7 @@ class _Reader:
         labels = self._strings("labels")
         value = self._document.get("config", {})
         if not isinstance(value, dict):
-            self._fault("config", f"must be an object, not {_kind(value)}")
+            self._fault("config", f"must be an object, not {kind(value)}")
             return {}
         wrong = [*wrong_types(value)]
         for place, message in wrong[:MAX_ALIKE]:
@@ -281,13 +265,13 @@ class _Reader:
         """The object of strings at `key`."""
         value = self._document.get(key, {})
         if not isinstance(value, dict):
-            self._fault(key, f"must be an object, not {_kind(value)}")
+            self._fault(key, f"must be an object, not {kind(value)}")
             return {}
         for name, item in value.items():
             if not name:
                 self._fault(key, "has an empty name")
             if not isinstance(item, str):
-                self._fault(f"{key}[{json.dumps(name)}]", f"must be a string, not {_kind(item)}")
+                self._fault(f"{key}[{json.dumps(name)}]", f"must be a string, not {kind(item)}")
         return value
 
     def _repo_tag(self) -> str:
@@ -305,7 +289,7 @@ class _Reader:
             return fallback
         value = self._document[key]
         if not isinstance(value, str):
-            self._fault(key, f"must be a string, not {_kind(value)}")
+            self._fault(key, f"must be a string, not {kind(value)}")
             return fallback
         try:
             return parse_instant(value, now)
@@ -319,7 +303,7 @@ class _Reader:
         history = self._choice("base_history", ("rewrite", "keep"))
         skip = self._document.get("skip_base_paths", False)
         if not isinstance(skip, bool):
-            self._fault("skip_base_paths", f"must be a boolean, not {_kind(skip)}")
+            self._fault("skip_base_paths", f"must be a boolean, not {kind(skip)}")
         key = "from_image"
         if self._document.get(key) is None:
             return None
@@ -352,27 +336,27 @@ class _Reader:
             value = int(value)
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_ID:
             return value
-        shown = repr(value) if isinstance(value, (str, int)) else _kind(value)
+        shown = repr(value) if isinstance(value, (str, int)) else kind(value)
         self._fault(key, f"must be a number from 0 to {MAX_ID}, not {shown}")
         return 0
 
     def _store_dir(self) -> str:
         value = self._text("store_dir", DEFAULT_STORE_DIR)
-        if wrong := _not_normal(value):
+        if wrong := not_normal(value):
             self._fault("store_dir", f"{value!r} {wrong}")
         return value
 
     def _store_layers(self, store_dir: str) -> tuple[LayerPlan, ...]:
         value = self._document.get("store_layers", [])
         if not isinstance(value, list):
-            self._fault("store_layers", f"must be a list of lists, not {_kind(value)}")
+            self._fault("store_layers", f"must be a list of lists, not {kind(value)}")
             return ()
         seen: dict[str, str] = {}
         plans = []
         for index, paths in enumerate(value):
             place = f"store_layers[{index}]"
             if not isinstance(paths, list):
-                self._fault(place, f"must be a list of store paths, not {_kind(paths)}")
+                self._fault(place, f"must be a list of store paths, not {kind(paths)}")
             elif not paths:
                 self._fault(place, "is empty: a layer holds at least one store path")
             else:
@@ -388,8 +372,8 @@ class _Reader:
         self, place: str, path: object, store_dir: str, seen: dict[str, str]
     ) -> bool:
         if not isinstance(path, str):
-            self._fault(place, f"must be a string, not {_kind(path)}")
-        elif wrong := _not_normal(path):
+            self._fault(place, f"must be a string, not {kind(path)}")
+        elif wrong := not_normal(path):
             self._fault(place, f"{path!r} {wrong}")
         elif os.path.dirname(path) != store_dir:
             self._fault(
@@ -398,7 +382,7 @@ class _Reader:
             )
         elif path in seen:
             self._fault(place, f"{path} is listed already, at {seen[path]}")
-        elif wrong := _not_readable(path):
+        elif wrong := not_readable(path):
             self._fault(place, f"{path} {wrong}")
         else:
             seen[path] = place
@@ -486,28 +470,3 @@ def _no_archive(path: str) -> str | None:
     if not os.path.exists(name):
         return "does not exist"
     return None if os.access(name, os.R_OK) else "cannot be read: Permission denied"
-
-
-def _not_normal(path: str) -> str | None:
-    """Why `path` cannot be a path in an image, or None."""
-    if not path.startswith("/"):
-        return "is not an absolute path"
-    if "\0" in path:
-        return "has a NUL character"
-    if path.startswith("//") or os.path.normpath(path) != path:
-        return f"is not in normal form: write {os.path.normpath('/' + path.lstrip('/'))!r}"
-    return None
-
-
-def _not_readable(path: str) -> str | None:
-    """Why the store path `path` cannot be read, or None. Follows no link."""
-    name = path.encode()
-    try:
-        mode = os.lstat(name).st_mode
-    except OSError as error:
-        missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
-        return "does not exist" if missing else f"cannot be read: {error.strerror}"
-    if stat.S_ISLNK(mode):
-        return None
-    wanted = os.R_OK | os.X_OK if stat.S_ISDIR(mode) else os.R_OK
-    return None if os.access(name, wanted) else "cannot be read: Permission denied"

@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from stream.checks import kind
 from stream.errors import ConfError, Fault
 from stream.layering.graph import Graph, Node
 
@@ -68,7 +69,7 @@ class _Reader:
 
     def _read(self, document: object) -> None:
         if not isinstance(document, (list, dict)):
-            return self._fault("", f"must be a list or an object, not {_kind(document)}")
+            return self._fault("", f"must be a list or an object, not {kind(document)}")
         count = 0
         for place, path, info in self._objects(document):
             if len(self._places) >= MAX_PATHS:
@@ -105,7 +106,7 @@ class _Reader:
             if absent:
                 self._fault(place, "is not in the store that Nix was asked about")
             elif not isinstance(info, dict):
-                self._fault(place, f"must be an object, not {_kind(info)}")
+                self._fault(place, f"must be an object, not {kind(info)}")
             else:
                 at = place if isinstance(document, dict) else f"{place}.path"
                 path = self._path(at, key if isinstance(document, dict) else info.get("path"))
@@ -118,7 +119,7 @@ class _Reader:
         if value is None:
             self._fault(place, "is missing")
         elif not isinstance(value, str):
-            self._fault(place, f"must be a store path, not {_kind(value)}")
+            self._fault(place, f"must be a store path, not {kind(value)}")
         else:
             path = f"{self._directory}/{value}" if self._directory and "/" not in value else value
             if path in self._good or _is_normal(path):
@@ -132,7 +133,7 @@ class _Reader:
         if isinstance(value, list):
             found = [self._path(f"{place}.references[{n}]", item) for n, item in enumerate(value)]
             return [path for path in found if path is not None]
-        wrong = "is missing" if value is None else f"must be a list, not {_kind(value)}"
+        wrong = "is missing" if value is None else f"must be a list, not {kind(value)}"
         self._fault(f"{place}.references", wrong)
         return []
 
@@ -140,7 +141,7 @@ class _Reader:
         value = info.get("narSize")
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return value
-        shown = value if type(value) is int else _kind(value)
+        shown = value if type(value) is int else kind(value)
         wrong = f"must be a number of bytes, not {shown}"
         self._fault(f"{place}.narSize", "is missing" if value is None else wrong)
         return 0
@@ -153,11 +154,3 @@ def _is_invalid(info: object) -> bool:
 def _is_normal(path: str) -> bool:
     rooted = path.startswith("/") and not path.startswith("//") and path != "/"
     return rooted and "\0" not in path and posixpath.normpath(path) == path
-
-
-def _kind(value: object) -> str:
-    """What JSON calls the type of `value`."""
-    if value is None:
-        return "null"
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
-    return names.get(type(value), "a number")
