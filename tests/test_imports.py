@@ -26,7 +26,7 @@ ROWS: list[set[str]] = [
     {"documents", "config", "output", "installation"},
     {"tarwriter", "compression", "archives"},
     {"_tarhash"},
-    {"checks", "container_config", "model", "errors", "reference"},
+    {"checks", "container_config", "model", "errors", "nixhash", "reference"},
 ]
 DEPTH = {name: depth for depth, row in enumerate(ROWS) for name in row}
 MODULES = {
