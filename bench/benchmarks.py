@@ -221,7 +221,7 @@ def plan(options: Options) -> Section:
     section.lines = ["| paths | call | median s | min-max s | target |", "| - | - | - | - | - |"]
     for count, limit in _PLAN_LIMITS.items():
         data = references.references_json(count)
-        graph = parse_references(data, "graph.json")
+        graph = parse_references(data, "graph.json").graph
         calls: dict[str, Callable[[], object]] = {
             "parse_references": partial(parse_references, data, "graph.json"),
             "popularity": partial(popularity, graph, _PLAN_BUDGET),

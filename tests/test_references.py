@@ -1,5 +1,6 @@
 """References graphs as Nix writes them."""
 
+import base64
 import json
 from typing import Any
 
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from stream.errors import ConfError
 from stream.layering import references
 from stream.layering.graph import Graph, Node
-from stream.layering.references import parse_references
+from stream.layering.references import References, parse_references
+from stream.model import StoreObject
 
 STORE = "/nix/store"
 HELLO = f"{STORE}/{'h' * 32}-hello-2.12"
@@ -23,9 +25,14 @@ def info(size: object, *others: object, **more: object) -> dict[str, Any]:
     return {"narHash": "sha256:0", "narSize": size, "references": list(others), **more}
 
 
+def read(document: object) -> References:
+    """What a document says."""
+    return parse_references(json.dumps(document).encode(), "graph.json")
+
+
 def parsed(document: object) -> Graph:
     """The graph in a document."""
-    return parse_references(json.dumps(document).encode(), "graph.json")
+    return read(document).graph
 
 
 def as_list(graph: Graph) -> list[dict[str, Any]]:
@@ -171,8 +178,138 @@ json_values = st.recursive(
 def test_any_json_is_a_graph_or_an_error(document: Any) -> None:
     """Nothing that JSON can say ends in a traceback, and references of a graph are in it."""
     try:
-        graph = parse_references(json.dumps(document).encode(), "graph.json")
+        graph = parsed(document)
     except ConfError:
         return
     for path, node in graph.items():
         assert node.references <= graph.keys() - {path}
+
+
+HASH = "sha256:" + "ab" * 32
+DERIVER = f"{STORE}/{'d' * 32}-hello-2.12.drv"
+
+
+def objects_of(references: References) -> tuple[StoreObject, ...]:
+    """What a database says of all paths."""
+    return references.objects(references.graph)
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_what_a_database_says(*, by_name: bool) -> None:
+    """A path that refers to itself, and its deriver, are what Nix has on record."""
+    prefix = f"{STORE}/" if by_name else ""
+    hello, glibc, deriver = (path.removeprefix(prefix) for path in (HELLO, GLIBC, DERIVER))
+    infos: Any = {
+        hello: {**info(7, hello, glibc, glibc), "narHash": HASH, "deriver": deriver},
+        glibc: {**info(9), "narHash": HASH.removeprefix("sha256:"), "deriver": None},
+    }
+    assert objects_of(read({"storeDir": STORE, "info": infos} if by_name else infos)) == (
+        StoreObject(path=GLIBC, nar_hash=HASH, nar_size=9, references=()),
+        StoreObject(
+            path=HELLO, nar_hash=HASH, nar_size=7, references=(GLIBC, HELLO), deriver=DERIVER
+        ),
+    )
+
+
+def test_hash_as_an_object() -> None:
+    """Nix 2.33 wrote it so in `--json-format 2`."""
+    value = {
+        "algorithm": "sha256",
+        "format": "base64",
+        "hash": base64.b64encode(b"\xab" * 32).decode(),
+    }
+    (found,) = objects_of(read([info(1, path="/x") | {"narHash": value}]))
+    assert found.nar_hash == HASH
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, r"\[0\].narHash: is missing, and a Nix database needs one"),
+        ("md5:0", r"\[0\].narHash: is not a SHA-256 as Nix writes it, and a"),
+        (["sha256:0"], r"\[0\].narHash: is not a SHA-256"),
+        ({"algorithm": [], "format": "base64"}, r"\[0\].narHash: is not a SHA-256"),
+    ],
+)
+def test_hashes_are_needed_for_a_database_alone(value: object, message: str) -> None:
+    """A graph without hashes plans; a database must not be made of it."""
+    references = read([info(1, path="/x") | {"narHash": value}])
+    assert references.graph == {"/x": Node(1, frozenset())}
+    assert references.objects([]) == ()
+    with pytest.raises(ConfError, match=message):
+        objects_of(references)
+
+
+def test_not_all_hashes_that_are_missing() -> None:
+    """A terminal shows some lines, not all of a large graph."""
+    references = read([{"path": f"/x{n}", "narSize": 1, "references": []} for n in range(100)])
+    with pytest.raises(ConfError) as error:
+        objects_of(references)
+    assert len(error.value.faults) == 20
+
+
+def lines_of(graph: Graph, *, hashed: bool) -> bytes:
+    """What `exportReferencesGraph` and `nix-store --dump-db` write of a graph."""
+    records = (
+        [
+            path,
+            *([HASH, str(node.size)] if hashed else []),
+            DERIVER if number % 2 else "",
+            str(len(node.references)),
+            *sorted(node.references),
+        ]
+        for number, (path, node) in enumerate(graph.items())
+    )
+    return "".join(f"{line}\n" for record in records for line in record).encode()
+
+
+@given(graph=graphs(cycles=True).filter(bool))
+def test_lines_are_read(graph: Graph) -> None:
+    """Who has the graph in lines needs neither jq nor another Nix."""
+    hashed = parse_references(lines_of(graph, hashed=True), "lines")
+    assert hashed.graph == graph
+    assert hashed.sized
+    expected = [DERIVER if number % 2 else "" for number in range(len(graph))]
+    assert {item.path: item.deriver for item in objects_of(hashed)} == dict(
+        zip(graph, expected, strict=True)
+    )
+    plain = parse_references(lines_of(graph, hashed=False), "lines")
+    assert plain.graph == {path: Node(0, node.references) for path, node in graph.items()}
+    assert not plain.sized
+    with pytest.raises(ConfError, match=r"^lines: has neither hashes nor sizes"):
+        objects_of(plain)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("/x", "line 1: begins what is cut short"),
+        ("/x\n\n", "line 1: begins what is cut short"),
+        ("/x\n\n1\n", "line 1: begins what is cut short"),
+        ("/x\n\n0\n/y\n\n", "line 4: begins what is cut short"),
+        ("/x\n\n99999999999999999999\n", "line 3: '9+' is not a number of references"),
+        ("/x\n\n-1\n", "line 3: '-1' is not a number of references"),
+        ("/x\n\n1\n/y\n", "line 1: refers to /y, which is not here"),
+        ("/x\n\n0\n/x\n\n0\n", "line 4: /x is listed already, at line 1"),
+        ("/x/\n\n0\n", "line 1: '/x/' is not the path of a store path"),
+        ("/x\n\n1\ny\n", r"line 1.references\[0\]: 'y' is not the path"),
+        ("/x\nabc\n1\n\n", "line 1: begins what is cut short"),
+        ("/x\nabc\n1e3\n\n0\n", "line 1.narSize: '1e3' is not a number of bytes"),
+        ("/x\nabc\n\N{ARABIC-INDIC DIGIT ONE}\n\n0\n", "line 1.narSize: '.' is not a number of bytes"),
+        ("/\n\n0\n", "line 1: '/' is not the path"),
+    ],
+)  # fmt: skip
+def test_faults_are_told_by_line(text: str, message: str) -> None:
+    """Lines that somebody cut off are no smaller closure."""
+    with pytest.raises(ConfError, match=f"^lines: {message}"):
+        parse_references(text.encode(), "lines")
+
+
+@given(data=st.lists(st.sampled_from([b"/x", b"/y", b"", b"0", b"1", b"2", b"\xff", b"z"])))
+def test_any_lines_are_a_graph_or_an_error(data: list[bytes]) -> None:
+    """Nothing that lines can say ends in a traceback, and references of a graph are in it."""
+    try:
+        graph = parse_references(b"/" + b"\n".join(data), "lines").graph
+    except ConfError:
+        return
+    assert all(node.references <= graph.keys() for node in graph.values())

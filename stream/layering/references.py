@@ -1,45 +1,110 @@
-"""The JSON that Nix writes of a closure, as a references graph.
+"""What Nix writes of a closure, as a references graph, and as what its database says.
 
-Nix manual, "Store object info JSON format", in the forms it has had: a list of objects
-with a `path` (`exportReferencesGraph` of structured attributes, `nix path-info --json` up
-to 2.18), an object by path (from 2.19 on), and one with `storeDir` and the objects by the
-last component of their path in `info` (`--json-format 2`). Knows no store.
+JSON: Nix manual, "Store object info JSON format", in the forms it has had: a list of
+objects with a `path` (`exportReferencesGraph` of structured attributes, `nix path-info
+--json` up to 2.18), an object by path (from 2.19 on), and one with `storeDir` and the
+objects by the last component of their path in `info` (`--json-format 2`). Lines: what
+`exportReferencesGraph` writes otherwise (path, deriver, number of references, references),
+and with hash and size behind the path, the registration that `nix-store --dump-db` and
+nixpkgs' `closureInfo` write. Knows no store.
 """
 
 from __future__ import annotations
 
 import contextlib
 import posixpath
-from collections.abc import Iterator
-from typing import Any
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import orjson
 
 from stream.checks import kind
 from stream.errors import ConfError, Fault
 from stream.layering.graph import Graph, Node
+from stream.model import StoreObject
+from stream.nixhash import sha256_of
 
 MAX_PATHS = 1 << 15  # planning takes memory that grows with the square: 128 MiB for these
 MAX_REFERENCES = 1 << 22
 MAX_FAULTS = 20
+_NUMBER = re.compile("[0-9]{1,18}")
 _HINT = "list a whole closure, as `nix path-info --json -r` does"
 
 
-def parse_references(data: bytes, name: str) -> Graph:
-    """The graph in `data`; `name` stands for it in messages. What a path refers to has to
-    be in it; that a path refers to itself is left out. Sizes are `narSize`. Raises
-    ConfError, with the first faults found.
+class Told(NamedTuple):
+    """What a document says of a store path, at `place` in it. `references` are in order and
+    may hold the path itself; hash and deriver are as they stand there.
     """
-    try:
-        document = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        place = f"line {error.lineno} column {error.colno}"
-        raise ConfError(name, [Fault(place, f"not JSON: {error.msg}")]) from None
+
+    place: str
+    references: list[str]
+    nar_hash: object
+    deriver: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class References:
+    """A closure as the document called `name` tells it. If it is not `sized`, the sizes in
+    `graph` are 0 because it has none. `directory` stands before paths without one.
+    """
+
+    name: str
+    graph: Graph
+    told: dict[str, Told]
+    sized: bool = True
+    directory: str = ""
+
+    def objects(self, paths: Iterable[str]) -> tuple[StoreObject, ...]:
+        """What a Nix database says of `paths`, which are in `graph`, in the order of paths.
+        Raises ConfError, with the first faults: a graph can be without hashes.
+        """
+        if not self.sized:
+            fault = Fault("", "has neither hashes nor sizes, and a Nix database needs both")
+            raise ConfError(self.name, [fault])
+        faults: list[Fault] = []
+        found = []
+        for path in sorted(paths):
+            place, references, value, deriver = self.told[path]
+            nar_hash = _sha256(value)
+            if nar_hash is None:
+                wrong = "is missing" if value is None else "is not a SHA-256 as Nix writes it"
+                faults.append(Fault(f"{place}.narHash", f"{wrong}, and a Nix database needs one"))
+                if len(faults) == MAX_FAULTS:
+                    break
+                continue
+            found.append(
+                StoreObject(
+                    path=path,
+                    nar_hash=nar_hash,
+                    nar_size=self.graph[path].size,
+                    references=tuple(sorted(set(references))),
+                    deriver=_absolute(deriver or "", self.directory),
+                )
+            )
+        if faults:
+            raise ConfError(self.name, faults)
+        return tuple(found)
+
+
+def parse_references(data: bytes, name: str) -> References:
+    """The closure in `data`; `name` stands for it in messages. What a path refers to has to
+    be in it; that a path refers to itself is left out of the graph. Sizes are `narSize`.
+    Raises ConfError, with the first faults found.
+    """
     reader = _Reader()
-    graph = reader.graph(document)
+    with contextlib.suppress(_TooManyFaultsError):
+        reader.read(data)
     if reader.faults:
         raise ConfError(name, reader.faults)
-    return graph
+    return References(
+        name=name,
+        graph=reader.graph,
+        told=reader.told,
+        sized=reader.sized,
+        directory=reader.directory,
+    )
 
 
 class _TooManyFaultsError(Exception):
@@ -51,42 +116,81 @@ class _Reader:
 
     def __init__(self) -> None:
         self.faults: list[Fault] = []
-        self._directory = ""  # what stands before paths
+        self.graph: dict[str, Node] = {}
+        self.told: dict[str, Told] = {}
+        self.sized = True
+        self.directory = ""
         self._good: set[str] = set()
-        self._places: dict[str, str] = {}
-        self._graph: dict[str, Node] = {}
 
     def _fault(self, place: str, message: str) -> None:
         self.faults.append(Fault(place, message))
         if len(self.faults) >= MAX_FAULTS:
             raise _TooManyFaultsError
 
-    def graph(self, document: object) -> Graph:
-        """The graph, of no use if there are faults."""
-        with contextlib.suppress(_TooManyFaultsError):
-            self._read(document)
-        return self._graph
-
-    def _read(self, document: object) -> None:
+    def read(self, data: bytes) -> None:
+        """Read all of it. What is found is of no use if there are faults."""
+        if data.startswith(b"/"):  # no JSON begins so
+            return self._read(self._records(data))
+        try:
+            document = orjson.loads(data)
+        except orjson.JSONDecodeError as error:
+            place = f"line {error.lineno} column {error.colno}"
+            return self._fault(place, f"not JSON: {error.msg}")
         if not isinstance(document, (list, dict)):
             return self._fault("", f"must be a list or an object, not {kind(document)}")
+        return self._read(self._objects(document))
+
+    def _read(self, objects: Iterator[tuple[str, str, dict[str, Any]]]) -> None:
         count = 0
-        for place, path, info in self._objects(document):
-            if len(self._places) >= MAX_PATHS:
+        for place, path, info in objects:
+            if len(self.told) >= MAX_PATHS:
                 return self._fault(place, f"is one too many: {MAX_PATHS} store paths are allowed")
-            if path in self._places:
-                self._fault(place, f"{path} is listed already, at {self._places[path]}")
+            if path in self.told:
+                self._fault(place, f"{path} is listed already, at {self.told[path].place}")
                 continue
-            self._places[path] = place
             references = self._references(place, info)
+            deriver = info.get("deriver")
+            if not isinstance(deriver, str):
+                deriver = None
+            self.told[path] = Told(place, references, info.get("narHash"), deriver)
             count += len(references)
             if count > MAX_REFERENCES:
                 return self._fault(place, f"has the {MAX_REFERENCES}th reference: that is too many")
-            self._graph[path] = Node(self._size(place, info), frozenset(references) - {path})
-        for path, node in self._graph.items():
+            self.graph[path] = Node(self._size(place, info), frozenset(references) - {path})
+        for path, node in self.graph.items():
             # Not `references - keys`, which goes through all keys.
-            for other in sorted(o for o in node.references if o not in self._places):
-                self._fault(self._places[path], f"refers to {other}, which is not here: {_HINT}")
+            for other in sorted(o for o in node.references if o not in self.told):
+                self._fault(self.told[path].place, f"refers to {other}, which is not here: {_HINT}")
+        return None
+
+    def _records(self, data: bytes) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """What `_objects` says, of lines."""
+        try:
+            lines = data.decode().rstrip("\n").split("\n")
+        except UnicodeDecodeError:
+            return self._fault("", "is neither JSON nor lines in UTF-8")
+        # The second line is a hash, or a deriver, which may be missing.
+        self.sized = len(lines) > 1 and lines[1] != "" and not lines[1].startswith("/")
+        fields = 5 if self.sized else 3
+        at = 0
+        while at < len(lines):
+            place = f"line {at + 1}"
+            head = lines[at : at + fields]
+            at += fields
+            if len(head) == fields and not _NUMBER.fullmatch(head[-1]):
+                return self._fault(f"line {at}", f"{head[-1]!r} is not a number of references")
+            references = lines[at : at + int(head[-1])] if len(head) == fields else []
+            if len(head) < fields or len(references) < int(head[-1]):
+                return self._fault(place, "begins what is cut short")
+            at += len(references)
+            info: dict[str, Any] = {"narSize": 0, "deriver": head[-2], "references": references}
+            if self.sized:
+                if not _NUMBER.fullmatch(head[2]):
+                    return self._fault(f"{place}.narSize", f"{head[2]!r} is not a number of bytes")
+                info |= {"narHash": head[1], "narSize": int(head[2])}
+            path = self._path(place, head[0])
+            if path is not None:
+                yield place, path, info
         return None
 
     def _objects(self, document: Any) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -96,7 +200,7 @@ class _Reader:
             directory = document.get("storeDir")
             if not isinstance(directory, str) or not directory.startswith("/"):
                 return self._fault("storeDir", "must be the absolute path of the store directory")
-            self._directory = directory.rstrip("/")
+            self.directory = directory.rstrip("/")
             document, prefix = document["info"], "info"
         items = document.items() if isinstance(document, dict) else enumerate(document)
         for key, info in items:
@@ -121,7 +225,7 @@ class _Reader:
         elif not isinstance(value, str):
             self._fault(place, f"must be a store path, not {kind(value)}")
         else:
-            path = f"{self._directory}/{value}" if self._directory and "/" not in value else value
+            path = _absolute(value, self.directory)
             if path in self._good or _is_normal(path):
                 self._good.add(path)
                 return path
@@ -145,6 +249,22 @@ class _Reader:
         wrong = f"must be a number of bytes, not {shown}"
         self._fault(f"{place}.narSize", "is missing" if value is None else wrong)
         return 0
+
+
+def _sha256(value: object) -> str | None:
+    """The hash that `value` is as `sha256:` and 64 hex digits, or None. Nix 2.33 wrote an
+    object.
+    """
+    if isinstance(value, dict) and value.get("format") == "base64":
+        value = f"{value.get('algorithm')}-{value.get('hash')}"
+    try:
+        return f"sha256:{sha256_of(value).hex()}" if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _absolute(path: str, directory: str) -> str:
+    return f"{directory}/{path}" if path and directory and "/" not in path else path
 
 
 def _is_invalid(info: object) -> bool:
