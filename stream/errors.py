@@ -114,5 +114,14 @@ class BudgetError(StreamImageError, ValueError):
         )
 
 
+class NixError(StreamImageError, OSError):
+    """Nix cannot be asked, or gives no answer. `command` is what was asked."""
+
+    def __init__(self, command: str, reason: str) -> None:
+        self.command = command
+        self.reason = reason
+        super().__init__(one_line(f"{command}: {reason}"))
+
+
 class UsageError(StreamImageError, ValueError):
     """A command line that cannot be carried out."""

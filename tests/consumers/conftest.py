@@ -12,6 +12,7 @@ from .daemonless import Buildah, OciBuildah, OciPodman, OciSkopeo, Podman, Skope
 from .daemons import Containerd, Docker, Registry
 from .images import BuiltImage, build_image, image_id
 from .isolation import Isolation, IsolationError, isolated
+from .nix import PROGRAMS, Nix
 from .requirements import require, unmet
 
 _NAMESPACES: Final = ("unshare", "nsenter", "mount", "umount", "ip")
@@ -96,6 +97,13 @@ def registry(isolation: Isolation) -> Registry:
     """Start an empty registry on loopback."""
     require(Registry.programs)
     return Registry(isolation)
+
+
+@pytest.fixture
+def nix(tmp_path: Path) -> Nix:
+    """Give a Nix with an empty store."""
+    require(PROGRAMS)
+    return Nix.below(tmp_path / "nix")
 
 
 @pytest.fixture(params=["docker", "podman", "containerd", "buildah"])

@@ -1,0 +1,59 @@
+"""How large a store path is for Nix: the size of its NAR, which nobody writes.
+
+Nix manual, "Nix Archive (NAR) format": every word is its length in 8 bytes and itself,
+filled up to a multiple of 8.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from stream.errors import SourceError
+
+
+def _word(length: int) -> int:
+    return 8 + (length + 7) // 8 * 8
+
+
+def _words(text: str) -> int:
+    return sum(_word(len(word)) for word in text.split())
+
+
+_MAGIC = _words("nix-archive-1")
+_REGULAR = _words("( type regular contents )")
+_EXECUTABLE = _words("executable") + _word(0)
+_LINK = _words("( type symlink target )")
+_DIRECTORY = _words("( type directory )")
+_ENTRY = _words("entry ( name node )")
+
+
+def nar_size(path: bytes) -> int:
+    """Bytes of the NAR of what is at `path`. Follows no link; of devices, which no NAR
+    holds, it counts nothing. Raises SourceError.
+    """
+    try:
+        found = os.lstat(path)
+        total = _MAGIC + _size_of(found)
+        waiting = [path] if stat.S_ISDIR(found.st_mode) else []
+        while waiting:
+            path = waiting.pop()
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    total += _ENTRY + _word(len(entry.name))
+                    total += _size_of(entry.stat(follow_symlinks=False))
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+    except OSError as error:
+        raise SourceError(path, f"cannot be read: {error.strerror}") from error
+    return total
+
+
+def _size_of(found: os.stat_result) -> int:
+    """What a file, link or directory takes without its entries."""
+    if stat.S_ISREG(found.st_mode):
+        executable = _EXECUTABLE if found.st_mode & stat.S_IXUSR else 0
+        return _REGULAR + executable + _word(found.st_size)
+    if stat.S_ISLNK(found.st_mode):
+        return _LINK + _word(found.st_size)
+    return _DIRECTORY if stat.S_ISDIR(found.st_mode) else 0

@@ -1,0 +1,84 @@
+"""A real Nix with a store of the test's own, anywhere on the disk: needs neither root nor namespaces.
+
+It knows Nix's programs, and nothing of images or of who asks Nix.
+"""
+
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+PROGRAMS: Final = ("nix", "nix-build", "nix-hash", "nix-store")
+
+# Without substituters, or each build first looks for the network. A sandbox would need root.
+_CONFIG: Final = """sandbox = false
+substituters =
+build-users-group =
+experimental-features = nix-command
+"""
+
+# The output names all of them, which is how Nix finds references, and a file of so many bytes.
+# The shell has to end last: Nix kills a builder that closes its standard error, as GNU's programs do before they end.
+_DERIVATION: Final = """
+{ name, references, bytes }: derivation {
+  inherit name bytes;
+  system = builtins.currentSystem;
+  builder = "/bin/sh";
+  PATH = "/usr/bin:/bin";
+  references = map builtins.storePath references;
+  args = ["-c" "mkdir $out && echo $references %s > $out/names && head -c $bytes /dev/zero > $out/zeros && exit"];
+}
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nix:
+    """Nix's programs with everything they read and write in one directory."""
+
+    directory: Path
+    environment: dict[str, str]
+
+    @classmethod
+    def below(cls, directory: Path) -> Self:
+        """An empty store in `directory`."""
+        parts = {"NIX_STORE_DIR": "store", "NIX_STATE_DIR": "state", "NIX_LOG_DIR": "log"}
+        more = {"NIX_CONF_DIR": "conf", "HOME": "home"}
+        for name in {*parts.values(), *more.values()}:
+            (directory / name).mkdir(parents=True)
+        places = {key: str(directory / name) for key, name in (parts | more).items()}
+        return cls(directory=directory, environment={**places, "NIX_CONFIG": _CONFIG})
+
+    @property
+    def store_dir(self) -> str:
+        """Where the store paths are."""
+        return self.environment["NIX_STORE_DIR"]
+
+    def run(self, *argv: str) -> str:
+        """What a program writes on standard output; it must succeed."""
+        unset = {key: value for key, value in os.environ.items() if not key.startswith("NIX_")}
+        return subprocess.run(
+            argv,
+            check=True,
+            env=unset | self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        ).stdout
+
+    def add(self, path: Path) -> str:
+        """Copy a file or directory into the store."""
+        return self.run("nix-store", "--add", str(path)).strip()
+
+    def build(
+        self, name: str, references: Sequence[str] = (), size: int = 0, *, selfish: bool = False
+    ) -> str:
+        """Build a store path that refers to others, and if it is `selfish` to itself."""
+        listed = " ".join(f'"{path}"' for path in references)
+        code = _DERIVATION % ("$out" if selfish else "")
+        arguments = f'{{ name = "{name}"; references = [{listed}]; bytes = {size}; }}'
+        return self.run(
+            "nix-build", "--quiet", "--no-out-link", "--expr", f"({code}) {arguments}"
+        ).strip()

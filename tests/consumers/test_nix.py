@@ -1,0 +1,239 @@
+"""Closures as a real Nix knows them, and its hashes and sizes beside ours."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from stream.errors import ConfError, NixError
+from stream.layering.references import parse_references
+from stream.nixhash import compressed, from_nix_base32, nix_base32
+from stream.planning import nix as asking
+from stream.planning.closure import Closure, Wanted, closure_of, from_graph, from_nix
+from stream.planning.nar import nar_size
+
+from .nix import Nix
+
+_FEW = 2  # paths a call, so that there are several
+
+_CLASSIC = """path: derivation {
+  name = "graph";
+  system = builtins.currentSystem;
+  builder = "/bin/sh";
+  PATH = "/usr/bin:/bin";
+  args = ["-c" "cp graph $out && exit"];
+  exportReferencesGraph = ["graph" (builtins.storePath path)];
+}"""
+_STRUCTURED = """path: derivation {
+  name = "graph";
+  system = builtins.currentSystem;
+  builder = "/bin/bash";
+  args = ["-c" ". .attrs.sh; /bin/cp .attrs.json \\${outputs[out]} && exit"];
+  __structuredAttrs = true;
+  exportReferencesGraph.graph = [(builtins.storePath path)];
+}"""
+
+
+@pytest.fixture
+def asked(nix: Nix, monkeypatch: pytest.MonkeyPatch) -> Nix:
+    """Let this process meet the test's Nix, as one in /nix is met."""
+    for key in [key for key in os.environ if key.startswith("NIX_")]:
+        monkeypatch.delenv(key)
+    for key, value in nix.environment.items():
+        monkeypatch.setenv(key, value)
+    return nix
+
+
+def chain(nix: Nix) -> tuple[str, str, str]:
+    """Three store paths: an application, its library, and what that refers to."""
+    (nix.directory / "data").write_bytes(b"data")
+    data = nix.add(nix.directory / "data")
+    library = nix.build("library-1.0", [data], 1000, selfish=True)
+    return nix.build("application", [library]), library, data
+
+
+def wanted(nix: Nix, *paths: str, mentions: object = None) -> Wanted:
+    """What a specification wants, place by place."""
+    places = tuple((path, f"contents[{number}]") for number, path in enumerate(paths))
+    return Wanted(name="spec.json", paths=places, mentions=mentions, store_dir=nix.store_dir)
+
+
+def references_of(nix: Nix, path: str) -> set[str]:
+    """What Nix says that a store path refers to, but itself."""
+    return {*nix.run("nix-store", "--query", "--references", path).split()} - {path}
+
+
+def assert_as_nix_says(nix: Nix, closure: Closure) -> None:
+    """Compare a closure and its database with what Nix says of each path on its own."""
+    objects = closure.objects()
+    assert objects is not None
+    assert [item.path for item in objects] == sorted(closure.graph)
+    for item in objects:
+        said = nix.run("nix-store", "--query", "--hash", item.path).strip().removeprefix("sha256:")
+        as_hex = nix.run("nix-hash", "--to-base16", "--type", "sha256", said).strip()
+        size = int(nix.run("nix-store", "--query", "--size", item.path))
+        assert item.nar_hash == f"sha256:{as_hex}"
+        assert item.nar_size == closure.graph[item.path].size == size
+        assert closure.graph[item.path].references == references_of(nix, item.path)
+        assert [*item.references] == sorted(
+            nix.run("nix-store", "--query", "--references", item.path).split()
+        )
+
+
+@pytest.mark.parametrize("at_once", [_FEW, asking.AT_ONCE])
+def test_closure_that_nix_knows(asked: Nix, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it an image lacks what its programs need, or the database lies."""
+    monkeypatch.setattr(asking, "AT_ONCE", at_once)
+    application, library, data = chain(asked)
+    closure = closure_of(wanted(asked, f"{application}/names"))
+    assert {*closure.graph} == {application, library, data}
+    assert_as_nix_says(asked, closure)
+
+
+def test_same_from_every_form(asked: Nix) -> None:
+    """Without it a plan depends on how somebody got the graph."""
+    application, library, data = chain(asked)
+    want = wanted(asked, application)
+    expected = from_nix(want)
+    # Not `path-info --recursive`: the graph may hold more than is wanted.
+    listed = asked.run("nix", "path-info", "--json", "--all").encode()
+    dumped = asked.run("nix-store", "--dump-db").encode()
+    for data_of, name in ((listed, "path-info"), (dumped, "dump-db")):
+        found = from_graph(parse_references(data_of, name), want)
+        assert found.graph == expected.graph
+        assert {*found.graph} == {application, library, data}
+        objects = found.objects()
+        assert objects is not None
+        by_path = {item.path: item for item in objects}
+        deriver = asked.run("nix-store", "--query", "--deriver", library).strip()
+        assert by_path[library].deriver == deriver
+        assert_as_nix_says(asked, found)
+    assert {item.deriver for item in expected.objects() or ()} == {""}
+
+
+@pytest.mark.parametrize("expression", [_CLASSIC, _STRUCTURED])
+def test_references_graph_of_a_build(asked: Nix, expression: str) -> None:
+    """Without it `exportReferencesGraph`, which nixpkgs plans with, is not understood."""
+    application, _, _ = chain(asked)
+    code = f'({expression}) "{application}"'
+    output = asked.run("nix-build", "--quiet", "--no-out-link", "--expr", code).strip()
+    document = Path(output).read_bytes()
+    structured = expression == _STRUCTURED
+    if structured:
+        document = json.dumps(json.loads(document)["graph"]).encode()
+    found = from_graph(parse_references(document, "graph"), wanted(asked, application))
+    assert found.graph == from_nix(wanted(asked, application)).graph
+    if structured:
+        assert_as_nix_says(asked, found)
+
+
+def test_paths_that_nix_does_not_have(asked: Nix) -> None:
+    """Without it an image is planned with nothing of what somebody misspelt."""
+    application, _, _ = chain(asked)
+    stray = f"{asked.store_dir}/{'0' * 32}-stray"
+    os.mkdir(f"{asked.store_dir}/odd")
+    mentions = {"config": {"Env": [f"A={stray}/bin", f"B={asked.store_dir}/odd"]}}
+    with pytest.raises(ConfError) as error:
+        closure_of(wanted(asked, application, mentions=mentions))
+    assert [fault.place for fault in error.value.faults] == ["config.Env[0]", "config.Env[1]"]
+    assert f"spec.json: config.Env[0]: {stray} is not in the Nix store: " in str(error.value)
+
+
+def test_paths_that_are_not_nixs(asked: Nix) -> None:
+    """Without it nobody with a Nix makes an image of any directories."""
+    chain(asked)
+    stray = f"{asked.store_dir}/{'0' * 32}-stray"
+    Path(stray).write_bytes(b"x")
+    closure = closure_of(wanted(asked, stray))
+    assert {*closure.graph} == {stray}
+    assert closure.objects() is None
+
+
+def test_no_database_is_made(asked: Nix) -> None:
+    """Without it asking a Nix that was never used leaves its state on the machine."""
+    os.rmdir(asked.environment["NIX_STATE_DIR"])
+    stray = f"{asked.store_dir}/{'0' * 32}-stray"
+    Path(stray).write_bytes(b"x")
+    assert {*closure_of(wanted(asked, stray)).graph} == {stray}
+    assert not os.path.exists(asked.environment["NIX_STATE_DIR"])
+
+
+def test_another_store(asked: Nix, tmp_path: Path) -> None:
+    """Without it a store below another root is taken for this one, whose files are read."""
+    application, library, data = chain(asked)
+    store = f"local?root={tmp_path}/other"
+    with pytest.raises(ConfError, match=r"contents\[0\]: .* is not in the Nix store local\?root="):
+        closure_of(wanted(asked, application), store=store)
+    asked.run("nix", "copy", "--no-check-sigs", "--to", store, application)
+    found = closure_of(wanted(asked, application), store=store)
+    assert found.graph == closure_of(wanted(asked, application)).graph
+    asked.run("nix-store", "--delete", application)
+    subprocess.run(["chmod", "-R", "u+w", asked.store_dir], check=True)
+    with pytest.raises(ConfError, match=r"contents\[0\]: .* but not on this disk, as 1 of"):
+        closure_of(wanted(asked, application), store=store)
+    assert {library, data} == {*closure_of(wanted(asked, library), store=store).graph}
+
+
+def test_what_nix_says_is_one_line(asked: Nix) -> None:
+    """Without it a person reads Nix's usage, or nothing."""
+    application, _, _ = chain(asked)
+    with pytest.raises(NixError) as error:
+        closure_of(wanted(asked, application), store="no-such://store")
+    assert str(error.value).startswith("nix-store --check-validity --print-invalid --store ")
+    assert "don't know how to open Nix store 'no-such://store'" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_without_nix(asked: Nix, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it a machine that has only a graph cannot plan, or one without gets a traceback."""
+    application, library, data = chain(asked)
+    graph = asked.directory / "graph.json"
+    graph.write_text(asked.run("nix", "path-info", "--json", "--recursive", application))
+    monkeypatch.setenv("PATH", str(asked.directory))
+    found = closure_of(wanted(asked, application), references_graph=str(graph))
+    assert {*found.graph} == {application, library, data}
+    assert {*closure_of(wanted(asked, application)).graph} == {application}
+    with pytest.raises(NixError, match="nix-store: is not installed: give a references graph"):
+        closure_of(wanted(asked, application), store="daemon")
+
+
+def test_sizes_of_nars(nix: Nix, tmp_path: Path) -> None:
+    """Without it paths alone are planned by other sizes than the same paths of a graph."""
+    tree = tmp_path / "tree"
+    (tree / "sub" / "empty").mkdir(parents=True)
+    for size in (0, 1, 7, 8, 9, 4096):
+        (tree / f"file{size}").write_bytes(b"x" * size)
+    (tree / "sub" / "program").write_bytes(b"#!/bin/sh\n")
+    (tree / "sub" / "program").chmod(0o755)
+    (tree / "sub" / "readable").write_bytes(b"")
+    (tree / "sub" / "readable").chmod(0o654)
+    (tree / "link").symlink_to("sub/none of that")
+    (tree / "directory").symlink_to("sub")
+    (tree / ("ü" * 20)).symlink_to("/")
+    for path in (tree, tree / "file9", tree / "link", tree / "sub" / "empty"):
+        dumped = nix.run("nix-store", "--dump", str(path)).encode()
+        assert nar_size(bytes(path)) == len(dumped)
+
+
+@pytest.mark.parametrize("kind", ["md5", "sha1", "sha256", "sha512"])
+def test_base_32(nix: Nix, tmp_path: Path, kind: str) -> None:
+    """Without it tags and hashes are not those of Nix."""
+    for number in range(3):
+        (tmp_path / "file").write_bytes(b"x" * number)
+        options = ("--flat", "--type", kind, str(tmp_path / "file"))
+        as_hex = nix.run("nix-hash", *options).strip()
+        as_digits = nix.run("nix-hash", "--base32", *options).strip()
+        assert nix_base32(bytes.fromhex(as_hex)) == as_digits
+        assert from_nix_base32(as_digits).hex() == as_hex
+
+
+@pytest.mark.parametrize("kind", ["sha256", "sha512"])
+def test_shortened_hashes(nix: Nix, tmp_path: Path, kind: str) -> None:
+    """Without it a tag of 32 characters has not the hash that a store path would have."""
+    (tmp_path / "file").write_bytes(b"content")
+    options = ("--flat", "--type", kind, str(tmp_path / "file"))
+    digest = bytes.fromhex(nix.run("nix-hash", *options).strip())
+    short = nix.run("nix-hash", "--truncate", *options).strip()
+    assert compressed(digest, 20).hex() == short

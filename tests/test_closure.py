@@ -1,0 +1,216 @@
+"""What an image needs, from a graph or taken alone; a real Nix is asked in `consumers/test_nix.py`."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from graphs import graphs, walked
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.errors import ConfError, SourceError
+from stream.layering.graph import Graph, Node
+from stream.layering.references import References, parse_references
+from stream.planning import closure as closures
+from stream.planning import nix
+from stream.planning.closure import Wanted, alone, closure_of, from_graph
+from stream.planning.nar import nar_size
+
+STORE = "/nix/store"
+HELLO = f"{STORE}/{'0' * 32}-hello"
+GLIBC = f"{STORE}/{'1' * 32}-glibc"
+OTHER = f"{STORE}/{'2' * 32}-other"
+
+
+@pytest.fixture(autouse=True)
+def no_nix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """See to it that no test meets the machine's Nix."""
+    monkeypatch.setattr(nix, "PROGRAM", "no-such-nix-store")
+
+
+def written(graph: Graph) -> bytes:
+    """A graph as `exportReferencesGraph` writes it."""
+    return json.dumps(
+        [
+            {
+                "path": path,
+                "narSize": node.size,
+                "narHash": "sha256:" + f"{number:064x}",
+                "references": [*node.references],
+            }
+            for number, (path, node) in enumerate(graph.items())
+        ]
+    ).encode()
+
+
+def references_of(graph: Graph) -> References:
+    """What is read of a graph's document."""
+    return parse_references(written(graph), "graph.json")
+
+
+def wanted(*paths: str, mentions: Any = None, store_dir: str = STORE) -> Wanted:
+    """What a specification wants, place by place."""
+    return Wanted(
+        name="spec.json",
+        paths=tuple((path, f"contents[{number}]") for number, path in enumerate(paths)),
+        mentions=mentions,
+        store_dir=store_dir,
+    )
+
+
+SMALL: Graph = {
+    HELLO: Node(1, frozenset([GLIBC])),
+    GLIBC: Node(2, frozenset()),
+    OTHER: Node(4, frozenset([GLIBC])),
+}
+
+
+@given(graph=graphs(cycles=True), data=st.data())
+def test_all_that_is_reached_and_nothing_else(graph: Graph, data: st.DataObject) -> None:
+    """An image lacks a library, or carries what a graph happens to list."""
+    chosen = data.draw(st.lists(st.sampled_from(sorted(graph)))) if graph else []
+    found = from_graph(references_of(graph), wanted(*chosen))
+    reached = {path for start in chosen for path in walked(graph, start)}
+    assert found.graph == {path: graph[path] for path in reached}
+    assert [item.path for item in found.objects() or ()] == sorted(reached)
+
+
+def test_paths_in_store_paths_and_mentions() -> None:
+    """`contents` may name a directory in a package, and a command's package is needed too."""
+    found = from_graph(references_of(SMALL), wanted(f"{GLIBC}/lib", GLIBC))
+    assert [*found.graph] == [GLIBC]
+    mentions = {"config": {"Cmd": [f"{OTHER}/bin/x"]}}
+    found = from_graph(references_of(SMALL), wanted(GLIBC, mentions=mentions))
+    assert {*found.graph} == {GLIBC, OTHER}
+
+
+def test_mentions_of_a_graphs_own_names() -> None:
+    """A graph of directories that no Nix made has names without hashes."""
+    graph = {f"{STORE}/foo": Node(1, frozenset([f"{STORE}/bar"])), f"{STORE}/bar": SMALL[GLIBC]}
+    mentions = {"config": {"Env": [f"PATH=/bin:{STORE}/foo/bin"], "Cmd": [f"{STORE}/nothing"]}}
+    assert from_graph(references_of(graph), wanted(mentions=mentions)).graph == graph
+
+
+def test_what_the_graph_lacks() -> None:
+    """An image is planned without what somebody misspelt, or the error is nowhere."""
+    lost, gone = f"{STORE}/{'3' * 32}-lost", f"{STORE}/{'4' * 32}-gone"
+    mentions = {"config": {"Entrypoint": [f"{gone}/bin/gone"]}}
+    with pytest.raises(ConfError) as error:
+        from_graph(references_of(SMALL), wanted(HELLO, lost, mentions=mentions))
+    assert str(error.value) == "\n".join(
+        f"spec.json: {place}: {path} is not in graph.json: list the closure of all that is wanted"
+        for place, path in (("contents[1]", lost), ("config.Entrypoint[0]", gone))
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/usr/bin", "/usr/bin is not in the store directory, /nix/store"),
+        ("/nix/store", "/nix/store is not in the store directory"),
+        ("/nix/stores/x", "/nix/stores/x is not in the store directory"),
+        ("hello", "hello is not an absolute path"),
+        (f"{HELLO}/../x", "is not in normal form"),
+        (f"{HELLO}\0", "has a NUL character"),
+        ("", " is not an absolute path"),
+    ],
+)
+def test_what_is_no_store_path(path: str, message: str) -> None:
+    """What is outside the store directory cannot be in a store layer."""
+    for function in (alone, closure_of, lambda want: from_graph(references_of(SMALL), want)):
+        with pytest.raises(ConfError, match=r"^spec.json: contents\[0\]: ") as error:
+            function(wanted(path))
+        assert message in error.value.faults[0].message
+
+
+def test_a_graph_of_another_store() -> None:
+    """A graph of another store directory names what is not there."""
+    graph = {HELLO: SMALL[GLIBC], "/gnu/store/x": SMALL[GLIBC], f"{HELLO}/bin": SMALL[GLIBC]}
+    with pytest.raises(ConfError) as error:
+        from_graph(references_of(graph), wanted(HELLO))
+    assert str(error.value).splitlines() == [
+        f"graph.json: [{number}]: {path} is not in the store directory, /nix/store"
+        for number, path in ((1, "/gnu/store/x"), (2, f"{HELLO}/bin"))
+    ]
+
+
+def test_more_than_can_be_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hostile specification must not take all memory, nor fill a terminal."""
+    paths = [f"{STORE}/{number}" for number in range(30)]
+    with pytest.raises(ConfError) as error:
+        from_graph(references_of(SMALL), wanted(*paths))
+    assert len(error.value.faults) == 20
+    monkeypatch.setattr(closures, "MAX_PATHS", 29)
+    with pytest.raises(ConfError, match=r"spec.json: wants 30 store paths: 29 are allowed"):
+        alone(wanted(*paths))
+
+
+def test_graph_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a Nix on the machine, the graph is all there is."""
+    path = tmp_path / "graph.json"
+    path.write_bytes(written(SMALL))
+    found = closure_of(wanted(HELLO), references_graph=str(path))
+    assert {*found.graph} == {HELLO, GLIBC}
+    with pytest.raises(ConfError, match=r"lost.json: cannot be read: No such file"):
+        closure_of(wanted(HELLO), references_graph=str(tmp_path / "lost.json"))
+    monkeypatch.setattr(closures, "MAX_GRAPH", 99)
+    with pytest.raises(ConfError, match=r"graph.json: has more than 99 bytes: is it a graph"):
+        closure_of(wanted(HELLO), references_graph=str(path))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A store directory with two store paths, one of them a link."""
+    path = tmp_path / "store"
+    (path / "app" / "bin").mkdir(parents=True)
+    (path / "app" / "bin" / "run").write_bytes(b"x" * 1000)
+    (path / "link").symlink_to("app")
+    return path
+
+
+def test_paths_alone(store: Path) -> None:
+    """Any directories make an image, on a machine that has never heard of Nix."""
+    mentions = {"config": {"Cmd": [f"{store}/app/bin/run"], "Env": [f"X={store}/nothing"]}}
+    want = wanted(f"{store}/link", mentions=mentions, store_dir=str(store))
+    found = closure_of(want)
+    assert {path: node.references for path, node in found.graph.items()} == {
+        f"{store}/link": frozenset(),
+        f"{store}/app": frozenset(),
+    }
+    assert found.graph[f"{store}/link"].size < 1000 < found.graph[f"{store}/app"].size
+    assert found.objects() is None
+
+
+def test_paths_alone_that_are_not_there(store: Path) -> None:
+    """A path that is named with Nix's hash is meant, and its lack must be told."""
+    lost = f"{store}/{'0' * 32}-lost"
+    want = wanted(f"{store}/no", mentions=[f"{lost}/bin"], store_dir=str(store))
+    with pytest.raises(ConfError) as error:
+        closure_of(want)
+    assert str(error.value).splitlines() == [
+        f"spec.json: contents[0]: {store}/no does not exist",
+        f"spec.json: [0]: {lost} does not exist",
+    ]
+
+
+def test_sizes_that_are_measured(store: Path) -> None:
+    """Lines of `exportReferencesGraph` have no sizes, and layers are planned by them."""
+    app, link = f"{store}/app", f"{store}/link"
+    lines = f"{link}\n\n1\n{app}\n{app}\n\n0\n{store}/unwanted\n\n0\n"
+    references = parse_references(lines.encode(), "lines")
+    found = from_graph(references, wanted(link, store_dir=str(store)))
+    assert found.graph == {
+        path: Node(nar_size(path.encode()), references.graph[path].references)
+        for path in (link, app)
+    }
+
+
+def test_size_of_what_is_no_file(store: Path) -> None:
+    """A socket in a store path is told when it is streamed, not measured to be a file."""
+    before = nar_size(bytes(store))
+    os.mkfifo(store / "fifo")
+    assert 0 < nar_size(bytes(store)) - before < 200
+    with pytest.raises(SourceError, match="no: cannot be read: No such file"):
+        nar_size(bytes(store / "no"))
