@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -20,11 +20,11 @@ from typing import NamedTuple, Protocol, Self
 from stream.archives.bytesource import PIECE, ByteSource, FileBytes, HashedBytes, pieces
 from stream.archives.container import Blob, range_of, where
 from stream.archives.decompress import decompressed
+from stream.archives.flatten import Listing, Remains, flatten, lister, parts_of, remains
 from stream.archives.images import Archive, ArchiveImage, open_archive
 from stream.archives.sequential import piped
 from stream.archives.tarreader import DIRECTORY, HARD_LINK, Member, read_members
 from stream.errors import ArchiveError, DigestMismatch, printable
-from stream.export.flatten import Budget, Listing, Remains, flatten, parts_of, remains
 from stream.model import CustomisationLayer, Digest, ImageConf, LayerPlan
 from stream.pipeline import Observer
 from stream.sources import customisation, store
@@ -40,22 +40,6 @@ _FIELDS = frozenset(
 )
 # A directory that entries are in, and that has none itself.
 _IMPLIED = Member(b"", DIRECTORY, 0, 0o755, 0, 0, b"", b"", 0, b"", (0, 0), 0, {})
-
-
-def lister() -> Callable[[ByteSource], Listing]:
-    """What to open an archive with: lists what is needed of each layer's entries before
-    any is written, in bounded memory for all of them.
-    """
-    budget = Budget()
-
-    def list_layer(content: ByteSource) -> Listing:
-        listing = Listing()
-        for member in read_members(content):
-            budget.take(member, content.name)
-            listing.add(member)
-        return listing
-
-    return list_layer
 
 
 class Exported(NamedTuple):

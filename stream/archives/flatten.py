@@ -4,15 +4,16 @@ OCI Image Specification, layer.md: whiteouts and opaque directories hide what lo
 layers have; directories are merged, and whatever else comes takes the place of what is
 there. As in an overlay, a link to a directory in a lower layer gives way to a directory;
 one in the same layer is followed. Memory grows with the number of entries. Knows names
-and types; neither archives nor content.
+and types; neither images nor content.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from stream.archives.tarreader import DIRECTORY, HARD_LINK, LINK, Member
+from stream.archives.bytesource import ByteSource
+from stream.archives.tarreader import DIRECTORY, HARD_LINK, LINK, Member, read_members
 from stream.errors import ArchiveError, printable
 
 MAX_ENTRIES = 1 << 22
@@ -58,6 +59,22 @@ class Listing:
             member.header = b""  # of no use any more
             self.directories[len(self.entries)] = member
         self.entries.append((member.name, member.typeflag, member.link))
+
+
+def lister() -> Callable[[ByteSource], Listing]:
+    """What to open an archive with: lists what is needed of each layer's entries before
+    any is written, in bounded memory for all of them.
+    """
+    budget = Budget()
+
+    def list_layer(content: ByteSource) -> Listing:
+        listing = Listing()
+        for member in read_members(content):
+            budget.take(member, content.name)
+            listing.add(member)
+        return listing
+
+    return list_layer
 
 
 # An entry that is no directory: the number of its layer, and its own in the layer.
