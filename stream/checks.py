@@ -6,11 +6,14 @@ Knows no document: only JSON's types, and paths.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable
 
 # Is told of a fault: its place in the document, and what is wrong.
 NoteFault = Callable[[str, str], None]
+
+MAX_ID = 2**32 - 2  # the last one, (uid_t)-1, means "no change" to chown
 
 
 def kind(value: object) -> str:
@@ -32,12 +35,34 @@ def meant(key: str, known: Iterable[str], longest: int = 30) -> str:
     return f": {by_lower[close[0]]} is meant?" if close else ""
 
 
+def id_of(value: object) -> int | None:
+    """The user or group that `value` is the number of, also as text; None if it is none."""
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,10}", value):
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_ID:
+        return value
+    return None
+
+
+def no_id(value: object) -> str:
+    """What to say of `value` if it is none."""
+    shown = repr(value) if isinstance(value, (str, int)) else kind(value)
+    return f"must be a number from 0 to {MAX_ID}, not {shown}"
+
+
+def is_text(value: str) -> bool:
+    """Whether `value` has UTF-8 bytes: JSON can name half of a UTF-16 pair."""
+    return not any("\ud800" <= char <= "\udfff" for char in value)
+
+
 def not_normal(path: str) -> str | None:
     """Why `path` cannot be a path in an image, or None."""
     if not path.startswith("/"):
         return "is not an absolute path"
     if "\0" in path:
         return "has a NUL character"
+    if not is_text(path):
+        return "has half a character"
     if path.startswith("//") or os.path.normpath(path) != path:
         return f"is not in normal form: write {os.path.normpath('/' + path.lstrip('/'))!r}"
     return None

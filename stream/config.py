@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from stream.checks import kind, meant, not_normal, not_readable
+from stream.checks import id_of, kind, meant, no_id, not_normal, not_readable
 from stream.container_config import wrong_types
 from stream.errors import ConfError, Fault, one_line
 from stream.model import BaseReference, CustomisationLayer, Digest, ImageConf, LayerPlan, Owner
@@ -28,7 +28,6 @@ DEFAULT_CREATED = "1970-01-01T00:00:01+00:00"
 HEAD = 512  # bytes that tell a conf from an archive
 # In an executable with a conf, what stands before it: no line of a JSON document.
 EMBEDDED = b"\nexit 126 # the conf follows\n"
-MAX_ID = 2**32 - 2  # the last one, (uid_t)-1, means "no change" to chown
 
 # GOARCH names of what `platform.machine()` says.
 ARCHITECTURES = {
@@ -332,13 +331,10 @@ class _Reader:
 
     def _id(self, key: str) -> int:
         value = self._document.get(key, 0)
-        if isinstance(value, str) and re.fullmatch("[0-9]{1,10}", value):
-            value = int(value)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_ID:
-            return value
-        shown = repr(value) if isinstance(value, (str, int)) else kind(value)
-        self._fault(key, f"must be a number from 0 to {MAX_ID}, not {shown}")
-        return 0
+        number = id_of(value)
+        if number is None:
+            self._fault(key, no_id(value))
+        return number or 0
 
     def _store_dir(self) -> str:
         value = self._text("store_dir", DEFAULT_STORE_DIR)

@@ -24,8 +24,8 @@ ROWS: list[set[str]] = [
     {"sources", "sinks", "layering"},
     {"customisation"},
     {"documents", "config", "output", "installation"},
-    {"tarwriter", "compression", "archives"},
-    {"_tarhash"},
+    {"tarwriter", "compression", "archives", "permission_config"},
+    {"_tarhash", "capabilities"},
     {"checks", "container_config", "model", "errors", "nixhash", "reference"},
 ]
 DEPTH = {name: depth for depth, row in enumerate(ROWS) for name in row}

@@ -1,0 +1,249 @@
+"""Owner and permissions of a customisation layer in JSON: their keys, and what can be known
+wrong with them.
+
+    owner        {"uid": 1000, "gid": 1000}
+    directories  {"/tmp": "1777", "/home/app": {"mode": "0700", "uid": 1000, "gid": 1000}}
+    perms        [{"path": "/bin/ping", "capabilities": "cap_net_raw=ep"},
+                  {"regex": "/etc/ssl/private/.*", "mode": "0600",
+                   "xattrs": {"user.origin": "here", "user.key": {"base64": "AAE="}}}]
+
+Faults are told to a function, and what is returned then is of no use. `null` is absence.
+A regular expression is trusted like a command: no time is too long for it. Knows no tree.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+import re
+import warnings
+from base64 import b64decode
+from typing import Any
+
+from stream.capabilities import capability_data
+from stream.checks import NoteFault, id_of, is_text, kind, meant, no_id, not_normal
+from stream.model import Permission
+
+MAX_PATH = 4096  # bytes, as Linux has it
+MAX_XATTR_NAME, MAX_XATTR_VALUE = 255, 1 << 16  # bytes; linux/limits.h
+
+_ATTRIBUTES = frozenset({"gid", "mode", "uid", "xattrs"})
+_KEYS = _ATTRIBUTES | {"capabilities", "create", "path", "regex"}
+_OWNER = frozenset({"gid", "uid"})
+_MODE = re.compile("0?[0-7]{3,4}")
+# An equals sign would end the name of a pax record, where it is kept. xattr(7)
+_XATTR_NAME = re.compile(r"(?:security|system|trusted|user)\.[^=\0]+")
+
+
+def read_owner(value: object, place: str, fault: NoteFault) -> tuple[int, int] | None:
+    """The user and the group that own the whole layer."""
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        fault(place, f'must be an object like {{"uid": 1000, "gid": 1000}}, not {kind(value)}')
+        return None
+    reader = _Reader(value, place, fault)
+    reader.check_keys(_OWNER)
+    uid, gid = reader.id("uid"), reader.id("gid")
+    for key in sorted(_OWNER):
+        if value.get(key) is None:
+            fault(reader.at(key), "is missing")
+    return uid or 0, gid or 0
+
+
+def read_directories(value: object, place: str, fault: NoteFault) -> tuple[Permission, ...]:
+    """Directories that are made if they are not there: the mode of each, or an object."""
+    if value is None:
+        return ()
+    if not isinstance(value, dict):
+        fault(place, f'must be an object like {{"/tmp": "1777"}}, not {kind(value)}')
+        return ()
+    found = []
+    for name, item in value.items():
+        at = f"{place}[{json.dumps(name, ensure_ascii=False)}]"
+        if wrong := _wrong_path(name):
+            fault(at, wrong)
+        elif isinstance(item, dict):
+            reader = _Reader(item, at, fault)
+            reader.check_keys(_ATTRIBUTES)
+            found.append(reader.permission(path=name.encode(), create=True))
+        else:
+            mode = _mode(item, at, fault)
+            found.append(Permission(path=name.encode(), create=True, mode=mode))
+    return tuple(found)
+
+
+def read_permissions(value: object, place: str, fault: NoteFault) -> tuple[Permission, ...]:
+    """Rules, in order: what the entry at a path gets, or those that match."""
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        fault(place, f"must be a list of objects, not {kind(value)}")
+        return ()
+    found = []
+    for index, item in enumerate(value):
+        at = f"{place}[{index}]"
+        if isinstance(item, dict):
+            found.append(_rule(_Reader(item, at, fault)))
+        else:
+            fault(at, f'must be an object like {{"path": "/x", "mode": "0755"}}, not {kind(item)}')
+    return tuple(found)
+
+
+def _rule(reader: _Reader) -> Permission:
+    reader.check_keys(_KEYS)
+    path, regex = reader.text("path"), reader.text("regex")
+    create = reader.boolean("create")
+    capabilities = reader.text("capabilities")
+    if reader.has("path") == reader.has("regex"):
+        reader.fault("", "needs either path or regex")
+    if path is not None and (wrong := _wrong_path(path)):
+        reader.fault("path", wrong)
+    if regex is not None:
+        reader.check_regex(regex)
+        if create:
+            reader.fault("create", "needs a path: a regex does not say what to make")
+    if capabilities is not None:
+        reader.check_capabilities(capabilities)
+        if create:
+            reader.fault("capabilities", "are for files, and create is for directories")
+    rule = reader.permission(
+        path=(path or "").encode(),
+        regex=regex or "",
+        create=create,
+        capabilities=capabilities or "",
+    )
+    if not (create or reader.has("capabilities", *_ATTRIBUTES)):
+        reader.fault("", "changes nothing: give mode, uid, gid, xattrs or capabilities")
+    return rule
+
+
+class _Reader:
+    """Reads the keys of one object."""
+
+    def __init__(self, document: dict[str, Any], place: str, fault: NoteFault) -> None:
+        self._document = document
+        self._place = place
+        self._fault = fault
+
+    def at(self, key: str) -> str:
+        """The place of `key`, or of the object itself."""
+        return f"{self._place}.{key}" if key else self._place
+
+    def fault(self, key: str, message: str) -> None:
+        self._fault(self.at(key), message)
+
+    def check_keys(self, known: frozenset[str]) -> None:
+        for key in sorted(self._document.keys() - known):
+            self.fault(key, f"unknown key{meant(key, known)}")
+
+    def has(self, *keys: str) -> bool:
+        """Whether one of `keys` is given."""
+        return any(self._document.get(key) is not None for key in keys)
+
+    def permission(self, **more: Any) -> Permission:
+        """The rule: the attributes that are read here, and `more`."""
+        mode = self._document.get("mode")
+        return Permission(
+            mode=None if mode is None else _mode(mode, self.at("mode"), self._fault),
+            uid=self.id("uid"),
+            gid=self.id("gid"),
+            xattrs=self._xattrs(),
+            **more,
+        )
+
+    def text(self, key: str) -> str | None:
+        value = self._document.get(key)
+        if value is None or (isinstance(value, str) and value):
+            return value
+        self.fault(key, "is empty" if value == "" else f"must be a string, not {kind(value)}")
+        return None
+
+    def boolean(self, key: str) -> bool:
+        value = self._document.get(key)
+        if not isinstance(value, (bool, type(None))):
+            self.fault(key, f"must be a boolean, not {kind(value)}")
+        return value is True
+
+    def id(self, key: str) -> int | None:
+        value = self._document.get(key)
+        if value is None:
+            return None
+        number = id_of(value)
+        if number is None:
+            self.fault(key, no_id(value))
+        return number
+
+    def check_regex(self, regex: str) -> None:
+        try:
+            with warnings.catch_warnings():
+                # Of what the next Python will take for something else.
+                warnings.simplefilter("error")
+                re.compile(regex)
+        except (re.error, OverflowError, RecursionError, Warning) as error:
+            self.fault("regex", f"{regex!r} is no regular expression: {error}")
+
+    def check_capabilities(self, text: str) -> None:
+        try:
+            capability_data(text)
+        except ValueError as error:
+            self.fault("capabilities", str(error))
+
+    def _xattrs(self) -> tuple[tuple[bytes, bytes], ...]:
+        value = self._document.get("xattrs")
+        if value is None:
+            return ()
+        if not isinstance(value, dict):
+            self.fault("xattrs", f"must be an object, not {kind(value)}")
+            return ()
+        found = []
+        for name, item in value.items():
+            at = f"xattrs[{json.dumps(name, ensure_ascii=False)}]"
+            if not is_text(name) or not _XATTR_NAME.fullmatch(name):
+                self.fault(
+                    at, "is no name of an extended attribute: security, system, trusted or user,"
+                    " a dot, and what has no equals sign"
+                )  # fmt: skip
+                continue
+            if len(name.encode()) > MAX_XATTR_NAME:
+                self.fault(at, f"has more than {MAX_XATTR_NAME} bytes")
+            data = self._xattr_value(at, item)
+            if len(data) > MAX_XATTR_VALUE:
+                self.fault(at, f"has {len(data)} bytes, {MAX_XATTR_VALUE} are allowed")
+            found.append((name.encode(), data))
+        return tuple(found)
+
+    def _xattr_value(self, at: str, item: object) -> bytes:
+        if isinstance(item, str):
+            if not is_text(item):
+                self.fault(at, "has half a character: write bytes in base64")
+                return b""
+            return item.encode()
+        if isinstance(item, dict) and item.keys() == {"base64"}:
+            try:
+                return b64decode(item["base64"], validate=True)
+            except (TypeError, ValueError, binascii.Error):
+                self.fault(f"{at}.base64", "is not in base64")
+                return b""
+        self.fault(at, f'must be a string or {{"base64": …}}, not {kind(item)}')
+        return b""
+
+
+def _mode(value: object, place: str, fault: NoteFault) -> int | None:
+    if isinstance(value, str) and _MODE.fullmatch(value):
+        return int(value, 8)
+    wanted = 'must be octal digits in a string, like "0755"'
+    if isinstance(value, int) and not isinstance(value, bool):
+        fault(place, f"{wanted}: a JSON number is decimal")
+    else:
+        shown = repr(value) if isinstance(value, str) else kind(value)
+        fault(place, f"{wanted}, not {shown}")
+    return None
+
+
+def _wrong_path(path: str) -> str | None:
+    """Why `path` cannot be a path of a rule, or None."""
+    if wrong := not_normal(path):
+        return f"{path!r} {wrong}"
+    length = len(path.encode())
+    return f"has {length} bytes, {MAX_PATH} are allowed" if length > MAX_PATH else None
