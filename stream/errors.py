@@ -59,6 +59,17 @@ class SourceError(StreamImageError, OSError):
         super().__init__(f"{printable(path)}: {reason}")
 
 
+class RecipeError(StreamImageError, ValueError):
+    """A customisation layer that cannot be what its recipe says. `path` is the place in
+    the image, and begins with `/`.
+    """
+
+    def __init__(self, path: bytes, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"{printable(path)}: {reason}")
+
+
 class ArchiveError(StreamImageError, ValueError):
     """An archive that cannot be used: not one, cut short, or not what it says of
     itself. `where` is the archive, or the archive and the member.

@@ -1,0 +1,162 @@
+"""What a base image has: its directories and links, out of archives of every shape."""
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from handmade import COMPRESSORS, Base, link, tar_of
+from hypothesis import given
+from hypothesis import strategies as st
+from roots import flattened
+
+from stream.config import load_conf
+from stream.customisation.redirect import BaseEntry
+from stream.customisation.tree import DIRECTORY, LINK
+from stream.errors import ArchiveError
+from stream.sources.base_tree import base_entries
+
+Entry = tuple[str, bytes | tarfile.TarInfo]
+
+
+def a_directory(mode: int = 0o755, **fields: Any) -> tarfile.TarInfo:
+    """A directory's header, to be named."""
+    info = tarfile.TarInfo()
+    info.type, info.mode = tarfile.DIRTYPE, mode
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info
+
+
+def entries_of(directory: Path, archive: bytes, **conf: object) -> dict[bytes, BaseEntry]:
+    """What is found in an archive."""
+    path = directory / "base.tar"
+    path.write_bytes(archive)
+    (directory / "conf.json").write_text(
+        json.dumps({"repo_tag": "x:1", "from_image": str(path), **conf})
+    )
+    return base_entries(load_conf(str(directory / "conf.json")))
+
+
+LAYERS: list[list[Entry]] = [
+    [
+        ("./", a_directory(0o711)),
+        ("./usr/", a_directory()),
+        ("usr/bin", a_directory(0o751, uid=3, gid=4)),
+        ("/usr/lib", a_directory()),
+        ("bin", link("usr/bin")),
+        ("./lib", link("/usr/lib")),
+        ("/sbin", link("usr/sbin")),
+        ("tmp/", a_directory(0o1777, pax_headers={"SCHILY.xattr.user.x": "y", "comment": "z"})),
+        ("opt/a/b/file", b"1"),
+        ("srv/x/file", b"1"),
+        ("etc/file", b"1"),
+        ("etc/hard", link("etc/file", tarfile.LNKTYPE)),
+        ("was/a/link", link("x")),
+    ],
+    [
+        ("usr/.wh.lib", b""),
+        ("srv/", a_directory(0o700)),
+        ("srv/.wh..wh..opq", b""),
+        ("sbin", a_directory()),
+        ("was", b"a file"),
+    ],
+]
+
+
+@pytest.mark.parametrize("compression", COMPRESSORS)
+def test_entries(tmp_path: Path, compression: str) -> None:
+    """A directory or a link that is missed is destroyed, or changed, by ours."""
+    base = Base(layers=[tar_of(layer) for layer in LAYERS])
+    found = entries_of(tmp_path, COMPRESSORS[compression](base.docker_archive()))
+    assert found == {
+        b"": BaseEntry(DIRECTORY, 0o711),
+        b"usr": BaseEntry(DIRECTORY),
+        b"usr/bin": BaseEntry(DIRECTORY, 0o751, 3, 4),
+        b"bin": BaseEntry(LINK, link=b"usr/bin"),
+        b"lib": BaseEntry(LINK, link=b"/usr/lib"),
+        b"sbin": BaseEntry(DIRECTORY),
+        b"tmp": BaseEntry(DIRECTORY, 0o1777, xattrs={b"user.x": b"y"}),
+        b"opt": BaseEntry(DIRECTORY),
+        b"opt/a": BaseEntry(DIRECTORY),
+        b"opt/a/b": BaseEntry(DIRECTORY),
+        b"srv": BaseEntry(DIRECTORY, 0o700),
+        b"etc": BaseEntry(DIRECTORY),
+    }
+
+
+def test_no_base(tmp_path: Path) -> None:
+    """An image without a base has nothing to spare, and nothing is read."""
+    (tmp_path / "conf.json").write_text('{"repo_tag": "x:1"}')
+    assert base_entries(load_conf(str(tmp_path / "conf.json"))) == {}
+
+
+def test_above_the_store(tmp_path: Path) -> None:
+    """Store layers have made directories of the base's links and modes before ours comes."""
+    store = tmp_path / "s"
+    (store / "path").mkdir(parents=True)
+    names = [part.encode() for part in str(store).strip("/").split("/")]
+    layer: list[Entry] = [(names[0].decode(), link("elsewhere"))]
+    archive = Base(layers=[tar_of(layer)]).docker_archive()
+    conf = {"store_dir": str(store), "uid": 7, "gid": 8}
+    found = entries_of(tmp_path, archive, **conf)
+    assert found[names[0]] == BaseEntry(LINK, link=b"elsewhere")
+    found = entries_of(tmp_path, archive, **conf, store_layers=[[str(store / "path")]])
+    for depth in range(1, len(names) + 1):
+        assert found[b"/".join(names[:depth])] == BaseEntry(DIRECTORY, uid=7, gid=8)
+
+
+def test_what_is_no_base(tmp_path: Path) -> None:
+    """A base that cannot be read is told before anything is written."""
+    with pytest.raises(ArchiveError, match="a name that leaves the root"):
+        entries_of(tmp_path, Base(layers=[tar_of([("../a", b"")])]).docker_archive())
+
+
+PATHS = st.lists(st.sampled_from("ab"), min_size=1, max_size=3).map("/".join)
+MEMBERS: st.SearchStrategy[Entry] = st.one_of(
+    st.tuples(PATHS, st.just(b"1")),
+    st.tuples(PATHS, st.sampled_from([0o755, 0o700, 0o1777]).map(a_directory)),
+    st.tuples(PATHS, st.sampled_from(["x", "/y"]).map(link)),
+    st.tuples(PATHS.map("{}/.wh.a".format), st.just(b"")),
+    st.tuples(PATHS.map("{}/.wh..wh..opq".format), st.just(b"")),
+)
+
+
+def sound(members: list[Entry]) -> list[Entry]:
+    """Those that are neither twice in the layer, nor below what is no directory there."""
+    kept: list[Entry] = []
+    for path, what in members:
+        is_directory = isinstance(what, tarfile.TarInfo) and what.isdir()
+        if not any(
+            path == known
+            or (
+                path.startswith(f"{known}/")
+                and not (isinstance(one, tarfile.TarInfo) and one.isdir())
+            )
+            or (known.startswith(f"{path}/") and not is_directory)
+            for known, one in kept
+        ):
+            kept.append((path, what))
+    return kept
+
+
+@given(layers=st.lists(st.lists(MEMBERS, max_size=5).map(sound), min_size=1, max_size=3))
+def test_as_extracted_layer_by_layer(tmp_path: Path, layers: list[list[Entry]]) -> None:
+    """What is thought to be there has to be what a container has."""
+    tars = [tar_of(layer) for layer in layers]
+    expected = {
+        path.encode(): (node.kind, node.mode if node.kind == DIRECTORY else 0, node.link)
+        for path, node in flattened(tars).items()
+        if node.kind in (DIRECTORY, LINK)
+    }
+    found = entries_of(tmp_path, Base(layers=tars).docker_archive())
+    del found[b""]
+    assert expected == {
+        path: (
+            entry.typeflag,
+            entry.mode if entry.typeflag == DIRECTORY else 0,
+            entry.link.decode(),
+        )
+        for path, entry in found.items()
+    }
