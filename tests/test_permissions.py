@@ -1,0 +1,193 @@
+"""Owner and permissions of a tree in memory, rule by rule."""
+
+import pytest
+
+from stream.capabilities import ATTRIBUTE, capability_data
+from stream.customisation.permissions import apply
+from stream.customisation.redirect import BaseEntry
+from stream.customisation.tree import DIRECTORY, FIFO, LINK, Node, Tree, directory, file, link
+from stream.errors import RecipeError
+from stream.model import Permission, Recipe
+
+
+def tree_of(**more: Node) -> Tree:
+    """A file, a link and a directory in /bin, and what else there is at the root."""
+    tree = Tree()
+    tree.put(b"bin/tool", file(b"#!", 0o755))
+    tree.put(b"bin/link", link(b"/nix/store/x/bin/link"))
+    tree.put(b"bin/sub/n\xffn\nl", file(b""))
+    for name, node in more.items():
+        tree.put(name.encode(), node)
+    return tree
+
+
+def applied(tree: Tree, *rules: Permission, **more: object) -> dict[str, tuple[int, int, int]]:
+    """Mode, user and group by path, after the rules."""
+    base = more.pop("base", None)
+    apply(tree, Recipe(permissions=rules, **more), base)  # type: ignore[arg-type]
+    return {
+        path.decode("ascii", "backslashreplace"): (node.mode, node.uid, node.gid)
+        for path, node in tree.entries()
+    }
+
+
+def test_owner_then_rules() -> None:
+    """The layer's owner is what a rule starts from, not what undoes it."""
+    found = applied(
+        tree_of(),
+        Permission(path=b"/bin/tool", uid=5),
+        Permission(path=b"/bin/tool", gid=6, mode=0o4755),
+        owner=(1, 2),
+    )
+    assert found == {
+        "": (0o755, 1, 2),
+        "bin": (0o755, 1, 2),
+        "bin/link": (0o777, 1, 2),
+        "bin/sub": (0o755, 1, 2),
+        "bin/sub/n\\xffn\nl": (0o644, 1, 2),
+        "bin/tool": (0o4755, 5, 6),
+    }
+
+
+def test_later_rules_win() -> None:
+    """The order that is written is the only one that somebody can reason about."""
+    rules = [Permission(regex="/bin/.*", mode=0o700), Permission(path=b"/bin/tool", mode=0o711)]
+    assert applied(tree_of(), *rules)["bin/tool"][0] == 0o711
+    assert applied(tree_of(), *reversed(rules))["bin/tool"][0] == 0o700
+
+
+def test_regex_matches_whole_paths() -> None:
+    """A part that matches would reach far more than what is named."""
+    found = applied(tree_of(), Permission(regex="/bin", uid=9), Permission(regex="/", gid=9))
+    assert {path for path, (_, uid, _) in found.items() if uid} == {"bin"}
+    assert {path for path, (_, _, gid) in found.items() if gid} == {""}
+
+
+def test_regex_matches_any_name() -> None:
+    """A file would keep its mode because its name has a newline, or is not UTF-8."""
+    found = applied(tree_of(), Permission(regex="/bin/sub/.*", mode=0o600))
+    assert found["bin/sub/n\\xffn\nl"][0] == 0o600
+
+
+def test_a_regex_leaves_the_mode_of_links() -> None:
+    """What is written for a link's mode changes with the mode of others, and means nothing."""
+    found = applied(tree_of(), Permission(regex=".*", mode=0o700, uid=3))
+    assert found["bin/link"] == (0o777, 3, 0)
+    assert found["bin/sub"] == (0o700, 3, 0)
+
+
+def test_created() -> None:
+    """`/tmp` with mode 1777 by one rule, where nothing else has made it."""
+    found = applied(
+        tree_of(),
+        Permission(path=b"/tmp", create=True, mode=0o1777),
+        Permission(path=b"/var/lib/app", create=True, uid=7),
+        Permission(path=b"/bin", create=True, mode=0o711),
+        Permission(path=b"/", create=True, mode=0o751),
+        owner=(1, 2),
+    )
+    assert found["tmp"] == (0o1777, 1, 2)
+    assert found["var"] == found["var/lib"] == (0o755, 1, 2)
+    assert found["var/lib/app"] == (0o755, 7, 2)
+    assert found["bin"] == (0o711, 1, 2)
+    assert found[""] == (0o751, 1, 2)
+
+
+def test_created_above_a_base() -> None:
+    """A directory made in the base's /var must not change who may write there."""
+    base = {
+        b"var": BaseEntry(DIRECTORY, 0o775, 3, 4),
+        b"var/run": BaseEntry(LINK, link=b"/run"),
+        b"run": BaseEntry(DIRECTORY, 0o711, 5, 6, xattrs={b"user.x": b"y"}),
+    }
+    tree = tree_of()
+    found = applied(
+        tree,
+        Permission(path=b"/var/run/app", create=True, mode=0o700),
+        Permission(path=b"/var/cache", create=True),
+        Permission(path=b"/var/run", create=True, gid=8),
+        Permission(path=b"/run/app", uid=9),
+        base=base,
+    )
+    assert found["var"] == (0o775, 3, 4)
+    assert found["run"] == (0o711, 5, 8)
+    assert found["run/app"] == (0o700, 9, 0)
+    assert found["var/cache"] == (0o755, 0, 0)
+    assert "var/run" not in found
+    run = tree.find(b"run")
+    assert run is not None
+    assert run.xattrs == {b"user.x": b"y"}
+
+
+def test_attributes() -> None:
+    """Attributes add up; capabilities are one of them."""
+    tree = tree_of()
+    applied(
+        tree,
+        Permission(path=b"/bin/tool", xattrs=((b"user.a", b"1"), (b"user.b", b"1"))),
+        Permission(path=b"/bin/tool", xattrs=((b"user.b", b"2"),), capabilities="cap_kill=ep"),
+        Permission(path=b"/bin", xattrs=((b"user.c", b"3"),)),
+        Permission(path=b"/bin/link", xattrs=((b"security.x", b"4"),)),
+    )
+    found = {path: node.xattrs for path, node in tree.entries() if node.xattrs}
+    assert found == {
+        b"bin": {b"user.c": b"3"},
+        b"bin/link": {b"security.x": b"4"},
+        b"bin/tool": {
+            b"user.a": b"1",
+            b"user.b": b"2",
+            ATTRIBUTE: capability_data("cap_kill=ep"),
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (
+            Permission(path=b"/bin/tol", mode=0o755),
+            "/bin/tol: nothing is there that permissions could be for",
+        ),
+        (
+            Permission(path=b"/bin/link/x", uid=1),
+            "permissions could be for: /bin/link is a link to /nix/store/x/bin/link",
+        ),
+        (Permission(path=b"/bin/tool/x", uid=1), "for: /bin/tool is a file"),
+        (Permission(regex="/bin/t.l", uid=1), "/bin/t.l: this regex matches no path"),
+        (
+            Permission(path=b"/bin/link", mode=0o755),
+            "/bin/link: a link has no mode, and this is one to /nix/store/x/bin/link",
+        ),
+        (
+            Permission(path=b"/bin/tool", create=True),
+            "/bin/tool: cannot be made a directory: /bin/tool is a file",
+        ),
+        (
+            Permission(path=b"/bin/link/a/b", create=True),
+            "/bin/link/a/b: cannot be made a directory: /bin/link is a link to /nix/store/x",
+        ),
+        (
+            Permission(regex="/bin/.*", capabilities="cap_kill=ep"),
+            "/bin/link: capabilities are for files: /bin/link is a link to",
+        ),
+        (
+            Permission(path=b"/bin", capabilities="cap_kill=ep"),
+            "/bin: capabilities are for files: /bin is a directory",
+        ),
+        (
+            Permission(path=b"/bin/link", xattrs=((b"user.x", b""),)),
+            "/bin/link: user attributes are for files and directories: /bin/link is a link to",
+        ),
+        (
+            Permission(path=b"/pipe", xattrs=((b"user.x", b""),)),
+            "/pipe: user attributes are for files and directories: /pipe is a FIFO",
+        ),
+        (Permission(path=b"/bin/tool", capabilities="x=p"), "/bin/tool: capabilities: 'x' is no"),
+    ],
+)
+def test_what_cannot_be(rule: Permission, said: str) -> None:
+    """A rule that has no effect is a typo that nobody would notice."""
+    with pytest.raises(RecipeError) as caught:
+        applied(tree_of(pipe=Node(typeflag=FIFO, mode=0o600), empty=directory()), rule)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
