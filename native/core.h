@@ -65,10 +65,13 @@ struct stamp {
     uint8_t *after; /* and after it */
     size_t after_length;
     int binary; /* an owner name is not UTF-8 */
+    int gnu;    /* in GNU tar's format, where there is no `before` */
 };
 
 int stamp_init(struct stamp *stamp, int64_t mtime, uint64_t uid, uint64_t gid,
                const char *uname, const char *gname, struct fault *fault);
+/* The same in GNU tar's own format, owners without names, ids below 2^56. */
+void stamp_init_gnu(struct stamp *stamp, int64_t mtime, uint64_t uid, uint64_t gid);
 /* For a stamp of one entry: a device's numbers, each below 2^21, and more PAX
  * records, encoded. */
 void stamp_set_device(struct stamp *stamp, uint32_t major, uint32_t minor);
@@ -76,7 +79,7 @@ int stamp_add_records(struct stamp *stamp, const uint8_t *records, size_t length
                       struct fault *fault);
 void stamp_free(struct stamp *stamp);
 
-/* Bytes of header blocks for `entry`: 512, or more where PAX records are needed. */
+/* Bytes of header blocks for `entry`: 512, or more where it does not fit into one. */
 size_t header_size(const struct stamp *stamp, const struct entry *entry);
 /* Write those bytes. `out` holds header_size() bytes. */
 void header_encode(const struct stamp *stamp, const struct entry *entry, uint8_t *out);

@@ -1,7 +1,8 @@
 /* Tar headers as CPython's tarfile writes them in its default (PAX) format:
  * one ustar block, preceded by an extended header ("././@PaxHeader") when a
  * field does not fit or is not ASCII. See POSIX.1-2008, pax, "ustar
- * Interchange Format" and "pax Extended Header". */
+ * Interchange Format" and "pax Extended Header". And headers in GNU tar's own
+ * format, see its manual, "Basic Tar Format". */
 #include "core.h"
 
 #include <stdio.h>
@@ -140,6 +141,21 @@ static uint32_t put_octal(uint8_t *field, size_t width, uint64_t value)
     return sum;
 }
 
+/* Put `value`, a negative number as two's complement: as octal digits if they
+ * suffice, else as GNU tar does, big-endian behind a byte that says so. */
+static void put_number(uint8_t *field, size_t width, uint64_t value, int negative)
+{
+    if (!negative && value >> 3 * (width - 1) == 0) {
+        put_octal(field, width, value);
+        return;
+    }
+    for (size_t i = width; i-- > 1;) {
+        field[i] = (uint8_t)value;
+        value = value >> 8 | (negative ? (uint64_t)0xFF << 56 : 0);
+    }
+    field[0] = negative ? 0xFF : 0x80;
+}
+
 static void put_checksum(uint8_t *header, uint32_t sum)
 {
     sum += 8 * ' '; /* the field itself counts as blanks */
@@ -225,15 +241,10 @@ static size_t padded(size_t size)
     return (size + BLOCK - 1) / BLOCK * BLOCK;
 }
 
-size_t header_size(const struct stamp *stamp, const struct entry *entry)
+static size_t pax_size(const struct stamp *stamp, const struct entry *entry)
 {
     struct needs needs = measure(stamp, entry);
     return needs.payload ? BLOCK + padded(needs.payload) + BLOCK : BLOCK;
-}
-
-static void put_magic(uint8_t *header)
-{
-    memcpy(header + MAGIC, "ustar\00000", 8);
 }
 
 static uint32_t sum_of(const uint8_t *header)
@@ -244,21 +255,31 @@ static uint32_t sum_of(const uint8_t *header)
     return sum;
 }
 
+static const char MAGIC_POSIX[] = "ustar\00000", MAGIC_GNU[] = "ustar  ";
+enum { MAGIC_WIDTH = 8 };
+
+/* The block before `size` bytes that say more of the entry behind them; these
+ * are zeros still. */
+static void put_special(uint8_t *out, const char *name, uint64_t mode, size_t size,
+                        uint8_t typeflag, const char *magic)
+{
+    memset(out, 0, BLOCK + padded(size));
+    memcpy(out + NAME, name, strlen(name));
+    put_octal(out + MODE, MODE_WIDTH, mode);
+    put_octal(out + UID, ID_WIDTH, 0);
+    put_octal(out + GID, ID_WIDTH, 0);
+    put_octal(out + SIZE, NUMBER_WIDTH, size);
+    put_octal(out + MTIME, NUMBER_WIDTH, 0);
+    out[TYPEFLAG] = typeflag;
+    memcpy(out + MAGIC, magic, MAGIC_WIDTH);
+    put_checksum(out, sum_of(out));
+}
+
 /* The extended header before an entry: its block, the records, their padding. */
 static uint8_t *put_extended(const struct stamp *stamp, const struct entry *entry,
                              const struct needs *needs, uint8_t *out)
 {
-    memset(out, 0, BLOCK + padded(needs->payload));
-    put_text(out + NAME, NAME_WIDTH, (const uint8_t *)"././@PaxHeader", 14);
-    put_octal(out + MODE, MODE_WIDTH, 0);
-    put_octal(out + UID, ID_WIDTH, 0);
-    put_octal(out + GID, ID_WIDTH, 0);
-    put_octal(out + SIZE, NUMBER_WIDTH, needs->payload);
-    put_octal(out + MTIME, NUMBER_WIDTH, 0);
-    out[TYPEFLAG] = 'x';
-    put_magic(out);
-    put_checksum(out, sum_of(out));
-
+    put_special(out, "././@PaxHeader", 0, needs->payload, 'x', MAGIC_POSIX);
     uint8_t *at = out + BLOCK;
     if (needs->binary) {
         memcpy(at, HDRCHARSET, sizeof HDRCHARSET - 1);
@@ -281,7 +302,7 @@ static uint8_t *put_extended(const struct stamp *stamp, const struct entry *entr
     return out + BLOCK + padded(needs->payload);
 }
 
-void header_encode(const struct stamp *stamp, const struct entry *entry, uint8_t *out)
+static void pax_encode(const struct stamp *stamp, const struct entry *entry, uint8_t *out)
 {
     struct needs needs = measure(stamp, entry);
     if (needs.payload)
@@ -296,6 +317,65 @@ void header_encode(const struct stamp *stamp, const struct entry *entry, uint8_t
     sum += entry->typeflag;
     sum += put_text(out + LINK, LINK_WIDTH, entry->link, entry->link_length);
     put_checksum(out, sum);
+}
+
+/* ---- GNU tar's format --------------------------------------------------- */
+
+/* Bytes of the member that has a name or link target too long for its field. */
+static size_t long_size(size_t length, size_t width)
+{
+    return length > width ? BLOCK + padded(length + 1) : 0;
+}
+
+static uint8_t *put_long(uint8_t *out, uint8_t typeflag, const uint8_t *text, size_t length,
+                         size_t width)
+{
+    if (length <= width)
+        return out;
+    put_special(out, "././@LongLink", 0644, length + 1, typeflag, MAGIC_GNU);
+    memcpy(out + BLOCK, text, length);
+    return out + long_size(length, width);
+}
+
+static size_t gnu_size(const struct stamp *stamp, const struct entry *entry)
+{
+    size_t records = stamp->after_length ? BLOCK + padded(stamp->after_length) : 0;
+    return records + long_size(entry->link_length, LINK_WIDTH) +
+           long_size(entry->name_length, NAME_WIDTH) + BLOCK;
+}
+
+static void gnu_encode(const struct stamp *stamp, const struct entry *entry, uint8_t *out)
+{
+    size_t name = entry->name_length, link = entry->link_length;
+    struct needs records = {.payload = stamp->after_length};
+
+    if (records.payload)
+        out = put_extended(stamp, entry, &records, out);
+    out = put_long(out, 'K', entry->link, link, LINK_WIDTH);
+    out = put_long(out, 'L', entry->name, name, NAME_WIDTH);
+
+    memcpy(out, stamp->header, BLOCK);
+    memcpy(out + NAME, entry->name, name < NAME_WIDTH ? name : NAME_WIDTH);
+    put_octal(out + MODE, MODE_WIDTH, entry->mode & 07777);
+    put_number(out + SIZE, NUMBER_WIDTH, entry->size, 0);
+    out[TYPEFLAG] = entry->typeflag;
+    memcpy(out + LINK, entry->link, link < LINK_WIDTH ? link : LINK_WIDTH);
+    put_checksum(out, sum_of(out));
+}
+
+/* ---- either --------------------------------------------------------------- */
+
+size_t header_size(const struct stamp *stamp, const struct entry *entry)
+{
+    return stamp->gnu ? gnu_size(stamp, entry) : pax_size(stamp, entry);
+}
+
+void header_encode(const struct stamp *stamp, const struct entry *entry, uint8_t *out)
+{
+    if (stamp->gnu)
+        gnu_encode(stamp, entry, out);
+    else
+        pax_encode(stamp, entry, out);
 }
 
 /* ---- what all entries share ------------------------------------------- */
@@ -343,11 +423,21 @@ int stamp_init(struct stamp *stamp, int64_t mtime, uint64_t uid, uint64_t gid,
     put_octal(header + UID, ID_WIDTH, uid > MAX_ID ? 0 : uid);
     put_octal(header + GID, ID_WIDTH, gid > MAX_ID ? 0 : gid);
     put_octal(header + MTIME, NUMBER_WIDTH, mtime_fits ? (uint64_t)mtime : 0);
-    put_magic(header);
+    memcpy(header + MAGIC, MAGIC_POSIX, MAGIC_WIDTH);
     put_text(header + UNAME, OWNER_WIDTH, (const uint8_t *)uname, uname_length);
     put_text(header + GNAME, OWNER_WIDTH, (const uint8_t *)gname, gname_length);
     stamp->sum = sum_of(header);
     return 0;
+}
+
+void stamp_init_gnu(struct stamp *stamp, int64_t mtime, uint64_t uid, uint64_t gid)
+{
+    memset(stamp, 0, sizeof *stamp);
+    stamp->gnu = 1;
+    put_number(stamp->header + UID, ID_WIDTH, uid, 0);
+    put_number(stamp->header + GID, ID_WIDTH, gid, 0);
+    put_number(stamp->header + MTIME, NUMBER_WIDTH, (uint64_t)mtime, mtime < 0);
+    memcpy(stamp->header + MAGIC, MAGIC_GNU, MAGIC_WIDTH);
 }
 
 void stamp_set_device(struct stamp *stamp, uint32_t major, uint32_t minor)

@@ -84,6 +84,7 @@ static int to_uint64(PyObject *number, void *result)
 }
 
 enum { MAX_DEVICE = 07777777 }; /* what a header's field holds */
+static const uint64_t MAX_GNU_ID = ((uint64_t)1 << 56) - 1;
 
 static int check_length(Py_ssize_t length)
 {
@@ -639,14 +640,15 @@ static PyType_Spec writer_spec = {
 
 PyDoc_STRVAR(encode_header_doc,
 "encode_header(name, mode, size, mtime, *, link=b'', typeflag=b'0', uid=0, gid=0,\n"
-"              uname='', gname='', device=(0, 0), records=b'')\n--\n\n"
+"              uname='', gname='', device=(0, 0), records=b'', gnu=False)\n--\n\n"
 "The header blocks (bytes) of one member, a regular file unless typeflag says\n"
-"otherwise; records are further PAX records, encoded.");
+"otherwise; records are further PAX records, encoded. With gnu, they are in GNU\n"
+"tar's own format, which has PAX records for these alone, and no uname or gname.");
 
 static PyObject *encode_header(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     static char *keywords[] = {"name", "mode", "size", "mtime", "link", "typeflag", "uid",
-                               "gid", "uname", "gname", "device", "records", NULL};
+                               "gid", "uname", "gname", "device", "records", "gnu", NULL};
     const struct module_state *state = PyModule_GetState(module);
     struct entry entry = {.typeflag = '0'};
     struct stamp stamp;
@@ -656,14 +658,14 @@ static PyObject *encode_header(PyObject *module, PyObject *args, PyObject *kwarg
     uint64_t uid = 0, gid = 0;
     unsigned int major = 0, minor = 0;
     long long mtime;
-    int mode;
+    int mode, gnu = 0;
     PyObject *header = NULL;
 
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "y#iO&L|$y#cO&O&yy(II)y#:encode_header", keywords, &name,
+            args, kwargs, "y#iO&L|$y#cO&O&yy(II)y#p:encode_header", keywords, &name,
             &name_length, &mode, to_uint64, &entry.size, &mtime, &link, &link_length,
             (char *)&entry.typeflag, to_uint64, &uid, to_uint64, &gid, &uname, &gname, &major,
-            &minor, &records, &records_length) ||
+            &minor, &records, &records_length, &gnu) ||
         check_length(name_length) < 0 || check_length(link_length) < 0 ||
         check_length(records_length) < 0)
         return NULL;
@@ -671,12 +673,18 @@ static PyObject *encode_header(PyObject *module, PyObject *args, PyObject *kwarg
         PyErr_SetString(PyExc_ValueError, "a device number that no tar can hold");
         return NULL;
     }
+    if (gnu && (uid > MAX_GNU_ID || gid > MAX_GNU_ID)) {
+        PyErr_SetString(PyExc_ValueError, "an owner's number that no tar can hold");
+        return NULL;
+    }
     entry.mode = (uint16_t)(mode & 07777);
     entry.name = (const uint8_t *)name;
     entry.name_length = (uint32_t)name_length;
     entry.link = (const uint8_t *)link;
     entry.link_length = (uint32_t)link_length;
-    if (stamp_init(&stamp, mtime, uid, gid, uname, gname, &fault) < 0)
+    if (gnu)
+        stamp_init_gnu(&stamp, mtime, uid, gid);
+    else if (stamp_init(&stamp, mtime, uid, gid, uname, gname, &fault) < 0)
         return raise_fault(state, &fault);
     if (entry.typeflag == '3' || entry.typeflag == '4')
         stamp_set_device(&stamp, major, minor);

@@ -44,4 +44,5 @@ def encode_header(
     gname: bytes = b"",
     device: tuple[int, int] = (0, 0),
     records: bytes = b"",
+    gnu: bool = False,
 ) -> bytes: ...

@@ -11,21 +11,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from stream.archives.bytesource import ByteSource, FileBytes, StreamBytes, pieces
+from stream.archives.bytesource import ByteSource, StreamBytes, pieces
 from stream.archives.decompress import MAGIC_SIZE, compression_of
 from stream.archives.images import Archive, ArchiveImage, open_archive, read_archive
 from stream.archives.sequential import STANDARD_INPUT, Sequential, SequentialTar
 from stream.archives.tarreader import read_members
 from stream.config import HEAD, begins_conf, head_of, is_conf, load_conf, parse_conf, split_archive
 from stream.documents import image_config
-from stream.errors import SourceError, UsageError, printable
-from stream.model import CustomisationLayer, Digest, ImageConf
+from stream.errors import UsageError, printable
+from stream.model import Digest, ImageConf
 from stream.sources import customisation, store
 from stream.sources.base import without_held
+from stream.sources.layer import ListedLayer
 
 # A store path as Nix and Guix make them: 32 digits of a hash, then a name.
 _STORE_PATH = re.compile(rb"((?:[^/]+/)*store)/([0-9a-df-np-sv-z]{32}-[^/]+)")
@@ -241,11 +241,15 @@ def _planned(name: str, conf: ImageConf) -> Inspection:
         with open_archive(conf.base.path, _list_layer) as archive:
             base = archive.choose(conf.base.repo_tag, conf.architecture)
             below, document = tuple(_layers(archive, base)), base.document
+    with customisation.opened(conf) as top:
+        ours = [*_planned_layers(conf)]
+        if top is not None:
+            ours.append(_listed_layer(top))
     image = InspectedImage(
         image_id=None,
         repo_tags=(conf.repo_tag,),
         document=json.loads(image_config(conf, (), document)),
-        layers=(*below, *_planned_layers(conf)),
+        layers=(*below, *ours),
     )
     return Inspection(name=name, kind="conf", also_oci=False, compression=None, images=(image,))
 
@@ -264,18 +268,12 @@ def _planned_layers(conf: ImageConf) -> Iterator[InspectedLayer]:
             store_paths=tuple(map(printable, plan.store_paths)),
             history=layer.comment,
         )
-    if conf.customisation_layer is not None:
-        yield _customisation_layer(conf.customisation_layer)
 
 
-def _customisation_layer(plan: CustomisationLayer) -> InspectedLayer:
-    layer = customisation.ready_layer(plan)
-    try:
-        file = open(layer.path, "rb")  # noqa: SIM115 — closed below
-    except OSError as error:
-        raise SourceError(layer.path, f"cannot be read: {error.strerror}") from error
-    with closing(file):
-        listing = _list_layer(FileBytes(file.fileno(), printable(layer.path)))
+def _listed_layer(layer: ListedLayer) -> InspectedLayer:
+    listing = _Listing()
+    for member in layer.members():
+        listing.add(member.name)
     return InspectedLayer(
         name=layer.archive_name,
         size=layer.size,

@@ -139,7 +139,7 @@ class ImageConf:
     container_config: dict[str, Any]
     store_dir: bytes
     store_layers: tuple[LayerPlan, ...]
-    customisation_layer: CustomisationLayer | None
+    customisation_layer: CustomisationLayer | Recipe | None
     repo_tag: str
     created: datetime
     mtime: int

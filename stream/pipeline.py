@@ -57,15 +57,15 @@ class Observer:
         """The image can be written, but `message` should be known."""
 
 
-def _sources(conf: ImageConf) -> list[Callable[[], SourceLayer]]:
+def _sources(conf: ImageConf, top: SourceLayer | None) -> list[Callable[[], SourceLayer]]:
     """What makes each layer's source, bottom to top: called when its turn comes,
     so that only the metadata at hand is in memory.
     """
     makers: list[Callable[[], SourceLayer]] = [
         partial(store.walk, conf, plan) for plan in conf.store_layers
     ]
-    if conf.customisation_layer:
-        makers.append(partial(customisation.ready_layer, conf.customisation_layer))
+    if top is not None:
+        makers.append(lambda: top)
     return makers
 
 
@@ -167,9 +167,14 @@ class LayerWriting:
 
 
 def _write_layers(
-    conf: ImageConf, base: BaseImage | None, sink: DockerArchive, observer: Observer
+    sources: Sequence[Callable[[], SourceLayer]],
+    base: BaseImage | None,
+    sink: DockerArchive,
+    observer: Observer,
 ) -> list[Layer]:
-    """Write every layer, the base image's first. Returns them bottom to top."""
+    """Write every layer, the base image's before what `sources` make. Returns them bottom
+    to top.
+    """
     writing = LayerWriting(sink, observer)
     below: list[Layer] = []
     if base is not None:
@@ -180,8 +185,8 @@ def _write_layers(
     known = {layer.diff_id: layer for layer in below}
     repeated: dict[int, Layer] = {}  # ours that the base has already, by their place
     count = 0
-    with closing(_Ahead(_sources(conf))) as sources:
-        for count, source in enumerate(sources, 1):
+    with closing(_Ahead(sources)) as ahead:
+        for count, source in enumerate(ahead, 1):
             if source.expected in known:
                 repeated[count] = replace(known[source.expected], comment=source.comment)
             else:
@@ -219,21 +224,21 @@ def write_image(  # noqa: PLR0913 — the options of the command, each of its ow
                     f"the base image is for {base.architecture}, this one for {conf.architecture}"
                 )
             conf = base.without_held(conf)
+        sources = _sources(conf, stack.enter_context(customisation.opened(conf)))
         fd = stack.enter_context(_descriptor(output))
         fd = stack.enter_context(compressed(fd, compression, threads=threads))
         sink = stack.enter_context(ARCHIVE_FORMATS[archive_format](fd, conf))
         if conf.annotations and not sink.carries_annotations:
             observer.warning(f"annotations: {archive_format} has no place for them, left out")
-        ours = len(conf.store_layers) + (conf.customisation_layer is not None)
-        total = ours + (base.layer_count if base else 0)
+        total = len(sources) + (base.layer_count if base else 0)
         if total > MAX_LAYERS:
             observer.warning(
                 f"{total} layers: docker takes at most {MAX_LAYERS}, podman and buildah 128"
             )
-        written = ours + (base.distinct_layer_count() if base else 0)
-        observer.started(written, partial(_sizes, conf, base), lambda: sink.position)
+        written = len(sources) + (base.distinct_layer_count() if base else 0)
+        observer.started(written, partial(_sizes, sources, base), lambda: sink.position)
         image = sink.finish(
-            _write_layers(conf, base, sink, observer), base.document if base else None
+            _write_layers(sources, base, sink, observer), base.document if base else None
         )
     observer.finished(image)
     return image
@@ -247,10 +252,12 @@ def _base_image(conf: ImageConf) -> AbstractContextManager[BaseImage | None]:
     return open_base_image(conf.base, conf)
 
 
-def _sizes(conf: ImageConf, base: BaseImage | None) -> Iterator[int | None]:
+def _sizes(
+    sources: Sequence[Callable[[], SourceLayer]], base: BaseImage | None
+) -> Iterator[int | None]:
     if base is not None:
         yield from base.sizes()
-    for make in _sources(conf):
+    for make in sources:
         yield make().size
 
 

@@ -3,8 +3,9 @@
 The only module that uses the C extension. A layer's size is known from its
 entries alone, so its archive header goes out before its content; its digest is
 known when its content has passed, so only a completed layer has one. Formats:
-POSIX.1-2008 pax, with CPython's tarfile as the reference for every byte. Knows
-neither Nix nor OCI, and not what its file descriptor leads to.
+POSIX.1-2008 pax, with CPython's tarfile as the reference for every byte; where it is
+asked for, GNU tar's own, with that program as the reference. Knows neither Nix nor
+OCI, and not what its file descriptor leads to.
 """
 
 from __future__ import annotations
@@ -36,6 +37,16 @@ def encode_record(key: bytes, value: bytes) -> bytes:
 
 def _padding(size: int, unit: int) -> int:
     return -size % unit
+
+
+def padded(size: int) -> int:
+    """The bytes that content of `size` bytes takes in a tar."""
+    return size + _padding(size, BLOCK)
+
+
+def tar_size(size: int) -> int:
+    """Bytes of a tar whose members take `size` bytes, trailer and all."""
+    return size + 2 * BLOCK + _padding(size + 2 * BLOCK, RECORD)
 
 
 @contextmanager
@@ -98,8 +109,7 @@ class Entries:
     @property
     def layer_size(self) -> int:
         """Bytes of the layer made of these entries, trailer and all."""
-        size = self._native.tar_size + 2 * BLOCK
-        return size + _padding(size, RECORD)
+        return tar_size(self._native.tar_size)
 
 
 class LayerWriter:
@@ -124,7 +134,7 @@ class LayerWriter:
         """
         with _translated():
             self._native.write_entries(entries._native)
-            self._native.write_zeros(self.size - self.written if self.written < self.size else 0)
+        self.write_trailer()
 
     def copy(self, fd: int, count: int, path: bytes, offset: int = -1) -> None:
         """Copy `count` bytes of `fd` from `offset`, or from where it stands if that
@@ -137,6 +147,16 @@ class LayerWriter:
         """Write `data`."""
         with _translated():
             self._native.write(data)
+
+    def pad(self) -> None:
+        """End a member's content."""
+        with _translated():
+            self._native.write_zeros(_padding(self.written, BLOCK))
+
+    def write_trailer(self) -> None:
+        """End the layer's tar."""
+        with _translated():
+            self._native.write_zeros(tar_size(self.written) - self.written)
 
     def close(self) -> None:
         """End the layer. Raises SizeMismatch if it is not what was announced."""

@@ -14,7 +14,7 @@ import os
 from stream.config import EMBEDDED
 from stream.errors import ConfError, Fault, printable
 from stream.installation import Installation
-from stream.model import ImageConf
+from stream.model import CustomisationLayer, ImageConf
 
 _HEAD = b"""\
 #!/bin/sh
@@ -48,14 +48,15 @@ def embedding(installation: Installation, conf: bytes, repo_tag: str | None = No
 
 def check(conf: ImageConf, name: str) -> None:
     """Raise ConfError if `conf` means another image in another working directory."""
-    paths = {
-        "from_image": conf.base.path if conf.base else None,
-        "customisation_layer": conf.customisation_layer.path if conf.customisation_layer else None,
-    }
+    paths = {}
+    if conf.base is not None:
+        paths["from_image"] = conf.base.path
+    if isinstance(conf.customisation_layer, CustomisationLayer):  # a recipe's are absolute
+        paths["customisation_layer"] = conf.customisation_layer.path
     faults = [
         Fault(key, f"{path} is relative to the working directory: write an absolute path")
         for key, path in paths.items()
-        if path is not None and not os.path.isabs(path)
+        if not os.path.isabs(path)
     ]
     if faults:
         raise ConfError(name, faults)

@@ -66,15 +66,16 @@ def lister() -> Callable[[ByteSource], Listing]:
     any is written, in bounded memory for all of them.
     """
     budget = Budget()
+    return lambda content: listed(read_members(content), content.name, budget)
 
-    def list_layer(content: ByteSource) -> Listing:
-        listing = Listing()
-        for member in read_members(content):
-            budget.take(member, content.name)
-            listing.add(member)
-        return listing
 
-    return list_layer
+def listed(members: Iterable[Member], name: str, budget: Budget) -> Listing:
+    """The entries of one layer, which `name` stands for in messages."""
+    listing = Listing()
+    for member in members:
+        budget.take(member, name)
+        listing.add(member)
+    return listing
 
 
 # An entry that is no directory: the number of its layer, and its own in the layer.

@@ -20,16 +20,25 @@ from typing import NamedTuple, Protocol, Self
 from stream.archives.bytesource import PIECE, ByteSource, FileBytes, HashedBytes, pieces
 from stream.archives.container import Blob, range_of, where
 from stream.archives.decompress import decompressed
-from stream.archives.flatten import Listing, Remains, flatten, lister, parts_of, remains
+from stream.archives.flatten import (
+    Budget,
+    Listing,
+    Remains,
+    flatten,
+    listed,
+    lister,
+    parts_of,
+    remains,
+)
 from stream.archives.images import Archive, ArchiveImage, open_archive
 from stream.archives.sequential import piped
 from stream.archives.tarreader import DIRECTORY, HARD_LINK, Member, read_members
 from stream.errors import ArchiveError, DigestMismatch, printable
-from stream.model import CustomisationLayer, Digest, ImageConf, LayerPlan
+from stream.model import Digest, ImageConf, LayerPlan
 from stream.pipeline import Observer
 from stream.sources import customisation, store
 from stream.sources.base import check_listing, without_held
-from stream.sources.layer import SourceLayer
+from stream.sources.layer import ListedLayer, SourceLayer
 from stream.tarwriter import TarWriter, encode_header, encode_record, write_layer
 
 # Of an extended header, what the header says anyway, or nobody restores. The rest, such
@@ -70,8 +79,8 @@ def export_conf(conf: ImageConf, fd: int, observer: Observer | None = None) -> E
             groups.append(_ArchiveLayers(archive, image))
             conf = without_held(conf)
         groups += [_StoreLayer(conf, plan) for plan in conf.store_layers]
-        if conf.customisation_layer is not None:
-            groups.append(_ReadyLayer(conf.customisation_layer))
+        if (top := stack.enter_context(customisation.opened(conf))) is not None:
+            groups.append(_CustomisationLayer(top))
         return _export(groups, fd, observer or Observer())
 
 
@@ -155,24 +164,22 @@ class _StoreLayer:
             yield self._layer, content
 
 
-class _ReadyLayer:
+class _CustomisationLayer:
     """The customisation layer."""
 
-    def __init__(self, plan: CustomisationLayer) -> None:
-        self._source = source = customisation.ready_layer(plan)
-        with source.opened() as fd:
-            listing = lister()(self._content(fd))
+    def __init__(self, source: ListedLayer) -> None:
+        self._source = source
         self._layer = _Layer(
-            name=source.label, size=source.size, listing=listing, expected=source.expected
+            name=source.label,
+            size=source.size,
+            listing=listed(source.members(), source.label, Budget()),
+            expected=source.expected,
         )
         self.layers = [self._layer]
 
-    def _content(self, fd: int) -> FileBytes:
-        return FileBytes(fd, printable(self._source.path), size=self._source.size)
-
     def read(self) -> Iterator[tuple[_Layer, ByteSource]]:
-        with self._source.opened() as fd:
-            yield self._layer, self._content(fd)
+        with self._source.content() as content:
+            yield self._layer, content
 
 
 # ---- digests
@@ -274,10 +281,10 @@ class _Output:
         leaves = self._leaves.pop(number, {})
         if not leaves:
             return
-        for index, (member, listed) in enumerate(
+        for index, (member, before) in enumerate(
             zip_longest(read_members(source), listing.entries)
         ):
-            if member is None or listed != (member.name, member.typeflag, member.link):
+            if member is None or before != (member.name, member.typeflag, member.link):
                 raise ArchiveError(source.name, "changed between two readings")
             if paths := leaves.get(index):
                 self._write(member, paths, source)

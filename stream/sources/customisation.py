@@ -1,59 +1,32 @@
-"""The customisation layer: a ready-made `layer.tar`, copied as it is.
+"""The customisation layer of a conf, ready or made from a recipe: whichever it means.
 
-Knows its directory's two files, `layer.tar` and `checksum`; not what is in the
-tar nor where it goes.
+Knows that there are these two; neither what is in them nor where the layer goes.
 """
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-from stream.documents import store_paths_comment
-from stream.errors import SourceError
-from stream.model import CustomisationLayer
-from stream.sources.layer import SourceLayer
-from stream.tarwriter import LayerWriter
+from stream.model import CustomisationLayer, ImageConf
+from stream.sources.layer import ListedLayer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadyLayer(SourceLayer):
-    """A layer tar on disk."""
+@contextmanager
+def opened(conf: ImageConf) -> Iterator[ListedLayer | None]:
+    """The customisation layer's source, None if `conf` has none. What a recipe makes is
+    made at once, and what it needs is there until the end. Raises StreamImageError.
+    """
+    means = conf.customisation_layer
+    if means is None:
+        yield None
+    elif isinstance(means, CustomisationLayer):
+        from stream.sources.ready import ready_layer
 
-    path: bytes
+        yield ready_layer(means)
+    else:
+        from stream.customisation.make import made
+        from stream.sources.made import made_layer
 
-    @contextmanager
-    def opened(self) -> Iterator[int]:
-        """The file, to be read. Raises SourceError, also if it changes meanwhile."""
-        try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            raise SourceError(self.path, f"cannot be read: {error.strerror}") from error
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise SourceError(self.path, "is not a regular file any more")
-            yield fd
-            if os.fstat(fd).st_size != self.size:
-                raise SourceError(self.path, "changed while it was read")
-        finally:
-            os.close(fd)
-
-    def write_to(self, layer: LayerWriter) -> None:
-        """Copy the file. Raises SourceError if it is not `size` bytes long."""
-        with self.opened() as fd:
-            layer.copy(fd, self.size, self.path)
-
-
-def ready_layer(plan: CustomisationLayer) -> ReadyLayer:
-    """`plan` as a source of bytes. Named by its checksum, which its bytes must have."""
-    return ReadyLayer(
-        archive_name=f"{plan.checksum.removeprefix('sha256:')}/layer.tar",
-        size=plan.size,
-        comment=store_paths_comment([plan.path]),
-        label="customisation layer",
-        path=f"{plan.path}/layer.tar".encode(),
-        expected=plan.checksum,
-    )
+        with made(means, conf) as tree:
+            yield made_layer(tree, means, mtime=conf.mtime)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stream.errors import DigestMismatch
 from stream.model import Digest, Layer
-from stream.tarwriter import LayerWriter
+from stream.tarwriter import LayerWriter, write_layer
+
+if TYPE_CHECKING:
+    from stream.archives.bytesource import ByteSource
+    from stream.archives.tarreader import Member
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,3 +47,18 @@ class SourceLayer:
         return Layer(
             archive_name=self.archive_name, diff_id=digest, size=self.size, comment=self.comment
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedLayer(SourceLayer):
+    """A layer whose members can be known before its bytes pass."""
+
+    def members(self) -> Iterator[Member]:
+        """The members of its tar, in order. Raises SourceError."""
+        raise NotImplementedError
+
+    def content(self) -> AbstractContextManager[ByteSource]:
+        """Its tar, to be read once from the front. Raises SourceError."""
+        from stream.archives.sequential import piped
+
+        return piped(lambda fd: write_layer(fd, self.size, self.write_to), self.label)

@@ -1,0 +1,147 @@
+"""The customisation layer that is made: a tree in memory as the bytes of GNU tar.
+
+They are those of `tar --sort=name --numeric-owner --mtime=@MTIME --hard-dereference
+--format=gnu -cf - -C DIRECTORY .`, which nixpkgs' `dockerTools` packs its own with.
+Knows neither where a tree's nodes come from nor where the bytes go.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import xxhash
+
+from stream.archives.tarreader import Member
+from stream.customisation.tree import Node, Tree
+from stream.errors import SourceError
+from stream.model import Recipe
+from stream.sources.layer import ListedLayer
+from stream.tarwriter import LayerWriter, encode_header, encode_record, padded, tar_size
+
+_XATTR = "SCHILY.xattr."
+# A call for each header costs more than its bytes.
+_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeLayer(ListedLayer):
+    """A tree as a layer; every entry with `mtime` (seconds)."""
+
+    tree: Tree
+    mtime: int
+
+    def write_to(self, layer: LayerWriter) -> None:
+        """Write every entry. Raises SourceError for a file that has changed."""
+        waiting: list[bytes] = []
+        for path, node in self.tree.entries():
+            waiting.append(_header(path, node, self.mtime))
+            if node.source or node.data or len(waiting) == _BATCH:
+                layer.write(b"".join(waiting))
+                waiting.clear()
+            if node.data:
+                layer.write(node.data)
+                layer.pad()
+            elif node.source:
+                with _opened(node) as fd:
+                    layer.copy(fd, node.size, node.source)
+                layer.pad()
+        layer.write(b"".join(waiting))
+        layer.write_trailer()
+
+    def members(self) -> Iterator[Member]:
+        """See ListedLayer."""
+        for path, node in self.tree.entries():
+            pax = {
+                _XATTR + key.decode("utf-8", "surrogateescape"): value
+                for key, value in (node.xattrs or {}).items()
+            }
+            yield Member(
+                _name(path, node), node.typeflag, node.size, node.mode & 0o7777, node.uid,
+                node.gid, b"", b"", self.mtime, node.link, node.device, 0, pax,
+            )  # fmt: skip
+
+
+def _name(path: bytes, node: Node) -> bytes:
+    if node.is_directory and path:
+        path += b"/"
+    return b"./" + path
+
+
+def _header(path: bytes, node: Node, mtime: int) -> bytes:
+    records = b""
+    if node.xattrs:
+        # GNU tar has no place for them in its own format; behind this, it and Go's
+        # archive/tar read a header in it as any other.
+        records = b"".join(
+            encode_record(_XATTR.encode() + key, value)
+            for key, value in sorted(node.xattrs.items())
+        )
+    return encode_header(
+        _name(path, node),
+        node.mode,
+        node.size,
+        mtime,
+        link=node.link,
+        typeflag=node.typeflag,
+        uid=node.uid,
+        gid=node.gid,
+        device=node.device,
+        records=records,
+        gnu=True,
+    )
+
+
+@contextmanager
+def _opened(node: Node) -> Iterator[int]:
+    """The file that has a node's content. Raises SourceError unless it is the one that
+    it was, before and after it is read. Never waits on what is no file any more.
+    """
+    try:
+        fd = os.open(
+            node.source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        )
+    except OSError as error:
+        raise SourceError(node.source, f"cannot be read: {error.strerror}") from error
+    try:
+        _check(fd, node)
+        yield fd
+        _check(fd, node)
+    finally:
+        os.close(fd)
+
+
+def _check(fd: int, node: Node) -> None:
+    status = os.fstat(fd)
+    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    if not stat.S_ISREG(status.st_mode) or identity != node.identity:
+        raise SourceError(node.source, "changed since it was walked")
+
+
+def made_layer(tree: Tree, recipe: Recipe, *, mtime: int) -> MadeLayer:
+    """`tree`, which `recipe` has made, as a source of bytes.
+
+    Named by 128 bits of xxh3 over everything in the layer but the content of files on
+    disk; for what is in those the recipe stands.
+    """
+    digest = xxhash.xxh3_128(ascii(replace(recipe, database=None)).encode())
+    size = count = 0
+    for path, node in tree.entries():
+        header = _header(path, node, mtime)
+        digest.update(header)
+        if node.data:
+            digest.update(node.data)
+        size += len(header) + padded(node.size)
+        count += 1
+    return MadeLayer(
+        archive_name=f"{digest.hexdigest()}/layer.tar",
+        size=tar_size(size),
+        comment="customisation layer",
+        label="customisation layer",
+        entry_count=count,
+        tree=tree,
+        mtime=mtime,
+    )

@@ -1,0 +1,79 @@
+"""The customisation layer that is ready: a `layer.tar` on disk, copied as it is.
+
+Knows its directory's two files, `layer.tar` and `checksum`; not what is in the
+tar nor where it goes.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stream.documents import store_paths_comment
+from stream.errors import SourceError, printable
+from stream.model import CustomisationLayer
+from stream.sources.layer import ListedLayer
+from stream.tarwriter import LayerWriter
+
+if TYPE_CHECKING:
+    from stream.archives.bytesource import ByteSource
+    from stream.archives.tarreader import Member
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadyLayer(ListedLayer):
+    """A layer tar on disk."""
+
+    path: bytes
+
+    def members(self) -> Iterator[Member]:
+        """See ListedLayer. Raises ArchiveError as well."""
+        from stream.archives.tarreader import read_members
+
+        with self.content() as content:
+            yield from read_members(content)
+
+    @contextmanager
+    def content(self) -> Iterator[ByteSource]:
+        """See ListedLayer: the file, to be read by position."""
+        from stream.archives.bytesource import FileBytes
+
+        with self._opened() as fd:
+            yield FileBytes(fd, printable(self.path), size=self.size)
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        """The file, to be read. Raises SourceError, also if it changes meanwhile."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise SourceError(self.path, f"cannot be read: {error.strerror}") from error
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise SourceError(self.path, "is not a regular file any more")
+            yield fd
+            if os.fstat(fd).st_size != self.size:
+                raise SourceError(self.path, "changed while it was read")
+        finally:
+            os.close(fd)
+
+    def write_to(self, layer: LayerWriter) -> None:
+        """Copy the file. Raises SourceError if it is not `size` bytes long."""
+        with self._opened() as fd:
+            layer.copy(fd, self.size, self.path)
+
+
+def ready_layer(plan: CustomisationLayer) -> ReadyLayer:
+    """`plan` as a source of bytes. Named by its checksum, which its bytes must have."""
+    return ReadyLayer(
+        archive_name=f"{plan.checksum.removeprefix('sha256:')}/layer.tar",
+        size=plan.size,
+        comment=store_paths_comment([plan.path]),
+        label="customisation layer",
+        path=f"{plan.path}/layer.tar".encode(),
+        expected=plan.checksum,
+    )
