@@ -7,6 +7,7 @@ Knows neither where a tree's nodes come from nor where the bytes go.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -20,8 +21,16 @@ from stream.customisation.tree import Node, Tree
 from stream.errors import SourceError
 from stream.model import Recipe
 from stream.sources.layer import ListedLayer
-from stream.tarwriter import LayerWriter, encode_header, encode_record, padded, tar_size
+from stream.tarwriter import (
+    LayerWriter,
+    encode_header,
+    encode_record,
+    padded,
+    read_reason,
+    tar_size,
+)
 
+_CHANGED = "changed since it was walked"
 _XATTR = "SCHILY.xattr."
 # A call for each header costs more than its bytes.
 _BATCH = 256
@@ -60,7 +69,7 @@ class MadeLayer(ListedLayer):
                 for key, value in (node.xattrs or {}).items()
             }
             yield Member(
-                _name(path, node), node.typeflag, node.size, node.mode & 0o7777, node.uid,
+                _name(path, node), node.typeflag, _size(node), node.mode & 0o7777, node.uid,
                 node.gid, b"", b"", self.mtime, node.link, node.device, 0, pax,
             )  # fmt: skip
 
@@ -69,6 +78,13 @@ def _name(path: bytes, node: Node) -> bytes:
     if node.is_directory and path:
         path += b"/"
     return b"./" + path
+
+
+def _size(node: Node) -> int:
+    """Bytes of a node's content. What has none may have a size on disk all the same."""
+    if node.data is not None:
+        return len(node.data)
+    return node.size if node.source else 0
 
 
 def _header(path: bytes, node: Node, mtime: int) -> bytes:
@@ -83,7 +99,7 @@ def _header(path: bytes, node: Node, mtime: int) -> bytes:
     return encode_header(
         _name(path, node),
         node.mode,
-        node.size,
+        _size(node),
         mtime,
         link=node.link,
         typeflag=node.typeflag,
@@ -105,7 +121,8 @@ def _opened(node: Node) -> Iterator[int]:
             node.source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         )
     except OSError as error:
-        raise SourceError(node.source, f"cannot be read: {error.strerror}") from error
+        reason = _CHANGED if error.errno == errno.ELOOP else read_reason(error)
+        raise SourceError(node.source, reason) from error
     try:
         _check(fd, node)
         yield fd
@@ -118,7 +135,7 @@ def _check(fd: int, node: Node) -> None:
     status = os.fstat(fd)
     identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     if not stat.S_ISREG(status.st_mode) or identity != node.identity:
-        raise SourceError(node.source, "changed since it was walked")
+        raise SourceError(node.source, _CHANGED)
 
 
 def made_layer(tree: Tree, recipe: Recipe, *, mtime: int) -> MadeLayer:
@@ -134,7 +151,7 @@ def made_layer(tree: Tree, recipe: Recipe, *, mtime: int) -> MadeLayer:
         digest.update(header)
         if node.data:
             digest.update(node.data)
-        size += len(header) + padded(node.size)
+        size += len(header) + padded(_size(node))
         count += 1
     return MadeLayer(
         archive_name=f"{digest.hexdigest()}/layer.tar",
