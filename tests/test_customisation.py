@@ -1,0 +1,203 @@
+"""A customisation layer made from a recipe, on its way through everything that reads a conf."""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from roots import flattened, read_root
+
+from stream import inspection, wrapping
+from stream.customisation import make
+from stream.customisation.tree import FILE, Node, Tree, file, link
+from stream.errors import SourceError, StreamImageError
+from stream.export import export_conf
+from stream.model import ImageConf, Owner, Recipe
+from stream.pipeline import write_image
+from stream.verification import verify
+
+CONF = ImageConf(
+    architecture="amd64",
+    container_config={},
+    store_dir=b"/nix/store",
+    store_layers=(),
+    customisation_layer=Recipe(),
+    repo_tag="made:1",
+    created=datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC),
+    mtime=1,
+    owner=Owner(),
+)
+NAMES = ["./", "./bin/", "./bin/greet", "./etc/", "./etc/motd", "./etc/passwd"]
+
+
+@dataclass
+class Making:
+    """What recipes make here, and how often it has begun and ended."""
+
+    tree: Tree
+    begun: int = 0
+    ended: int = 0
+    fault: StreamImageError | None = None
+    seen: list[tuple[Recipe, ImageConf]] = field(default_factory=list)
+
+    @contextmanager
+    def made(self, recipe: Recipe, conf: ImageConf) -> Iterator[Tree]:
+        """Stand in for make.made."""
+        self.begun += 1
+        self.seen.append((recipe, conf))
+        if self.fault is not None:
+            raise self.fault
+        try:
+            yield self.tree
+        finally:
+            self.ended += 1
+
+
+@pytest.fixture
+def making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Making:
+    """Let every recipe make the same tree."""
+    source = tmp_path / "motd"
+    source.write_bytes(b"read where it stands\n" * 1000)
+    status = source.stat()
+    motd = Node(
+        typeflag=FILE, mode=0o444, size=status.st_size, source=bytes(source),
+        identity=(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns),
+    )  # fmt: skip
+    passwd = file(b"root:x:0:0::/:/bin/sh\n")
+    passwd.xattrs = {b"user.note": b"kept"}
+    tree = Tree()
+    tree.put(b"etc/motd", motd)
+    tree.put(b"etc/passwd", passwd)
+    tree.put(b"bin/greet", link(b"/nix/store/x/bin/greet"))
+    making = Making(tree)
+    monkeypatch.setattr(make, "made", making.made)
+    return making
+
+
+def _written(conf: ImageConf = CONF) -> bytes:
+    output = io.BytesIO()
+    write_image(conf, output)
+    return output.getvalue()
+
+
+def _member(archive: bytes, name: str) -> bytes:
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        content = tar.extractfile(name)
+        assert content is not None
+        return content.read()
+
+
+@pytest.mark.usefixtures("making")
+def test_it_is_the_last_layer() -> None:
+    """Without it what a recipe makes would not be in the image, or not as it says."""
+    archive = _written()
+    (item,) = json.loads(_member(archive, "manifest.json"))
+    config = json.loads(_member(archive, item["Config"]))
+    layer = _member(archive, item["Layers"][-1])
+    digest = "sha256:" + hashlib.sha256(layer).hexdigest()
+    assert config["rootfs"]["diff_ids"] == [digest]
+    assert [entry["comment"] for entry in config["history"]] == ["customisation layer"]
+    with tarfile.open(fileobj=io.BytesIO(layer)) as tar:
+        assert [info.name + "/" * info.isdir() for info in tar] == NAMES
+        assert {info.mtime for info in tar} == {CONF.mtime}
+
+
+def test_recipe_and_conf_reach_who_makes_it(making: Making) -> None:
+    """Without it a recipe could not be carried out, or not knowing of the base image."""
+    recipe = Recipe(extra_commands="true")
+    conf = replace(CONF, customisation_layer=recipe)
+    _written(conf)
+    assert making.seen == [(recipe, conf)]
+
+
+def test_nothing_is_written_before_it_is_made(making: Making) -> None:
+    """Without it a recipe's fault would be told behind a part of an image."""
+    making.fault = SourceError(b"/nix/store/gone", "does not exist")
+    output = io.BytesIO()
+    with pytest.raises(SourceError, match="does not exist"):
+        write_image(CONF, output)
+    assert output.getvalue() == b""
+
+
+def test_what_it_needs_goes_at_the_end(making: Making, tmp_path: Path) -> None:
+    """Without it scratch trees would stay behind when a run fails."""
+    (tmp_path / "motd").write_bytes(b"changed")
+    with pytest.raises(SourceError, match="changed"):
+        _written()
+    assert making.begun == making.ended == 1
+    with open(os.devnull, "wb") as output, pytest.raises(SourceError, match="changed"):
+        export_conf(CONF, output.fileno())
+    assert making.begun == making.ended == 2
+
+
+def test_without_a_layer_nothing_is_made(making: Making) -> None:
+    """Without it images without this layer would have an empty one, and other IDs."""
+    archive = _written(replace(CONF, customisation_layer=None))
+    (item,) = json.loads(_member(archive, "manifest.json"))
+    assert item["Layers"] == []
+    assert making.begun == 0
+
+
+def test_an_empty_recipe_makes_the_root_alone() -> None:
+    """Without it images without contents would have no root directory of their own."""
+    archive = _written()
+    (item,) = json.loads(_member(archive, "manifest.json"))
+    with tarfile.open(fileobj=io.BytesIO(_member(archive, item["Layers"][0]))) as tar:
+        assert tar.getnames() == ["."]
+
+
+def test_export(making: Making, tmp_path: Path) -> None:
+    """Without it a root file system would lack the layer, or what its entries are."""
+    path = tmp_path / "root.tar"
+    with path.open("wb") as output:
+        exported = export_conf(CONF, output.fileno())
+    assert (exported.entries, making.begun, making.ended) == (len(NAMES), 1, 1)
+    root = read_root(path.read_bytes())
+    archive = _written()
+    (item,) = json.loads(_member(archive, "manifest.json"))
+    assert root == flattened([_member(archive, item["Layers"][0])])
+    assert root["etc/passwd"].xattrs == (("SCHILY.xattr.user.note", "kept"),)
+
+
+def test_inspect_reads_no_content(making: Making, tmp_path: Path) -> None:
+    """Without it the plan of a large image would take as long as the image."""
+    (tmp_path / "motd").unlink()
+    (image,) = inspection._planned("conf", CONF).images
+    (layer,) = image.layers
+    assert (layer.entries, layer.history) == (len(NAMES), "customisation layer")
+    assert layer.size == layer.stored_size > 21_000
+    assert making.begun == making.ended == 1
+
+
+@pytest.mark.usefixtures("making")
+def test_inspect_says_what_will_be_written() -> None:
+    """Without it a plan would be of another image."""
+    (image,) = inspection._planned("conf", CONF).images
+    archive = _written()
+    (item,) = json.loads(_member(archive, "manifest.json"))
+    assert [layer.name for layer in image.layers] == item["Layers"]
+    assert [layer.size for layer in image.layers] == [len(_member(archive, item["Layers"][0]))]
+
+
+def test_verify_against_the_conf(making: Making, tmp_path: Path) -> None:
+    """Without it nobody could tell whether an image is still what its recipe makes."""
+    path = tmp_path / "image.tar"
+    path.write_bytes(_written())
+    assert verify(str(path), CONF).faults == ()
+    passwd = making.tree.find(b"etc/passwd")
+    assert passwd is not None
+    passwd.mode = 0o600
+    (first, *_) = verify(str(path), CONF).faults
+    assert "./etc/passwd: mode is 0644, not 0600" in first.message
+
+
+def test_wrap_takes_a_recipe() -> None:
+    """Without it no executable could be made of such a conf: its paths are absolute already."""
+    wrapping.check(CONF, "conf.json")
