@@ -115,6 +115,17 @@ class ReaderClosedError(OutputError, BrokenPipeError):
     """Whoever read the image closed the pipe before its end."""
 
 
+class NixDatabaseError(StreamImageError, ValueError):
+    """A Nix database that cannot be made. `path` is the store path, or the place in the
+    image, that something is wrong with.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(one_line(f"Nix database: {path}: {reason}"))
+
+
 class BudgetError(StreamImageError, ValueError):
     """No layer is left for store paths. `budget` is how many there would be."""
 

@@ -1,0 +1,137 @@
+"""The Nix database of an image: what a Nix that runs in it knows of its store.
+
+Knows what `nix-store --load-db` would say of store objects, and where Nix looks for it;
+neither SQL nor where the base image is from.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from stream.customisation import registrations
+from stream.customisation import tree as nodes
+from stream.customisation.registrations import NAR_HASH, SCHEMA_VERSION, Registration
+from stream.customisation.tree import Node, OccupiedError, Tree
+from stream.errors import ArchiveError, NixDatabaseError, SourceError, printable
+from stream.model import NixDatabase
+
+STATE_DIR = b"nix/var/nix"
+
+_ORIGIN = b"the Nix database"
+_MAX_DERIVATION = 1 << 20  # bytes in which a derivation has named its outputs
+
+# How a derivation begins: its outputs' names and paths, hash algorithms and hashes.
+_OUTPUT = rb'\("([^"\\]*)","([^"\\]*)","[^"\\]*","[^"\\]*"\)'
+_OUTPUTS = re.compile(
+    rb'(?:Derive\(|DrvWithVersion\("[^"\\]*",)\[(' + _OUTPUT + rb"(?:," + _OUTPUT + rb")*)\],"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseDatabase:
+    """The database of a base image: the file's content. `name` is for errors.
+    `has_realisations`: Nix has made its tables for content-addressed derivations, too.
+    """
+
+    name: str
+    data: bytes
+    has_realisations: bool = False
+
+
+def add_database(
+    tree: Tree,
+    database: NixDatabase,
+    *,
+    store_dir: bytes,
+    base: BaseDatabase | None = None,
+    base_first: bool = False,
+) -> None:
+    """Put `database`, merged with that of the base image, and its roots into `tree`.
+
+    Where both know a store path, `database` is right or, with `base_first`, the base.
+    Derivations among the objects are read, for the outputs that they have. Realisations of
+    the base are forgotten: Nix makes these tables anew. Raises NixDatabaseError, ArchiveError
+    for a base that cannot be merged, SourceError for a derivation that cannot be read.
+    """
+    is_store_path = re.compile(
+        re.escape(store_dir.decode()) + r"/[0-9a-df-np-sv-z]{32}-[0-9A-Za-z+._?=-]{1,211}"
+    ).fullmatch
+    known: dict[str, Registration] = {}
+    if base is not None:
+        try:
+            known = registrations.read(base.data, is_store_path)
+        except registrations.UnusableError as error:
+            raise ArchiveError(base.name, f"the Nix database cannot be read: {error}") from None
+    ours = _ours(database, is_store_path, store_dir)
+    for path, item in ours.items():
+        if path not in known or not base_first:
+            if path.endswith(".drv"):
+                item.outputs = _outputs(path)
+            known[path] = item
+    for path, item in known.items():
+        for reference in sorted(item.references - known.keys()):
+            raise NixDatabaseError(path, f"refers to {reference}, which is not in the database")
+
+    _put(tree, b"db/db.sqlite", nodes.file(registrations.written(known), origin=_ORIGIN))
+    _put(tree, b"db/schema", nodes.file(b"%d" % SCHEMA_VERSION, origin=_ORIGIN))
+    if base is not None and base.has_realisations:
+        _put(tree, b"db/ca-schema", nodes.file(b"0", origin=_ORIGIN))
+    # Nix makes this link only together with the directory.
+    profiles = nodes.link(b"/" + STATE_DIR + b"/profiles", origin=_ORIGIN)
+    _put(tree, b"gcroots/profiles", profiles)
+    for root in dict.fromkeys(database.roots):
+        if root not in known:
+            raise NixDatabaseError(root, "is a root, but not in the database")
+        target = root.encode()
+        name = target.rpartition(b"/")[2]
+        _put(tree, b"gcroots/docker/" + name, nodes.link(target, origin=_ORIGIN))
+
+
+def _ours(
+    database: NixDatabase, is_store_path: Callable[[str], object], store_dir: bytes
+) -> dict[str, Registration]:
+    """What `database` says, by store path."""
+    ours: dict[str, Registration] = {}
+    for item in database.objects:
+        for path in filter(None, (item.path, item.deriver)):
+            if not is_store_path(path):
+                raise NixDatabaseError(path, f"is no store path in {printable(store_dir)}")
+        if not NAR_HASH.fullmatch(item.nar_hash):
+            raise NixDatabaseError(item.path, "its NAR hash is not sha256: and 64 hex digits")
+        if item.path in ours:
+            raise NixDatabaseError(item.path, "is described twice")
+        ours[item.path] = Registration(
+            nar_hash=item.nar_hash,
+            nar_size=item.nar_size or None,
+            deriver=item.deriver or None,
+            references=set(item.references),
+        )
+    return ours
+
+
+def _outputs(path: str) -> dict[str, str]:
+    """The outputs of the derivation at `path`, as far as their paths are known ahead."""
+    name = path.encode()
+    try:
+        with open(name, "rb") as file:
+            head = file.read(_MAX_DERIVATION)
+    except OSError as error:
+        raise SourceError(name, f"cannot be read: {error.strerror}") from error
+    found = _OUTPUTS.match(head)
+    if found is None:
+        raise SourceError(name, "is no derivation, though it is called one")
+    outputs = re.findall(_OUTPUT, found[1].decode("utf-8", "replace").encode())
+    return {output.decode(): path.decode() for output, path in outputs if path}
+
+
+def _put(tree: Tree, name: bytes, node: Node) -> None:
+    """Put `node` at `name` in Nix's state directory."""
+    try:
+        tree.put(STATE_DIR + b"/" + name, node)
+    except OccupiedError as error:
+        whose = f", from {printable(error.node.origin)}" if error.node.origin else ""
+        raise NixDatabaseError(
+            f"/{printable(error.path)}", f"something is there already{whose}: leave it out"
+        ) from None

@@ -1,0 +1,252 @@
+"""Registrations: what a Nix database says of store paths, written and read as SQLite.
+
+Schema version 10, that of every Nix since 2.0. Knows the tables and SQLite's format, and
+trusts no file; not what is in a store, nor where a database lies.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import sqlite3
+
+SCHEMA_VERSION = 10
+MAX_DATABASE = 64 << 20  # bytes of a database that is read: some 100,000 store paths
+
+# As Nix gives store files, and dockerTools the image's. 0 is Nix's word for "not known".
+REGISTRATION_TIME = 1
+
+NAR_HASH = re.compile("sha256:[0-9a-f]{64}")
+
+_MAX_ROWS = 1 << 20  # of each table
+_MAX_TEXT = 1 << 20  # bytes of a value, or of a statement
+_SHOWN = 200  # characters of what is wrong
+_MAX_STEPS = 64  # millions of SQLite's instructions: enough for all rows that there may be
+
+# SQLite's Database File Format, 1.3.
+_VERSIONS, _JOURNALLED = slice(18, 20), b"\1\1"
+_CHANGES, _CHANGES_AGAIN, _LIBRARY = slice(24, 28), slice(92, 96), slice(96, 100)
+_LIBRARY_VERSION = 3_040_000
+
+_TABLES = (
+    """CREATE TABLE ValidPaths (
+    id integer primary key autoincrement not null, path text unique not null,
+    hash text not null, registrationTime integer not null, deriver text,
+    narSize integer, ultimate integer, sigs text, ca text
+)""",
+    """CREATE TABLE Refs (
+    referrer integer not null, reference integer not null,
+    primary key (referrer, reference),
+    foreign key (referrer) references ValidPaths(id) on delete cascade,
+    foreign key (reference) references ValidPaths(id) on delete restrict
+)""",
+    """CREATE TABLE DerivationOutputs (
+    drv integer not null, id text not null, path text not null,
+    primary key (drv, id),
+    foreign key (drv) references ValidPaths(id) on delete cascade
+)""",
+)
+# A path that refers to itself could not be deleted without the trigger.
+_INDEXES = (
+    "CREATE INDEX IndexReferrer on Refs(referrer)",
+    "CREATE INDEX IndexReference on Refs(reference)",
+    "CREATE INDEX IndexDerivationOutputs on DerivationOutputs(path)",
+    """CREATE TRIGGER DeleteSelfRefs before delete on ValidPaths begin
+    delete from Refs where referrer = old.id and reference = old.id;
+end""",
+)
+
+# What is read: the types that values may have.
+_TEXT, _NUMBER = (str,), (int,)
+_TEXT_OR_NULL, _NUMBER_OR_NULL = (str, type(None)), (int, type(None))
+_COLUMNS: dict[str, dict[str, tuple[type, ...]]] = {
+    "ValidPaths": {
+        "id": _NUMBER,
+        "path": _TEXT,
+        "hash": _TEXT,
+        "deriver": _TEXT_OR_NULL,
+        "narSize": _NUMBER_OR_NULL,
+        "ultimate": _NUMBER_OR_NULL,
+        "sigs": _TEXT_OR_NULL,
+        "ca": _TEXT_OR_NULL,
+    },
+    "Refs": {"referrer": _NUMBER, "reference": _NUMBER},
+    "DerivationOutputs": {"drv": _NUMBER, "id": _TEXT, "path": _TEXT},
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class Registration:
+    """What is said of a store path. `outputs` are a derivation's, by name."""
+
+    nar_hash: str
+    nar_size: int | None
+    deriver: str | None
+    ultimate: int | None = None
+    sigs: str | None = None
+    ca: str | None = None
+    references: set[str] = field(default_factory=set)
+    outputs: dict[str, str] = field(default_factory=dict)
+
+
+class UnusableError(Exception):
+    """A database that is not what Nix writes. Its text says why."""
+
+
+# ---- writing
+
+
+def written(registrations: Mapping[str, Registration]) -> bytes:
+    """The database of `registrations`, by store path: rows in order, tables before indexes, so that pages
+    fill up in the same way whatever SQLite's version.
+    """
+    import sqlite3
+
+    ids = {path: number for number, path in enumerate(sorted(registrations), 1)}
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        for pragma in ("page_size = 4096", "auto_vacuum = none", "encoding = 'UTF-8'"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute("BEGIN")
+        for statement in _TABLES:
+            connection.execute(statement)
+        items = [(ids[path], path, registrations[path]) for path in ids]
+        connection.executemany(
+            "INSERT INTO ValidPaths VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                (number, path, item.nar_hash, REGISTRATION_TIME, item.deriver, item.nar_size)
+                + (item.ultimate, item.sigs, item.ca)
+                for number, path, item in items
+            ),
+        )
+        connection.executemany(
+            "INSERT INTO Refs VALUES (?, ?)",
+            (
+                (number, reference)
+                for number, _, item in items
+                for reference in sorted(map(ids.__getitem__, item.references))
+            ),
+        )
+        connection.executemany(
+            "INSERT INTO DerivationOutputs VALUES (?, ?, ?)",
+            (
+                (number, *output)
+                for number, _, item in items
+                for output in sorted(item.outputs.items())
+            ),
+        )
+        for statement in _INDEXES:
+            connection.execute(statement)
+        connection.execute("COMMIT")
+        data = bytearray(connection.serialize())
+    data[_CHANGES] = data[_CHANGES_AGAIN] = (1).to_bytes(4, "big")
+    data[_LIBRARY] = _LIBRARY_VERSION.to_bytes(4, "big")
+    return bytes(data)
+
+
+# ---- reading
+
+
+def read(data: bytes, is_store_path: Callable[[str], object]) -> dict[str, Registration]:
+    """What the database `data` says, by store path. Raises UnusableError.
+
+    Whoever made it decides nothing: its schema is parsed, of it nothing is run, and rows
+    are read from plain tables only.
+    """
+    import sqlite3
+
+    if len(data) > MAX_DATABASE:
+        raise UnusableError(f"it has more than {MAX_DATABASE} bytes")
+    # Nix leaves it in WAL mode, which no database in memory has.
+    data = data[: _VERSIONS.start] + _JOURNALLED + data[_VERSIONS.stop :]
+    try:
+        with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+            _restrict(connection)
+            connection.deserialize(data)
+            return _Reader(connection, len(data)).registrations(is_store_path)
+    except sqlite3.Error as error:
+        raise UnusableError(str(error)[:_SHOWN]) from None
+
+
+def _restrict(connection: sqlite3.Connection) -> None:
+    """See sqlite.org/security.html, "Untrusted SQLite Database Files"."""
+    import sqlite3
+
+    for limit, most in (
+        (sqlite3.SQLITE_LIMIT_LENGTH, _MAX_TEXT),
+        (sqlite3.SQLITE_LIMIT_SQL_LENGTH, _MAX_TEXT),
+        (sqlite3.SQLITE_LIMIT_COLUMN, 100),
+        (sqlite3.SQLITE_LIMIT_EXPR_DEPTH, 20),
+        (sqlite3.SQLITE_LIMIT_ATTACHED, 0),
+    ):
+        connection.setlimit(limit, most)
+    steps = iter(range(_MAX_STEPS))
+    connection.set_progress_handler(lambda: next(steps, None) is None, 1_000_000)
+    for pragma in ("trusted_schema = off", "cell_size_check = on", "query_only = on"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+class _Reader:
+    def __init__(self, connection: sqlite3.Connection, size: int) -> None:
+        self._connection = connection
+        self._text_left = size  # in a file that is made for it, values can share pages
+
+    def registrations(self, is_store_path: Callable[[str], object]) -> dict[str, Registration]:
+        """Everything, by store path."""
+        paths: dict[int, str] = {}
+        found: dict[str, Registration] = {}
+        for key, path, nar_hash, deriver, nar_size, ultimate, sigs, ca in self._rows("ValidPaths"):
+            if not is_store_path(path) or not NAR_HASH.fullmatch(nar_hash):
+                raise UnusableError(f"{path[:_SHOWN]} or its hash is none of this store")
+            if key in paths or path in found:
+                raise UnusableError(f"{path} is there twice")
+            paths[key] = path
+            found[path] = Registration(
+                nar_hash=nar_hash, nar_size=nar_size, deriver=deriver, ultimate=ultimate,
+                sigs=sigs, ca=ca,
+            )  # fmt: skip
+        try:
+            for referrer, reference in self._rows("Refs"):
+                found[paths[referrer]].references.add(paths[reference])
+            for key, output, path in self._rows("DerivationOutputs"):
+                found[paths[key]].outputs[output] = path
+        except KeyError as error:
+            raise UnusableError(f"it has no path with the id {error}") from None
+        return found
+
+    def _rows(self, table: str) -> Iterator[tuple[Any, ...]]:
+        """The rows of `table`, every value of a type that its column may have."""
+        columns = _COLUMNS[table]
+        self._check(table, columns)
+        rows: Iterable[tuple[Any, ...]] = self._connection.execute(
+            f"SELECT {', '.join(columns)} FROM {table} NOT INDEXED"  # noqa: S608 — names of ours
+        )
+        for count, row in enumerate(rows):
+            if count >= _MAX_ROWS:
+                raise UnusableError(f"{table} has more than {_MAX_ROWS} rows")
+            for value, types in zip(row, columns.values(), strict=True):
+                if type(value) not in types:
+                    raise UnusableError(f"{table} has a value of a wrong type")
+                if isinstance(value, str):
+                    self._text_left -= len(value)
+            if self._text_left < 0:
+                raise UnusableError("it has more text than bytes")
+            yield row
+
+    def _check(self, table: str, columns: Iterable[str]) -> None:
+        """See that `table` is one, with columns of which none is computed."""
+        found = self._connection.execute(
+            "SELECT substr(sql, 1, 13) FROM sqlite_master WHERE name = ? COLLATE nocase", (table,)
+        ).fetchall()
+        if found != [("CREATE TABLE ",)]:
+            raise UnusableError(f"it has no table {table}")
+        hidden = {
+            name: kind
+            for _, name, *_, kind in self._connection.execute(f"PRAGMA table_xinfo({table})")
+        }
+        if any(hidden.values()) or not hidden.keys() >= set(columns):
+            raise UnusableError(f"{table} is not that of schema version {SCHEMA_VERSION}")
