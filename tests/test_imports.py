@@ -107,6 +107,7 @@ HEAVY = {
     "multiprocessing",
     "rich",
     "socket",
+    "sqlite3",
     "ssl",
     "tarfile",
     "unittest",

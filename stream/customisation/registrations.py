@@ -7,6 +7,7 @@ trusts no file; not what is in a store, nor where a database lies.
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -28,7 +29,12 @@ _MAX_TEXT = 1 << 20  # bytes of a value, or of a statement
 _SHOWN = 200  # characters of what is wrong
 _MAX_STEPS = 64  # millions of SQLite's instructions: enough for all rows that there may be
 
-# SQLite's Database File Format, 1.3.
+# SQLite's Database File Format, 1.3 and 1.6. Of pages: type, first free block, cells, and
+# where their content begins.
+_PAGE, _FILE_HEADER = 4096, 100
+_PAGE_HEADER = struct.Struct(">BHHH")
+_FREE_BLOCK = struct.Struct(">HH")  # the next one, and its own size
+_INTERIOR, _LEAF = (2, 5), (10, 13)
 _VERSIONS, _JOURNALLED = slice(18, 20), b"\1\1"
 _CHANGES, _CHANGES_AGAIN, _LIBRARY = slice(24, 28), slice(92, 96), slice(96, 100)
 _LIBRARY_VERSION = 3_040_000
@@ -102,14 +108,19 @@ class UnusableError(Exception):
 
 
 def written(registrations: Mapping[str, Registration]) -> bytes:
-    """The database of `registrations`, by store path: rows in order, tables before indexes, so that pages
-    fill up in the same way whatever SQLite's version.
+    """The database of `registrations`, by store path. Rows are in order and indexes come
+    last, so that pages fill up in the same way whatever SQLite's version and options.
     """
     import sqlite3
 
     ids = {path: number for number, path in enumerate(sorted(registrations), 1)}
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        for pragma in ("page_size = 4096", "auto_vacuum = none", "encoding = 'UTF-8'"):
+        for pragma in (
+            f"page_size = {_PAGE}",
+            "auto_vacuum = none",
+            "encoding = 'UTF-8'",
+            "secure_delete = on",  # clears what is left between cells
+        ):
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("BEGIN")
         for statement in _TABLES:
@@ -145,7 +156,25 @@ def written(registrations: Mapping[str, Registration]) -> bytes:
         data = bytearray(connection.serialize())
     data[_CHANGES] = data[_CHANGES_AGAIN] = (1).to_bytes(4, "big")
     data[_LIBRARY] = _LIBRARY_VERSION.to_bytes(4, "big")
+    _clear_free_space(data)
     return bytes(data)
+
+
+def _clear_free_space(data: bytearray) -> None:
+    """Make zeros of what is in no cell of the database's pages: SQLite leaves there
+    whatever was.
+    """
+    for start in range(0, len(data), _PAGE):
+        header = start or _FILE_HEADER
+        kind, free, cells, content = _PAGE_HEADER.unpack_from(data, header)
+        if kind not in _INTERIOR + _LEAF:  # no tree's, but what a large row goes on with
+            continue
+        end = header + (12 if kind in _INTERIOR else 8) + 2 * cells
+        data[end : start + content] = bytes(start + content - end)
+        while free:
+            free_block = start + free
+            free, size = _FREE_BLOCK.unpack_from(data, free_block)
+            data[free_block + 4 : free_block + size] = bytes(size - 4)
 
 
 # ---- reading

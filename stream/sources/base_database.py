@@ -48,8 +48,8 @@ class DatabaseListing:
     at the end for what is in an opaque directory.
     """
 
-    hidden: list[bytes] = field(default_factory=list)
-    items: list[tuple[bytes, _Item]] = field(default_factory=list)
+    hidden: set[bytes] = field(default_factory=set)
+    items: dict[bytes, _Item] = field(default_factory=dict)
 
 
 class DatabaseFinder:
@@ -66,17 +66,20 @@ class DatabaseFinder:
 
     def take(self, listing: DatabaseListing, member: Member, layer: ByteSource) -> None:
         """Add `member`, whose content is next in `layer`, to `listing`."""
-        *above, name = [b"", *(part for part in member.name.split(b"/") if part not in (b"", b"."))]
-        parent = b"/".join(above[1:])
-        if name == OPAQUE:
-            listing.hidden.append(parent + b"/" if parent else b"")
+        parts = [part for part in member.name.split(b"/") if part not in (b"", b".")]
+        name = parts.pop() if parts else b""
+        if name != OPAQUE:
+            parts.append(name.removeprefix(WHITEOUT))
+        path = b"/".join(parts)
+        if name == OPAQUE and (path in _ABOVE or not path):
+            listing.hidden.add(path + b"/")
+        elif path not in _FILES and path not in _ABOVE:
+            return
         elif name.startswith(WHITEOUT):
-            name = name.removeprefix(WHITEOUT)
-            listing.hidden.append(parent + b"/" + name if parent else name)
+            listing.hidden.add(path)
         else:
-            path = parent + b"/" + name if parent else name
-            if path in _FILES or path in _ABOVE:
-                listing.items.append((path, self._item(path, member, layer)))
+            listing.items.pop(path, None)  # the last one of the name counts, in its place
+            listing.items[path] = self._item(path, member, layer)
 
     def _item(self, path: bytes, member: Member, layer: ByteSource) -> _Item:
         content = b""
@@ -111,30 +114,15 @@ def database_of(archive: Archive, image: ArchiveImage) -> BaseDatabase | None:
 
 
 def join_listings(listings: Sequence[DatabaseListing], archive_name: str) -> BaseDatabase | None:
-    """The database that is left when the layers, bottom to top, lie over each other."""
-    left: dict[bytes, _Item] = {}
-
-    def hide(path: bytes) -> None:
-        below = path if path.endswith(b"/") or not path else path + b"/"
-        for known in list(left):
-            if known == path or known.startswith(below):
-                del left[known]
-
-    for listing in listings:
-        for path in listing.hidden:
-            hide(path)
-        for path, item in listing.items:
-            for above in _ABOVE:
-                if path.startswith(above + b"/"):
-                    left.pop(above, None)  # only a directory has something in it
-            if item.typeflag != DIRECTORY:
-                hide(path)
-            left[path] = item
+    """The database that is left when the layers, bottom to top, lie over each other.
+    Raises ArchiveError for one that is not whole, or of another schema version.
+    """
+    left = _left(listings)
     for path, item in left.items():
         if item.typeflag == LINK:
             raise ArchiveError(
                 where(archive_name, printable(path)),
-                "is a link; a Nix database is read where it is, and merged there",
+                "is a link, and a Nix database behind one cannot be merged",
             )
     database = left.get(_DATABASE)
     if database is None:
@@ -157,3 +145,26 @@ def join_listings(listings: Sequence[DatabaseListing], archive_name: str) -> Bas
             f"only version {SCHEMA_VERSION} can be merged",
         )
     return BaseDatabase(name=place, data=database.content, has_realisations=_CA_SCHEMA in left)
+
+
+def _left(listings: Sequence[DatabaseListing]) -> dict[bytes, _Item]:
+    """What is left of the items, by path."""
+    left: dict[bytes, _Item] = {}
+
+    def hide(path: bytes) -> None:
+        below = path.removesuffix(b"/") + b"/"
+        for known in list(left):
+            if known == path or below == b"/" or known.startswith(below):
+                del left[known]
+
+    for listing in listings:
+        for path in listing.hidden:
+            hide(path)
+        for path, item in listing.items.items():
+            for above in _ABOVE:
+                if path.startswith(above + b"/"):
+                    left.pop(above, None)  # only a directory has something in it
+            if item.typeflag != DIRECTORY:
+                hide(path)
+            left[path] = item
+    return left

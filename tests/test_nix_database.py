@@ -1,0 +1,640 @@
+"""The Nix database: reproducible bytes, what is in them, and bases that cannot be merged.
+
+What a real Nix says of it is in tests/consumers/test_nix_database.py.
+"""
+
+import hashlib
+import io
+import sqlite3
+import tarfile
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from handmade import COMPRESSORS, Base, layer_tar, link, tar_of
+from hypothesis import given
+from hypothesis import strategies as st
+from roots import flattened
+
+from stream.archives.bytesource import StreamBytes
+from stream.customisation import tree as nodes
+from stream.customisation.database import BaseDatabase, add_database
+from stream.customisation.tree import Tree
+from stream.errors import ArchiveError, NixDatabaseError, SourceError
+from stream.model import BaseReference, NixDatabase, StoreObject
+from stream.sources import base_database as finding
+from stream.sources.base_database import base_database
+
+ALPHABET = "0123456789abcdfghijklmnpqrsvwxyz"  # Nix's base-32
+DATABASE = "nix/var/nix/db/db.sqlite"
+
+
+def store_path(name: str, store_dir: str = "/nix/store") -> str:
+    """The same path for the same name."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return f"{store_dir}/{''.join(ALPHABET[byte % 32] for byte in digest)}-{name}"
+
+
+def store_object(name: str, *references: str, **more: Any) -> StoreObject:
+    """A store object that refers to those called so."""
+    return StoreObject(
+        path=store_path(name),
+        nar_hash=f"sha256:{hashlib.sha256(name.encode()).hexdigest()}",
+        nar_size=more.pop("nar_size", 200 + len(name)),
+        references=tuple(store_path(reference) for reference in references),
+        **more,
+    )
+
+
+A, B = store_object("a", "a", deriver=store_path("a.drv")), store_object("b", "a", "b")
+
+
+def made(*objects: StoreObject, roots: Sequence[str] = (), **more: Any) -> Tree:
+    """A tree with the database of these objects."""
+    tree = Tree()
+    database = NixDatabase(objects=objects, roots=tuple(roots))
+    add_database(tree, database, store_dir=b"/nix/store", **more)
+    return tree
+
+
+def written(*objects: StoreObject, **more: Any) -> bytes:
+    """The SQLite file of these objects."""
+    node = made(*objects, **more).find(DATABASE.encode())
+    assert node is not None
+    assert node.data is not None
+    return node.data
+
+
+def query(data: bytes, sql: str) -> list[tuple[Any, ...]]:
+    """What SQLite says of the file."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.deserialize(data)
+        return connection.execute(sql).fetchall()
+
+
+def rows(data: bytes) -> tuple[list[tuple[Any, ...]], ...]:
+    """The content of the tables."""
+    return (
+        query(data, "SELECT path, hash, deriver, narSize, ultimate, sigs, ca FROM ValidPaths"),
+        query(
+            data,
+            "SELECT a.path, b.path FROM Refs JOIN ValidPaths a ON a.id = referrer"
+            " JOIN ValidPaths b ON b.id = reference ORDER BY 1, 2",
+        ),
+        query(data, "SELECT v.path, d.id, d.path FROM DerivationOutputs d"
+            " JOIN ValidPaths v ON v.id = drv ORDER BY 1, 2"),
+    )  # fmt: skip
+
+
+def sample(count: int) -> list[StoreObject]:
+    """Objects with a few references each, the same ones every time."""
+    random = Random(7)
+    names = [f"n{number}" for number in range(count)]
+    return [
+        store_object(name, *random.sample(names[: at + 1], min(at + 1, random.randrange(12))))
+        for at, name in enumerate(names)
+    ]
+
+
+@given(st.data())
+def test_same_objects_same_bytes(data: st.DataObject) -> None:
+    """Without it the layer's digest would depend on the order of a set."""
+    names = [f"p{number}" for number in range(data.draw(st.integers(0, 60)))]
+    chosen = st.lists(st.sampled_from(names), unique=True, max_size=8) if names else st.just([])
+    objects = [store_object(name, *data.draw(chosen)) for name in names]
+    one = written(*objects)
+    shuffled = [
+        store_object(
+            item.path[44:], *[path[44:] for path in data.draw(st.permutations(item.references))]
+        )
+        for item in data.draw(st.permutations(objects))
+    ]
+    assert written(*shuffled) == one
+    assert query(one, "PRAGMA integrity_check") == [("ok",)]
+    assert query(one, "PRAGMA foreign_key_check") == []
+    paths, references, _ = rows(one)
+    assert paths == sorted(
+        (item.path, item.nar_hash, None, item.nar_size, None, None, None) for item in objects
+    )
+    assert references == sorted((item.path, to) for item in objects for to in item.references)
+
+
+def test_bytes_are_the_same_everywhere() -> None:
+    """Without it another SQLite could give another layer: its bytes are compared with those
+    that SQLite 3.40 (Debian, options of its own), 3.44, 3.49 and 3.54 gave.
+    """
+    data = written(*sample(1500))
+    assert len(data) == 749_568
+    assert hashlib.sha256(data).hexdigest() == (
+        "f9bffde97894cbb1f2524ad8ab1b80e437b298577bed1f6b7a53bac3ac898d3b"
+    )
+
+
+def test_large_values_do_not_upset_it() -> None:
+    """What goes on in further pages is no tree's page, and has to stay."""
+    signatures = "key:" + "x" * 9000
+    data = written(base=based(changed(written(A), f"UPDATE ValidPaths SET sigs = '{signatures}'")))
+    assert query(data, "PRAGMA integrity_check") == [("ok",)]
+    assert rows(data)[0][0][5] == signatures
+
+
+def test_registration_time_is_no_clock() -> None:
+    """Nix writes the time of the day there, and a zero would mean that it is not known."""
+    assert query(written(A, B), "SELECT DISTINCT registrationTime FROM ValidPaths") == [(1,)]
+
+
+def test_opens_where_nothing_can_be_written(tmp_path: Path) -> None:
+    """A database in WAL mode cannot be read without files beside it."""
+    path = tmp_path / "db.sqlite"
+    path.write_bytes(written(A, B))
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchall() == [("delete",)]
+        assert connection.execute("SELECT count(*) FROM Refs").fetchall() == [(3,)]
+    assert [item.name for item in tmp_path.iterdir()] == ["db.sqlite"]
+
+
+def test_a_path_that_refers_to_itself_can_be_deleted() -> None:
+    """Nix's garbage collector relies on the trigger, with foreign keys on."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.deserialize(written(A))
+        connection.execute("PRAGMA foreign_keys = on")
+        connection.execute("DELETE FROM ValidPaths")
+        assert connection.execute("SELECT count(*) FROM Refs").fetchall() == [(0,)]
+
+
+def test_what_is_in_the_tree() -> None:
+    """Nix looks at these places, and finds no more than it needs."""
+    tree = made(A, B, roots=[B.path, B.path])
+    found = {path: (node.typeflag, node.mode, node.link) for path, node in tree.entries()}
+    places = {path: kind for path, kind in found.items() if kind[0] != nodes.DIRECTORY}
+    assert {mode for kind, mode, _ in found.values() if kind == nodes.DIRECTORY} == {0o755}
+    assert places == {
+        b"nix/var/nix/db/db.sqlite": (nodes.FILE, 0o644, b""),
+        b"nix/var/nix/db/schema": (nodes.FILE, 0o644, b""),
+        b"nix/var/nix/gcroots/profiles": (nodes.LINK, 0o777, b"/nix/var/nix/profiles"),
+        b"nix/var/nix/gcroots/docker/" + B.path[11:].encode(): (
+            nodes.LINK, 0o777, B.path.encode(),
+        ),
+    }  # fmt: skip
+    schema = tree.find(b"nix/var/nix/db/schema")
+    assert schema is not None
+    assert schema.data == b"10"
+
+
+@pytest.mark.parametrize(
+    ("objects", "roots", "message"),
+    [
+        ([B], [], f"{B.path}: refers to {A.path}, which is not in the database"),
+        ([A], [B.path], f"{B.path}: is a root, but not in the database"),
+        ([A, store_object("a")], [], f"{A.path}: is described twice"),
+        ([StoreObject(path="/gnu/store/x", nar_hash="", nar_size=1, references=())], [],
+         "/gnu/store/x: is no store path in /nix/store"),
+        ([StoreObject(path=A.path, nar_hash="sha256-x", nar_size=1, references=())], [],
+         f"{A.path}: its NAR hash is not sha256: and 64 hex digits"),
+        ([store_object("c", deriver="unknown")], [], "unknown: is no store path in /nix/store"),
+    ],
+)  # fmt: skip
+def test_impossible_databases(objects: list[StoreObject], roots: list[str], message: str) -> None:
+    """Nix would fail in the container, long after, and say less."""
+    with pytest.raises(NixDatabaseError) as caught:
+        made(*objects, roots=roots)
+    assert str(caught.value) == f"Nix database: {message}"
+
+
+def test_a_place_that_is_taken() -> None:
+    """A content with a database of its own must not be overwritten in silence."""
+    tree = Tree()
+    tree.put(DATABASE.encode(), nodes.file(b"", origin=b"/nix/store/x"))
+    with pytest.raises(NixDatabaseError, match=f"/{DATABASE}: .* from /nix/store/x: leave it out"):
+        add_database(tree, NixDatabase(objects=(), roots=()), store_dir=b"/nix/store")
+
+
+# ---- derivations
+
+DERIVATION = (
+    'Derive([("dev","{store}/dev","",""),("later","","r:sha256",""),'
+    '("out","{store}/out","",""){more}],[],[],"x","sh",["-c","(\\"a\\",\\"b\\",\\"c\\",\\"d\\")"],[])'
+)
+
+
+@pytest.mark.parametrize("begin", ["Derive(", 'DrvWithVersion("xp-dyn-drv",'])
+def test_outputs_of_derivations(tmp_path: Path, begin: str) -> None:
+    """Nix knows a derivation's outputs from the database, not from the file."""
+    path = Path(store_path("x.drv", str(tmp_path)))
+    path.write_text(DERIVATION.format(store=tmp_path, more="").replace("Derive(", begin))
+    digest = "sha256:" + "0" * 64
+    tree = Tree()
+    item = StoreObject(path=str(path), nar_hash=digest, nar_size=1, references=())
+    database = NixDatabase(objects=(item,), roots=())
+    add_database(tree, database, store_dir=str(tmp_path).encode())
+    node = tree.find(DATABASE.encode())
+    assert node is not None
+    assert node.data is not None
+    assert rows(node.data)[2] == [
+        (str(path), name, f"{tmp_path}/{name}") for name in ("dev", "out")
+    ]
+    path.write_text("no such thing")
+    with pytest.raises(SourceError, match="is no derivation"):
+        add_database(Tree(), database, store_dir=str(tmp_path).encode())
+    path.unlink()
+    with pytest.raises(SourceError, match="cannot be read: No such file"):
+        add_database(Tree(), database, store_dir=str(tmp_path).encode())
+
+
+# ---- merging
+
+
+def based(data: bytes, **more: Any) -> BaseDatabase:
+    """A base image's database."""
+    return BaseDatabase(name="base.tar: db.sqlite", data=data, **more)
+
+
+def changed(data: bytes, *statements: str) -> bytes:
+    """The database after the statements."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.deserialize(data)
+        for statement in statements:
+            connection.execute(statement)
+        return connection.serialize()
+
+
+def in_wal_mode(data: bytes) -> bytes:
+    """The file as Nix leaves it."""
+    return data[:18] + b"\2\2" + data[20:]
+
+
+@pytest.mark.parametrize("base_first", [False, True])
+def test_merged_with_the_base(base_first: bool) -> None:  # noqa: FBT001
+    """What only the base knows stays, signatures and all; of two that know a path one wins."""
+    other = store_object("c", "a", "c")
+    base = changed(
+        written(A, other),
+        "UPDATE ValidPaths SET ultimate = 1, sigs = 'k:s', ca = 'fixed:x', deriver = NULL,"
+        " narSize = 7, registrationTime = 123",
+        f"INSERT INTO DerivationOutputs SELECT id, 'out', 'o' FROM ValidPaths WHERE path = '{other.path}'",
+    )
+    data = written(A, B, base=based(in_wal_mode(base)), base_first=base_first, roots=[other.path])
+    paths, references, outputs = rows(data)
+    kept = (None, 7, 1, "k:s", "fixed:x")
+    assert paths == sorted(
+        [
+            (
+                A.path,
+                A.nar_hash,
+                *(kept if base_first else (A.deriver, A.nar_size, None, None, None)),
+            ),
+            (B.path, B.nar_hash, None, B.nar_size, None, None, None),
+            (other.path, other.nar_hash, *kept),
+        ]
+    )
+    assert references == sorted((item.path, to) for item in (A, B, other) for to in item.references)
+    assert outputs == [(other.path, "out", "o")]
+    assert query(data, "SELECT DISTINCT registrationTime FROM ValidPaths") == [(1,)]
+
+
+def test_merging_nothing_new_changes_nothing() -> None:
+    """The bytes are those of the content, not of its history."""
+    objects = sample(50)
+    assert written(*objects[:20], base=based(written(*objects))) == written(*objects)
+    assert written(base=based(written(*objects))) == written(*objects)
+
+
+def test_realisations_of_the_base_are_made_anew() -> None:
+    """Where the file of their version stays, Nix looks for tables that are gone."""
+    tree = made(A, base=based(written(A), has_realisations=True))
+    node = tree.find(b"nix/var/nix/db/ca-schema")
+    assert node is not None
+    assert node.data == b"0"
+
+
+def shared_text() -> bytes:
+    """Two rows with a long text each, of which the second is where the first is."""
+    length = 900_629  # so that both rows fit into one leaf
+    data = bytearray(
+        changed(
+            written(A, B),
+            f"UPDATE ValidPaths SET sigs = printf('%.*c', {length}, 'x') WHERE id = 1",
+            f"UPDATE ValidPaths SET sigs = printf('%.*c', {length}, 'x') WHERE id = 2",
+        )
+    )
+    root = query(bytes(data), "SELECT rootpage FROM sqlite_master WHERE name = 'ValidPaths'")[0][0]
+    start = (root - 1) * 4096
+    assert (data[start], data[start + 4]) == (13, 2)  # a leaf with both
+    nexts = []
+    for number in range(2):
+        at = start + int.from_bytes(data[start + 8 + 2 * number : start + 10 + 2 * number], "big")
+        size = 0
+        while True:
+            size = size << 7 | data[at] & 127
+            at += 1
+            if data[at - 1] < 128:
+                break
+        # File format, 1.6: what of a row stands in its leaf.
+        local = 489 + (size - 489) % 4092
+        at += 1 + (local if local <= 4061 else 489)
+        nexts.append(at)
+    first, second = (int.from_bytes(data[at : at + 4], "big") for at in nexts)
+    assert second > first
+    data[nexts[1] : nexts[1] + 4] = data[nexts[0] : nexts[0] + 4]
+    del data[(second - 1) * 4096 :]
+    data[28:32] = (second - 1).to_bytes(4, "big")
+    return bytes(data)
+
+
+def looping_schema() -> bytes:
+    """A schema table of 20 levels in which every page has the same page below it 300 times:
+    to read all of it takes longer than there is time.
+    """
+    data = bytearray(written(A))
+    page = 4096
+    leaf_row = next(
+        row for row in query(bytes(data), "SELECT rowid FROM sqlite_master WHERE sql IS NULL")
+    )[0]
+    first = len(data) // page + 1
+    levels = 17
+    # A leaf with an index that SQLite makes itself: a row that may come twice.
+    name, table = b"sqlite_autoindex_ValidPaths_1", b"ValidPaths"
+    payload = bytes([6, 13 + 2 * 5, 13 + 2 * len(name), 13 + 2 * len(table), 1, 0])
+    payload += b"index" + name + table + bytes([3])
+    cell = bytes([len(payload), leaf_row]) + payload
+    leaf = bytearray(page)
+    leaf[0:8] = bytes([13, 0, 0, 0, 1]) + (page - len(cell)).to_bytes(2, "big") + b"\0"
+    leaf[8:10] = (page - len(cell)).to_bytes(2, "big")
+    leaf[page - len(cell) :] = cell
+
+    def interior(below: int, at: int = 0) -> bytes:
+        made = bytearray(page)
+        count = 300
+        content = page - 5 * count
+        made[at : at + 12] = (
+            bytes([5, 0, 0]) + count.to_bytes(2, "big") + content.to_bytes(2, "big") + b"\0"
+            + below.to_bytes(4, "big")
+        )  # fmt: skip
+        for number in range(count):
+            place = content + 5 * number
+            made[at + 12 + 2 * number : at + 14 + 2 * number] = place.to_bytes(2, "big")
+            made[place : place + 5] = below.to_bytes(4, "big") + b"\1"
+        return bytes(made)
+
+    # The real rows first, by the first child of the root; then the endless ones.
+    copy = first + levels + 1
+    root = bytearray(interior(first, 100))
+    content = int.from_bytes(root[105:107], "big")
+    root[content : content + 4] = copy.to_bytes(4, "big")
+    original = bytearray(data[:page])
+    shifted = bytearray(page)
+    cells = int.from_bytes(original[103:105], "big")
+    shifted[0:8] = original[100:108]
+    shifted[8 : 8 + 2 * cells] = original[108 : 108 + 2 * cells]
+    start = int.from_bytes(original[105:107], "big")
+    shifted[start:] = original[start:]
+    data[:page] = original[:100] + root[100:]
+    for number in range(levels):
+        data += interior(first + number + 1)
+    data += leaf + shifted
+    data[28:32] = (len(data) // page).to_bytes(4, "big")
+    return bytes(data)
+
+
+def recreated(table: str, sql: str) -> bytes:
+    """A database in which something else is called `table`."""
+    return changed(written(A), "DROP TRIGGER DeleteSelfRefs", f"DROP TABLE {table}", sql)
+
+
+COLUMNS = "id integer primary key, path, hash, deriver, narSize, ultimate, sigs, ca"
+ENDLESS = (
+    "WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n) SELECT "
+    "1 AS id, 'p' AS path, 'h' AS hash, NULL AS deriver, 1 AS narSize, 1 AS ultimate, 's' AS sigs,"
+    " 'c' AS ca FROM n WHERE i < 0"
+)
+BASES: dict[str, tuple[Callable[[], bytes], str]] = {
+    "no database": (lambda: b"x" * 8192, "file is not a database"),
+    "empty": (lambda: b"", "file is not a database"),
+    "cut short": (lambda: written(*sample(300))[:40_000], "malformed"),
+    "too large": (lambda: bytes((64 << 20) + 1), "it has more than 67108864 bytes"),
+    "no tables": (
+        lambda: changed(written(A), "ALTER TABLE ValidPaths RENAME TO x"),
+        "it has no table ValidPaths",
+    ),
+    "no table of references": (
+        lambda: changed(written(A), "DROP TABLE Refs"),
+        "it has no table Refs",
+    ),
+    "an older schema": (
+        lambda: changed(written(A), "ALTER TABLE ValidPaths DROP COLUMN ca"),
+        "ValidPaths is not that of schema version 10",
+    ),
+    "a view that does not end": (
+        lambda: recreated("ValidPaths", f"CREATE VIEW ValidPaths AS {ENDLESS}"),
+        "it has no table ValidPaths",
+    ),
+    "a virtual table": (
+        lambda: recreated(
+            "ValidPaths", f"CREATE VIRTUAL TABLE ValidPaths USING fts5({COLUMNS[20:]})"
+        ),
+        "it has no table ValidPaths",
+    ),
+    "a computed column": (
+        lambda: recreated("ValidPaths", f"CREATE TABLE ValidPaths ({COLUMNS} AS (zeroblob(9)))"),
+        "ValidPaths is not that of schema version 10",
+    ),
+    "bytes for text": (
+        lambda: changed(written(A), "UPDATE ValidPaths SET deriver = x'00'"),
+        "ValidPaths has a value of a wrong type",
+    ),
+    "no UTF-8": (
+        lambda: changed(written(A), "UPDATE ValidPaths SET deriver = CAST(x'ff' AS text)"),
+        "Could not decode to UTF-8",
+    ),
+    "a huge value": (
+        lambda: changed(written(A), "UPDATE ValidPaths SET sigs = printf('%.*c', 2000000, 'x')"),
+        "string or blob too big",
+    ),
+    "another store": (
+        lambda: changed(written(A), "UPDATE ValidPaths SET path = '/gnu' || path"),
+        "or its hash is none of this store",
+    ),
+    "a path twice": (
+        lambda: changed(
+            recreated("ValidPaths", f"CREATE TABLE ValidPaths ({COLUMNS})"),
+            *[f"INSERT INTO ValidPaths (path, hash) VALUES ('{A.path}', '{A.nar_hash}')"] * 2,
+        ),
+        "is there twice",
+    ),
+    "references to nowhere": (
+        lambda: changed(written(A), "INSERT INTO Refs VALUES (1, 9)"),
+        "it has no path with the id 9",
+    ),
+    "text in two places": (shared_text, "it has more text than bytes"),
+    "a schema without end": (looping_schema, "interrupted"),
+}
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_bases_that_cannot_be_merged(name: str) -> None:
+    """A crafted base must not run anything, take for ever or end in a traceback."""
+    make, message = BASES[name]
+    with pytest.raises(ArchiveError) as caught:
+        made(A, base=based(make()))
+    text = str(caught.value)
+    assert text.startswith("base.tar: db.sqlite: the Nix database cannot be read: ")
+    assert message in text
+    assert len(text) < 500
+
+
+def test_what_else_a_base_has_is_left_alone() -> None:
+    """Triggers, views and tables of others are neither run nor taken over."""
+    base = changed(
+        written(A),
+        "CREATE TABLE more (x)",
+        "CREATE VIEW v AS SELECT * FROM nowhere",
+        "CREATE TRIGGER t AFTER INSERT ON ValidPaths BEGIN DELETE FROM Refs; END",
+        "CREATE INDEX i ON ValidPaths(abs(narSize))",
+    )
+    assert written(A, B, base=based(base)) == written(A, B)
+
+
+@given(st.data())
+def test_damaged_bases_end_in_an_error_or_not_at_all(data: st.DataObject) -> None:
+    """Any byte of a base can be wrong."""
+    base = bytearray(written(*sample(30)))
+    for _ in range(data.draw(st.integers(1, 8))):
+        base[data.draw(st.integers(0, len(base) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        result = written(A, base=based(bytes(base)))
+    except (ArchiveError, NixDatabaseError):
+        return
+    assert query(result, "PRAGMA integrity_check") == [("ok",)]
+    assert query(result, "PRAGMA foreign_key_check") == []
+
+
+# ---- finding it in a base image
+
+
+def image_of(directory: Path, layers: Sequence[bytes], compressor: str = "plain") -> BaseReference:
+    """A base image of these layers."""
+    path = directory / "base.tar"
+    path.write_bytes(COMPRESSORS[compressor](Base(layers=list(layers)).docker_archive()))
+    return BaseReference(path=str(path))
+
+
+def with_database(data: bytes = b"data", **more: bytes) -> dict[str, bytes]:
+    """A layer's files."""
+    return {DATABASE: data, "nix/var/nix/db/schema": b"10", "nix/store/x": b"", **more}
+
+
+@pytest.mark.parametrize("compressor", COMPRESSORS)
+def test_found_in_the_last_layer_that_has_it(tmp_path: Path, compressor: str) -> None:
+    """Whatever the base image is compressed with."""
+    layers = [with_database(b"old"), with_database(b"new" * 5000), {"other": b""}]
+    base = image_of(tmp_path, [layer_tar(files) for files in layers], compressor)
+    found = base_database(base)
+    assert found is not None
+    assert found.data == b"new" * 5000
+    assert found.name == f"{base.path}: {DATABASE}"
+    assert not found.has_realisations
+
+
+def test_a_base_without_a_database(tmp_path: Path) -> None:
+    """Most bases have none."""
+    assert base_database(image_of(tmp_path, [layer_tar({"nix/var/nix/db/x": b""})])) is None
+
+
+PLACES = [DATABASE.rsplit("/", depth)[0] for depth in range(1, 5)]
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> bytes:
+    """A layer that does things to the database and to the directories above."""
+    members: dict[str, bytes | tarfile.TarInfo] = {}
+    for _ in range(draw(st.integers(0, 4))):
+        parent, _, name = draw(st.sampled_from([DATABASE, *PLACES])).rpartition("/")
+        kind = draw(st.sampled_from(["whiteout", "opaque", "file", "directory", "database"]))
+        prefix = f"{parent}/" if parent else ""
+        if kind == "whiteout":
+            members[f"{prefix}.wh.{name}"] = b""
+        elif kind == "opaque":
+            members[f"{prefix}.wh..wh..opq"] = b""
+        elif kind == "directory" and f"{prefix}{name}" not in members:
+            members[f"{prefix}{name}"] = directory = tarfile.TarInfo()
+            directory.type = tarfile.DIRTYPE
+        elif kind == "file" and f"{prefix}{name}" != DATABASE:
+            members[f"{prefix}{name}"] = b"in the way"
+        else:
+            members[DATABASE] = draw(st.binary(max_size=3))
+            members[DATABASE.replace("db.sqlite", "schema")] = b"10"
+    return tar_of(draw(st.permutations(list(members.items()))))
+
+
+@given(st.lists(layers(), max_size=5))
+def test_what_the_layers_leave(stack: list[bytes]) -> None:
+    """Whiteouts and what takes a directory's place hide it, as in an export."""
+    finder = finding.DatabaseFinder()
+    nodes_left = flattened(stack)
+    expected = nodes_left.get(DATABASE)
+    listings = [finder(StreamBytes(io.BytesIO(layer), "layer")) for layer in stack]
+    schema = nodes_left.get(DATABASE.replace("db.sqlite", "schema"))
+    if expected is None:
+        assert finding.join_listings(listings, "x") is None
+    elif expected.kind != tarfile.REGTYPE or schema is None or schema.content != b"10":
+        with pytest.raises(ArchiveError):
+            finding.join_listings(listings, "x")
+    else:
+        found = finding.join_listings(listings, "x")
+        assert found is not None
+        assert found.data == expected.content
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({f"{DATABASE}-wal": b"x"}, "db.sqlite-wal has changes to it. Close the database"),
+        ({f"{DATABASE}-journal": b"x"}, "db.sqlite-journal has changes to it"),
+        (
+            {"nix/var/nix/db/schema": b"9\n"},
+            "is a Nix database of schema version 9; only version 10",
+        ),
+        ({"nix/var/nix/db/schema": b""}, "schema version unknown"),
+        ({"nix/var/nix/db/schema": b"1" * 101}, "has 101 bytes; at most 100"),
+    ],
+)
+def test_databases_that_cannot_be_taken(
+    tmp_path: Path, more: dict[str, bytes], message: str
+) -> None:
+    """The file alone would be an older state of it, or another format."""
+    base = image_of(tmp_path, [layer_tar(with_database()), layer_tar(more)])
+    with pytest.raises(ArchiveError) as caught:
+        base_database(base)
+    assert str(caught.value).startswith(f"{base.path}: ")
+    assert message in str(caught.value)
+
+
+def test_an_empty_log_is_none(tmp_path: Path) -> None:
+    """Newer Nix leaves one behind when it closes the database."""
+    files = with_database(**{f"{DATABASE}-wal": b"", "nix/var/nix/db/ca-schema": b"4"})
+    found = base_database(image_of(tmp_path, [layer_tar(files)]))
+    assert found is not None
+    assert found.has_realisations
+
+
+@pytest.mark.parametrize("name", [DATABASE, *PLACES])
+def test_a_database_behind_a_link(tmp_path: Path, name: str) -> None:
+    """Where the link leads ours would not go: said instead of forgetting the base's."""
+    base = image_of(tmp_path, [tar_of([(name, link("/elsewhere"))])])
+    with pytest.raises(ArchiveError, match=f"{name}: is a link"):
+        base_database(base)
+
+
+def test_room_for_databases_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand layers with a large database each must not fill the memory."""
+    monkeypatch.setattr(finding, "MAX_KEPT", 10_000)
+    stack = [layer_tar(with_database(bytes(4000) + b"%d" % number)) for number in range(3)]
+    assert base_database(image_of(tmp_path, stack[:2])) is not None
+    with pytest.raises(ArchiveError, match=r"at most .* of all layers, are read"):
+        base_database(image_of(tmp_path, stack))
+    monkeypatch.setattr(finding, "MAX_DATABASE", 4000)
+    with pytest.raises(ArchiveError, match="has 4001 bytes; at most 4000"):
+        base_database(image_of(tmp_path, stack[:1]))
