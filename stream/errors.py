@@ -145,5 +145,17 @@ class NixError(StreamImageError, OSError):
         super().__init__(one_line(f"{command}: {reason}"))
 
 
+class CommandsError(StreamImageError, RuntimeError):
+    """Commands of a recipe that failed, or cannot be run. `which` is their key in the
+    recipe, `status` their exit status (-n: ended by signal n), or None if they have none.
+    """
+
+    def __init__(self, which: str, reason: str, status: int | None = None) -> None:
+        self.which = which
+        self.reason = reason
+        self.status = status
+        super().__init__(one_line(f"{which}: {reason}"))
+
+
 class UsageError(StreamImageError, ValueError):
     """A command line that cannot be carried out."""
