@@ -74,7 +74,7 @@ def _descendants() -> dict[int, str]:
     """The processes that came from this one and have not ended, with their names."""
     children: dict[int, list[int]] = {}
     names = {}
-    for pid in filter(str.isdigit, os.listdir("/proc")):
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         with (
             suppress(OSError),
             open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file,
@@ -84,12 +84,13 @@ def _descendants() -> dict[int, str]:
             children.setdefault(int(parent), []).append(pid)
             if state not in "ZX":
                 names[pid] = name
-    found, waiting = {}, [os.getpid()]
+    found: dict[int, str] = {}
+    waiting = [os.getpid()]
     while waiting:
-        for pid in children.get(waiting.pop(), ()):
-            waiting.append(pid)
-            if pid in names:
-                found[pid] = names[pid]
+        for child in children.get(waiting.pop(), ()):
+            waiting.append(child)
+            if child in names:
+                found[child] = names[child]
     return found
 
 
@@ -300,7 +301,7 @@ def _become_shell(
         except OSError as error:
             raise _Refused(
                 "enableFakechroot needs a user namespace with mounts, which this system does not"
-                f" allow here: {error.strerror}"
+                f" allow here ({error.strerror}): allow user namespaces"
             ) from error
     _drop_privileges()
     bash = shutil.which("bash")

@@ -1,0 +1,700 @@
+"""Commands of a recipe: what they find, what of their work arrives, and what is left of them."""
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from consumers.requirements import require, unmet
+from support import until
+
+import stream
+from stream.customisation import session
+from stream.customisation.commands import ran
+from stream.customisation.scratch import Scratch, scratch, write
+from stream.customisation.tree import (
+    BLOCK_DEVICE,
+    CHARACTER_DEVICE,
+    FIFO,
+    FILE,
+    LINK,
+    Node,
+    Tree,
+    directory,
+    file,
+    link,
+)
+from stream.errors import CommandsError, SourceError
+from stream.model import Recipe
+
+SITES = [str(Path(stream.__file__).parent.parent), str(Path(orjson.__file__).parent.parent)]
+NOBODY = 65534
+pytestmark = pytest.mark.usefixtures("place")
+MTIME = 12345
+# The names of capabilities are the tool's: what it writes is judged by its own words.
+SETCAP = "$(PATH=$PATH:/usr/sbin:/sbin type -P setcap)"
+
+
+@pytest.fixture
+def place(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """A short directory for temporary files, empty at the end as at the beginning."""
+    tmp_path_factory.getbasetemp()  # is not to be in there
+    path = Path(tempfile.mkdtemp(prefix="c"))
+    path.chmod(0o1777)
+    monkeypatch.setattr("tempfile.tempdir", str(path))
+    yield path
+    assert os.listdir(path) == []
+    path.rmdir()
+
+
+@pytest.fixture
+def fakeroot() -> None:
+    """Have fakeroot."""
+    require(["fakeroot"])
+
+
+@pytest.fixture
+def fakechroot() -> None:
+    """Have fakeroot and the leave to mount in namespaces of one's own."""
+    require(["fakeroot", "unshare"])
+    command = ["unshare", "--user", "--map-root-user", "--mount", "true"]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        unmet("no user namespaces")
+
+
+def _tree(**nodes: Node) -> Tree:
+    tree = Tree()
+    for name, node in nodes.items():
+        tree.put(name.encode(), node)
+    return tree
+
+
+@contextmanager
+def _ran(  # noqa: PLR0913 — a recipe has that many
+    extra: str = "",
+    fake: str = "",
+    *,
+    tree: Tree | None = None,
+    chroot: bool = False,
+    store_dir: bytes = b"/nix/store",
+    warnings: list[str] | None = None,
+) -> Iterator[Tree]:
+    recipe = Recipe(extra_commands=extra, fake_root_commands=fake, fakechroot=chroot)
+    heard = [] if warnings is None else warnings
+    with ran(tree or Tree(), recipe, store_dir=store_dir, mtime=MTIME, warn=heard.append) as result:
+        yield result
+    assert warnings is not None or heard == []
+
+
+def _content(node: Node | None) -> bytes:
+    """What is in a file, which has to be the one that was listed."""
+    assert node is not None
+    found = os.stat(node.source)
+    assert node.identity == (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    assert node.size == found.st_size
+    return Path(os.fsdecode(node.source)).read_bytes()
+
+
+def _listing(tree: Tree) -> list[Any]:
+    """All that becomes of a tree."""
+    return [
+        (
+            path.decode("latin-1"), node.typeflag.decode(), oct(node.mode), node.uid, node.gid,
+            list(node.device), node.link.decode("latin-1"),
+            {k.decode(): v.hex() for k, v in (node.xattrs or {}).items()},
+            _content(node).decode("latin-1") if node.typeflag == FILE else "",
+        )
+        for path, node in tree.entries()
+    ]  # fmt: skip
+
+
+def _names(tree: Tree) -> list[bytes]:
+    return [path for path, _ in tree.entries()]
+
+
+def _node(tree: Tree, path: bytes) -> Node:
+    node = tree.find(path)
+    assert node is not None, _names(tree)
+    return node
+
+
+# ---- what they find
+
+
+def test_tree_is_there(tmp_path: Path) -> None:
+    """Without it commands would work on something else than what was joined."""
+    source = tmp_path / "source"
+    source.write_bytes(b"copied" * 1000)
+    found = source.stat()
+    copied = Node(
+        typeflag=FILE, mode=0o555, size=found.st_size, source=os.fsencode(source),
+        identity=(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns),
+    )  # fmt: skip
+    tree = _tree(copied=copied, file=file(b"data"), link=link(b"/nowhere"), fifo=directory())
+    tree.put(b"closed/within", file(b"x", 0o600))
+    _node(tree, b"closed").mode = 0o555
+    tree.put(b"pipe", Node(typeflag=FIFO, mode=0o622))
+    with _ran(
+        "cat file > read; stat -c %n:%a:%Y * > stats; readlink link > target", tree=tree
+    ) as t:
+        assert _content(t.find(b"read")) == b"data"
+        assert _content(t.find(b"target")) == b"/nowhere\n"
+        assert _content(t.find(b"stats")).decode().split() == [
+            f"closed:555:{MTIME}", f"copied:555:{MTIME}", f"fifo:755:{MTIME}",
+            f"file:644:{MTIME}", f"link:777:{MTIME}", f"pipe:622:{MTIME}",
+            *[line for line in _content(t.find(b"stats")).decode().split() if line[:4] in ("read", "stat")],
+        ]  # fmt: skip
+        assert _content(t.find(b"copied")) == source.read_bytes()
+        assert _node(t, b"closed").mode == 0o555
+        assert _node(t, b"pipe").typeflag == FIFO
+        assert _node(t, b"link").link == b"/nowhere"
+
+
+def test_source_that_changed(tmp_path: Path) -> None:
+    """Without it commands would see a file that nobody has checked."""
+    source = tmp_path / "source"
+    source.write_bytes(b"x")
+    node = Node(
+        typeflag=FILE, mode=0o644, size=1, source=os.fsencode(source), identity=(0, 0, 1, 0)
+    )
+    with (
+        pytest.raises(SourceError, match="changed while it was read"),
+        _ran(":", tree=_tree(a=node)),
+    ):
+        pass
+
+
+def test_environment(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it the layer would depend on who makes it, where and when."""
+    for name in ("BASH_ENV", "ENV", "LANG", "SECRET", "BASH_FUNC_ls%%"):
+        monkeypatch.setenv(name, "() { :; }")
+    mask = os.umask(0o077)
+    try:
+        with _ran(
+            "env -0 > environment; umask > mask; touch file; readlink /proc/self/fd/0 > in"
+        ) as t:
+            environment = dict(
+                line.split("=", 1)
+                for line in _content(t.find(b"environment")).decode().split("\0")[:-1]
+            )
+            assert _content(t.find(b"mask")) == b"0022\n"
+            assert _content(t.find(b"in")) == b"/dev/null\n"
+            assert _node(t, b"file").mode == 0o644
+    finally:
+        os.umask(mask)
+    tmp = environment.pop("TMPDIR")
+    assert environment.pop("PWD").startswith(f"{place}/")
+    assert tmp.startswith(f"{place}/")
+    assert environment == {
+        "HOME": "/homeless-shelter",
+        "LC_ALL": "C",
+        "PATH": os.environ["PATH"],
+        "SHLVL": "1",
+        "SOURCE_DATE_EPOCH": str(MTIME),
+        "TZ": "UTC",
+        "_": environment["_"],
+    }
+
+
+def test_private() -> None:
+    """Without it others could look into the tree, or change it."""
+    with _ran("stat -c %a .. . > modes") as tree:
+        assert _content(tree.find(b"modes")).split() == [b"700", b"755"]
+
+
+def test_commands_of_any_size() -> None:
+    """Without it commands longer than an argument may be would not run."""
+    text = "x" * 300_000 + "é'\"\\\n"
+    with _ran(f"cat <<'EOF' > long\n{text}EOF\n") as tree:
+        assert _content(tree.find(b"long")) == text.encode()
+
+
+# ---- what arrives
+
+
+def test_ownership_without_fake_root() -> None:
+    """Without it the layer would tell who made it."""
+    with _ran("touch a; mkdir b; ln -s a c; mkfifo d; chmod 6751 a; chmod 1777 b") as tree:
+        assert all((node.uid, node.gid) == (0, 0) for _, node in tree.entries())
+        assert _node(tree, b"a").mode == 0o6751
+        assert _node(tree, b"b").mode == 0o1777
+        assert _node(tree, b"d").typeflag == FIFO
+
+
+def test_extra_commands_have_no_privileges() -> None:
+    """Without it what root's commands did to owners would be lost without a word."""
+    for commands in ("touch a; chown 1:1 a", "mknod a c 1 3"):
+        with pytest.raises(CommandsError, match="failed at line 1"), _ran(commands):
+            pass
+
+
+@pytest.mark.usefixtures("fakeroot")
+def test_fake_root() -> None:
+    """Without it owners, devices and special modes would not reach the layer."""
+    commands = """
+        touch file; chown 1000:100 file; chmod 4755 file
+        mkdir dir; chown 7 dir; chmod 1770 dir
+        ln -s file link; chown -h 5:6 link
+        mknod null c 1 3; chmod 666 null; mknod disk b 8 1; chown 0:6 disk; mkfifo fifo
+        ln file hard; chmod 0 shut; chown 9:9 .
+    """
+    with _ran(fake=commands, tree=_tree(shut=file(b"x"))) as tree:
+        found = {
+            path: (node.typeflag, node.mode, node.uid, node.gid, node.device)
+            for path, node in tree.entries()
+        }
+        assert found == {
+            b"": (b"5", 0o755, 9, 9, (0, 0)),
+            b"dir": (b"5", 0o1770, 7, 0, (0, 0)),
+            b"disk": (BLOCK_DEVICE, 0o644, 0, 6, (8, 1)),
+            b"fifo": (FIFO, 0o644, 0, 0, (0, 0)),
+            b"file": (FILE, 0o4755, 1000, 100, (0, 0)),
+            b"hard": (FILE, 0o4755, 1000, 100, (0, 0)),
+            b"link": (LINK, 0o777, 5, 6, (0, 0)),
+            b"null": (CHARACTER_DEVICE, 0o666, 0, 0, (1, 3)),
+            b"shut": (FILE, 0, 0, 0, (0, 0)),
+        }
+        assert _content(tree.find(b"shut")) == b"x"
+
+
+@pytest.mark.usefixtures("fakeroot")
+def test_nothing_is_given_away_on_disk() -> None:
+    """Without it root's run would make real devices, and files of others."""
+    with _ran(fake="touch a; chown 1000:100 a; mknod b c 1 3") as tree:
+        above = os.path.dirname(_node(tree, b"a").source)
+        for name in (b"/a", b"/b"):
+            found = os.lstat(above + name)
+            assert (found.st_uid, found.st_mode & 0o170000) == (os.geteuid(), stat.S_IFREG)
+
+
+@pytest.mark.usefixtures("fakeroot")
+def test_capabilities_and_attributes() -> None:
+    """Without it `setcap` would succeed and nothing of it arrive."""
+    require(["setcap"])
+    python = f"{sys.executable} -IS -c"
+    commands = f"""
+        touch file; {SETCAP} cap_net_raw+ep file
+        {python} 'import os; os.setxattr("file", b"user.x", b"\\0y")'
+    """
+    with _ran(fake=commands) as tree:
+        node = _node(tree, b"file")
+        # vfs_cap_data, revision 2: CAP_NET_RAW is bit 13, permitted, effective.
+        capability = bytes.fromhex("0100000200200000" + "00" * 12)
+        assert node.xattrs == {b"security.capability": capability, b"user.x": b"\0y"}
+        assert (node.uid, node.gid) == (0, 0)
+
+
+@pytest.mark.usefixtures("fakeroot")
+def test_what_the_tree_had() -> None:
+    """Without it owners and devices that were in the tree before would be lost on disk."""
+    owned = file(b"x")
+    owned.uid, owned.gid, owned.xattrs = 3, 4, {b"user.a": b"b"}
+    device = Node(typeflag=CHARACTER_DEVICE, mode=0o600, device=(1, 5), gid=2)
+    for fake in ("", "ls -ln > seen; chown 8 moved"):
+        tree = _tree(owned=owned, device=device, other=file(b"y", 0o0))
+        with _ran("mv owned moved; mkdir -m 0 z", fake, tree=tree) as t:
+            moved = _node(t, b"moved")
+            assert (moved.uid, moved.gid) == (8 if fake else 3, 4)
+            assert moved.xattrs == {b"user.a": b"b"}
+            found = _node(t, b"device")
+            assert (found.typeflag, found.device, found.gid) == (CHARACTER_DEVICE, (1, 5), 2)
+            assert found.mode == 0o600
+            assert _node(t, b"z").mode == 0
+            assert _node(t, b"other").mode == 0
+            assert _content(t.find(b"other")) == b"y"
+            if fake:
+                assert b"crw------- 1 0 2 1, 5" in _content(t.find(b"seen"))
+
+
+def test_closed_files() -> None:
+    """Without it a user could not put into an image what he may not read himself."""
+    with _ran("echo x > a; chmod 0 a; mkdir -p b/c; echo y > b/c/d; chmod 0 b/c/d b/c b") as tree:
+        assert [_node(tree, path).mode for path in (b"a", b"b", b"b/c", b"b/c/d")] == [0] * 4
+        assert _content(tree.find(b"b/c/d")) == b"y\n"
+
+
+def test_odd_names() -> None:
+    """Without it a name could end the record that it is in."""
+    names = [b"new\nline", b"\xff\xfe", b'quo"te', b"\\", "späß".encode(), b"-rf", b" "]
+    commands = "; ".join(
+        "touch ./$'" + "".join(f"\\x{byte:02x}" for byte in name) + "'" for name in names
+    )
+    with _ran(commands) as tree:
+        assert _names(tree) == [b"", *sorted(names)]
+
+
+def test_hard_links_and_holes() -> None:
+    """Without it content would be missing where a file has two names, or no blocks."""
+    with _ran("truncate -s 1M hole; echo x > a; ln a b") as tree:
+        assert _content(tree.find(b"hole")) == bytes(1 << 20)
+        assert _content(tree.find(b"a")) == _content(tree.find(b"b")) == b"x\n"
+
+
+def test_sockets() -> None:
+    """Without it an entry that no layer holds would stop the run, or vanish unseen."""
+    warnings: list[str] = []
+    code = 'import socket; socket.socket(socket.AF_UNIX).bind("so\\\\nck")'
+    with _ran(f"{sys.executable} -IS -c '{code}'; touch a", warnings=warnings) as tree:
+        assert _names(tree) == [b"", b"a"]
+    (warning,) = warnings
+    assert warning == "extraCommands: /so\\nck is a socket, which no layer holds: left out"
+
+
+# ---- the tree as root
+
+
+@pytest.mark.usefixtures("fakechroot")
+def test_absolute_paths(tmp_path: Path) -> None:
+    """Without it commands that name absolute paths would change the machine, not the tree."""
+    store = tmp_path / "store"
+    (store / "hash-x").mkdir(parents=True)
+    (store / "hash-x" / "file").write_text("stored")
+    commands = f"""
+        test "$PWD" = /
+        mkdir -p /etc /usr/bin /var/lib/x; echo made > /etc/file; chown 5:6 /etc/file
+        cat {store}/hash-x/file > /copy
+        ! touch {store}/new 2> /dev/null
+        test -e /proc/self/exe -a -c /dev/null -a -d /sys
+        ln -s /etc/file /usr/bin/tool; awk 'BEGIN {{ print "awk" > "/awk" }}'
+        cat > /heredoc <<EOF
+{"y" * 100_000}
+EOF
+    """
+    tree = _tree(given=file(b"x"))
+    with _ran(fake=commands, tree=tree, chroot=True, store_dir=os.fsencode(store)) as t:
+        assert _names(t) == [
+            b"", b"awk", b"copy", b"etc", b"etc/file", b"given", b"heredoc", b"usr", b"usr/bin",
+            b"usr/bin/tool", b"var", b"var/lib", b"var/lib/x",
+        ]  # fmt: skip
+        assert _content(t.find(b"copy")) == b"stored"
+        assert (_node(t, b"etc/file").uid, _node(t, b"etc/file").gid) == (5, 6)
+    assert os.listdir(store) == ["hash-x"]
+
+
+@pytest.mark.usefixtures("fakechroot")
+def test_what_is_mounted_stays_out() -> None:
+    """Without it the machine's devices, or places made for them, would be in the image."""
+    tree = Tree()
+    tree.put(b"nix/store/x/file", file(b""))
+    tree.put(b"nix/var", directory())
+    tree.put(b"usr/bin/env", link(b"/nix/store/x/env"))
+    tree.put(b"lib", directory())
+    with _ran(fake=":", tree=tree, chroot=True) as t:
+        assert _names(t) == [b"", b"lib", b"nix", b"nix/var", b"usr", b"usr/bin", b"usr/bin/env"]
+
+
+@pytest.mark.usefixtures("fakechroot")
+def test_no_place_to_mount() -> None:
+    """Without it what is mounted would end up where a link of the image leads, on the machine."""
+    tree = _tree(nix=link(b"/etc"), dev=link(b"/etc"))
+    with (
+        pytest.raises(CommandsError, match=r"fakeRootCommands: /dev is no directory"),
+        _ran(fake=":", tree=tree, chroot=True),
+    ):
+        pass
+
+
+@pytest.mark.usefixtures("fakechroot")
+def test_no_user_namespaces(place: Path) -> None:
+    """Without it commands would run with the machine as their root where they cannot have the
+    tree; owners are faked without it, too.
+    """
+    require(["setpriv"])
+    code = f"import sys; sys.path[:0] = {[*SITES, str(Path(__file__).parent)]!r}; import json, test_commands as t"
+    code += "; print(json.dumps([t.outcome({'fake': 'touch a; chown 1:2 a', 'chroot': c}) for c in (True, False)]))"
+    script = (
+        'for kind in user mnt; do echo 0 > /proc/sys/user/max_${kind}_namespaces; done; exec "$@"'
+    )
+    done = subprocess.run(
+        [
+            *("unshare", "--user", "--map-root-user", "sh", "-c", script, "-"),
+            *("setpriv", "--bounding-set", "-all", sys.executable, "-c", code),
+        ],
+        check=True, capture_output=True, env={**os.environ, "TMPDIR": str(place)},
+    )  # fmt: skip
+    refused, listing = json.loads(done.stdout)
+    assert refused.startswith("fakeRootCommands: enableFakechroot needs a user namespace")
+    assert listing[1][:5] == ["a", "0", "0o644", 1, 2]
+
+
+# ---- who runs them
+
+DRIVER = """
+import json, sys
+sys.path[:0] = {sites!r}
+import test_commands
+print(json.dumps([*map(test_commands.outcome, json.load(sys.stdin))]))
+"""
+BOTH: list[dict[str, Any]] = [
+    {"extra": "mkdir -m 0 shut; echo x > a; chmod 0 a; mkfifo f; id -u > /dev/null; chmod u+s b"},
+    {"extra": "mkdir -p d/e; chmod 0 d/e d", "fake": "touch d/f; chown 1:2 d; mknod n c 1 3"},
+    {"fake": f"touch new; {SETCAP} cap_net_raw+ep new b; chown 3:4 c; id -u > id; ls -ln > ls"},
+    {"fake": "touch /x; chown 8:9 /x; chmod 2755 /x; cat /b > /y; id -u > /id", "chroot": True},
+    {"extra": "chown 1:1 a"},
+    {"extra": "mknod a c 1 3"},
+    {"extra": "echo > r"},
+    {"fake": "cat /nonexistent", "chroot": True},
+]
+
+
+def outcome(arguments: dict[str, Any]) -> Any:
+    """What comes of commands, or how they fail."""
+    tree = _tree(b=file(b"bb"), c=file(b"cc", 0o4711), r=file(b"", 0o444))
+    try:
+        with _ran(**arguments, tree=tree) as result:
+            listing = json.loads(json.dumps(_listing(result)))
+    except CommandsError as error:
+        return str(error)
+    for entry in listing:
+        if entry[0] == "ls":  # has times in it
+            entry[-1] = [line.split()[:4] for line in entry[-1].splitlines()[1:]]
+    return listing
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+@pytest.mark.usefixtures("fakechroot")
+def test_root_and_nobody(place: Path) -> None:
+    """Without it the image would depend on who makes it, or only root could."""
+    python = shutil.which("python3", path="/usr/bin:/usr/local/bin:/run/current-system/sw/bin")
+    sites = [*SITES, str(Path(pytest.__file__).parent.parent), str(Path(__file__).parent)]
+    code = f"import sys; sys.path[:0] = {sites!r}; import orjson, test_commands"
+    nobody: dict[str, Any] = {
+        "user": NOBODY, "group": NOBODY, "extra_groups": [], "cwd": "/", "capture_output": True,
+        "env": {"PATH": os.environ["PATH"], "TMPDIR": str(place), "PYTHONDONTWRITEBYTECODE": "1"},
+    }  # fmt: skip
+    if (
+        not python
+        or subprocess.run([python, "-c", code], check=False, timeout=60, **nobody).returncode
+    ):
+        pytest.skip("this installation is closed to others")
+    done = subprocess.run(
+        [python, "-c", DRIVER.format(sites=sites)],
+        input=json.dumps(BOTH).encode(), check=False, timeout=60, **nobody,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()
+    assert json.loads(done.stdout) == [outcome(arguments) for arguments in BOTH]
+
+
+@pytest.mark.usefixtures("fakeroot")
+def test_owner_that_fakeroot_does_not_tell() -> None:
+    """Without it a file that `setcap` was used on would be the user's who makes the image,
+    where he cannot be root of a user namespace.
+    """
+    report = {
+        "uid": 1000, "gid": 1000,
+        "entries": [
+            ["", stat.S_IFDIR | 0o755, 0, 0, 1, 1, 0, 0, 0, 0, "", {}],
+            ["a", stat.S_IFREG, 1000, 1000, 1, 2, 0, 0, 0, 0, "", {"user.x": "y"}],
+            ["b", stat.S_IFREG, 1000, 1000, 1, 3, 0, 0, 0, 0, "", {}],
+        ],
+    }  # fmt: skip
+    from stream.customisation.commands import FAKE_ROOT, _Run
+
+    warnings: list[str] = []
+    tree = _Run(FAKE_ROOT, "", Scratch(path=b"/x"), 0, warnings.append).tree(report, {})
+    assert [_node(tree, path).uid for path in (b"a", b"b")] == [0, 1000]
+    assert len(warnings) == 1
+    assert "taken to be root's" in warnings[0]
+
+
+# ---- failures
+
+
+@pytest.mark.parametrize(
+    ("commands", "status", "message"),
+    [
+        ("true\nfalse\ntrue", 1, "extraCommands: failed at line 2 with exit status 1"),
+        ("exit 7", 7, "extraCommands: failed with exit status 7"),
+        ("false | true", 1, "extraCommands: failed at line 1 with exit status 1"),
+        ("\nf() {\n  nonexistent-program\n}\nf", 127, "extraCommands: failed at line 3 with exit status 127"),
+        ("kill -TERM $$", -15, "extraCommands: ended by signal SIGTERM"),
+        ("if", 2, "extraCommands: failed"),
+        ("cd ..; mv tree gone", None, "extraCommands: removed the tree that they ran in"),
+        ("cd ..; rm -r tree; ln -s / tree", None, "extraCommands: put something else in the place"),
+        ("kill -KILL $PPID; sleep 9", None, "extraCommands: what runs them was ended"),
+        ("a\0b", None, "extraCommands: a NUL character is in them"),
+    ],
+)  # fmt: skip
+def test_failure(commands: str, status: int | None, message: str) -> None:
+    """Without it an image would be made of what commands left half done."""
+    with pytest.raises(CommandsError) as caught, _ran(commands):
+        pass
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+    assert (caught.value.which, caught.value.status) == ("extraCommands", status)
+
+
+@pytest.mark.usefixtures("fakeroot")
+def test_failure_of_fake_root_commands() -> None:
+    """Without it nobody would know which commands failed."""
+    with pytest.raises(CommandsError) as caught, _ran(":", "\n\nfalse"):
+        pass
+    assert str(caught.value) == "fakeRootCommands: failed at line 3 with exit status 1"
+
+
+def test_missing_programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without it "No such file" would be said of nothing that anybody knows."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CommandsError, match="extraCommands: there is no bash on PATH"), _ran(":"):
+        pass
+    with pytest.raises(CommandsError, match="there is no fakeroot on PATH"), _ran(fake=":"):
+        pass
+
+
+@pytest.mark.usefixtures("fakeroot")
+def test_fakeroot_without_effect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without it owners would be lost where the fakeroot that is found fakes nothing."""
+    fakeroot = tmp_path / "fakeroot"
+    fakeroot.write_text('#!/bin/sh\nshift\nexec "$@"\n')
+    fakeroot.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(CommandsError, match="fakeroot has no effect"), _ran(fake=":"):
+        pass
+
+
+def test_no_directory_for_temporary_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without it a full or closed disk would show a traceback."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    with pytest.raises(SourceError, match="cannot be written: No such file"), _ran(":"):
+        pass
+
+
+def test_output(capfd: pytest.CaptureFixture[str]) -> None:
+    """Without it what commands print would be in the middle of the image."""
+    with _ran("echo out; echo err >&2; seq 300000"):
+        pass
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("out\nerr\n1\n2\n")
+    assert err.endswith("\n300000\n")
+
+
+# ---- what is left
+
+
+def _running(word: str) -> list[int]:
+    """The processes that have `word` among their arguments."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if word.encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("fake", [False, True])
+def test_processes_that_stay(*, fake: bool) -> None:
+    """Without it what commands start would go on in a tree that is being written, or removed."""
+    if fake:
+        require(["fakeroot"])
+    word = f"3{os.getpid()}.5"
+    commands = f"sleep {word} & setsid sleep {word} & (setsid setsid sleep {word} &) & disown -a"
+    warnings: list[str] = []
+    with _ran(*(["", commands] if fake else [commands]), warnings=warnings):
+        assert _running(word) == []
+    (warning,) = warnings
+    which = "fakeRootCommands" if fake else "extraCommands"
+    assert warning == f"{which}: left running, and killed: sleep, sleep, sleep"
+
+
+def test_processes_that_end_by_themselves() -> None:
+    """Without it what bash does not wait for would be cut off, or not, by chance."""
+    with _ran("echo x > >(sleep 0.05; cat > late)") as tree:
+        assert _content(tree.find(b"late")) == b"x\n"
+
+
+@pytest.mark.parametrize("raised", [ValueError, KeyboardInterrupt])
+def test_removed_after_an_error(place: Path, raised: type[BaseException]) -> None:
+    """Without it each run that fails would leave a copy of the tree."""
+    with pytest.raises(raised), _ran("mkdir -p a/b; chmod 0 a/b a"):
+        raise raised
+    assert os.listdir(place) == []
+
+
+SIGNALLED = """
+import sys
+from stream import cli
+from stream.customisation.commands import ran
+from stream.customisation.tree import Tree
+from stream.model import Recipe
+import signal, os
+for signum in cli._SIGNALS:
+    signal.signal(signum, cli._stop)
+try:
+    with ran(Tree(), Recipe(**{recipe!r}), store_dir=b"/nix/store", mtime=0): pass
+except cli._Stopped as stopped:
+    os._exit(128 + stopped.signum)
+"""
+
+
+@pytest.mark.parametrize("key", ["extra_commands", "fake_root_commands"])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_signals(place: Path, key: str, signum: signal.Signals) -> None:
+    """Without it Ctrl-C would wait for the commands, or leave them and their tree behind."""
+    if key == "fake_root_commands":
+        require(["fakeroot"])
+    word = f"4{os.getpid()}.5"
+    commands = f"trap '' INT TERM; setsid sleep {word} & mkdir -m 0 a; sleep {word}"
+    code = SIGNALLED.format(recipe={key: commands})
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(place)}, cwd=SITES[0]
+    ) as process:
+        try:
+            until(lambda: len(_running(word)) == 2)
+            process.send_signal(signum)
+            assert process.wait(10) == 128 + signum
+        finally:
+            process.kill()
+    assert _running(word) == []
+
+
+def test_ended_with_its_parent(place: Path) -> None:
+    """Without it commands would go on when what wanted them has been killed."""
+    word = f"5{os.getpid()}.5"
+    code = SIGNALLED.format(recipe={"extra_commands": f"sleep {word}"})
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(place)}, cwd=SITES[0]
+    ) as process:
+        until(lambda: _running(word))
+        process.kill()
+    until(lambda: not _running(word))
+    time.sleep(0.05)  # what ran them ends after them
+    subprocess.run(["rm", "-rf", *place.iterdir()], check=True)  # after SIGKILL nobody does
+
+
+def test_deep_directories() -> None:
+    """Without it directories deeper than Python recurses, or a path is long, would stay."""
+    code = "import os\nfor _ in range(1200): os.mkdir(b'd' * 99); os.chdir(b'd' * 99)"
+    with (
+        pytest.raises(CommandsError, match="made a path of more than 4095 bytes: /dddd"),
+        _ran(f'{sys.executable} -IS -c "{code}"'),
+    ):
+        pass
+
+
+def test_scratch_alone() -> None:
+    """Without it what commands do to the private directory itself would keep it."""
+    with scratch() as there:
+        write(Tree(), there, 0)
+        os.chmod(there.aside, 0)
+        os.rename(there.tree, there.path + b"/0")
+        os.symlink(b"/", there.tree)
+        os.makedirs(there.path + b"/1/0/1")
+
+
+def test_limit_of_names() -> None:
+    """Without it paths would be read that Linux does not open."""
+    assert os.pathconf("/", "PC_PATH_MAX") - 1 == session.MAX_PATH
