@@ -70,6 +70,30 @@ class RecipeError(StreamImageError, ValueError):
         super().__init__(f"{printable(path)}: {reason}")
 
 
+class ContentConflict(StreamImageError, ValueError):
+    """Two contents that disagree about `path` in the image; `first` and `second` are
+    their paths, or the names of what is built in.
+    """
+
+    def __init__(self, path: bytes, first: bytes, second: bytes) -> None:
+        self.path = path
+        self.first = first
+        self.second = second
+        super().__init__(
+            f"/{printable(path)}: {printable(first)} and {printable(second)} disagree about it: "
+            "leave one out, or let the first win (conflicts)"
+        )
+
+
+class BuiltinError(StreamImageError, ValueError):
+    """A built-in content, `name`, that cannot be made of what was given."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        self.reason = reason
+        super().__init__(one_line(f"{name}: {reason}"))
+
+
 class ArchiveError(StreamImageError, ValueError):
     """An archive that cannot be used: not one, cut short, or not what it says of
     itself. `where` is the archive, or the archive and the member.
