@@ -287,8 +287,25 @@ def test_odd_arguments() -> None:
         odd.add(b"5", b"x" * 70_000, 0)
         assert odd.tar_size % 512 == 0
         for size in (0, 2**33 - 1, 2**33, 2**64 - 1):
-            header = _tarhash.encode_header(name=b"", mode=-1, size=size, mtime=mtime)
-            assert len(header) % 512 == 0
+            for gnu in (False, True):
+                header = _tarhash.encode_header(name=b"", mode=-1, size=size, mtime=mtime, gnu=gnu)
+                assert len(header) % 512 == 0
+
+
+@pytest.mark.parametrize("length", [0, 99, 100, 101, 511, 512, 513, 70_000])
+def test_gnu_header_of_any_length(length: int) -> None:
+    """Without it a name, a link target or records could be written behind their block."""
+    text = b"x" * length
+    for name, link, records in ((text, b"", b""), (b"", text, b""), (text, text, text)):
+        header = _tarhash.encode_header(
+            name, 0, 0, 0, link=link, typeflag=b"2", records=records, gnu=True
+        )
+        own = header[-512:]
+        assert own[:100].rstrip(b"\0") == name[:100]
+        assert own[157:257].rstrip(b"\0") == link[:100]
+        blocks = sum(1 + (len(extra) + 512) // 512 for extra in (name, link) if len(extra) > 100)
+        blocks += 1 + (len(records) + 511) // 512 if records else 0
+        assert len(header) == 512 * (blocks + 1)
 
 
 def test_bad_descriptor() -> None:
