@@ -18,6 +18,7 @@ from bench.contenders import (
     US,
     compressors,
     contenders,
+    joiners,
     stream_command,
 )
 from bench.replay import repushed
@@ -34,6 +35,7 @@ _RSS_SPREAD = 4 * _MIB  # what "the same at a tenth and at full size" may differ
 _START_LIMIT = 0.100
 _STARTS = 20
 _BASE_LIMIT = 1.3  # of the time of `cat base | openssl sha256`
+_JOIN_LIMIT = 0.75  # of the time of a link farm, in memory, and tar
 _PLAN_LIMITS = {1_000: 0.15, 10_000: 1.0}  # seconds, by store paths
 _PLAN_BUDGET = 99
 _STORE_LIMIT = 1.1  # of the time of one more `cat` in the pipe
@@ -209,6 +211,20 @@ def export(options: Options) -> Section:
     return section
 
 
+def join(options: Options) -> Section:
+    """Contents joined into a layer of links, against a link farm on disk and tar."""
+    shape = shapes.join(options.directory, options.scale)
+    with archives.work(options.directory) as work:
+        ours, other = joiners(shape, work)
+        taken = measure.measure([ours, other], options.runs, options.runs)
+    reached = report.ratio(taken[ours.name], taken[other.name])
+    targets = {other.name: verdict(f"≤ {_JOIN_LIMIT:g}", met=reached <= _JOIN_LIMIT)}
+    section = Section(title=f"join: {shape.entries:,} entries of {len(shape.paths)} contents")
+    section.lines = report.table(taken, us=ours.name, size=0, targets=targets)
+    section.numbers = {"entries": shape.entries, "runs": report.numbers(taken), "targets": targets}
+    return section
+
+
 def layering(options: Options) -> Section:
     """What each planner pushes again after real updates."""
     directory = os.path.join(options.directory, "histories")
@@ -269,6 +285,7 @@ BENCHMARKS: dict[str, Callable[[Options], Section]] = {
     "base": base,
     "merge": merge,
     "export": export,
+    "join": join,
     "layering": layering,
     "plan": plan,
 }

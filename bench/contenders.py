@@ -74,6 +74,25 @@ def contenders(shape: Shape, only: set[str] | None) -> list[Contender]:
     ]
 
 
+# symlinkJoin and tar, as dockerTools has them make the layer; it stays behind in "$0".
+_LINK_FARM = """
+    tree=$(mktemp -d -p "$0")
+    chmod 755 "$tree"
+    for content; do
+        cp -rsT --no-preserve=mode "$content" "$tree"
+    done
+    tar --sort=name --numeric-owner --mtime=@1 --hard-dereference -cf - -C "$tree" ."""
+
+
+def joiners(shape: Shape, work: str) -> list[Contender]:
+    """The contents of a shape as an image, and as a layer made with what there is."""
+    link_farm = ("sh", "-euc", _LINK_FARM, work, *shape.roots)
+    return [
+        Contender(name=US, pipeline=(stream_command(shape),)),
+        Contender(name="cp -rs, tar", pipeline=(link_farm, ("openssl", "sha256"))),
+    ]
+
+
 def stream_command(shape: Shape) -> tuple[str, ...]:
     """Our own command for a shape."""
     return (sys.executable, "-m", "stream", "-q", shape.conf)

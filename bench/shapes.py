@@ -10,8 +10,9 @@ import json
 import os
 import platform
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from bench.store import mixed_store
 from bench.storepaths import Store, StorePath, base_name
@@ -104,6 +105,27 @@ def links(directory: str, scale: float) -> Shape:
     return _shape(directory, "links", scale, [[_path(store, f"links-{count}", fill)]])
 
 
+def join(directory: str, scale: float) -> Shape:
+    """50,000 files in 50 contents that have their directories in common, to be joined at
+    the image's root; nothing of them is in the image but links.
+    """
+    store = Store(os.path.join(directory, "join"))
+    per_content = max(1, round(1000 * scale))
+
+    def fill(part: int) -> Callable[[str], None]:
+        def fill_part(root: str) -> None:
+            for number in range(per_content):
+                below = os.path.join(root, "share", f"directory-{number % 20:02}", "data")
+                os.makedirs(below, exist_ok=True)
+                _write(os.path.join(below, f"file-{part:02}-{number:04}"), b"")
+
+        return fill_part
+
+    paths = [_path(store, f"content-{per_content}-{part}", fill(part)) for part in range(50)]
+    shape = _shape(directory, "join", scale, [], contents=[path.path for path in paths])
+    return replace(shape, paths=tuple(paths))
+
+
 def empty(directory: str, scale: float) -> Shape:
     """No layers at all."""
     return _shape(directory, "empty", scale, [])
@@ -114,10 +136,16 @@ def _path(store: Store, name: str, fill: Callable[[str], None]) -> StorePath:
     return store.find(name) or store.build(name, base_name(seed, name), fill)
 
 
-def _shape(directory: str, name: str, scale: float, layers: list[list[StorePath]]) -> Shape:
-    """Write the conf for `layers`: small, so always written anew."""
+def _shape(
+    directory: str,
+    name: str,
+    scale: float,
+    layers: list[list[StorePath]],
+    contents: Sequence[str] = (),
+) -> Shape:
+    """Write the conf for `layers` and `contents`: small, so always written anew."""
     conf = os.path.join(directory, f"{name}-{scale:g}.json")
-    document = {
+    document: dict[str, Any] = {
         "architecture": _MACHINES.get(platform.machine(), platform.machine()),
         "config": {"Cmd": ["/bin/sh"]},
         "os": "linux",
@@ -132,6 +160,8 @@ def _shape(directory: str, name: str, scale: float, layers: list[list[StorePath]
         "uname": "root",
         "gname": "root",
     }
+    if contents:
+        document["customisation_layer"] = {"contents": contents}
     with open(conf, "w", encoding="utf-8") as file:
         json.dump(document, file, indent=1)
     paths = tuple(path for layer in layers for path in layer)
