@@ -469,7 +469,30 @@ BASES: dict[str, tuple[Callable[[], bytes], str]] = {
         "it has no path with the id 9",
     ),
     "text in two places": (shared_text, "it has more text than bytes"),
-    "a schema without end": (looping_schema, "interrupted"),
+    "a schema without end": (looping_schema, "it takes too long"),
+    "very many tables": (
+        lambda: changed(
+            written(A),
+            "PRAGMA writable_schema = on",
+            "WITH n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 5000)"
+            " INSERT INTO sqlite_master SELECT 'table', 't' || i, 't' || i, 2,"
+            " 'CREATE TABLE t' || i || '(x)' FROM n",
+        ),
+        "it takes too long",
+    ),
+    "a name that is no UTF-8": (
+        lambda: changed(
+            written(A),
+            "PRAGMA writable_schema = on",
+            "UPDATE sqlite_master SET name = CAST(x'ff' AS text), sql = 'CREATE nothing'"
+            " WHERE name = 'IndexReferrer'",
+        ),
+        "its schema is malformed",
+    ),
+    "a long statement": (
+        lambda: changed(written(A), f"CREATE VIEW v AS SELECT {'1,' * 6000} 1"),
+        "too big",
+    ),
 }
 
 

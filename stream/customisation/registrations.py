@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import sqlite3
 
 SCHEMA_VERSION = 10
-MAX_DATABASE = 64 << 20  # bytes of a database that is read: some 100,000 store paths
+MAX_DATABASE = 64 << 20  # bytes of a database that is read: some 80,000 store paths
 
 # As Nix gives store files, and dockerTools the image's. 0 is Nix's word for "not known".
 REGISTRATION_TIME = 1
@@ -25,8 +25,10 @@ REGISTRATION_TIME = 1
 NAR_HASH = re.compile("sha256:[0-9a-f]{64}")
 
 _MAX_ROWS = 1 << 20  # of each table
-_MAX_TEXT = 1 << 20  # bytes of a value, or of a statement
+_MAX_TEXT = 1 << 20  # bytes of a value
+_MAX_STATEMENT = 10_000  # bytes of a statement in the schema, which Nix writes with 600
 _SHOWN = 200  # characters of what is wrong
+_MAX_SCHEMA_STEPS = 10_000  # of SQLite's instructions: some 1000 tables and indexes
 _MAX_STEPS = 64  # millions of SQLite's instructions: enough for all rows that there may be
 
 # SQLite's Database File Format, 1.3 and 1.6. Of pages: type, first free block, cells, and
@@ -194,29 +196,36 @@ def read(data: bytes, is_store_path: Callable[[str], object]) -> dict[str, Regis
     data = data[: _VERSIONS.start] + _JOURNALLED + data[_VERSIONS.stop :]
     try:
         with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-            _restrict(connection)
             connection.deserialize(data)
+            _read_schema(connection)
             return _Reader(connection, len(data)).registrations(is_store_path)
     except sqlite3.Error as error:
-        raise UnusableError(str(error)[:_SHOWN]) from None
+        reason = str(error)[:_SHOWN]
+        raise UnusableError("it takes too long" if reason == "interrupted" else reason) from None
+    except UnicodeDecodeError:  # SQLite's message quotes the file
+        raise UnusableError("its schema is malformed") from None
 
 
-def _restrict(connection: sqlite3.Connection) -> None:
-    """See sqlite.org/security.html, "Untrusted SQLite Database Files"."""
+def _read_schema(connection: sqlite3.Connection) -> None:
+    """Let SQLite read the schema, within narrow bounds, and give it room for the rows. See
+    sqlite.org/security.html, "Untrusted SQLite Database Files".
+    """
     import sqlite3
 
     for limit, most in (
-        (sqlite3.SQLITE_LIMIT_LENGTH, _MAX_TEXT),
-        (sqlite3.SQLITE_LIMIT_SQL_LENGTH, _MAX_TEXT),
+        (sqlite3.SQLITE_LIMIT_LENGTH, _MAX_STATEMENT),
         (sqlite3.SQLITE_LIMIT_COLUMN, 100),
         (sqlite3.SQLITE_LIMIT_EXPR_DEPTH, 20),
         (sqlite3.SQLITE_LIMIT_ATTACHED, 0),
     ):
         connection.setlimit(limit, most)
-    steps = iter(range(_MAX_STEPS))
-    connection.set_progress_handler(lambda: next(steps, None) is None, 1_000_000)
+    connection.set_progress_handler(lambda: True, _MAX_SCHEMA_STEPS)
     for pragma in ("trusted_schema = off", "cell_size_check = on", "query_only = on"):
         connection.execute(f"PRAGMA {pragma}")
+    connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_TEXT)
+    steps = iter(range(_MAX_STEPS))
+    connection.set_progress_handler(lambda: next(steps, None) is None, 1_000_000)
 
 
 class _Reader:
