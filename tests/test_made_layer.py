@@ -116,10 +116,15 @@ def source_node(path: Path) -> Node:
 @contextmanager
 def built(node: trees.Directory) -> Iterator[str]:
     """`node` on disk."""
-    with tempfile.TemporaryDirectory() as above:
-        path = f"{above}/tree"
+    above = tempfile.mkdtemp()
+    path = f"{above}/tree"
+    try:
         trees.build(os.fsencode(path), node)
         yield path
+    finally:
+        if os.geteuid() != 0:
+            subprocess.run(["chmod", "-R", "u+rwX", above], check=True)
+        subprocess.run(["rm", "-rf", above], check=True)
 
 
 ids = st.one_of(
