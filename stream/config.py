@@ -21,7 +21,15 @@ import orjson
 from stream.checks import id_of, kind, meant, no_id, not_normal, not_readable
 from stream.container_config import wrong_types
 from stream.errors import ConfError, Fault, one_line
-from stream.model import BaseReference, CustomisationLayer, Digest, ImageConf, LayerPlan, Owner
+from stream.model import (
+    BaseReference,
+    CustomisationLayer,
+    Digest,
+    ImageConf,
+    LayerPlan,
+    Owner,
+    Recipe,
+)
 
 DEFAULT_STORE_DIR = "/nix/store"
 DEFAULT_CREATED = "1970-01-01T00:00:01+00:00"
@@ -218,7 +226,7 @@ class _Reader:
             container_config=self._container_config(),
             store_dir=store_dir.encode(),
             store_layers=self._store_layers(store_dir),
-            customisation_layer=self._customisation_layer(),
+            customisation_layer=self._customisation_layer(store_dir),
             repo_tag=self._repo_tag(),
             created=created,
             mtime=int(self._instant("mtime", now, created).timestamp()),
@@ -275,7 +283,9 @@ class _Reader:
 
     def _repo_tag(self) -> str:
         if "repo_tag" not in self._document:
-            self._fault("repo_tag", "is missing: write it in the conf or give --repo-tag")
+            spec = "name" in self._document and "store_layers" not in self._document
+            hint = ", or plan this specification: stream-image plan" if spec else ""
+            self._fault("repo_tag", f"is missing: write it in the conf or give --repo-tag{hint}")
             return ""
         value = self._text("repo_tag", "")
         if isinstance(self._document["repo_tag"], str) and (wrong := check_repo_tag(value)):
@@ -387,15 +397,24 @@ class _Reader:
             seen.setdefault(path, place)
         return False
 
-    def _customisation_layer(self) -> CustomisationLayer | None:
+    def _customisation_layer(self, store_dir: str) -> CustomisationLayer | Recipe | None:
         key = "customisation_layer"
-        if self._document.get(key) is None:
+        value = self._document.get(key)
+        if value is None:
             return None
+        if isinstance(value, dict):
+            from stream import recipe_config
+
+            recipe_config.check_keys(value, key, self._fault)
+            return recipe_config.read_recipe(value, key, self._fault, store_dir)
         path = self._text(key, "")
-        if not path:
-            if self._document[key] == "":
-                self._fault(key, "is empty: leave the key out for none")
-            return None
+        if path:
+            return self._ready_layer(key, path)
+        if value == "":
+            self._fault(key, "is empty: leave the key out for none")
+        return None
+
+    def _ready_layer(self, key: str, path: str) -> CustomisationLayer | None:
         try:
             name = f"{path}/checksum"
             fd = os.open(name.encode(), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

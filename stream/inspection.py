@@ -106,7 +106,7 @@ def inspect(target: str, warn: Callable[[str], None], *, repo_tag: str | None = 
     if is_conf(path):
         if chosen is not None:
             raise UsageError(f"{path} is a conf: there are no images in it to choose from")
-        return _planned(path, load_conf(path, repo_tag=repo_tag, warn=warn))
+        return _planned(path, load_conf(path, repo_tag=repo_tag, warn=warn), warn)
     with open_archive(path, _list_layer) as archive:
         return _inspected(archive, compression_of(head_of(path)[:MAGIC_SIZE]), chosen)
 
@@ -116,7 +116,7 @@ def _inspect_standard_input(warn: Callable[[str], None], repo_tag: str | None) -
     if begins_conf(file.peek(HEAD)):
         data = b"".join(pieces(StreamBytes(file, file.name)))
         conf = parse_conf(data, name=STANDARD_INPUT, repo_tag=repo_tag, warn=warn)
-        return _planned(STANDARD_INPUT, conf)
+        return _planned(STANDARD_INPUT, conf, warn)
     compression = file.compression
     with read_archive(SequentialTar(file, _list_layer)) as archive:
         return _inspected(archive, compression, None)
@@ -233,7 +233,7 @@ def _store_paths(comment: str) -> set[bytes]:
 # ---- confs
 
 
-def _planned(name: str, conf: ImageConf) -> Inspection:
+def _planned(name: str, conf: ImageConf, warn: Callable[[str], None]) -> Inspection:
     """The plan of `conf`. Its base image is read, its store paths are walked."""
     below: Sequence[InspectedLayer] = ()
     document = None
@@ -241,7 +241,7 @@ def _planned(name: str, conf: ImageConf) -> Inspection:
         with open_archive(conf.base.path, _list_layer) as archive:
             base = archive.choose(conf.base.repo_tag, conf.architecture)
             below, document = tuple(_layers(archive, base)), base.document
-    with customisation.opened(conf) as top:
+    with customisation.opened(conf, warn) as top:
         ours = [*_planned_layers(conf)]
         if top is not None:
             ours.append(_listed_layer(top))

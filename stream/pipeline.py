@@ -224,7 +224,7 @@ def write_image(  # noqa: PLR0913 — the options of the command, each of its ow
                     f"the base image is for {base.architecture}, this one for {conf.architecture}"
                 )
             conf = base.without_held(conf)
-        sources = _sources(conf, stack.enter_context(customisation.opened(conf)))
+        sources = _sources(conf, stack.enter_context(customisation.opened(conf, observer.warning)))
         fd = stack.enter_context(_descriptor(output))
         fd = stack.enter_context(compressed(fd, compression, threads=threads))
         sink = stack.enter_context(ARCHIVE_FORMATS[archive_format](fd, conf))

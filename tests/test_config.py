@@ -227,7 +227,7 @@ BAD: list[tuple[list[str], str, list[object]]] = [
     (["store_dir"], "not an absolute path", ["", "nix/store", ".", "~/x"]),
     (["store_dir"], "normal form", ["/nix/", "/a/../b", "//nix", "/./a"]),
     (["store_layers"], "must be a list of lists", [None, 1, "x", {}]),
-    (["customisation_layer"], "", [1, [], {}, "", "/no/such/dir", "a\0b"]),
+    (["customisation_layer"], "", [1, [], "", "/no/such/dir", "a\0b"]),
     (["from_image"], "does not exist", ["/x", "/x:name:tag"]),
     (["from_image"], "must be a string", [1, []]),
     (["from_image"], "is empty", [""]),

@@ -48,7 +48,7 @@ class Making:
     seen: list[tuple[Recipe, ImageConf]] = field(default_factory=list)
 
     @contextmanager
-    def made(self, recipe: Recipe, conf: ImageConf) -> Iterator[Tree]:
+    def made(self, recipe: Recipe, conf: ImageConf, **_given: object) -> Iterator[Tree]:
         """Stand in for make.made."""
         self.begun += 1
         self.seen.append((recipe, conf))
@@ -169,7 +169,7 @@ def test_export(making: Making, tmp_path: Path) -> None:
 def test_inspect_reads_no_content(making: Making, tmp_path: Path) -> None:
     """Without it the plan of a large image would take as long as the image."""
     (tmp_path / "motd").unlink()
-    (image,) = inspection._planned("conf", CONF).images
+    (image,) = inspection._planned("conf", CONF, print).images
     (layer,) = image.layers
     assert (layer.entries, layer.history) == (len(NAMES), "customisation layer")
     assert layer.size == layer.stored_size > 21_000
@@ -179,7 +179,7 @@ def test_inspect_reads_no_content(making: Making, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("making")
 def test_inspect_says_what_will_be_written() -> None:
     """Without it a plan would be of another image."""
-    (image,) = inspection._planned("conf", CONF).images
+    (image,) = inspection._planned("conf", CONF, print).images
     archive = _written()
     (item,) = json.loads(_member(archive, "manifest.json"))
     assert [layer.name for layer in image.layers] == item["Layers"]

@@ -71,6 +71,7 @@ def export_conf(conf: ImageConf, fd: int, observer: Observer | None = None) -> E
     """Write the root file system of the image of `conf` to `fd`. Raises SourceError,
     ArchiveError, DigestMismatch or OutputError.
     """
+    observer = observer or Observer()
     with ExitStack() as stack:
         groups: list[_Layers] = []
         if conf.base is not None:
@@ -79,9 +80,9 @@ def export_conf(conf: ImageConf, fd: int, observer: Observer | None = None) -> E
             groups.append(_ArchiveLayers(archive, image))
             conf = without_held(conf)
         groups += [_StoreLayer(conf, plan) for plan in conf.store_layers]
-        if (top := stack.enter_context(customisation.opened(conf))) is not None:
+        if (top := stack.enter_context(customisation.opened(conf, observer.warning))) is not None:
             groups.append(_CustomisationLayer(top))
-        return _export(groups, fd, observer or Observer())
+        return _export(groups, fd, observer)
 
 
 # ---- layers

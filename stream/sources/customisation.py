@@ -1,21 +1,26 @@
 """The customisation layer of a conf, ready or made from a recipe: whichever it means.
 
-Knows that there are these two; neither what is in them nor where the layer goes.
+Knows that there are these two, and what a base image is read for; neither what is in
+them nor where the layer goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from stream.model import CustomisationLayer, ImageConf
+from stream.customisation.tree import Tree
+from stream.model import CustomisationLayer, ImageConf, Recipe
 from stream.sources.layer import ListedLayer
+
+Warn = Callable[[str], None]
 
 
 @contextmanager
-def opened(conf: ImageConf) -> Iterator[ListedLayer | None]:
+def opened(conf: ImageConf, warn: Warn) -> Iterator[ListedLayer | None]:
     """The customisation layer's source, None if `conf` has none. What a recipe makes is
-    made at once, and what it needs is there until the end. Raises StreamImageError.
+    made at once, and what it needs is there until the end. `warn` is told what a person
+    should know. Raises StreamImageError.
     """
     means = conf.customisation_layer
     if means is None:
@@ -25,8 +30,24 @@ def opened(conf: ImageConf) -> Iterator[ListedLayer | None]:
 
         yield ready_layer(means)
     else:
-        from stream.customisation.make import made
         from stream.sources.made import made_layer
 
-        with made(means, conf) as tree:
+        with made_tree(conf, means, warn) as tree:
             yield made_layer(tree, means, mtime=conf.mtime)
+
+
+@contextmanager
+def made_tree(conf: ImageConf, recipe: Recipe, warn: Warn) -> Iterator[Tree]:
+    """The tree that `recipe` makes: see `opened`. Raises StreamImageError."""
+    from stream.customisation.make import made
+
+    base, database = {}, None
+    if conf.base is not None:
+        from stream.sources.base_database import base_database
+        from stream.sources.base_tree import base_entries
+
+        base = base_entries(conf)
+        if recipe.database is not None:
+            database = base_database(conf.base, conf.architecture)
+    with made(recipe, conf, base=base, base_database=database, warn=warn) as tree:
+        yield tree

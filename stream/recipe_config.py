@@ -1,0 +1,245 @@
+"""The recipe of a customisation layer in JSON: its keys, and what can be known wrong
+with them. They are those of a specification, and of `customisation_layer` in a conf.
+
+The names are nixpkgs' `dockerTools`' where it has them. Makes nothing of a recipe.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stream.checks import NoteFault, kind, meant, not_normal, not_readable
+from stream.model import Builtin, NixDatabase, Recipe, StoreObject
+from stream.permission_config import read_directories, read_owner, read_permissions
+
+KEYS = frozenset(
+    {
+        "conflicts", "contents", "copyToRoot", "directories", "enableFakechroot", "extraCommands",
+        "fakeRootCommands", "keepContentsDirlinks", "nix_database", "owner", "perms",
+    }
+)  # fmt: skip
+
+_NEEDS_PATH = {
+    "binSh": "the store path that has bin/bash or bin/sh",
+    "caCertificates": "the store path that has etc/ssl/certs/ca-bundle.crt",
+    "usrBinEnv": "the store path that has bin/env",
+}
+_BUILTINS = frozenset({"fakeNss", "shadowSetup", *_NEEDS_PATH})
+_FAKE_NSS = frozenset({"extraPasswdLines", "extraGroupLines"})
+_OBJECT = frozenset({"deriver", "narHash", "narSize", "path", "references"})
+_CONFLICTS = ("error", "first")
+_MAX_ALIKE = 20  # faults of one kind
+
+
+def read_recipe(document: dict[str, Any], place: str, fault: NoteFault, store_dir: str) -> Recipe:
+    """The recipe that the keys of `document` are, others than KEYS left alone; `null` is
+    a key's absence. `place` is where the document is (`customisation_layer`, or empty),
+    `fault` is told what is wrong; what is returned then is of no use.
+    """
+    reader = _Reader(document, place, fault, store_dir)
+    return Recipe(
+        contents=reader.contents("contents", linked=True),
+        copy_to_root=reader.contents("copyToRoot", linked=False),
+        keep_dirlinks=reader.boolean("keepContentsDirlinks"),
+        first_wins=reader.choice("conflicts", _CONFLICTS) == "first",
+        database=reader.database(),
+        extra_commands=reader.text("extraCommands"),
+        fake_root_commands=reader.text("fakeRootCommands"),
+        fakechroot=reader.boolean("enableFakechroot"),
+        owner=read_owner(document.get("owner"), reader.at("owner"), fault),
+        permissions=(
+            *read_directories(document.get("directories"), reader.at("directories"), fault),
+            *read_permissions(document.get("perms"), reader.at("perms"), fault),
+        ),
+    )
+
+
+def check_keys(document: dict[str, Any], place: str, fault: NoteFault) -> None:
+    """Tell `fault` of the keys of `document` that no recipe has."""
+    for key in sorted(document.keys() - KEYS):
+        fault(f"{place}.{key}", f"unknown key{meant(key, KEYS)}")
+
+
+class _Reader:
+    def __init__(
+        self, document: dict[str, Any], place: str, fault: NoteFault, store_dir: str
+    ) -> None:
+        self._document = document
+        self._place = place
+        self._fault = fault
+        self._store_dir = store_dir
+
+    def at(self, key: str) -> str:
+        """The place of `key`."""
+        return f"{self._place}.{key}" if self._place else key
+
+    # ---- simple values
+
+    def boolean(self, key: str) -> bool:
+        value = self._document.get(key)
+        if isinstance(value, (bool, type(None))):
+            return value is True
+        self._fault(self.at(key), f"must be a boolean, not {kind(value)}")
+        return False
+
+    def text(self, key: str) -> str:
+        value = self._document.get(key)
+        if value is None:
+            return ""
+        if not isinstance(value, str):
+            self._fault(self.at(key), f"must be a string, not {kind(value)}")
+            return ""
+        if "\0" in value:
+            self._fault(self.at(key), "has a NUL character")
+        return value
+
+    def choice(self, key: str, choices: tuple[str, ...]) -> str:
+        value = self.text(key) or choices[0]
+        if value not in choices:
+            names = " or ".join(map(repr, choices))
+            self._fault(self.at(key), f"must be {names}, not {value!r}")
+        return value
+
+    def _list(self, place: str, value: object) -> list[Any]:
+        if isinstance(value, list):
+            return value
+        if value is not None:
+            self._fault(place, f"must be a list, not {kind(value)}")
+        return []
+
+    def _lines(self, place: str, value: object) -> tuple[str, ...]:
+        lines = self._list(place, value)
+        for index, line in enumerate(lines):
+            if not isinstance(line, str):
+                self._fault(f"{place}[{index}]", f"must be a string, not {kind(line)}")
+                return ()
+        return tuple(lines)
+
+    # ---- contents
+
+    def contents(self, key: str, *, linked: bool) -> tuple[bytes | Builtin, ...]:
+        """A path, a built-in content, or a list of them."""
+        value, place = self._document.get(key), self.at(key)
+        if isinstance(value, list):
+            items = [(f"{place}[{index}]", item) for index, item in enumerate(value)]
+        else:
+            items = [(place, value)] if value is not None else []
+        found = [self._content(at, item, linked=linked) for at, item in items]
+        return tuple(content for content in found if content is not None)
+
+    def _content(self, place: str, item: object, *, linked: bool) -> bytes | Builtin | None:
+        if isinstance(item, str) and "/" not in item:
+            return self._builtin(place, item, None)
+        if isinstance(item, str):
+            return self._path(place, item, linked=linked)
+        if isinstance(item, dict) and len(item) == 1:
+            ((name, argument),) = item.items()
+            return self._builtin(place, name, argument)
+        wanted = 'must be a path or a built-in content like "fakeNss" or {"binSh": PATH}'
+        self._fault(place, f"{wanted}, not {kind(item)}")
+        return None
+
+    def _path(self, place: str, path: str, *, linked: bool) -> bytes | None:
+        if wrong := not_normal(path) or not_readable(path):
+            self._fault(place, f"{path} {wrong}")
+        elif linked and not path.startswith(f"{self._store_dir}/"):
+            self._fault(
+                place,
+                f"{path} is not in the store directory {self._store_dir}, and links to it would"
+                " dangle: use copyToRoot, or set store_dir",
+            )
+        else:
+            return path.encode()
+        return None
+
+    def _builtin(self, place: str, name: str, argument: object) -> Builtin | None:
+        if name not in _BUILTINS:
+            names = ", ".join(sorted(_BUILTINS))
+            hint = meant(name, _BUILTINS)
+            self._fault(place, f"{name!r} is neither an absolute path nor one of {names}{hint}")
+        elif name == "fakeNss":
+            return self._fake_nss(place, argument)
+        elif argument is None and name in _NEEDS_PATH:
+            self._fault(place, f"needs a path: write {{{name!r}: PATH}}, {_NEEDS_PATH[name]}")
+        elif argument is None:
+            return Builtin(name=name)
+        elif not isinstance(argument, str):
+            self._fault(f"{place}.{name}", f"must be a path, not {kind(argument)}")
+        elif path := self._path(f"{place}.{name}", argument, linked=True):
+            return Builtin(name=name, path=path)
+        return None
+
+    def _fake_nss(self, place: str, argument: object) -> Builtin | None:
+        place = f"{place}.fakeNss"
+        if argument is not None and not isinstance(argument, dict):
+            self._fault(place, f"must be an object, not {kind(argument)}")
+            return None
+        options = argument or {}
+        for key in sorted(options.keys() - _FAKE_NSS):
+            self._fault(f"{place}.{key}", f"unknown key{meant(key, _FAKE_NSS)}")
+        passwd, group = "extraPasswdLines", "extraGroupLines"
+        return Builtin(
+            name="fakeNss",
+            extra_passwd_lines=self._lines(f"{place}.{passwd}", options.get(passwd)),
+            extra_group_lines=self._lines(f"{place}.{group}", options.get(group)),
+        )
+
+    # ---- the Nix database
+
+    def database(self) -> NixDatabase | None:
+        value, place = self._document.get("nix_database"), self.at("nix_database")
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            self._fault(place, f"must be an object, not {kind(value)}")
+            return None
+        objects = []
+        wrong = 0
+        for index, item in enumerate(self._list(f"{place}.objects", value.get("objects"))):
+            found = self._store_object(item)
+            if isinstance(found, StoreObject):
+                objects.append(found)
+            elif (wrong := wrong + 1) <= _MAX_ALIKE:
+                self._fault(f"{place}.objects[{index}]", found)
+        return NixDatabase(
+            objects=tuple(objects), roots=self._lines(f"{place}.roots", value.get("roots"))
+        )
+
+    def _store_object(self, item: object) -> StoreObject | str:
+        """What is described, or what is wrong."""
+        if not isinstance(item, dict) or item.keys() - _OBJECT:
+            return f"must be an object with {', '.join(sorted(_OBJECT))}"
+        path, nar_hash, deriver = (item.get(key) for key in ("path", "narHash", "deriver"))
+        size, references = item.get("narSize"), item.get("references", [])
+        if not isinstance(path, str) or not isinstance(nar_hash, str):
+            return "path and narHash must be strings"
+        if type(size) is not int or size < 0:
+            return "narSize must be a number of bytes"
+        if not isinstance(references, list) or not all(isinstance(x, str) for x in references):
+            return "references must be a list of store paths"
+        if not isinstance(deriver, (str, type(None))):
+            return "deriver must be a store path"
+        return StoreObject(
+            path=path,
+            nar_hash=nar_hash,
+            nar_size=size,
+            references=tuple(references),
+            deriver=deriver or "",
+        )
+
+
+def database_document(database: NixDatabase) -> dict[str, Any]:
+    """`database` as `nix_database` is read."""
+    return {
+        "objects": [
+            {
+                "path": item.path,
+                "narHash": item.nar_hash,
+                "narSize": item.nar_size,
+                "references": list(item.references),
+                **({"deriver": item.deriver} if item.deriver else {}),
+            }
+            for item in database.objects
+        ],
+        "roots": list(database.roots),
+    }
