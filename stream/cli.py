@@ -27,7 +27,7 @@ MAX_WORD = 30
 # Each is a module of stream.commands: DESCRIPTION, EPILOG, HAS_PROGRESS, add_arguments(parser)
 # and run(args, reporter), which returns an exit status if it is not 0. What is no
 # verb is the conf of the main job, `stream`.
-VERBS = frozenset({"export", "inspect", "merge", "tarsum", "verify", "wrap"})
+VERBS = frozenset({"explain", "export", "inspect", "merge", "plan", "tarsum", "verify", "wrap"})
 
 
 class _Stopped(BaseException):

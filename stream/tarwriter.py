@@ -108,9 +108,14 @@ class Entries:
         return memoryview(self._native)
 
     @property
+    def size(self) -> int:
+        """Bytes that the entries take in a tar, content and padding included."""
+        return self._native.tar_size
+
+    @property
     def layer_size(self) -> int:
         """Bytes of the layer made of these entries, trailer and all."""
-        return tar_size(self._native.tar_size)
+        return tar_size(self.size)
 
 
 class LayerWriter:

@@ -18,14 +18,25 @@ ROWS: list[set[str]] = [
     {"__main__"},
     {"cli"},
     {"commands"},
-    {"answer", "inspection", "verification", "merging", "export", "planning", "tarsum", "wrapping"},
+    {
+        "answer",
+        "explanation",
+        "inspection",
+        "verification",
+        "merging",
+        "export",
+        "planning",
+        "tarsum",
+        "wrapping",
+    },
     {"progress"},  # watches the pipeline and is told by it through an interface of the pipeline's
     {"pipeline"},
     {"sources", "sinks", "layering"},
     {"customisation"},
     {"documents", "config", "output", "installation"},
-    {"tarwriter", "compression", "archives", "permission_config"},
-    {"_tarhash", "capabilities"},
+    {"tarwriter", "compression", "archives", "recipe_config"},
+    {"_tarhash", "permission_config"},
+    {"capabilities"},
     {"checks", "container_config", "model", "errors", "nixhash", "reference"},
 ]
 DEPTH = {name: depth for depth, row in enumerate(ROWS) for name in row}

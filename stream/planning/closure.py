@@ -39,11 +39,12 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closure:
-    """Wanted store paths and all that they reach. `references` is what Nix says of them,
-    None if they were taken alone and nobody knows what they refer to.
+    """Store paths that are `wanted` and all that they reach. `references` is what Nix says
+    of them, None if they were taken alone and nobody knows what they refer to.
     """
 
     graph: Graph
+    wanted: tuple[str, ...]
     references: References | None = None
 
     def objects(self) -> tuple[StoreObject, ...] | None:
@@ -114,7 +115,8 @@ def alone(wanted: Wanted) -> Closure:
     faults = [Fault(place, f"{path} {reason}") for path, place, reason in wrong if reason]
     if faults:
         raise ConfError(wanted.name, faults[:MAX_FAULTS])
-    return Closure(graph={path: Node(nar_size(path.encode()), frozenset()) for path in needed})
+    graph = {path: Node(nar_size(path.encode()), frozenset()) for path in needed}
+    return Closure(graph=graph, wanted=tuple(needed))
 
 
 def _nix_has_any(wanted: Wanted) -> bool:
@@ -140,7 +142,7 @@ def _reached(references: References, wanted: Wanted, needed: dict[str, str]) -> 
     graph = part(references.graph, closure(references.graph, needed))
     if not references.sized:
         graph = {path: Node(nar_size(path.encode()), graph[path].references) for path in graph}
-    return Closure(graph=graph, references=references)
+    return Closure(graph=graph, wanted=tuple(needed), references=references)
 
 
 def _needed(wanted: Wanted, known: Callable[[str], bool]) -> dict[str, str]:

@@ -9,6 +9,7 @@ store path.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import xxhash
 
@@ -23,9 +24,12 @@ ANCESTOR_MODE = 0o755
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreLayer(SourceLayer):
-    """A store layer that has been walked."""
+    """A store layer that has been walked. `path_sizes` has the bytes in it of each of its
+    store paths.
+    """
 
     entries: Entries
+    path_sizes: tuple[int, ...]
 
     def write_to(self, layer: LayerWriter) -> None:
         """Write every entry. Raises SourceError for a file that has changed."""
@@ -53,8 +57,10 @@ def walk(conf: ImageConf, plan: LayerPlan) -> StoreLayer:
     entries = Entries(owner=conf.owner, mtime=conf.mtime)
     for ancestor in _ancestors(conf.store_dir):
         entries.add_directory(ancestor, ANCESTOR_MODE)
+    ends = [entries.size]
     for path in plan.store_paths:
         entries.walk(path)
+        ends.append(entries.size)
     return StoreLayer(
         archive_name=f"{_fingerprint(conf, entries)}/layer.tar",
         size=entries.layer_size,
@@ -63,4 +69,5 @@ def walk(conf: ImageConf, plan: LayerPlan) -> StoreLayer:
         + (f" and {len(plan.store_paths) - 1} more" if len(plan.store_paths) > 1 else ""),
         entry_count=len(entries),
         entries=entries,
+        path_sizes=tuple(end - start for start, end in pairwise(ends)),
     )

@@ -1,0 +1,165 @@
+"""`stream-image explain`: the layers of a conf or specification, and what moves."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+from stream.answer import say_json, say_text
+from stream.config import conf_in, conf_name, parse_conf, read_conf
+from stream.errors import one_line
+from stream.explanation import ExplainedLayer, Explanation, explain
+from stream.output import is_terminal
+from stream.planning.plan import plan
+from stream.planning.previous import read_previous
+from stream.planning.spec import is_spec, parse_spec
+from stream.progress import Reporter, readable_size
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+DESCRIPTION = """\
+Show which layers an image has, how large they and their store paths are, and with
+--against which of them stay and how many bytes would move."""
+EPILOG = """\
+Examples: stream-image explain spec.json
+          stream-image explain conf.json --against old.json
+          stream-image plan spec.json --previous old.json | stream-image explain - --against old.json
+The members of the JSON are described in docs/plan.md.
+"""
+HAS_PROGRESS = False
+
+WIDTH = 80  # where there is no terminal
+MIN_WIDTH = 60
+MAX_PATHS = 8  # shown of a layer, the largest
+_HASH = re.compile(r"^.*/(?:[0-9a-df-np-sv-z]{32}-)?")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of this verb."""
+    parser.add_argument(
+        "target", metavar="CONF|SPEC", help="a conf, or a specification; - for standard input"
+    )
+    parser.add_argument(
+        "--against", metavar="OLD", help="the conf of an earlier image; its files may be gone"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+
+
+def run(args: argparse.Namespace, reporter: Reporter) -> None:
+    """Explain. Raises StreamImageError."""
+    name = conf_name(args.target)
+    data = conf_in(read_conf(args.target), name)
+    if is_spec(data):
+        document = plan(parse_spec(data, name=name, warn=reporter.warning), warn=reporter.warning)
+        data = json.dumps(document).encode()
+    conf = parse_conf(data, name=name, warn=reporter.warning)
+    earlier = read_previous(args.against).document if args.against else None
+    explanation = explain(conf, json.loads(data), earlier, warn=reporter.warning)
+    if args.json:
+        say_json(_document(explanation))
+    else:
+        say_text(_text(explanation))
+
+
+def _document(explanation: Explanation) -> dict[str, Any]:
+    compared = explanation.against is not None
+    return {
+        "repo_tag": explanation.repo_tag,
+        "size": explanation.size,
+        "layers": [
+            {
+                "kind": layer.kind,
+                "name": layer.name,
+                "size": layer.size,
+                "store_paths": [{"path": path, "size": size} for path, size in layer.paths],
+                **({"stays": layer.stays} if compared else {}),
+            }
+            for layer in explanation.layers
+        ],
+        **(
+            {
+                "against": explanation.against,
+                "moving_layers": len(explanation.moving),
+                "moving_bytes": sum(layer.size or 0 for layer in explanation.moving),
+            }
+            if compared
+            else {}
+        ),
+    }
+
+
+def _text(explanation: Explanation) -> str:
+    from rich.console import Console
+    from rich.text import Text
+
+    terminal = is_terminal("-")
+    columns = os.get_terminal_size(1).columns if terminal else WIDTH
+    console = Console(
+        width=max(columns, MIN_WIDTH) if columns else WIDTH, force_terminal=terminal, highlight=False, markup=False,
+        legacy_windows=False, emoji=False,
+    )  # fmt: skip
+    with console.capture() as captured:
+        console.print(Text(one_line(explanation.repo_tag), style="bold"))
+        console.print()
+        console.print(_table(explanation))
+        console.print()
+        console.print(Text(_total(explanation), style="bold"))
+    return "\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n")
+
+
+def _table(explanation: Explanation) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
+    if explanation.against is not None:
+        table.add_column("", no_wrap=True)
+    # The one column that may shrink; its cells are cut, not wrapped.
+    table.add_column("holds", overflow="ellipsis")
+    for number, layer in enumerate(explanation.layers, 1):
+        cells: list[str | Text] = [str(number), _size(layer.size)]
+        if layer.stays is not None:
+            cells.append(Text("stays", "dim") if layer.stays else Text("moves", "yellow"))
+        holds = Text("\n".join(_holds(layer)), no_wrap=True, overflow="ellipsis")
+        table.add_row(*cells, holds)
+    return table
+
+
+def _size(size: int | None) -> str:
+    return "?" if size is None else readable_size(size)
+
+
+def _holds(layer: ExplainedLayer) -> list[str]:
+    """The largest store paths of a layer without their hashes, or what it is."""
+    if not layer.paths:
+        base = "base image's " if layer.kind == "base" else ""
+        return [one_line(base + layer.name)]
+    largest = sorted(layer.paths, key=lambda item: -item[1])
+    shown = largest if len(largest) <= MAX_PATHS else largest[: MAX_PATHS - 1]
+    width = max(len(readable_size(size)) for _, size in shown)
+    names = [
+        f"{readable_size(size):>{width}}  {one_line(_HASH.sub('', path))}" for path, size in shown
+    ]
+    if rest := largest[len(shown) :]:
+        names.append(
+            f"{readable_size(sum(size for _, size in rest)):>{width}}  in {len(rest)} more"
+        )
+    return names
+
+
+def _total(explanation: Explanation) -> str:
+    count = len(explanation.layers)
+    total = f"{count} layer{'s' * (count != 1)}, {readable_size(explanation.size)}"
+    if explanation.against is None:
+        return total
+    moving = explanation.moving
+    size = sum(layer.size or 0 for layer in moving)
+    against = one_line(explanation.against)
+    return f"{total}; against {against}: {len(moving)} of them move, {readable_size(size)}"

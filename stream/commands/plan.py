@@ -1,0 +1,47 @@
+"""`stream-image plan SPEC`: the conf of a specification."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from stream.config import conf_name, read_conf
+from stream.output import output_file, standard_output, write_all
+from stream.planning.plan import plan
+from stream.planning.previous import read_previous
+from stream.planning.spec import parse_spec
+from stream.progress import Reporter
+
+DESCRIPTION = """\
+Print the conf of a specification: closure, layers, tag. The keys of SPEC are the
+arguments of dockerTools.streamLayeredImage, in JSON."""
+EPILOG = """\
+Examples: stream-image plan spec.json | stream-image - | docker load
+          stream-image plan spec.json --previous old.json -o conf.json
+All keys are in docs/plan.md. With --previous, layers of that conf stay as they are
+where that pays: less is pushed again.
+"""
+HAS_PROGRESS = False
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of this verb."""
+    parser.add_argument("spec", metavar="SPEC", help="the specification; - for standard input")
+    parser.add_argument(
+        "--previous", metavar="CONF", help="the conf of the build before, whose layers are kept"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", default="-",
+        help="write to FILE, which appears when it is complete (default: standard output)",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace, reporter: Reporter) -> None:
+    """Plan. Raises StreamImageError."""
+    name = conf_name(args.spec)
+    spec = parse_spec(read_conf(args.spec), name=name, warn=reporter.warning)
+    previous = read_previous(args.previous).store_layers if args.previous else None
+    document = plan(spec, previous, warn=reporter.warning)
+    data = json.dumps(document, indent=2).encode() + b"\n"
+    with standard_output() if args.output == "-" else output_file(args.output) as fd:
+        write_all(fd, data, "standard output" if args.output == "-" else args.output)

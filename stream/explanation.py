@@ -1,0 +1,160 @@
+"""How an image is made of layers, and what of it moves if an earlier image is there.
+
+Of both images confs are compared; of the earlier one nothing needs to be there any more
+but, if it is to count, the base image. A layer stays if the same store paths are in it in
+the same order, written alike: the name of a store path stands for its content. Knows
+neither argv nor terminals.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from stream.archives.images import open_archive
+from stream.config import DEFAULT_CREATED, split_archive
+from stream.errors import StreamImageError, printable
+from stream.model import Digest, ImageConf
+from stream.sources import customisation, store
+from stream.sources.base import without_held
+
+# What of a conf decides how the bytes of a store layer are written, and its default.
+_STAMP = {
+    "created": None, "gid": 0, "gname": "root", "mtime": None, "store_dir": "/nix/store", "uid": 0, "uname": "root",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedLayer:
+    """A layer: `kind` is `base`, `store` or `customisation`, `size` its bytes as a tar
+    (None if a base image does not say), `paths` its store paths with the bytes of each.
+    `stays` says whether the earlier image has it; None without one.
+    """
+
+    kind: str
+    name: str
+    size: int | None
+    paths: tuple[tuple[str, int], ...] = ()
+    stays: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """The layers of an image, bottom to top. `against` is the tag of the earlier one."""
+
+    repo_tag: str
+    layers: tuple[ExplainedLayer, ...]
+    against: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all layers whose size is known."""
+        return sum(layer.size or 0 for layer in self.layers)
+
+    @property
+    def moving(self) -> tuple[ExplainedLayer, ...]:
+        """The layers that the earlier image does not have."""
+        return tuple(layer for layer in self.layers if layer.stays is False)
+
+
+def explain(
+    conf: ImageConf,
+    document: dict[str, Any],
+    earlier: dict[str, Any] | None = None,
+    *,
+    warn: Callable[[str], None],
+) -> Explanation:
+    """The layers of `conf`, which `document` reads as, against those of the conf
+    `earlier`. `warn` is told what a person should know. Raises StreamImageError.
+    """
+    compare = None if earlier is None else _Comparison(document, earlier)
+    return Explanation(
+        repo_tag=conf.repo_tag,
+        layers=(
+            *_base_layers(conf, compare),
+            *_store_layers(conf, compare),
+            *_customisation_layer(conf, compare, warn),
+        ),
+        against=None if earlier is None else str(earlier.get("repo_tag", "untagged")),
+    )
+
+
+class _Comparison:
+    """What of an earlier conf's image is there."""
+
+    def __init__(self, document: dict[str, Any], earlier: dict[str, Any]) -> None:
+        self._document = document
+        self._earlier = earlier
+        self._alike = _stamp(document) == _stamp(earlier) and "now" not in _stamp(document)
+        self._layers = {tuple(layer) for layer in earlier.get("store_layers", ())}
+
+    def has_store_layer(self, paths: tuple[str, ...]) -> bool:
+        return self._alike and paths in self._layers
+
+    def has_customisation_layer(self) -> bool:
+        ours, theirs = (
+            document.get("customisation_layer") for document in (self._document, self._earlier)
+        )
+        times = isinstance(ours, str) or self._alike
+        return times and json.dumps(ours, sort_keys=True) == json.dumps(theirs, sort_keys=True)
+
+    def base_layers(self) -> set[Digest]:
+        """The diff_ids of the earlier image's base, as far as it can still be read."""
+        base = self._earlier.get("from_image")
+        if not isinstance(base, str):
+            return set()
+        path, repo_tag = split_archive(base)
+        with suppress(StreamImageError), open_archive(path) as archive:
+            image = archive.choose(repo_tag, self._earlier.get("architecture"))
+            return {layer.diff_id for layer in image.layers}
+        return set()
+
+
+def _stamp(document: dict[str, Any]) -> tuple[Any, ...]:
+    found = {key: document.get(key, default) for key, default in _STAMP.items()}
+    created = found.pop("created") or DEFAULT_CREATED
+    found["mtime"] = found["mtime"] or created
+    return tuple(found.values())
+
+
+def _base_layers(conf: ImageConf, compare: _Comparison | None) -> Iterator[ExplainedLayer]:
+    if conf.base is None:
+        return
+    known = compare.base_layers() if compare else set()
+    with open_archive(conf.base.path) as archive:
+        for layer in archive.choose(conf.base.repo_tag, conf.architecture).layers:
+            yield ExplainedLayer(
+                kind="base",
+                name=layer.name,
+                size=layer.blob.content_size,
+                stays=layer.diff_id in known if compare else None,
+            )
+
+
+def _store_layers(conf: ImageConf, compare: _Comparison | None) -> Iterator[ExplainedLayer]:
+    for plan in without_held(conf).store_layers:
+        layer = store.walk(conf, plan)
+        paths = tuple(map(printable, plan.store_paths))
+        yield ExplainedLayer(
+            kind="store",
+            name=layer.label,
+            size=layer.size,
+            paths=tuple(zip(paths, layer.path_sizes, strict=True)),
+            stays=compare.has_store_layer(paths) if compare else None,
+        )
+
+
+def _customisation_layer(
+    conf: ImageConf, compare: _Comparison | None, warn: Callable[[str], None]
+) -> Iterator[ExplainedLayer]:
+    with customisation.opened(conf, warn) as layer:
+        if layer is not None:
+            yield ExplainedLayer(
+                kind="customisation",
+                name=layer.label,
+                size=layer.size,
+                stays=compare.has_customisation_layer() if compare else None,
+            )

@@ -1,0 +1,174 @@
+"""The plan: a specification becomes a conf. The customisation layer is made once to see
+what it refers to; what it, the contents and the container config need makes the closure;
+the closure is split into layers.
+
+The only place where planning's parts meet. Writes nothing that lasts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from stream import config, recipe_config
+from stream.archives.images import open_archive
+from stream.customisation.mentions import references
+from stream.errors import ConfError, Fault
+from stream.layering.auto import auto
+from stream.layering.graph import Graph, part
+from stream.layering.pipeline import pipeline
+from stream.layering.popularity import popularity
+from stream.layering.stable import stable
+from stream.model import Builtin, ImageConf, LayerPlan, NixDatabase, Recipe
+from stream.planning.closure import Closure, Wanted, closure_of
+from stream.planning.spec import Spec
+from stream.planning.tag import derived_tag
+from stream.sources import customisation
+from stream.sources.base import without_held
+
+
+def plan(
+    spec: Spec,
+    previous: Sequence[Sequence[str]] | None = None,
+    *,
+    warn: Callable[[str], None],
+) -> dict[str, Any]:
+    """The conf of `spec`, as JSON will have it: complete, and checked as it will be when
+    it is streamed. `previous` are the store layers of the build before. `warn` is called
+    with a line for a person. Raises StreamImageError.
+    """
+    conf = spec.conf
+    base_layers, base_image_id = _base(conf)
+    document = {**spec.draft, "architecture": conf.architecture}
+    made = _made(conf, warn)
+    if spec.include_store_paths or spec.include_nix_database:
+        closure = closure_of(
+            _wanted(spec, made), references_graph=spec.references_graph, store=spec.nix_store
+        )
+        if spec.include_nix_database:
+            document["customisation_layer"] = {
+                **document["customisation_layer"],
+                "nix_database": recipe_config.database_document(_database(spec, closure)),
+            }
+        if spec.include_store_paths:
+            graph = _without_held(conf, closure.graph)
+            budget = _budget(spec, graph, base_layers)
+            roots = [path for path in closure.wanted if path in graph]
+            document["store_layers"] = _layers(spec, graph, roots, budget, previous)
+    conf = config.parse_conf(json.dumps(document).encode(), name=spec.source)
+    if spec.tag is None:
+        tag = derived_tag(document, conf, base_image_id)
+        document["repo_tag"] = f"{spec.repository}:{tag}"
+    return document
+
+
+def _base(conf: ImageConf) -> tuple[int, str | None]:
+    """How many layers the base image has, and its ID."""
+    if conf.base is None:
+        return 0, None
+    with open_archive(conf.base.path) as archive:
+        image = archive.choose(conf.base.repo_tag, conf.architecture)
+        return len(image.layers), image.image_id
+
+
+# ---- what is wanted
+
+
+def _made(conf: ImageConf, warn: Callable[[str], None]) -> list[str]:
+    """The store paths that the customisation layer, once made, refers to, as far as they
+    are there: what is mentioned in a text may be long gone.
+    """
+    assert isinstance(conf.customisation_layer, Recipe)
+    with customisation.made_tree(conf, conf.customisation_layer, warn) as tree:
+        found = references(tree, conf.store_dir)
+    return [os.fsdecode(path) for path in sorted(found) if os.path.lexists(path)]
+
+
+def _wanted(spec: Spec, made: Sequence[str]) -> Wanted:
+    """The store paths that the image is made for, and who wants each."""
+    return Wanted(
+        name=spec.source,
+        paths=(*_named(spec), *((path, "the customisation layer") for path in made)),
+        mentions={key: spec.draft[key] for key in ("config", "labels") if key in spec.draft},
+        store_dir=spec.conf.store_dir.decode(),
+    )
+
+
+def _named(spec: Spec) -> Iterator[tuple[str, str]]:
+    """Those that the recipe names. What is copied is not needed itself."""
+    recipe = spec.conf.customisation_layer
+    assert isinstance(recipe, Recipe)
+    for index, content in enumerate(recipe.contents):
+        if path := _path(content):
+            yield path, f"contents[{index}]"
+    for index, content in enumerate(recipe.copy_to_root):
+        if isinstance(content, Builtin) and content.path:
+            yield _path(content), f"copyToRoot[{index}]"
+
+
+def _path(content: bytes | Builtin) -> str:
+    return (content.path if isinstance(content, Builtin) else content).decode()
+
+
+# ---- the closure
+
+
+def _database(spec: Spec, closure: Closure) -> NixDatabase:
+    objects = closure.objects()
+    if objects is None:
+        wrong = "is set, and nobody knows the references of the store paths: give references_graph"
+        raise ConfError(spec.source, [Fault("includeNixDB", wrong)])
+    recipe = spec.conf.customisation_layer
+    assert isinstance(recipe, Recipe)
+    store_dir = spec.conf.store_dir.decode()
+    contents = filter(None, map(_path, recipe.contents))
+    roots = (path.removeprefix(f"{store_dir}/").split("/", 1)[0] for path in contents)
+    return NixDatabase(
+        objects=objects, roots=tuple(dict.fromkeys(f"{store_dir}/{name}" for name in roots))
+    )
+
+
+def _without_held(conf: ImageConf, graph: Graph) -> Graph:
+    """What is left of `graph` without the store paths that the base image holds, if they
+    are to be left out: they take no layers.
+    """
+    if not graph:
+        return graph
+    everything = LayerPlan(store_paths=tuple(path.encode() for path in graph))
+    left = without_held(replace(conf, store_layers=(everything,)))
+    kept = {path.decode() for plan in left.store_layers for path in plan.store_paths}
+    return graph if len(kept) == len(graph) else part(graph, kept)
+
+
+# ---- layers
+
+
+def _budget(spec: Spec, graph: Graph, base_layers: int) -> int:
+    """How many layers there may be for `graph`."""
+    budget = spec.max_layers - 1 - base_layers
+    if graph and budget < 1:
+        taken = f"the base image has {base_layers} and " if base_layers else ""
+        wrong = f"is {spec.max_layers}: {taken}one is the customisation's, and none is left for store paths"
+        raise ConfError(spec.source, [Fault("maxLayers", wrong)])
+    return budget
+
+
+def _layers(
+    spec: Spec,
+    graph: Graph,
+    roots: Sequence[str],
+    budget: int,
+    previous: Sequence[Sequence[str]] | None,
+) -> list[list[str]]:
+    if not graph:
+        return []
+    if spec.layering_pipeline is not None:
+        return pipeline(graph, spec.layering_pipeline, budget, name=spec.source)
+    if spec.layering == "popularity":
+        return popularity(graph, budget)
+    if spec.layering == "auto":
+        return auto(graph, budget)
+    return stable(graph, roots, budget, previous)

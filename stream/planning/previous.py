@@ -1,0 +1,42 @@
+"""The conf of an earlier build, as far as it is to be compared with: its store paths
+need not be there any more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from stream.checks import kind
+from stream.config import conf_in, conf_name, read_conf
+from stream.errors import ConfError, Fault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Previous:
+    """Its store layers, and the whole document."""
+
+    store_layers: list[list[str]]
+    document: dict[str, Any]
+
+
+def read_previous(source: str) -> Previous:
+    """The conf at the path `source`, or on standard input if that is `-`. Raises ConfError."""
+    name = conf_name(source)
+    try:
+        document = orjson.loads(conf_in(read_conf(source), name))
+    except orjson.JSONDecodeError as error:
+        place = f"line {error.lineno} column {error.colno}"
+        raise ConfError(name, [Fault(place, f"not JSON: {error.msg}")]) from None
+    if not isinstance(document, dict):
+        raise ConfError(name, [Fault("", f"must be an object, not {kind(document)}")])
+    layers = document.get("store_layers", [])
+    if not isinstance(layers, list) or not all(
+        isinstance(layer, list) and all(isinstance(path, str) for path in layer) for layer in layers
+    ):
+        raise ConfError(name, [Fault("store_layers", "must be a list of lists of store paths")])
+    if "store_layers" not in document and "repo_tag" not in document:
+        raise ConfError(name, [Fault("", "is no conf: plan its specification first")])
+    return Previous(store_layers=layers, document=document)

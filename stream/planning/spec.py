@@ -1,0 +1,233 @@
+"""SPEC.json: what goes into an image, in the words of nixpkgs' `dockerTools`.
+
+The keys are the arguments of `streamLayeredImage` (and of `buildImage` where they mean
+something here), with their defaults; a conf's keys that dockerTools does not have stand
+beside them. What a specification says of the image is written as a conf without layers
+and tag, and checked as one. Knows neither closures nor layers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from stream import config, recipe_config
+from stream.checks import kind, meant
+from stream.errors import ConfError, Fault, one_line
+from stream.layering.pipeline import program_faults
+from stream.model import ImageConf
+
+# Handed on to the conf as they are.
+_PASSED = frozenset(
+    {
+        "annotations", "architecture", "base_config", "base_history", "config", "created", "gid", "gname",
+        "labels", "mtime", "os", "skip_base_paths", "store_dir", "uid", "uname",
+    }
+)  # fmt: skip
+_OWN = frozenset(
+    {
+        "fromImage", "fromImageName", "fromImageTag", "includeNixDB", "includeStorePaths", "layering",
+        "layeringPipeline", "maxLayers", "name", "nix_store", "references_graph", "tag",
+    }
+)  # fmt: skip
+# The recipe's, but the database: the closure is not known here.
+_RECIPE = recipe_config.KEYS - {"nix_database"}
+KEYS = _PASSED | _OWN | _RECIPE
+
+# Arguments of dockerTools that mean nothing here, and what does their work.
+_ELSEWHERE = {
+    "compressor": "is given when the image is written: --compress",
+    "customisation_layer": "is a conf's: in a specification, its keys stand by themselves",
+    "diskSize": "is not needed: there is no virtual machine",
+    "from_image": "is a conf's: fromImage is meant",
+    "repo_tag": "is a conf's: name and tag are meant",
+    "runAsRoot": "needs a virtual machine: use fakeRootCommands with enableFakechroot",
+    "store_layers": "is a conf's: what is not planned needs no specification",
+}
+DEFAULT_MAX_LAYERS = 100
+LAYERINGS = ("stable", "auto", "popularity")
+_DRAFT_TAG = "draft"  # until there is one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """A valid specification. `draft` is the conf without layers and tag, `conf` the same
+    as it is read. `layering_pipeline` is a program, checked, or None. `tag` is None for one
+    that is derived; `source` stands for the document in messages.
+    """
+
+    source: str
+    draft: dict[str, Any]
+    conf: ImageConf
+    repository: str
+    tag: str | None
+    max_layers: int
+    include_store_paths: bool
+    include_nix_database: bool
+    layering: str
+    layering_pipeline: list[Any] | None
+    references_graph: str | None
+    nix_store: str | None
+
+
+def is_spec(data: bytes) -> bool:
+    """Whether `data` is rather a specification than a conf."""
+    try:
+        document = json.loads(data)
+    except (RecursionError, ValueError):
+        return False
+    return isinstance(document, dict) and "name" in document and "repo_tag" not in document
+
+
+def parse_spec(data: bytes, *, name: str, warn: Callable[[str], None]) -> Spec:
+    """The specification in `data`; `name` stands for it in messages. `warn` is called
+    with one line for each key that is not known. Raises ConfError, with every fault.
+    """
+    try:
+        document = json.loads(data)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno} column {error.colno}"
+        raise ConfError(name, [Fault(place, f"not JSON: {error.msg}")]) from None
+    except (RecursionError, UnicodeDecodeError, ValueError) as error:
+        raise ConfError(name, [Fault("", f"not JSON: {error}")]) from None
+    if not isinstance(document, dict):
+        raise ConfError(name, [Fault("", f"must be an object, not {kind(document)}")])
+    reader = _Reader(name, {key: value for key, value in document.items() if value is not None})
+    spec = reader.spec(warn)
+    for key in document:
+        if key in _ELSEWHERE:
+            reader.fault(key, _ELSEWHERE[key])
+        elif key not in KEYS:
+            warn(one_line(f"{name}: {key}: unknown key, ignored{meant(key, KEYS)}"))
+    if reader.faults or spec is None:
+        raise ConfError(name, reader.faults)
+    return spec
+
+
+class _Reader:
+    """Reads one document, and collects what is wrong with it. `null` is absence: it is
+    what Nix writes for an argument that is not given.
+    """
+
+    def __init__(self, source: str, document: dict[str, Any]) -> None:
+        self._source = source
+        self._document = document
+        self.faults: list[Fault] = []
+
+    def fault(self, place: str, message: str) -> None:
+        self.faults.append(Fault(place, message))
+
+    def spec(self, warn: Callable[[str], None]) -> Spec | None:
+        repository = self._text("name").lower()
+        if "name" not in self._document:
+            self.fault("name", "is missing: it becomes the repository name")
+        tag = self._text("tag") if "tag" in self._document else None
+        max_layers = self._max_layers()
+        layering, program = self._layering(), self._program()
+        named = isinstance(self._document.get("name"), str)
+        draft = self._draft(repository if named else "x", tag)
+        conf = self._checked(draft, warn)
+        if conf is None or self.faults:
+            return None
+        return Spec(
+            source=self._source,
+            draft=draft,
+            conf=conf,
+            repository=repository,
+            tag=tag,
+            max_layers=max_layers,
+            include_store_paths=self._boolean("includeStorePaths", default=True),
+            include_nix_database=self._boolean("includeNixDB", default=False),
+            layering=layering,
+            layering_pipeline=program,
+            references_graph=self._text("references_graph") or None,
+            nix_store=self._text("nix_store") or None,
+        )
+
+    def _draft(self, repository: str, tag: str | None) -> dict[str, Any]:
+        document = self._document
+        draft = {key: document[key] for key in document if key in _PASSED}
+        draft["repo_tag"] = f"{repository}:{_DRAFT_TAG if tag is None else tag}"
+        if base := self._base():
+            draft["from_image"] = base
+        draft["customisation_layer"] = {key: document[key] for key in document if key in _RECIPE}
+        for key in ("includeStorePaths", "includeNixDB"):
+            self._boolean(key, default=False)
+        for key in ("references_graph", "nix_store"):
+            self._text(key)
+        return draft
+
+    def _checked(self, draft: dict[str, Any], warn: Callable[[str], None]) -> ImageConf | None:
+        """The draft as a conf; its faults have the places of the specification."""
+        data = json.dumps(draft).encode()
+        try:
+            return config.parse_conf(data, name=self._source, warn=warn)
+        except ConfError as error:
+            for place, message in error.faults:
+                if place == "repo_tag":
+                    wrong_tag = "is not a tag" in message
+                    self.fault("tag" if wrong_tag else "name", message)
+                else:
+                    at = place.removeprefix("customisation_layer.")
+                    self.fault("fromImage" if at == "from_image" else at, message)
+        return None
+
+    def _base(self) -> str | None:
+        """The base image as a conf names it, by its absolute path."""
+        path = self._text("fromImage")
+        name, tag = self._text("fromImageName"), self._text("fromImageTag")
+        if bool(name) != bool(tag):
+            self.fault("fromImageTag" if name else "fromImageName", "is missing: give both or none")
+        if not path:
+            if name and tag:
+                self.fault("fromImage", "is missing: fromImageName and fromImageTag choose in it")
+            return None
+        file, chosen = config.split_archive(path)
+        if name and tag:
+            if chosen:
+                self.fault("fromImageName", f"is given twice: fromImage says {chosen}")
+            chosen = f"{name}:{tag}"
+        file = os.path.abspath(file)
+        return f"{file}:{chosen}" if chosen else file
+
+    def _text(self, key: str) -> str:
+        value = self._document.get(key, "")
+        if isinstance(value, str):
+            return value
+        self.fault(key, f"must be a string, not {kind(value)}")
+        return ""
+
+    def _boolean(self, key: str, *, default: bool) -> bool:
+        value = self._document.get(key, default)
+        if isinstance(value, bool):
+            return value
+        self.fault(key, f"must be a boolean, not {kind(value)}")
+        return default
+
+    def _max_layers(self) -> int:
+        value = self._document.get("maxLayers", DEFAULT_MAX_LAYERS)
+        if type(value) is not int:
+            self.fault("maxLayers", f"must be a number, not {kind(value)}")
+        elif value < 2:
+            self.fault(
+                "maxLayers", f"must be more than 1, not {value}: one layer is the customisation's"
+            )
+        else:
+            return value
+        return DEFAULT_MAX_LAYERS
+
+    def _layering(self) -> str:
+        value = self._text("layering") or LAYERINGS[0]
+        if value not in LAYERINGS:
+            names = ", ".join(map(repr, LAYERINGS))
+            self.fault("layering", f"must be one of {names}, not {value!r}")
+        return value
+
+    def _program(self) -> list[Any] | None:
+        program = self._document.get("layeringPipeline")
+        if program is not None:
+            self.faults += program_faults(program)
+        return program

@@ -1,0 +1,501 @@
+"""Planning: from a specification to a conf that streams."""
+
+import io
+import json
+import os
+import random
+import re
+import subprocess
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import COMMAND
+
+import stream
+from stream.errors import ConfError, StreamImageError
+from stream.planning.plan import plan
+from stream.planning.spec import parse_spec
+
+DIGITS = "0123456789abcdfghijklmnpqrsvwxyz"
+
+
+@dataclass(frozen=True)
+class Packages:
+    """A store with packages, and the references graph of them."""
+
+    directory: Path
+
+    def path(self, name: str) -> str:
+        """The store path called `name`."""
+        letters = random.Random(name).choices(DIGITS, k=32)
+        return f"{self.directory}/store/{''.join(letters)}-{name}"
+
+    def add(self, name: str, files: Mapping[str, str], references: Sequence[str] = ()) -> str:
+        """Make a package; `references` are names of others."""
+        path = Path(self.path(name))
+        for file, content in files.items():
+            (path / file).parent.mkdir(parents=True, exist_ok=True)
+            (path / file).write_text(content, "utf-8")
+        graph = self.directory / "graph.json"
+        known = json.loads(graph.read_bytes()) if graph.exists() else []
+        size = sum(len(content) for content in files.values())
+        references = [self.path(other) for other in references]
+        known.append({"path": str(path), "references": references, "narSize": size})
+        graph.write_text(json.dumps(known), "utf-8")
+        return str(path)
+
+    def spec(self, **keys: Any) -> dict[str, Any]:
+        """A specification with these keys."""
+        return {
+            "name": "test",
+            "store_dir": f"{self.directory}/store",
+            "references_graph": f"{self.directory}/graph.json",
+            "architecture": "amd64",
+            **keys,
+        }
+
+    def plan(self, previous: Sequence[Sequence[str]] | None = None, **keys: Any) -> dict[str, Any]:
+        """The conf of the specification with these keys, which has no warnings."""
+        warnings: list[str] = []
+        data = json.dumps(self.spec(**keys)).encode()
+        spec = parse_spec(data, name="spec.json", warn=warnings.append)
+        document = plan(spec, previous, warn=warnings.append)
+        assert not warnings
+        return document
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> Packages:
+    """An application that needs a tool that needs a library; and one nobody needs."""
+    made = Packages(tmp_path)
+    made.add("lib-1", {"lib/libx.so": "x" * 5000})
+    made.add("tool-1", {"bin/tool": "tool" * 50}, ["lib-1"])
+    made.add("app-1", {"bin/app": "app" * 9, "etc/app.conf": "a = 1\n"}, ["tool-1"])
+    made.add("other-1", {"bin/other": "other"})
+    return made
+
+
+def write(conf: Mapping[str, Any]) -> list[dict[str, tarfile.TarInfo]]:
+    """The entries of each layer of the image of `conf`, by name."""
+    archive = io.BytesIO()
+    image = stream.write_image(stream.parse_conf(json.dumps(conf).encode()), archive)
+    archive.seek(0)
+    with tarfile.open(fileobj=archive) as tar:
+        found = []
+        for layer in image.layers:
+            content = tar.extractfile(layer.archive_name)
+            with tarfile.open(fileobj=content) as inner:
+                found.append({entry.name: entry for entry in inner})
+        return found
+
+
+def name_of(path: str) -> str:
+    """A store path without directory and hash."""
+    return os.path.basename(path)[33:]
+
+
+def names(conf: Mapping[str, Any]) -> list[list[str]]:
+    """The names of a conf's store paths, by layer."""
+    return [[name_of(path) for path in layer] for layer in conf.get("store_layers", ())]
+
+
+def every(conf: Mapping[str, Any]) -> list[str]:
+    """The names of all store paths, sorted."""
+    return sorted(name for layer in names(conf) for name in layer)
+
+
+def run(*args: str | os.PathLike[str], stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run the command."""
+    return subprocess.run([*COMMAND, *args], input=stdin, capture_output=True, check=False)
+
+
+# ---- the closure
+
+
+def test_closure_of_contents(packages: Packages) -> None:
+    """What contents need is in the image, and nothing else."""
+    conf = packages.plan(contents=[packages.path("app-1")])
+    assert every(conf) == ["app-1", "lib-1", "tool-1"]
+
+
+def test_contents_are_linked(packages: Packages) -> None:
+    """Programs are found at their usual places."""
+    *_, top = write(packages.plan(contents=[packages.path("app-1"), packages.path("tool-1")]))
+    assert top["./bin/app"].linkname == f"{packages.path('app-1')}/bin/app"
+    assert top["./bin/tool"].linkname == f"{packages.path('tool-1')}/bin/tool"
+    assert top["./etc/app.conf"].issym()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"Cmd": ["TOOL/bin/tool"]},
+        {"Env": ["A=1", "PATH=/bin:TOOL/bin:/sbin"]},
+        {"Labels": {"tool": "TOOL"}},
+        {"Volumes": {"TOOL/data": {}}},
+        {"Healthcheck": {"Test": ["CMD", "TOOL"]}},
+    ],
+)
+def test_config_joins_the_closure(packages: Packages, config: dict[str, Any]) -> None:
+    """A command that names a store path must find it in the container."""
+    config = json.loads(json.dumps(config).replace("TOOL", packages.path("tool-1")))
+    assert every(packages.plan(config=config)) == ["lib-1", "tool-1"]
+
+
+def test_what_commands_link_joins_the_closure(packages: Packages) -> None:
+    """A link that a command made must not dangle."""
+    tool = packages.path("tool-1")
+    conf = packages.plan(extraCommands=f"mkdir opt; ln -s {tool}/bin/tool opt/tool")
+    assert every(conf) == ["lib-1", "tool-1"]
+    assert write(conf)[-1]["./opt/tool"].linkname == f"{tool}/bin/tool"
+
+
+def test_what_commands_write_joins_the_closure(packages: Packages) -> None:
+    """A script with a store path in its first line must run."""
+    conf = packages.plan(extraCommands=f"echo '#!{packages.path('tool-1')}/bin/tool' > run")
+    assert every(conf) == ["lib-1", "tool-1"]
+
+
+def test_what_is_copied_brings_what_it_refers_to(packages: Packages) -> None:
+    """CopyToRoot copies a file that may name a store path; the copy needs it."""
+    packages.add("script-1", {"bin/run": f"#!{packages.path('tool-1')}/bin/tool\n"}, ["tool-1"])
+    conf = packages.plan(copyToRoot=[packages.path("script-1")])
+    assert every(conf) == ["lib-1", "tool-1"]
+    assert write(conf)[-1]["./bin/run"].isreg()
+
+
+def test_path_that_the_graph_does_not_have(packages: Packages) -> None:
+    """A graph of something else would yield an image without what it needs."""
+    stray = Path(packages.path("stray-1"))
+    stray.mkdir()
+    with pytest.raises(StreamImageError) as caught:
+        packages.plan(contents=[str(stray)])
+    assert "contents[0]" in str(caught.value)
+    assert str(stray) in str(caught.value)
+
+
+def test_without_graph_and_nix_paths_stand_alone(
+    packages: Packages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any directories make an image, where there is nobody to ask what they need."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    conf = packages.plan(references_graph=None, contents=[packages.path("app-1")])
+    assert every(conf) == ["app-1"]
+
+
+def test_without_store_paths(packages: Packages) -> None:
+    """For a host that mounts its store: links are there, no store path is."""
+    conf = packages.plan(contents=[packages.path("app-1")], includeStorePaths=False)
+    (top,) = write(conf)
+    assert "./bin/app" in top
+    assert not [name for name in top if "store" in name]
+
+
+def test_no_contents_at_all(packages: Packages) -> None:
+    """An image of nothing is one: its layer is the empty root."""
+    (top,) = write(packages.plan())
+    assert [*top] == ["."]
+
+
+# ---- layers
+
+
+@pytest.mark.parametrize("layering", ["stable", "auto", "popularity"])
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 6, 20])
+def test_no_path_is_lost(tmp_path: Path, layering: str, count: int) -> None:
+    """At 0, budget - 1, budget and budget + 1 paths each is in one layer."""
+    packages = Packages(tmp_path)
+    (tmp_path / "graph.json").write_text("[]", "utf-8")
+    for number in range(count):
+        packages.add(f"p-{number}", {"x": "x" * number}, [f"p-{number - 1}"] if number else [])
+    contents = [packages.path(f"p-{count - 1}")] if count else []
+    conf = packages.plan(contents=contents, layering=layering, maxLayers=6, conflicts="first")
+    assert every(conf) == sorted(f"p-{number}" for number in range(count))
+    assert len(conf.get("store_layers", ())) <= 5
+
+
+def test_two_layers_are_enough(packages: Packages) -> None:
+    """MaxLayers = 2 is the smallest: one for all store paths, one for the customisation."""
+    conf = packages.plan(contents=[packages.path("app-1")], maxLayers=2)
+    assert len(write(conf)) == 2
+    assert every(conf) == ["app-1", "lib-1", "tool-1"]
+
+
+def test_last_layer_of_popularity_holds_the_rest(packages: Packages) -> None:
+    """What has no layer of its own shares the last one."""
+    conf = packages.plan(contents=[packages.path("app-1")], maxLayers=3, layering="popularity")
+    assert names(conf) == [["lib-1"], ["tool-1", "app-1"]]
+
+
+def test_pipeline_wins(packages: Packages) -> None:
+    """LayeringPipeline says all, whatever layering says."""
+    app = packages.path("app-1")
+    program = [["subcomponent_out", [packages.path("tool-1")]], ["flatten"]]
+    conf = packages.plan(contents=[app], layeringPipeline=program, layering="auto")
+    assert [sorted(layer) for layer in names(conf)] == [["lib-1", "tool-1"], ["app-1"]]
+
+
+@pytest.fixture
+def base(packages: Packages) -> Path:
+    """An image with three layers."""
+    conf = packages.plan(
+        name="base", tag="1", contents=[packages.path("tool-1")], layering="popularity"
+    )
+    assert len(conf["store_layers"]) == 2
+    path = packages.directory / "base.tar"
+    with path.open("wb") as file:
+        stream.write_image(stream.parse_conf(json.dumps(conf).encode()), file)
+    return path
+
+
+def test_base_layers_count(packages: Packages, base: Path) -> None:
+    """With a base the image has exactly maxLayers layers, and no more."""
+    app = packages.path("app-1")
+    conf = packages.plan(contents=[app], fromImage=str(base), maxLayers=6, layering="popularity")
+    assert len(write(conf)) == 6
+    assert len(names(conf)) == 2
+
+
+def test_base_leaves_no_layer(packages: Packages, base: Path) -> None:
+    """As dockerTools says it: the base and the customisation use all layers up."""
+    with pytest.raises(ConfError, match=r"maxLayers: is 4: the base image has 3") as caught:
+        packages.plan(contents=[packages.path("app-1")], fromImage=str(base), maxLayers=4)
+    assert caught.value.faults[0].place == "maxLayers"
+
+
+def test_paths_of_the_base_take_no_layers(packages: Packages, base: Path) -> None:
+    """What is left out because the base has it is not planned for."""
+    conf = packages.plan(
+        contents=[packages.path("app-1")], fromImage=str(base), maxLayers=5, skip_base_paths=True
+    )
+    assert names(conf) == [["app-1"]]
+
+
+def test_previous_layers_stay(packages: Packages) -> None:
+    """With the build before, layers that still hold are the same."""
+    for number in range(12):
+        packages.add(f"data-{number}", {f"share/{number}": "x" * 300_000 * number})
+    contents = [packages.path(f"data-{number}") for number in range(12)]
+    before = packages.plan(contents=contents, maxLayers=5)["store_layers"]
+    packages.add("late-1", {"share/late": "late"})
+    contents.append(packages.path("late-1"))
+    after = packages.plan(previous=before, contents=contents, maxLayers=5)["store_layers"]
+    assert len(before) == 4
+    assert sum(layer in before for layer in after) == 3
+
+
+def test_order_of_keys_and_contents_decides_nothing(packages: Packages) -> None:
+    """The same specification yields the same conf, whoever wrote it down."""
+    contents = [packages.path("app-1"), packages.path("other-1")]
+    one = packages.plan(contents=contents)
+    graph = packages.directory / "graph.json"
+    graph.write_text(json.dumps(json.loads(graph.read_bytes())[::-1]), "utf-8")
+    other = packages.plan(contents=contents)
+    assert one == other
+
+
+# ---- the tag
+
+
+def tag(conf: Mapping[str, Any]) -> str:
+    """The tag of a conf."""
+    name, _, found = conf["repo_tag"].rpartition(":")
+    assert name == "test"
+    return str(found)
+
+
+def test_derived_tag_is_like_a_store_paths_hash(packages: Packages) -> None:
+    """32 digits of Nix's base-32, the same each time."""
+    conf = packages.plan(contents=[packages.path("app-1")])
+    assert re.fullmatch(f"[{DIGITS}]{{32}}", tag(conf))
+    assert conf == packages.plan(contents=[packages.path("app-1")])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "test", "config": {"Cmd": ["/bin/app"]}},
+        {"config": {"Cmd": []}},
+        {"created": "now"},
+        {"mtime": "2024-01-01T00:00:00Z"},
+        {"uid": 5},
+        {"architecture": "arm64"},
+        {"extraCommands": "true"},
+        {"fakeRootCommands": "true"},
+        {"directories": {"/tmp": "1777"}},
+        {"maxLayers": 2},
+        {"labels": {"a": "b"}},
+        {"contents": ["fakeNss"]},
+    ],
+)
+def test_derived_tag_changes_with(packages: Packages, change: dict[str, Any]) -> None:
+    """Another image must not come under the tag of this one."""
+    app = {"contents": [packages.path("app-1")]}
+    assert tag(packages.plan(**app)) != tag(packages.plan(**{**app, **change}))
+
+
+def test_derived_tag_changes_with_what_has_no_hash(packages: Packages) -> None:
+    """A path whose name does not tell its content is read."""
+    plain = packages.directory / "files"
+    plain.mkdir()
+    (plain / "x").write_text("one", "utf-8")
+    before = tag(packages.plan(copyToRoot=[str(plain)]))
+    assert tag(packages.plan(copyToRoot=[str(plain)])) == before
+    (plain / "x").write_text("two", "utf-8")
+    assert tag(packages.plan(copyToRoot=[str(plain)])) != before
+
+
+def test_derived_tag_knows_the_base_by_its_content(packages: Packages, base: Path) -> None:
+    """Another name of the same base is the same image; another base under its name is not."""
+    copy = base.with_name("copy.tar")
+    copy.write_bytes(base.read_bytes())
+    before = tag(packages.plan(fromImage=str(base)))
+    assert tag(packages.plan(fromImage=str(copy))) == before
+    other = packages.plan(tag="1", contents=[packages.path("other-1")])
+    with base.open("wb") as file:
+        stream.write_image(stream.parse_conf(json.dumps(other).encode()), file)
+    assert tag(packages.plan(fromImage=str(base))) != before
+
+
+def test_now_is_the_time_of_streaming(packages: Packages) -> None:
+    """As dockerTools has it: the conf says now, and each image its time."""
+    conf = packages.plan(created="now", mtime="now")
+    assert (conf["created"], conf["mtime"]) == ("now", "now")
+
+
+# ---- the command
+
+
+def test_plan_into_stream(packages: Packages) -> None:
+    """`plan SPEC | stream-image -` is the way from a specification to an image."""
+    spec = packages.directory / "spec.json"
+    app = packages.path("app-1")
+    spec.write_text(json.dumps(packages.spec(contents=[app], tag="v1")), "utf-8")
+    planned = run("plan", spec)
+    assert planned.returncode == 0, planned.stderr
+    streamed = run("-", stdin=planned.stdout)
+    assert streamed.returncode == 0, streamed.stderr
+    with tarfile.open(fileobj=io.BytesIO(streamed.stdout)) as tar:
+        content = tar.extractfile("manifest.json")
+        assert content is not None
+        assert json.load(content)[0]["RepoTags"] == ["test:v1"]
+
+
+def test_plan_to_a_file_with_previous(packages: Packages) -> None:
+    """The conf that a build leaves is what the next one starts from."""
+    spec, conf = packages.directory / "spec.json", packages.directory / "conf.json"
+    spec.write_text(json.dumps(packages.spec(contents=[packages.path("app-1")])), "utf-8")
+    assert run("plan", "-", "-o", conf, stdin=spec.read_bytes()).returncode == 0
+    again = run("plan", spec, "--previous", conf)
+    assert json.loads(again.stdout) == json.loads(conf.read_bytes())
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"x": 1}', '{"store_layers": 1}'])
+def test_previous_that_is_no_conf(packages: Packages, content: str) -> None:
+    """A wrong file must not be taken for a build without layers."""
+    spec, old = packages.directory / "spec.json", packages.directory / "old.json"
+    spec.write_text(json.dumps(packages.spec()), "utf-8")
+    old.write_text(content, "utf-8")
+    ended = run("plan", spec, "--previous", old)
+    assert ended.returncode == 2
+    assert str(old).encode() in ended.stderr
+    assert not ended.stdout
+
+
+def test_wrong_specification_leaves_no_file(packages: Packages) -> None:
+    """A conf that is half of a plan would be streamed by somebody."""
+    conf = packages.directory / "conf.json"
+    ended = run("plan", "-", "-o", conf, stdin=b'{"name": "x", "contents": ["/nowhere"]}')
+    assert ended.returncode == 2
+    assert b"contents[0]" in ended.stderr
+    assert not conf.exists()
+
+
+def test_specification_given_to_the_main_job(packages: Packages) -> None:
+    """Who forgets to plan is told what to do."""
+    ended = run("-", stdin=json.dumps(packages.spec()).encode())
+    assert ended.returncode == 2
+    assert b"stream-image plan" in ended.stderr
+
+
+# ---- explain
+
+
+def explained(conf: Mapping[str, Any], *args: str | Path) -> dict[str, Any]:
+    """What `explain --json` says of a conf."""
+    ended = run("explain", "-", "--json", *args, stdin=json.dumps(conf).encode())
+    assert ended.returncode == 0, ended.stderr
+    answer: dict[str, Any] = json.loads(ended.stdout)
+    return answer
+
+
+def test_explain_sizes(packages: Packages, base: Path) -> None:
+    """Sizes are those of the layers that are written, and of the paths in them."""
+    app = packages.path("app-1")
+    conf = packages.plan(tag="1", contents=[app], fromImage=str(base), maxLayers=5)
+    answer = explained(conf)
+    image = stream.write_image(stream.parse_conf(json.dumps(conf).encode()), io.BytesIO())
+    assert [layer["size"] for layer in answer["layers"]] == [layer.size for layer in image.layers]
+    assert [layer["kind"] for layer in answer["layers"]] == [
+        *3 * ["base"],
+        "store",
+        "customisation",
+    ]
+    (store,) = (layer for layer in answer["layers"] if layer["kind"] == "store")
+    assert [item["path"] for item in store["store_paths"]] == conf["store_layers"][0]
+    assert sum(item["size"] for item in store["store_paths"]) < store["size"]
+    assert answer["size"] == sum(layer.size for layer in image.layers)
+
+
+def test_explain_a_specification(packages: Packages) -> None:
+    """It is planned, and that is what is shown."""
+    contents = [packages.path("app-1")]
+    answer = explained(packages.spec(contents=contents, layering="popularity"))
+    conf = packages.plan(contents=contents, layering="popularity")
+    paths = [[item["path"] for item in layer["store_paths"]] for layer in answer["layers"][:-1]]
+    assert paths == conf["store_layers"]
+
+
+def test_explain_against_an_earlier_conf(packages: Packages) -> None:
+    """Of layers that are there nothing moves; the earlier build's paths may be gone."""
+    contents = [packages.path("app-1")]
+    old = packages.plan(tag="1", contents=contents, layering="popularity")
+    old["store_layers"].append([packages.path("gone-1")])
+    earlier = packages.directory / "old.json"
+    earlier.write_text(json.dumps(old), "utf-8")
+    packages.add("app-2", {"bin/app": "app" * 99}, ["tool-1"])
+    conf = packages.plan(tag="2", contents=[packages.path("app-2")], layering="popularity")
+    answer = explained(conf, "--against", earlier)
+    stays = {
+        name_of(layer["store_paths"][0]["path"]): layer["stays"] for layer in answer["layers"][:-1]
+    }
+    assert stays == {"lib-1": True, "tool-1": True, "app-2": False}
+    assert answer["moving_layers"] == 2  # the links of the customisation layer, too
+    assert answer["moving_bytes"] == sum(
+        layer["size"] for layer in answer["layers"] if not layer["stays"]
+    )
+
+
+def test_explain_against_other_owners(packages: Packages) -> None:
+    """The owner is in each header: another one moves every store layer."""
+    contents = [packages.path("app-1")]
+    earlier = packages.directory / "old.json"
+    earlier.write_text(json.dumps(packages.plan(tag="1", contents=contents)), "utf-8")
+    conf = packages.plan(tag="1", contents=contents, uid=7)
+    answer = explained(conf, "--against", earlier)
+    assert not [layer for layer in answer["layers"] if layer["kind"] == "store" and layer["stays"]]
+
+
+def test_explain_for_people(packages: Packages) -> None:
+    """The table names the layers, the total what moves."""
+    earlier = packages.directory / "old.json"
+    conf = packages.plan(tag="1", contents=[packages.path("app-1")])
+    earlier.write_text(json.dumps(conf), "utf-8")
+    ended = run("explain", "-", "--against", earlier, stdin=json.dumps(conf).encode())
+    assert b"app-1" in ended.stdout
+    assert b"against test:1: 0 of them move, 0 B" in ended.stdout
+    assert not ended.stderr

@@ -1,0 +1,151 @@
+"""Specifications: their keys, defaults and faults."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream.errors import ConfError
+from stream.model import Builtin, Recipe
+from stream.planning.spec import KEYS, Spec, parse_spec
+
+
+def read(**keys: Any) -> Spec:
+    """The specification with these keys, which has no warnings."""
+    warnings: list[str] = []
+    spec = parse_spec(json.dumps(keys).encode(), name="spec.json", warn=warnings.append)
+    assert not warnings
+    return spec
+
+
+def faults(**keys: Any) -> list[tuple[str, str]]:
+    """What is wrong with the specification with these keys."""
+    with pytest.raises(ConfError) as caught:
+        read(**keys)
+    return [(fault.place, fault.message) for fault in caught.value.faults]
+
+
+def recipe(spec: Spec) -> Recipe:
+    """Its recipe."""
+    assert isinstance(spec.conf.customisation_layer, Recipe)
+    return spec.conf.customisation_layer
+
+
+def test_defaults_are_those_of_docker_tools() -> None:
+    """Whoever comes from streamLayeredImage gets what its arguments' defaults give."""
+    spec = read(name="hello")
+    assert spec.repository == "hello"
+    assert spec.tag is None
+    assert spec.max_layers == 100
+    assert spec.include_store_paths
+    assert not spec.include_nix_database
+    assert spec.layering_pipeline is None
+    assert spec.conf.created.isoformat() == "1970-01-01T00:00:01+00:00"
+    assert spec.conf.mtime == 1
+    assert spec.conf.base is None
+    assert recipe(spec) == Recipe()
+
+
+def test_null_is_absence() -> None:
+    """Nix writes null for arguments that are not given."""
+    assert read(name="x", **dict.fromkeys(KEYS - {"name"})) == read(name="x")
+
+
+def test_name_becomes_lower_case() -> None:
+    """DockerTools lowers it, as repository names have no capitals."""
+    spec = read(name="Registry.example/Team/Hello", tag="V1")
+    assert spec.repository == "registry.example/team/hello"
+    assert spec.conf.repo_tag == "registry.example/team/hello:V1"
+
+
+@pytest.mark.parametrize(
+    ("keys", "place", "said"),
+    [
+        ({}, "name", "is missing"),
+        ({"name": ""}, "name", "is not a repository name"),
+        ({"name": 5}, "name", "must be a string, not a number"),
+        ({"name": "a b"}, "name", "is not a repository name"),
+        ({"tag": "a b"}, "tag", "is not a tag"),
+        ({"tag": ""}, "tag", "is not a tag"),
+        ({"maxLayers": 1}, "maxLayers", "must be more than 1"),
+        ({"maxLayers": True}, "maxLayers", "must be a number"),
+        ({"maxLayers": "100"}, "maxLayers", "must be a number"),
+        ({"layering": "best"}, "layering", "must be one of"),
+        ({"layeringPipeline": [["split"]]}, "layeringPipeline[0][0]", "is no operation"),
+        ({"includeStorePaths": "no"}, "includeStorePaths", "must be a boolean"),
+        ({"includeNixDB": 1}, "includeNixDB", "must be a boolean"),
+        ({"references_graph": []}, "references_graph", "must be a string"),
+        ({"fromImage": "/nowhere.tar"}, "fromImage", "does not exist"),
+        ({"fromImageName": "x"}, "fromImageTag", "is missing"),
+        ({"fromImageName": "x", "fromImageTag": "1"}, "fromImage", "is missing"),
+        ({"contents": 5}, "contents", "must be a path or a built-in content"),
+        ({"contents": ["/nix/store/none"]}, "contents[0]", "does not exist"),
+        ({"contents": ["/etc"]}, "contents[0]", "is not in the store directory"),
+        ({"contents": ["fakeNs"]}, "contents[0]", "fakeNss is meant?"),
+        ({"contents": ["binSh"]}, "contents[0]", "needs a path"),
+        ({"contents": [{"fakeNss": {"lines": []}}]}, "contents[0].fakeNss.lines", "unknown key"),
+        ({"copyToRoot": ["etc/x"]}, "copyToRoot[0]", "is not an absolute path"),
+        ({"conflicts": "last"}, "conflicts", "must be 'error' or 'first'"),
+        ({"extraCommands": ["true"]}, "extraCommands", "must be a string, not a list"),
+        ({"perms": [{"path": "/x", "mode": "rwx"}]}, "perms[0].mode", ""),
+        ({"created": "yesterday"}, "created", "is not an instant"),
+        ({"uid": -1}, "uid", "must be a number from 0"),
+        ({"config": {"Cmd": "sh"}}, "config.Cmd", "must be a list"),
+        ({"store_dir": "nix"}, "store_dir", "is not an absolute path"),
+        ({"runAsRoot": "true"}, "runAsRoot", "use fakeRootCommands"),
+        ({"compressor": "gz"}, "compressor", "--compress"),
+        ({"repo_tag": "x:1"}, "repo_tag", "name and tag are meant"),
+    ],
+)
+def test_fault(keys: dict[str, Any], place: str, said: str) -> None:
+    """Each mistake is told at its place, in the specification's own words."""
+    name = {} if place == "name" and "name" not in keys else {"name": "x"}
+    found = faults(**{**name, **keys})
+    assert [at for at, _ in found] == [place]
+    assert said in found[0][1]
+
+
+def test_every_fault_is_told_at_once() -> None:
+    """One run shows all that is to be mended."""
+    found = faults(name="x", tag="a b", maxLayers=0, uid="x", extraCommands=1)
+    assert {place for place, _ in found} == {"tag", "maxLayers", "uid", "extraCommands"}
+
+
+def test_unknown_keys_are_warned_of() -> None:
+    """A misspelt argument must not be lost in silence."""
+    warnings: list[str] = []
+    parse_spec(b'{"name": "x", "content": []}', name="s", warn=warnings.append)
+    assert warnings == ["s: content: unknown key, ignored: contents is meant?"]
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'{"name": NaN}'])
+def test_what_is_no_document(data: bytes) -> None:
+    """Whatever is given, the answer is one line."""
+    with pytest.raises(ConfError):
+        parse_spec(data, name="spec.json", warn=print)
+
+
+def test_contents(tmp_path: Path) -> None:
+    """Paths and built-in contents stand in one list, in their order; one needs no list."""
+    store = tmp_path / "store"
+    (store / "a").mkdir(parents=True)
+    spec = read(
+        name="x",
+        store_dir=str(store),
+        contents=[
+            f"{store}/a",
+            "fakeNss",
+            {"fakeNss": {"extraPasswdLines": ["u:x:1:1::/:/bin/sh"]}},
+            {"usrBinEnv": f"{store}/a"},
+        ],
+        copyToRoot=f"{store}/a",
+    )
+    path = f"{store}/a".encode()
+    assert recipe(spec).contents == (
+        path,
+        Builtin(name="fakeNss"),
+        Builtin(name="fakeNss", extra_passwd_lines=("u:x:1:1::/:/bin/sh",)),
+        Builtin(name="usrBinEnv", path=path),
+    )
+    assert recipe(spec).copy_to_root == (path,)
