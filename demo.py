@@ -1,8 +1,9 @@
 """`make demo`: an image of the Python that runs this, from several store paths.
 
 Assembles a small store below `.demo` (interpreter, shared libraries, standard
-library), writes its conf, streams it to a file, checks the file, and runs the
-image in a chroot where that is allowed.
+library, a program), writes a specification and the references graph, plans the
+layers, streams the image to a file, checks the file, and runs the image in a chroot
+where that is allowed.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ def shared_libraries(program: Path) -> set[Path]:
     return {Path(path) for path in re.findall(r"(/\S+)", text)}
 
 
-def assemble() -> tuple[list[list[str]], list[str]]:
-    """Fill the store. Returns the layers and the command that the image runs."""
+def assemble() -> tuple[dict[Path, list[Path]], dict[str, object]]:
+    """Fill the store. Returns its paths with what each refers to, and the container config."""
     shutil.rmtree(HERE, ignore_errors=True)
     interpreter = Path(os.path.realpath(sys.executable))
-    libraries, python, stdlib, greeting = (
+    libraries, python, stdlib, hello = (
         STORE / f"{letter * 32}-{name}"
         for letter, name in zip(
-            "lpsg", ("libraries", "python", "python-stdlib", "hello"), strict=True
+            "lpsh", ("libraries", "python", "python-stdlib", "hello"), strict=True
         )
     )
     source = Path(sysconfig.get_path("stdlib"))
@@ -56,14 +57,42 @@ def assemble() -> tuple[list[list[str]], list[str]]:
     for library in wanted:
         shutil.copy2(library, libraries / library.name)
     loader = next(path.name for path in wanted if path.name.startswith("ld-"))
-    greeting.mkdir()
-    (greeting / "hello.py").write_text(GREETING.replace("__file__", repr("a container")) + "\n")
+    (hello / "share" / "hello").mkdir(parents=True)
+    (hello / "share" / "hello" / "hello.py").write_text(f"{GREETING}\n")
 
-    command = [
-        f"{libraries}/{loader}", "--library-path", str(libraries),
-        f"{python}/bin/python3", f"{greeting}/hello.py",
-    ]  # fmt: skip
-    return [[str(libraries)], [str(stdlib)], [str(python), str(greeting)]], command
+    references = {libraries: [], stdlib: [libraries], python: [libraries, stdlib], hello: [python]}
+    command = [f"{libraries}/{loader}", "--library-path", f"{libraries}", f"{python}/bin/python3"]
+    return references, {
+        "Cmd": [*command, "/share/hello/hello.py"],  # a link in the root, to the store path
+        "Env": [f"PYTHONHOME={stdlib}"],
+    }
+
+
+def plan(references: dict[Path, list[Path]], config: dict[str, object]) -> Path:
+    """Write the specification, and let its conf be planned."""
+    graph = [
+        {
+            "path": str(path),
+            "references": [str(other) for other in others],
+            "narSize": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        }
+        for path, others in references.items()
+    ]
+    (HERE / "graph.json").write_text(json.dumps(graph, indent=2) + "\n")
+    spec = {
+        "name": "stream-image-demo",
+        "tag": "latest",
+        "contents": [str(path) for path in references if path.name.endswith("-hello")],
+        "config": config,
+        "store_dir": str(STORE),
+        "references_graph": str(HERE / "graph.json"),
+    }
+    (HERE / "spec.json").write_text(json.dumps(spec, indent=2) + "\n")
+    conf = HERE / "conf.json"
+    subprocess.run(
+        [sys.executable, "-m", "stream", "plan", HERE / "spec.json", "-o", conf], check=True
+    )
+    return conf
 
 
 def check(archive: Path, image: stream.Image) -> None:
@@ -78,7 +107,7 @@ def check(archive: Path, image: stream.Image) -> None:
         raise SystemExit("demo: the archive's manifest does not name the image")
 
 
-def run(archive: Path, command: list[str], python_home: str) -> None:
+def run(archive: Path, config: dict[str, object]) -> None:
     """Unpack the layers and run the command in a chroot, if that is allowed."""
     root = HERE / "root"
     with tarfile.open(archive) as tar:
@@ -88,9 +117,13 @@ def run(archive: Path, command: list[str], python_home: str) -> None:
                 with tarfile.open(fileobj=layer) as inner:
                     inner.extractall(root, filter="tar")
     user_namespace = ["unshare", "--user", "--map-root-user"] if os.geteuid() else []
+    command, environment = config["Cmd"], config["Env"]
+    assert isinstance(command, list)
+    assert isinstance(environment, list)
     result = subprocess.run(
         [*user_namespace, "chroot", root, *command],
-        env={"PYTHONHOME": python_home, "PATH": os.environ["PATH"]}, capture_output=True, text=True, check=False,
+        env={"PATH": os.environ["PATH"], **dict(item.split("=", 1) for item in environment)},
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     if result.returncode:
         raise SystemExit(f"demo: the image did not run: {result.stderr.strip()}")
@@ -98,27 +131,18 @@ def run(archive: Path, command: list[str], python_home: str) -> None:
 
 
 def main() -> None:
-    """Assemble, stream, check, run, and say how to load it."""
-    layers, command = assemble()
-    python_home = layers[1][0]
-    conf = {
-        "architecture": "amd64" if os.uname().machine == "x86_64" else "arm64",
-        "config": {"Cmd": command, "Env": [f"PYTHONHOME={python_home}"]},
-        "repo_tag": "stream-image-demo:latest",
-        "store_dir": str(STORE),
-        "store_layers": layers,
-    }
-    conf_file, archive = HERE / "conf.json", HERE / "image.tar"
-    conf_file.write_text(json.dumps(conf, indent=2) + "\n")
+    """Assemble, plan, stream, check, run, and say how to load it."""
+    references, config = assemble()
+    conf, archive = plan(references, config), HERE / "image.tar"
     with archive.open("wb") as file:
-        image = stream.write_image(stream.load_conf(conf_file), file)
+        image = stream.write_image(stream.load_conf(conf), file)
     check(archive, image)
     print(f"{archive.relative_to(HERE.parent)}: {image.image_id}, {len(image.layers)} layers")
-    run(archive, command, python_home)
-    shown = conf_file.relative_to(HERE.parent)
+    run(archive, config)
+    shown = (HERE / "spec.json").relative_to(HERE.parent)
     print("Load and run it:")
-    print(f"  .venv/bin/stream-image {shown} | docker load")
-    print(f"  docker run --rm {conf['repo_tag']}")
+    print(f"  .venv/bin/stream-image plan {shown} | .venv/bin/stream-image - | docker load")
+    print("  docker run --rm stream-image-demo:latest")
 
 
 if __name__ == "__main__":

@@ -24,10 +24,11 @@ from bench.contenders import (
 from bench.replay import repushed
 from bench.report import Section, verdict
 from stream.layering.auto import auto
-from stream.layering.graph import Graph
+from stream.layering.graph import Graph, roots
 from stream.layering.pipeline import pipeline
 from stream.layering.popularity import popularity
 from stream.layering.references import parse_references
+from stream.layering.stable import stable
 
 _MIB = 1 << 20
 _RSS_LIMIT = 64 * _MIB
@@ -243,6 +244,7 @@ def plan(options: Options) -> Section:
             "popularity": partial(popularity, graph, _PLAN_BUDGET),
             "auto": partial(auto, graph, _PLAN_BUDGET),
             "pipeline": partial(pipeline, graph, _program(graph), _PLAN_BUDGET),
+            "stable": partial(stable, graph, roots(graph), _PLAN_BUDGET),
         }
         for name, call in calls.items():
             times = sorted(_seconds(call) for _ in range(options.runs))

@@ -16,12 +16,13 @@ COMMANDS = [
     match[1].split("  #")[0].strip() for match in re.finditer(r"^ {4}(\S.*)$", PROSE, re.MULTILINE)
 ]
 MAKE = [command for command in COMMANDS if command.startswith("make ")]  # CI runs these
-STREAMED = "stream-image "
 
 # Stands for a consumer: takes an archive from its standard input, however compressed, and looks
 # whether it is whole. Real consumers are in tests/consumers.
 CONSUMER = """#!{python}
 import io, json, subprocess, sys, tarfile
+if sys.argv[1] == "run":
+    sys.exit(sys.argv[-1] != "hello:latest")
 data = sys.stdin.buffer.read()
 if data.startswith(b"\\x28\\xb5\\x2f\\xfd"):
     import pyzstd
@@ -42,14 +43,16 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (programs / name).write_text(CONSUMER.format(python=sys.executable), "utf-8")
         (programs / name).chmod(0o755)
     store = here / "store"
-    store.mkdir()
-    (store / "hello").write_bytes(b"hello\n")
+    for name in ("hello", "bash"):
+        (store / name / "bin").mkdir(parents=True)
+        (store / name / "bin" / name).write_bytes(b"#!/bin/bash\n")
     conf = {
         "repo_tag": "hello:latest",
         "store_dir": str(store),
         "store_layers": [[f"{store}/hello"]],
     }
-    (here / "conf.json").write_text(json.dumps(conf), "utf-8")
+    for name in ("conf.json", "old.json"):
+        (here / name).write_text(json.dumps(conf), "utf-8")
     for name in ("image.tar", "base.tar", "other.tar"):
         subprocess.run(
             [sys.executable, "-m", "stream", "-q", "conf.json", "-o", name], cwd=here, check=True
@@ -66,8 +69,11 @@ def test_readme_has_commands() -> None:
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command not in MAKE])
 def test_command(shell: Path, command: str) -> None:
-    """What a newcomer copies from the README works."""
-    assert STREAMED in command
+    """What a newcomer copies from the README works, in the order in which it stands there."""
+    assert re.search(r"\b(stream-image|docker|spec\.json)\b", command)
+    for name in ("hello", "bash"):
+        command = command.replace(f"/nix/store/…-{name}", f"{shell}/store/{name}")
+    command = command.replace('{"name"', f'{{"store_dir": "{shell}/store", "name"')
     path = f"{shell}/bin:{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-c", f"set -euo pipefail; {command}"],
