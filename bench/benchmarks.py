@@ -233,7 +233,9 @@ def layering(options: Options) -> Section:
 
 
 def plan(options: Options) -> Section:
-    """Planning layers: the graph read from its JSON, and each planner, in this process."""
+    """Planning layers: the graph read from its JSON, and each planner, in this process; and
+    the command, from its start to a conf in a pipe.
+    """
     section = Section(title=f"plan: {_PLAN_BUDGET} layers of a references graph, whole calls")
     section.lines = ["| paths | call | median s | min-max s | target |", "| - | - | - | - | - |"]
     for count, limit in _PLAN_LIMITS.items():
@@ -245,6 +247,9 @@ def plan(options: Options) -> Section:
             "auto": partial(auto, graph, _PLAN_BUDGET),
             "pipeline": partial(pipeline, graph, _program(graph), _PLAN_BUDGET),
             "stable": partial(stable, graph, roots(graph), _PLAN_BUDGET),
+            "the whole command": partial(
+                measure.run, (shapes.plan_command(options.directory, count),)
+            ),
         }
         for name, call in calls.items():
             times = sorted(_seconds(call) for _ in range(options.runs))

@@ -10,10 +10,12 @@ import json
 import os
 import platform
 import random
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bench.references import references_json
 from bench.store import mixed_store
 from bench.storepaths import Store, StorePath, base_name
 
@@ -171,3 +173,29 @@ def _shape(
 def _write(path: str, content: bytes) -> None:
     with open(path, "wb") as file:
         file.write(content)
+
+
+def plan_command(directory: str, count: int) -> tuple[str, ...]:
+    """Our command for a specification of a closure of `count` store paths, which are empty."""
+    place = os.path.join(directory, f"plan-{count}")
+    store, graph, spec = (
+        os.path.join(place, name) for name in ("store", "graph.json", "spec.json")
+    )
+    if not os.path.exists(spec):
+        os.makedirs(store, exist_ok=True)
+        data = references_json(count).replace(b"/nix/store", store.encode())
+        with open(graph, "wb") as file:
+            file.write(data)
+        closure = json.loads(data)
+        for item in closure:
+            os.makedirs(item["path"], exist_ok=True)
+        referred = {other for item in closure for other in item["references"]}
+        document = {
+            "name": "plan",
+            "store_dir": store,
+            "references_graph": graph,
+            "contents": [item["path"] for item in closure if item["path"] not in referred],
+        }
+        with open(spec, "w", encoding="utf-8") as file:
+            json.dump(document, file)
+    return (sys.executable, "-m", "stream", "plan", spec)

@@ -6,15 +6,17 @@ Knows neither archives nor what becomes of the tree.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 from stream.customisation import permissions
-from stream.customisation.commands import ran
-from stream.customisation.database import BaseDatabase, add_database
 from stream.customisation.join import make_tree
 from stream.customisation.redirect import Base, inherit, redirect
 from stream.customisation.tree import Tree
 from stream.model import ImageConf, Recipe
+
+if TYPE_CHECKING:
+    from stream.customisation.database import BaseDatabase
 
 
 @contextmanager
@@ -33,6 +35,8 @@ def made(
     redirect(tree, base, first_wins=recipe.first_wins)
     known = inherit(tree, base)
     if recipe.database is not None:
+        from stream.customisation.database import add_database
+
         add_database(
             tree,
             recipe.database,
@@ -41,15 +45,21 @@ def made(
             # The base's files stay, so what its database says of them holds.
             base_first=conf.base is not None and conf.base.skip_store_paths,
         )
-    commands = bool(recipe.extra_commands or recipe.fake_root_commands)
-    with (
-        ran(tree, recipe, store_dir=conf.store_dir, mtime=conf.mtime, warn=warn)
-        if commands
-        else nullcontext(tree)
-    ) as tree:
-        if commands:
+    with _after_commands(tree, recipe, conf, warn) as after:
+        if after is not tree:
             # They may have made a /bin where the base has a link.
-            redirect(tree, base, first_wins=recipe.first_wins)
-            inherit(tree, base, known)
-        permissions.apply(tree, recipe, base)
-        yield tree
+            redirect(after, base, first_wins=recipe.first_wins)
+            inherit(after, base, known)
+        permissions.apply(after, recipe, base)
+        yield after
+
+
+def _after_commands(
+    tree: Tree, recipe: Recipe, conf: ImageConf, warn: Callable[[str], None]
+) -> AbstractContextManager[Tree]:
+    """What the commands make of `tree`: the same if there are none."""
+    if not recipe.extra_commands and not recipe.fake_root_commands:
+        return nullcontext(tree)
+    from stream.customisation.commands import ran
+
+    return ran(tree, recipe, store_dir=conf.store_dir, mtime=conf.mtime, warn=warn)

@@ -14,20 +14,14 @@ from dataclasses import replace
 from typing import Any
 
 from stream import config, recipe_config
-from stream.archives.images import open_archive
 from stream.customisation.mentions import references
 from stream.errors import ConfError, Fault
-from stream.layering.auto import auto
 from stream.layering.graph import Graph, part
-from stream.layering.pipeline import pipeline
-from stream.layering.popularity import popularity
-from stream.layering.stable import stable
 from stream.model import Builtin, ImageConf, LayerPlan, NixDatabase, Recipe
 from stream.planning.closure import Closure, Wanted, closure_of
 from stream.planning.spec import Spec
 from stream.planning.tag import derived_tag
 from stream.sources import customisation
-from stream.sources.base import without_held
 
 
 def plan(
@@ -69,6 +63,8 @@ def _base(conf: ImageConf) -> tuple[int, str | None]:
     """How many layers the base image has, and its ID."""
     if conf.base is None:
         return 0, None
+    from stream.archives.images import open_archive
+
     with open_archive(conf.base.path) as archive:
         image = archive.choose(conf.base.repo_tag, conf.architecture)
         return len(image.layers), image.image_id
@@ -135,8 +131,10 @@ def _without_held(conf: ImageConf, graph: Graph) -> Graph:
     """What is left of `graph` without the store paths that the base image holds, if they
     are to be left out: they take no layers.
     """
-    if not graph:
+    if not graph or conf.base is None or not conf.base.skip_store_paths:
         return graph
+    from stream.sources.base import without_held
+
     everything = LayerPlan(store_paths=tuple(path.encode() for path in graph))
     left = without_held(replace(conf, store_layers=(everything,)))
     kept = {path.decode() for plan in left.store_layers for path in plan.store_paths}
@@ -165,10 +163,19 @@ def _layers(
 ) -> list[list[str]]:
     if not graph:
         return []
+    # Each is imported where it is wanted: together they take as long as a small plan.
     if spec.layering_pipeline is not None:
+        from stream.layering.pipeline import pipeline
+
         return pipeline(graph, spec.layering_pipeline, budget, name=spec.source)
     if spec.layering == "popularity":
+        from stream.layering.popularity import popularity
+
         return popularity(graph, budget)
     if spec.layering == "auto":
+        from stream.layering.auto import auto
+
         return auto(graph, budget)
+    from stream.layering.stable import stable
+
     return stable(graph, roots, budget, previous)

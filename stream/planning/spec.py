@@ -17,7 +17,6 @@ from typing import Any
 from stream import config, recipe_config
 from stream.checks import kind, meant
 from stream.errors import ConfError, Fault, one_line
-from stream.layering.pipeline import program_faults
 from stream.model import ImageConf
 
 # Handed on to the conf as they are.
@@ -229,5 +228,7 @@ class _Reader:
     def _program(self) -> list[Any] | None:
         program = self._document.get("layeringPipeline")
         if program is not None:
+            from stream.layering.pipeline import program_faults
+
             self.faults += program_faults(program)
         return program
