@@ -1,5 +1,6 @@
 """Planning: from a specification to a conf that streams."""
 
+import hashlib
 import io
 import json
 import os
@@ -166,6 +167,28 @@ def test_what_is_copied_brings_what_it_refers_to(packages: Packages) -> None:
     conf = packages.plan(copyToRoot=[packages.path("script-1")])
     assert every(conf) == ["lib-1", "tool-1"]
     assert write(conf)[-1]["./bin/run"].isreg()
+
+
+def test_ready_customisation_layer(packages: Packages) -> None:
+    """A layer that was made elsewhere is taken as it is, and brings what it refers to."""
+    ready = packages.directory / "ready"
+    ready.mkdir()
+    with tarfile.open(ready / "layer.tar", "w") as tar:
+        link = tarfile.TarInfo("./opt")
+        link.type, link.linkname = tarfile.SYMTYPE, packages.path("tool-1")
+        tar.addfile(link)
+        script = f"#!{packages.path('other-1')}/bin/other\n".encode()
+        entry = tarfile.TarInfo("./run")
+        entry.size = len(script)
+        tar.addfile(entry, io.BytesIO(script))
+    digest = hashlib.sha256((ready / "layer.tar").read_bytes()).hexdigest()
+    (ready / "checksum").write_text(digest, "utf-8")
+    conf = packages.plan(customisation_layer=str(ready), contents=[packages.path("lib-1")])
+    assert conf["customisation_layer"] == str(ready)
+    assert every(conf) == ["lib-1", "other-1", "tool-1"]
+    assert [*write(conf)[-1]] == ["./opt", "./run"]
+    with pytest.raises(ConfError, match="extraCommands: changes a customisation layer"):
+        packages.plan(customisation_layer=str(ready), extraCommands="true")
 
 
 def test_path_that_the_graph_does_not_have(packages: Packages) -> None:

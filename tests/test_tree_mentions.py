@@ -87,7 +87,7 @@ def test_pieces(seed: int, piece: int) -> None:
     pattern = re.compile(re.escape(STORE) + b"/" + mentions._NAME)
     pieces = (content[at : at + piece] for at in range(0, len(content), piece))
     overlap = len(STORE) + 1 + mentions._LONGEST
-    assert list(mentions._mentioned(pieces, pattern, overlap)) == pattern.findall(content)
+    assert list(mentions._matches(pieces, pattern, overlap)) == pattern.findall(content)
 
 
 def test_large_file(tmp_path: Path) -> None:

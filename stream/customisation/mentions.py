@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from stream.customisation.tree import FILE, LINK, Node, Tree
 from stream.errors import SourceError
@@ -25,17 +25,27 @@ def references(tree: Tree, store_dir: bytes) -> set[bytes]:
     its hash. Whether it exists is not asked. Raises SourceError for a file that cannot be
     read.
     """
-    pattern = re.compile(re.escape(store_dir) + rb"/(?:" + _NAME + rb")")
     found: set[bytes] = set()
     for path, node in tree.entries():
         if node.typeflag == LINK:
-            found.update(pattern.findall(node.link))
-            if (into := _led_into(path, node.link, store_dir)) is not None:
-                found.add(into)
+            found |= referred_to(path, node.link, store_dir)
         elif node.typeflag == FILE:
-            overlap = len(store_dir) + 1 + _LONGEST
-            found.update(_mentioned(_pieces(node), pattern, overlap))
+            found |= mentioned(_pieces(node), store_dir)
     return found
+
+
+def referred_to(path: bytes, target: bytes, store_dir: bytes) -> set[bytes]:
+    """The store paths that a link at `path` with this target leads to or mentions."""
+    found = mentioned([target], store_dir)
+    if (into := _led_into(path, target, store_dir)) is not None:
+        found.add(into)
+    return found
+
+
+def mentioned(pieces: Iterable[bytes], store_dir: bytes) -> set[bytes]:
+    """The store paths in the content that `pieces` make together, known by their hashes."""
+    pattern = re.compile(re.escape(store_dir) + rb"/(?:" + _NAME + rb")")
+    return set(_matches(pieces, pattern, len(store_dir) + 1 + _LONGEST))
 
 
 def _led_into(path: bytes, target: bytes, store_dir: bytes) -> bytes | None:
@@ -48,9 +58,7 @@ def _led_into(path: bytes, target: bytes, store_dir: bytes) -> bytes | None:
     return above + absolute.removeprefix(above).split(b"/", 1)[0]
 
 
-def _mentioned(
-    pieces: Iterator[bytes], pattern: re.Pattern[bytes], overlap: int
-) -> Iterator[bytes]:
+def _matches(pieces: Iterable[bytes], pattern: re.Pattern[bytes], overlap: int) -> Iterator[bytes]:
     """What `pattern` matches, across pieces as well: of at most `overlap` bytes."""
     kept = b""
     for piece in pieces:

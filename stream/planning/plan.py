@@ -14,7 +14,9 @@ from dataclasses import replace
 from typing import Any
 
 from stream import config, recipe_config
-from stream.customisation.mentions import references
+from stream.customisation.mentions import mentioned as in_content
+from stream.customisation.mentions import references, referred_to
+from stream.customisation.tree import LINK
 from stream.errors import ConfError, Fault
 from stream.layering.graph import Graph, part
 from stream.model import Builtin, ImageConf, LayerPlan, NixDatabase, Recipe
@@ -77,10 +79,27 @@ def _made(conf: ImageConf, warn: Callable[[str], None]) -> list[str]:
     """The store paths that the customisation layer, once made, refers to, as far as they
     are there: what is mentioned in a text may be long gone.
     """
-    assert isinstance(conf.customisation_layer, Recipe)
-    with customisation.made_tree(conf, conf.customisation_layer, warn) as tree:
-        found = references(tree, conf.store_dir)
+    if isinstance(conf.customisation_layer, Recipe):
+        with customisation.made_tree(conf, conf.customisation_layer, warn) as tree:
+            found = references(tree, conf.store_dir)
+    else:
+        found = _in_ready_layer(conf, warn)
     return [os.fsdecode(path) for path in sorted(found) if os.path.lexists(path)]
+
+
+def _in_ready_layer(conf: ImageConf, warn: Callable[[str], None]) -> set[bytes]:
+    from stream.archives.bytesource import pieces
+
+    with customisation.opened(conf, warn) as layer:
+        if layer is None:
+            return set()
+        with layer.content() as content:
+            found = in_content(pieces(content), conf.store_dir)
+        # A header may cut a target, or have no end between it and what follows.
+        for member in layer.members():
+            if member.typeflag == LINK:
+                found |= referred_to(member.name, member.link, conf.store_dir)
+    return found
 
 
 def _wanted(spec: Spec, made: Sequence[str]) -> Wanted:
@@ -95,8 +114,7 @@ def _wanted(spec: Spec, made: Sequence[str]) -> Wanted:
 
 def _named(spec: Spec) -> Iterator[tuple[str, str]]:
     """Those that the recipe names. What is copied is not needed itself."""
-    recipe = spec.conf.customisation_layer
-    assert isinstance(recipe, Recipe)
+    recipe = spec.recipe
     for index, content in enumerate(recipe.contents):
         if path := _path(content):
             yield path, f"contents[{index}]"
@@ -117,8 +135,7 @@ def _database(spec: Spec, closure: Closure) -> NixDatabase:
     if objects is None:
         wrong = "is set, and nobody knows the references of the store paths: give references_graph"
         raise ConfError(spec.source, [Fault("includeNixDB", wrong)])
-    recipe = spec.conf.customisation_layer
-    assert isinstance(recipe, Recipe)
+    recipe = spec.recipe
     store_dir = spec.conf.store_dir.decode()
     contents = filter(None, map(_path, recipe.contents))
     roots = (path.removeprefix(f"{store_dir}/").split("/", 1)[0] for path in contents)

@@ -17,7 +17,7 @@ from typing import Any
 from stream import config, recipe_config
 from stream.checks import kind, meant
 from stream.errors import ConfError, Fault, one_line
-from stream.model import ImageConf
+from stream.model import ImageConf, Recipe
 
 # Handed on to the conf as they are.
 _PASSED = frozenset(
@@ -28,8 +28,8 @@ _PASSED = frozenset(
 )  # fmt: skip
 _OWN = frozenset(
     {
-        "fromImage", "fromImageName", "fromImageTag", "includeNixDB", "includeStorePaths", "layering",
-        "layeringPipeline", "maxLayers", "name", "nix_store", "references_graph", "tag",
+        "customisation_layer", "fromImage", "fromImageName", "fromImageTag", "includeNixDB",
+        "includeStorePaths", "layering", "layeringPipeline", "maxLayers", "name", "nix_store", "references_graph", "tag",
     }
 )  # fmt: skip
 # The recipe's, but the database: the closure is not known here.
@@ -39,7 +39,6 @@ KEYS = _PASSED | _OWN | _RECIPE
 # Arguments of dockerTools that mean nothing here, and what does their work.
 _ELSEWHERE = {
     "compressor": "is given when the image is written: --compress",
-    "customisation_layer": "is a conf's: in a specification, its keys stand by themselves",
     "diskSize": "is not needed: there is no virtual machine",
     "from_image": "is a conf's: fromImage is meant",
     "repo_tag": "is a conf's: name and tag are meant",
@@ -54,13 +53,15 @@ _DRAFT_TAG = "draft"  # until there is one
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
     """A valid specification. `draft` is the conf without layers and tag, `conf` the same
-    as it is read. `layering_pipeline` is a program, checked, or None. `tag` is None for one
+    as it is read. `recipe` is what the customisation layer is made of or, if one is ready,
+    what it needs. `layering_pipeline` is a program, checked, or None. `tag` is None for one
     that is derived; `source` stands for the document in messages.
     """
 
     source: str
     draft: dict[str, Any]
     conf: ImageConf
+    recipe: Recipe
     repository: str
     tag: str | None
     max_layers: int
@@ -131,10 +132,14 @@ class _Reader:
         conf = self._checked(draft, warn)
         if conf is None or self.faults:
             return None
+        recipe = conf.customisation_layer
+        if not isinstance(recipe, Recipe):
+            recipe = self._recipe_of_ready(conf)
         return Spec(
             source=self._source,
             draft=draft,
             conf=conf,
+            recipe=recipe,
             repository=repository,
             tag=tag,
             max_layers=max_layers,
@@ -152,12 +157,23 @@ class _Reader:
         draft["repo_tag"] = f"{repository}:{_DRAFT_TAG if tag is None else tag}"
         if base := self._base():
             draft["from_image"] = base
-        draft["customisation_layer"] = {key: document[key] for key in document if key in _RECIPE}
+        ready = self._text("customisation_layer")
+        recipe = {key: document[key] for key in document if key in _RECIPE}
+        draft["customisation_layer"] = os.path.abspath(ready) if ready else recipe
         for key in ("includeStorePaths", "includeNixDB"):
             self._boolean(key, default=False)
         for key in ("references_graph", "nix_store"):
             self._text(key)
         return draft
+
+    def _recipe_of_ready(self, conf: ImageConf) -> Recipe:
+        """Of a recipe only what belongs to the closure, for a layer that is made already."""
+        for key in sorted(self._document.keys() & (_RECIPE - {"contents"})):
+            self.fault(key, "changes a customisation layer, and customisation_layer is ready")
+        if self._boolean("includeNixDB", default=False):
+            self.fault("includeNixDB", "needs a layer to be made, and customisation_layer is ready")
+        document = {"contents": self._document.get("contents")}
+        return recipe_config.read_recipe(document, "", self.fault, conf.store_dir.decode())
 
     def _checked(self, draft: dict[str, Any], warn: Callable[[str], None]) -> ImageConf | None:
         """The draft as a conf; its faults have the places of the specification."""
