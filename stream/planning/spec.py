@@ -29,7 +29,8 @@ _PASSED = frozenset(
 _OWN = frozenset(
     {
         "customisation_layer", "fromImage", "fromImageName", "fromImageTag", "includeNixDB",
-        "includeStorePaths", "layering", "layeringPipeline", "maxLayers", "name", "nix_store", "references_graph", "tag",
+        "includeStorePaths", "layering", "layeringPipeline", "maxLayers", "name", "nix_store",
+        "references_graph", "tag",
     }
 )  # fmt: skip
 # The recipe's, but the database: the closure is not known here.
