@@ -179,25 +179,25 @@ def _builds(
     app, config = f"{image}-app", f"{image}-config"
     packages = dict(judged.images[image])
     packages[app] = Package(
-        source=app, version="", size=_APP_SIZE, needs=frozenset(judged.roots[image])
+        source=app, version="1", size=_APP_SIZE, needs=frozenset(judged.roots[image])
     )
-    packages[config] = Package(source=config, version="", size=_CONFIG_SIZE, needs=frozenset({app}))
+    packages[config] = Package(
+        source=config, version="1", size=_CONFIG_SIZE, needs=frozenset({app})
+    )
     closures = {name: sorted(_closure(packages, name)) for name in packages}
     for week in range(weeks + 1):
         # The application changes three weeks of four, its configuration every second one.
-        versions = {app: 1 + week * 3 // 4, config: 1 + week // 2}
+        updates = {app: week * 3 // 4, config: week // 2}
         for package in packages.values():
-            if package.source not in versions:
-                changes = judged.changes[package.source]
-                versions[package.source] = sum((day - _START).days < 7 * week for day in changes)
+            if package.source not in updates:
+                days = [(day - _START).days for day in judged.changes[package.source]]
+                updates[package.source] = sum(0 <= day < 7 * week for day in days)
         paths = {}
         for name, package in packages.items():
             causes = closures[name] if mode.rebuilt else [name]
-            text = name + "".join(
-                f" {cause} {versions[packages[cause].source]}" for cause in causes
-            )
+            text = name + "".join(f" {cause} {updates[packages[cause].source]}" for cause in causes)
             seed = hashlib.sha256(text.encode()).digest()
-            version = versions[package.source]
+            version = f"{_upstream(package.version)}-{updates[package.source]}"
             paths[name] = f"/nix/store/{base_name(seed, f'{name}-{version}')}"
         graph = {
             paths[name]: Node(
@@ -207,6 +207,12 @@ def _builds(
             for name, package in packages.items()
         }
         yield graph, [paths[app], paths[config]]
+
+
+def _upstream(version: str) -> str:
+    """A Debian version without epoch and revision, as store paths have it in their names."""
+    version = version.rpartition(":")[2]
+    return version.rpartition("-")[0] or version
 
 
 def _drifted(size: int, path: str, drift: float) -> int:
