@@ -169,6 +169,19 @@ def test_one_cause_one_layer() -> None:
     assert ["left-1", "right-1"] in names(stable(graph, [], 3))
 
 
+def test_one_version_one_source() -> None:
+    """Outputs of one derivation are updated together: apart they take layers that others need."""
+    small: dict[str, tuple[int, Sequence[str]]]
+    small = dict.fromkeys(["blas-3.11", "git-2.39", "icu-72.1"], (12 * MB, []))
+    for other, needs, together in (
+        ("ssl-3.0.15-dev", ["ssl-3.0.15"], True),
+        ("tls-3.0.15", [], False),
+        ("tls-3.0.16", ["ssl-3.0.15"], False),
+    ):
+        graph = graph_of({**small, "ssl-3.0.15": (30 * MB, []), other: (30 * MB, needs)})
+        assert (["ssl-3.0.15", other] in names(stable(graph, [], 4))) == together
+
+
 def test_no_dust() -> None:
     """A request and an archive member for a kilobyte cost more than the kilobyte."""
     dust = {f"hook{number}-1": (1_000, ["bash-1"]) for number in range(40)}
@@ -199,16 +212,26 @@ def reaches(graph: Graph, path: str) -> set[str]:
 def expected(graph: Graph, roots: Sequence[str], plan: Plan) -> float:
     """What the documentation says a plan costs."""
     down = {path: reaches(graph, path) for path in graph}
+    # The closures of the tests have as many sources as paths: no two versions are equal.
+    weight = {
+        path: max(
+            min(16, max(1, round(math.sqrt(2 ** round(math.log2(node.size)) / 262_144)))),
+            400 // len(roots) if path in roots else 0,
+        )
+        for path, node in graph.items()
+    }
+
+    def chance(paths: set[str]) -> float:
+        return 1 - math.exp(-0.05 * math.sqrt(sum(weight[path] for path in paths)))
+
     total = 0.0
     for layer in plan:
         causes: set[str] = set().union(*(down[path] for path in layer))
         dependents = [{other for other in graph if path in down[other]} for path in layer]
         apart = set[str]().union(*dependents) - dependents[0].intersection(*dependents)
-        more = 100 if causes & set(roots) else 0
-        change = 1 - math.exp(-0.05 * math.sqrt(len(causes) + more))
         unshared = 1 - math.exp(-0.3 * math.sqrt(len(apart)))
         size = 16384 + sum(2 ** round(math.log2(graph[path].size)) for path in layer)
-        total += size * (change + 0.07 * unshared)
+        total += size * (chance(causes) + 3 * chance(set(layer)) + 0.1 * unshared)
     return total
 
 
@@ -267,8 +290,8 @@ def test_a_bad_plan_goes_when_all_is_pushed_anyway() -> None:
 
 def test_long_chains_and_many_paths() -> None:
     """Depth and number of paths are the closure's, not Python's stack."""
-    chain = {f"link{n}-1": (1000, [f"link{n + 1}-1"]) for n in range(3000)}
-    graph = graph_of({**chain, "link3000-1": (1000, ["link0-1"])})
+    chain = {f"link{n}-1.0": (1000, [f"link{n + 1}-1.0"]) for n in range(3000)}
+    graph = graph_of({**chain, "link3000-1.0": (1000, ["link0-1.0"])})
     assert len(stable(graph, [], 100)) == 1, "all of a cycle has the same causes"
-    graph = graph_of({**chain, "link3000-1": (1000, [])})
+    graph = graph_of({**chain, "link3000-1.0": (1000, [])})
     check(stable(graph, [], 100), graph, 100)

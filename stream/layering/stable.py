@@ -1,15 +1,17 @@
 """Layers by chance of change: what is likely to change together lies together, so that an
 update moves few bytes. Knows graph, sizes and names, and no history.
 
-A path's hash is new when anything in its closure is: the paths of its closure are the causes
-of its changes. The chance that one of them strikes before the next build grows with their
-number, more slowly than in proportion, and roots are worked on more than the rest. A layer
-moves whole when one of its members changes, and its causes are the union of theirs, so paths
-whose closures overlap cost little together. Another image shares a layer if it has all of the
-members: paths with the same dependents come together everywhere, and each dependent of only
-some members is a reason to come without the others. The plan is the partition with the least
-sum of size times (chance of change + weighted chance of not being shared) that merging layers
-two at a time, and then moving paths one at a time, finds.
+What changes is a source. Paths of one version that refer to each other are taken to be of one;
+large sources change more often than small ones, and roots are worked on more than the rest. A
+path's hash is new when a source of its closure changed or, where dependents are not rebuilt, when
+its own did. The chance that one of n sources changes before the next build grows with n, more
+slowly than in proportion. A layer moves whole when one of its members changes, and its causes
+are the union of theirs, so paths that have many in common cost little together. Another image
+shares a layer if it has all of the members: paths with the same dependents come together
+everywhere, and each dependent of only some members is a reason to come without the others. The
+plan is the partition with the least sum of size times (weighted chances of change + weighted
+chance of not being shared) that merging layers two at a time, and then moving paths one at a
+time, finds.
 """
 
 from __future__ import annotations
@@ -27,9 +29,12 @@ from stream.layering.reach import Reach, name_key, reach
 
 # Round numbers from a plateau that is the same for unlike images and years: docs/adr/0006.
 _CHANGE = 0.05  # n causes strike with a chance of 1 - exp(-_CHANGE * sqrt(n))
-_ROOT = 100  # causes that a root has beside its closure: it is what is worked on
+_CAUSE = 256 << 10  # bytes of a source that has one cause to change; 4 have two, 9 three ...
+_CAUSES = 16  # what no source has more of, but for roots: they are worked on
+_ROOTS = 400  # causes that the roots have together
+_OWN = 3  # what the chance of a change in the layer weighs against one in its closure
 _APART = 0.3  # as _CHANGE, of n dependents that not all members have
-_SHARING = 0.07  # what a byte that is not shared weighs against one that is pushed again
+_SHARING = 0.1  # what a byte that is not shared weighs against one that is pushed again
 _LAYER_COST = 16 << 10  # bytes that a layer costs beside its content: tar, manifest, requests
 _BUILDS = 20  # builds to come that a push now is weighed against
 _TOLERANCE = 1.05  # how much dearer than a fresh plan an old one may be and stay
@@ -39,18 +44,20 @@ _MOVES = 40_000  # comparisons spent on moving single paths
 
 _HASH = re.compile(r"[0-9a-z]{32}-")
 _VERSION = re.compile(r"-[0-9][^-]*")
+_TELLING = re.compile(r".*-([0-9][^-]*\.[^-]*)")  # a version that few sources have in common
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """Paths by index. `causes` has a bit for each path that a member depends on. `dependents`
-    has a bit for each path that depends on some member and, above all of these, a bit for each
-    that some member can do without. A layer of the plan before is `held`: so many bytes a build
+    """Paths by index. `own` has bits for the sources of the members, `causes` for those of their
+    closures. `dependents` has a bit for each path that depends on some member and, above all of
+    these, a bit for each that some member can do without. A layer of the plan before is `held`: so many bytes a build
     is what merging it with another costs more, and it is not taken apart.
     """
 
     members: tuple[int, ...]
     size: int
+    own: int
     causes: int
     dependents: int
     held: float = 0
@@ -59,6 +66,7 @@ class _Layer:
         return _Layer(
             self.members + other.members,
             self.size + other.size,
+            self.own | other.own,
             self.causes | other.causes,
             self.dependents | other.dependents,
         )
@@ -89,25 +97,26 @@ class _Planner:
 
     def __init__(self, graph: Graph, known: Reach, roots: Collection[str]) -> None:
         self._paths = paths = known.order
-        numbers = range(len(paths) + _ROOT + 1)
-        self._changing = [1 - math.exp(-_CHANGE * math.sqrt(n)) for n in numbers]
-        unshared = [_SHARING * (1 - math.exp(-_APART * math.sqrt(n))) for n in numbers]
+        sizes = [_rounded(graph[path].size) for path in paths]
+        own, count = _sources(known, sizes, {known.number[r] for r in roots if r in known.number})
+        self._changing = [1 - math.exp(-_CHANGE * math.sqrt(n)) for n in range(count + 1)]
+        self._own = [_OWN * chance for chance in self._changing]
         # By the bits of `dependents`: each path has one at least, and two if members differ.
-        self._unshared = [0.0] * len(paths) + unshared
+        self._unshared = [0.0] * len(paths) + [
+            _SHARING * (1 - math.exp(-_APART * math.sqrt(n))) for n in range(len(paths) + 1)
+        ]
+        causes = _causes(known, own)
         dependents = _dependents(known)
-        causes = [bits | 1 << number for number, bits in enumerate(known.reached)]
-        # What reaches a root has further causes, the same for all roots.
-        top = sum(1 << known.number[root] for root in {*roots} & known.number.keys())
-        causes = [bits | ((1 << _ROOT) - 1 << len(paths) if bits & top else 0) for bits in causes]
         others = (1 << len(paths)) - 1
         self.single = [
             _Layer(
                 (number,),
-                _rounded(graph[path].size),
+                sizes[number],
+                own[number],
                 causes[number],
                 dependents[number] | (others ^ dependents[number]) << len(paths),
             )
-            for number, path in enumerate(paths)
+            for number in range(len(paths))
         ]
 
     def chance(self, layer: _Layer) -> float:
@@ -117,13 +126,16 @@ class _Planner:
     def cost(self, layer: _Layer) -> float:
         """Bytes that the layer is expected to cost with each build."""
         return (layer.size + _LAYER_COST) * (
-            self._changing[layer.causes.bit_count()] + self._unshared[layer.dependents.bit_count()]
+            self._changing[layer.causes.bit_count()]
+            + self._own[layer.own.bit_count()]
+            + self._unshared[layer.dependents.bit_count()]
         )
 
     def together(self, one: _Layer, two: _Layer) -> float:
         """The cost of both as one layer."""
         return (one.size + two.size + _LAYER_COST) * (
             self._changing[(one.causes | two.causes).bit_count()]
+            + self._own[(one.own | two.own).bit_count()]
             + self._unshared[(one.dependents | two.dependents).bit_count()]
         )
 
@@ -163,13 +175,14 @@ class _Planner:
         return replace(layer, held=1 + spared / _BUILDS)
 
     def _join(self, group: Sequence[int]) -> _Layer:
-        size = causes = dependents = 0
+        size = own = causes = dependents = 0
         for number in group:
             layer = self.single[number]
             size += layer.size
+            own |= layer.own
             causes |= layer.causes
             dependents |= layer.dependents
-        return _Layer(tuple(group), size, causes, dependents)
+        return _Layer(tuple(group), size, own, causes, dependents)
 
     def _with_rest(self, layers: Sequence[_Layer]) -> list[_Layer]:
         taken = {index for layer in layers for index in layer.members}
@@ -279,11 +292,57 @@ def _link(number: int, before: list[int], after: list[int]) -> None:
         before[after[number]] = number
 
 
+def _sources(known: Reach, sizes: Sequence[int], roots: set[int]) -> tuple[list[int], int]:
+    """For each path as many bits as its source has causes to change; and how many there are."""
+    versions = [_TELLING.match(_name(path)) for path in known.order]
+    sources = [[number] for number in range(len(sizes))]
+    for number, version in enumerate(versions):
+        for other in known.references[number]:
+            like = versions[other]
+            if version and like and version[1] == like[1]:
+                _unite(sources, number, other)
+    own = [0] * len(sizes)
+    count = 0
+    for number, group in enumerate(sources):
+        if number != group[0]:
+            continue
+        size = sum(sizes[member] for member in group)
+        many = min(_CAUSES, max(1, round(math.sqrt(size / _CAUSE))))
+        if not roots.isdisjoint(group):
+            many = max(many, _ROOTS // len(roots))
+        for member in group:
+            own[member] = ((1 << many) - 1) << count
+        count += many
+    return own, count
+
+
+def _unite(groups: list[list[int]], one: int, two: int) -> None:
+    """Make the groups of two members one: each member's is then the same list."""
+    small, large = sorted((groups[one], groups[two]), key=len)
+    if small is not large:
+        large += small
+        for member in small:
+            groups[member] = large
+
+
+def _causes(known: Reach, own: Sequence[int]) -> list[int]:
+    """What is in `own` of each node's closure, together."""
+    causes = [0] * len(own)
+    for cycle in _cycles(known):  # what is referred to comes first
+        below = 0
+        for node in cycle:
+            below |= own[node]
+            for other in known.references[node]:
+                below |= causes[other]
+        for node in cycle:
+            causes[node] = below
+    return causes
+
+
 def _dependents(known: Reach) -> list[int]:
     """What reaches each node, itself included."""
     bits = [1 << node for node in range(len(known.order))]
-    cycles = groupby(range(len(known.order)), key=known.cycle.__getitem__)
-    for cycle in reversed([list(nodes) for _, nodes in cycles]):  # what refers comes first
+    for cycle in reversed(_cycles(known)):  # what refers comes first
         above = 0
         for node in cycle:
             above |= bits[node]
@@ -292,6 +351,11 @@ def _dependents(known: Reach) -> list[int]:
             for other in known.references[node]:
                 bits[other] |= above
     return bits
+
+
+def _cycles(known: Reach) -> list[list[int]]:
+    nodes = range(len(known.order))
+    return [list(cycle) for _, cycle in groupby(nodes, key=known.cycle.__getitem__)]
 
 
 def _rounded(size: int) -> int:
