@@ -176,7 +176,12 @@ def _write(path: str, content: bytes) -> None:
 
 
 def plan_command(directory: str, count: int) -> tuple[str, ...]:
-    """Our command for a specification of a closure of `count` store paths, which are empty."""
+    """Our command for that specification."""
+    return (sys.executable, "-m", "stream", "plan", plan_spec(directory, count))
+
+
+def plan_spec(directory: str, count: int) -> str:
+    """A specification of a closure of `count` store paths, which are empty."""
     place = os.path.join(directory, f"plan-{count}")
     store, graph, spec = (
         os.path.join(place, name) for name in ("store", "graph.json", "spec.json")
@@ -198,4 +203,4 @@ def plan_command(directory: str, count: int) -> tuple[str, ...]:
         }
         with open(spec, "w", encoding="utf-8") as file:
             json.dump(document, file)
-    return (sys.executable, "-m", "stream", "plan", spec)
+    return spec

@@ -52,7 +52,7 @@ def no_id(value: object) -> str:
 
 def is_text(value: str) -> bool:
     """Whether `value` has UTF-8 bytes: JSON can name half of a UTF-16 pair."""
-    return not any("\ud800" <= char <= "\udfff" for char in value)
+    return value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def not_normal(path: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 
 from stream.config import conf_name, read_conf
@@ -38,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Plan. Raises StreamImageError."""
+    # A burst of small objects that all live to its end: looking for cycles among them
+    # takes a tenth of the time.
+    gc.disable()
     name = conf_name(args.spec)
     spec = parse_spec(read_conf(args.spec), name=name, warn=reporter.warning)
     previous = read_previous(args.previous).store_layers if args.previous else None
