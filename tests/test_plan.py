@@ -438,6 +438,15 @@ def test_wrong_specification_leaves_no_file(packages: Packages) -> None:
     assert not conf.exists()
 
 
+def test_conf_given_to_plan() -> None:
+    """Who plans twice is told so in one line, not key by key."""
+    ended = run("plan", "-", stdin=b'{"repo_tag": "x:1", "store_layers": []}')
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        b"stream-image: standard input: is a conf already: stream it, there is nothing to plan\n"
+    )
+
+
 def test_specification_given_to_the_main_job(packages: Packages) -> None:
     """Who forgets to plan is told what to do."""
     ended = run("-", stdin=json.dumps(packages.spec()).encode())

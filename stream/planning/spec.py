@@ -96,6 +96,8 @@ def parse_spec(data: bytes, *, name: str, warn: Callable[[str], None]) -> Spec:
         raise ConfError(name, [Fault("", f"not JSON: {error}")]) from None
     if not isinstance(document, dict):
         raise ConfError(name, [Fault("", f"must be an object, not {kind(document)}")])
+    if "repo_tag" in document and "name" not in document:
+        raise ConfError(name, [Fault("", "is a conf already: stream it, there is nothing to plan")])
     reader = _Reader(name, {key: value for key, value in document.items() if value is not None})
     spec = reader.spec(warn)
     for key in document:
