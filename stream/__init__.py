@@ -41,6 +41,8 @@ if TYPE_CHECKING:
         Owner,
     )
     from stream.pipeline import Observer, write_image
+    from stream.planning.plan import plan
+    from stream.planning.spec import Spec, parse_spec
 
 __version__ = "0.1.0"
 
@@ -56,6 +58,8 @@ _MODULES = {
         "Layer", "LayerPlan", "Owner",
     ),
     "pipeline": ("Observer", "write_image"),
+    "planning.plan": ("plan",),
+    "planning.spec": ("Spec", "parse_spec"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -78,11 +82,14 @@ __all__ = [
     "ReaderClosedError",
     "SizeMismatch",
     "SourceError",
+    "Spec",
     "StreamImageError",
     "UsageError",
     "__version__",
     "load_conf",
     "parse_conf",
+    "parse_spec",
+    "plan",
     "write_image",
 ]
 

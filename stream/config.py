@@ -71,15 +71,15 @@ KEYS = frozenset(
 )  # fmt: skip
 
 
-def _ignore(_message: str) -> None:
-    pass
+def ignore(_message: str) -> None:
+    """Tell nobody."""
 
 
 def load_conf(
     source: str | os.PathLike[str],
     *,
     repo_tag: str | None = None,
-    warn: Callable[[str], None] = _ignore,
+    warn: Callable[[str], None] = ignore,
 ) -> ImageConf:
     """Read the conf at the path `source`, or from standard input if that is `-`.
 
@@ -126,7 +126,7 @@ def parse_conf(
     *,
     name: str = "conf.json",
     repo_tag: str | None = None,
-    warn: Callable[[str], None] = _ignore,
+    warn: Callable[[str], None] = ignore,
 ) -> ImageConf:
     """The conf in `data`; `name` stands for it in messages. See `load_conf`."""
     data = conf_in(data, name)

@@ -141,6 +141,15 @@ def test_import_is_light() -> None:
     assert not (loaded("import stream") - loaded("")) & (HEAVY | {"argparse"})
 
 
+@pytest.mark.parametrize("name", stream.__all__)
+def test_the_face_of_the_library(name: str) -> None:
+    """Names are imported when they are used: a wrong one would fail with its first user."""
+    assert getattr(stream, name) is not None
+    assert name in dir(stream)
+    home = stream._HOME.get(name, "")
+    assert name == "__version__" or f"stream.{home}.{name}" in imports(PACKAGE / "__init__.py")
+
+
 def test_a_quiet_run_is_light(tmp_path: Path) -> None:
     """Progress bars are for terminals: a run in a pipe never pays for them."""
     conf = tmp_path / "conf.json"

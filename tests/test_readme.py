@@ -93,13 +93,19 @@ def test_conf_example() -> None:
     assert json.loads(example).keys() == {"repo_tag", "store_layers", "config"}
 
 
-def test_python_example(shell: Path) -> None:
+def test_python_examples(shell: Path) -> None:
     """The library is used as the README says."""
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    done = subprocess.run(
-        [sys.executable, "-c", example], cwd=shell, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.startswith("sha256:")
+    spec = {"name": "x", "contents": [f"{shell}/store/hello"], "store_dir": f"{shell}/store"}
+    (shell / "spec.json").write_text(json.dumps(spec), "utf-8")
+    said = []
+    for example in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        done = subprocess.run(
+            [sys.executable, "-c", example], cwd=shell, capture_output=True, text=True, check=True
+        )
+        said.append(done.stdout)
+    assert len(said) == 2
+    assert said[0].startswith("sha256:")
+    assert re.fullmatch(r"x:[0-9a-z]{32} 1\n", said[1])
 
 
 def test_keys_of_the_conf() -> None:

@@ -30,7 +30,7 @@ def plan(
     spec: Spec,
     previous: Sequence[Sequence[str]] | None = None,
     *,
-    warn: Callable[[str], None],
+    warn: Callable[[str], None] = config.ignore,
 ) -> dict[str, Any]:
     """The conf of `spec`, as JSON will have it: complete, and checked as it will be when
     it is streamed. `previous` are the store layers of the build before. `warn` is called

@@ -83,7 +83,9 @@ def is_spec(data: bytes) -> bool:
     return isinstance(document, dict) and "name" in document and "repo_tag" not in document
 
 
-def parse_spec(data: bytes, *, name: str, warn: Callable[[str], None]) -> Spec:
+def parse_spec(
+    data: bytes, *, name: str = "spec.json", warn: Callable[[str], None] = config.ignore
+) -> Spec:
     """The specification in `data`; `name` stands for it in messages. `warn` is called
     with one line for each key that is not known. Raises ConfError, with every fault.
     """
