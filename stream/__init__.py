@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     from stream.config import load_conf, parse_conf
     from stream.errors import (
         ArchiveError,
+        CommandsError,
         ConfError,
+        ContentConflict,
         DigestMismatch,
+        NixError,
         OutputError,
         ReaderClosedError,
+        RecipeError,
         SizeMismatch,
         SourceError,
         StreamImageError,
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
         Layer,
         LayerPlan,
         Owner,
+        Recipe,
     )
     from stream.pipeline import Observer, write_image
     from stream.planning.plan import plan
@@ -50,12 +55,13 @@ _MODULES = {
     "compression": ("Compression",),
     "config": ("load_conf", "parse_conf"),
     "errors": (
-        "ArchiveError", "ConfError", "DigestMismatch", "OutputError", "ReaderClosedError",
-        "SizeMismatch", "SourceError", "StreamImageError", "UsageError",
+        "ArchiveError", "CommandsError", "ConfError", "ContentConflict", "DigestMismatch", "NixError",
+        "OutputError", "ReaderClosedError", "RecipeError", "SizeMismatch", "SourceError",
+        "StreamImageError", "UsageError",
     ),
     "model": (
         "BaseReference", "CustomisationLayer", "Descriptor", "Digest", "Image", "ImageConf",
-        "Layer", "LayerPlan", "Owner",
+        "Layer", "LayerPlan", "Owner", "Recipe",
     ),
     "pipeline": ("Observer", "write_image"),
     "planning.plan": ("plan",),
@@ -66,8 +72,10 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
     "ArchiveError",
     "BaseReference",
+    "CommandsError",
     "Compression",
     "ConfError",
+    "ContentConflict",
     "CustomisationLayer",
     "Descriptor",
     "Digest",
@@ -76,10 +84,13 @@ __all__ = [
     "ImageConf",
     "Layer",
     "LayerPlan",
+    "NixError",
     "Observer",
     "OutputError",
     "Owner",
     "ReaderClosedError",
+    "Recipe",
+    "RecipeError",
     "SizeMismatch",
     "SourceError",
     "Spec",

@@ -60,38 +60,39 @@ class SourceError(StreamImageError, OSError):
 
 
 class RecipeError(StreamImageError, ValueError):
-    """A customisation layer that cannot be what its recipe says. `path` is the place in
-    the image, and begins with `/`.
+    """A customisation layer that cannot be what its recipe says. `where` is a path in the
+    image, the name of a built-in content, or what else of the recipe it is.
     """
 
-    def __init__(self, path: bytes, reason: str) -> None:
-        self.path = path
+    def __init__(self, where: str, reason: str) -> None:
+        self.where = where
         self.reason = reason
-        super().__init__(f"{printable(path)}: {reason}")
+        super().__init__(one_line(f"{where}: {reason}"))
 
 
-class ContentConflict(StreamImageError, ValueError):
-    """Two contents that disagree about `path` in the image; `first` and `second` are
-    their paths, or the names of what is built in.
+class ContentConflict(RecipeError):
+    """Two contents that disagree about the path `where`; `first` and `second` are their
+    paths, or the names of what is built in.
     """
 
-    def __init__(self, path: bytes, first: bytes, second: bytes) -> None:
-        self.path = path
+    def __init__(self, where: str, first: bytes, second: bytes) -> None:
         self.first = first
         self.second = second
         super().__init__(
-            f"/{printable(path)}: {printable(first)} and {printable(second)} disagree about it: "
-            "leave one out, or let the first win (conflicts)"
+            where,
+            f"{printable(first)} and {printable(second)} disagree about it: leave one out,"
+            " or let the first win (conflicts)",
         )
 
 
-class BuiltinError(StreamImageError, ValueError):
-    """A built-in content, `name`, that cannot be made of what was given."""
+class CommandsError(RecipeError):
+    """Commands that failed, or cannot be run. `where` is their key in the recipe, `status`
+    their exit status (-n: ended by signal n), or None if they have none.
+    """
 
-    def __init__(self, name: str, reason: str) -> None:
-        self.name = name
-        self.reason = reason
-        super().__init__(one_line(f"{name}: {reason}"))
+    def __init__(self, where: str, reason: str, status: int | None = None) -> None:
+        self.status = status
+        super().__init__(where, reason)
 
 
 class ArchiveError(StreamImageError, ValueError):
@@ -139,27 +140,6 @@ class ReaderClosedError(OutputError, BrokenPipeError):
     """Whoever read the image closed the pipe before its end."""
 
 
-class NixDatabaseError(StreamImageError, ValueError):
-    """A Nix database that cannot be made. `path` is the store path, or the place in the
-    image, that something is wrong with.
-    """
-
-    def __init__(self, path: str, reason: str) -> None:
-        self.path = path
-        self.reason = reason
-        super().__init__(one_line(f"Nix database: {path}: {reason}"))
-
-
-class BudgetError(StreamImageError, ValueError):
-    """No layer is left for store paths. `budget` is how many there would be."""
-
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
-        super().__init__(
-            f"{budget} layers are left for store paths, and at least 1 is needed: raise maxLayers"
-        )
-
-
 class NixError(StreamImageError, OSError):
     """Nix cannot be asked, or gives no answer. `command` is what was asked."""
 
@@ -167,18 +147,6 @@ class NixError(StreamImageError, OSError):
         self.command = command
         self.reason = reason
         super().__init__(one_line(f"{command}: {reason}"))
-
-
-class CommandsError(StreamImageError, RuntimeError):
-    """Commands of a recipe that failed, or cannot be run. `which` is their key in the
-    recipe, `status` their exit status (-n: ended by signal n), or None if they have none.
-    """
-
-    def __init__(self, which: str, reason: str, status: int | None = None) -> None:
-        self.which = which
-        self.reason = reason
-        self.status = status
-        super().__init__(one_line(f"{which}: {reason}"))
 
 
 class UsageError(StreamImageError, ValueError):

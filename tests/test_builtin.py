@@ -6,7 +6,7 @@ import pytest
 
 from stream.customisation.builtin import nodes
 from stream.customisation.tree import LINK
-from stream.errors import BuiltinError
+from stream.errors import RecipeError
 from stream.model import Builtin
 
 PASSWD_LINE = "app:x:1000:1000:App:/home/app:/bin/sh"
@@ -71,7 +71,7 @@ def test_extra_lines_stand_between_root_and_nobody(name: str) -> None:
 @pytest.mark.parametrize("name", ["fakeNss", "shadowSetup"])
 def test_malformed_lines(name: str, lines: dict[str, tuple[str, ...]], reason: str) -> None:
     """A second line would be a user that nobody saw."""
-    with pytest.raises(BuiltinError, match=f"^{name}: .*{reason}$"):
+    with pytest.raises(RecipeError, match=f"^{name}: .*{reason}$"):
         nodes(Builtin(name=name, **lines))  # type: ignore[arg-type]
 
 
@@ -134,11 +134,11 @@ def test_wrong_paths(package: bytes, name: str) -> None:
         (package + b"/none", "/none does not exist, or cannot be read"),
         (package + b"/bin", "/bin has no "),
     ):
-        with pytest.raises(BuiltinError, match=f"^{name}: .*{reason}"):
+        with pytest.raises(RecipeError, match=f"^{name}: .*{reason}"):
             nodes(Builtin(name=name, path=path))
 
 
 def test_an_unknown_name() -> None:
     """A misspelt name is answered with those that there are."""
-    with pytest.raises(BuiltinError, match="fakeNSS: not built in; there are fakeNss, binSh"):
+    with pytest.raises(RecipeError, match="fakeNSS: not built in; there are fakeNss, binSh"):
         nodes(Builtin(name="fakeNSS"))

@@ -534,7 +534,7 @@ def test_failure(commands: str, status: int | None, message: str) -> None:
         pass
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
-    assert (caught.value.which, caught.value.status) == ("extraCommands", status)
+    assert (caught.value.where, caught.value.status) == ("extraCommands", status)
 
 
 @pytest.mark.usefixtures("fakeroot")

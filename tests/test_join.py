@@ -293,7 +293,11 @@ def test_a_conflict_names_both_contents(
     first, second = make(b"one", one), make(b"other", other)
     with pytest.raises(ContentConflict) as caught:
         lay(first, second)
-    assert (caught.value.path, caught.value.first, caught.value.second) == (path, first, second)
+    assert (caught.value.where, caught.value.first, caught.value.second) == (
+        f"/{path.decode()}",
+        first,
+        second,
+    )
     assert str(caught.value).startswith(
         f"/{path.decode()}: {first.decode()} and {second.decode()} disagree"
     )

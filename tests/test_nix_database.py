@@ -23,7 +23,7 @@ from stream.archives.bytesource import StreamBytes
 from stream.customisation import tree as nodes
 from stream.customisation.database import BaseDatabase, add_database
 from stream.customisation.tree import Tree
-from stream.errors import ArchiveError, NixDatabaseError, SourceError
+from stream.errors import ArchiveError, RecipeError, SourceError
 from stream.model import BaseReference, NixDatabase, StoreObject
 from stream.sources import base_database as finding
 from stream.sources.base_database import base_database
@@ -199,7 +199,7 @@ def test_what_is_in_the_tree() -> None:
 )  # fmt: skip
 def test_impossible_databases(objects: list[StoreObject], roots: list[str], message: str) -> None:
     """Nix would fail in the container, long after, and say less."""
-    with pytest.raises(NixDatabaseError) as caught:
+    with pytest.raises(RecipeError) as caught:
         made(*objects, roots=roots)
     assert str(caught.value) == f"Nix database: {message}"
 
@@ -208,7 +208,7 @@ def test_a_place_that_is_taken() -> None:
     """A content with a database of its own must not be overwritten in silence."""
     tree = Tree()
     tree.put(DATABASE.encode(), nodes.file(b"", origin=b"/nix/store/x"))
-    with pytest.raises(NixDatabaseError, match=f"/{DATABASE}: .* from /nix/store/x: leave it out"):
+    with pytest.raises(RecipeError, match=f"/{DATABASE}: .* from /nix/store/x: leave it out"):
         add_database(tree, NixDatabase(objects=(), roots=()), store_dir=b"/nix/store")
 
 
@@ -528,7 +528,7 @@ def test_damaged_bases_end_in_an_error_or_not_at_all(data: st.DataObject) -> Non
         base[data.draw(st.integers(0, len(base) - 1))] = data.draw(st.integers(0, 255))
     try:
         result = written(A, base=based(bytes(base)))
-    except (ArchiveError, NixDatabaseError):
+    except (ArchiveError, RecipeError):
         return
     assert query(result, "PRAGMA integrity_check") == [("ok",)]
     assert query(result, "PRAGMA foreign_key_check") == []

@@ -203,7 +203,7 @@ def test_a_file_and_a_directory_at_one_place(files: Files, place: str) -> None:
     """Neither can hold the other."""
     with pytest.raises(RecipeError, match="bring two entries here") as caught:
         redirected(files)
-    assert caught.value.path == place.encode()
+    assert caught.value.where == place
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 
 from stream.customisation.tree import Node, directory, file, link
-from stream.errors import BuiltinError, printable
+from stream.errors import RecipeError, printable
 from stream.model import Builtin
 
 SHADOW_SETUP = "shadowSetup"
@@ -20,12 +20,12 @@ Nodes = list[tuple[bytes, Node]]
 
 
 def nodes(builtin: Builtin) -> Nodes:
-    """The nodes of `builtin` with their paths. Raises BuiltinError for a name that there
+    """The nodes of `builtin` with their paths. Raises RecipeError for a name that there
     is not, a path that does not hold what is linked to, and malformed lines.
     """
     make = _BUILTINS.get(builtin.name)
     if make is None:
-        raise BuiltinError(builtin.name, f"not built in; there are {', '.join(_BUILTINS)}")
+        raise RecipeError(builtin.name, f"not built in; there are {', '.join(_BUILTINS)}")
     made = make(builtin)
     for _, node in made:
         node.origin = builtin.name.encode()
@@ -96,13 +96,13 @@ def _found(builtin: Builtin, *names: bytes) -> bytes:
     path = builtin.path
     wanted = " or ".join(map(printable, names))
     if not path:
-        raise BuiltinError(builtin.name, f"needs the path of a package with {wanted}")
+        raise RecipeError(builtin.name, f"needs the path of a package with {wanted}")
     if not path.startswith(b"/"):
-        raise BuiltinError(builtin.name, f"{printable(path)} is not absolute")
+        raise RecipeError(builtin.name, f"{printable(path)} is not absolute")
     for candidate in (path, *(os.path.join(path, name) for name in names)):
         if os.path.isfile(candidate):
             return candidate
-    raise BuiltinError(
+    raise RecipeError(
         builtin.name,
         f"{printable(path)} has no {wanted}" if os.path.isdir(path)
         else f"{printable(path)} does not exist, or cannot be read",
@@ -124,9 +124,9 @@ def _lines(
 ) -> bytes:
     for line in extra:
         if "\n" in line or "\0" in line:
-            raise BuiltinError(builtin.name, f"{line!r} is not one line")
+            raise RecipeError(builtin.name, f"{line!r} is not one line")
         if line.count(":") != fields - 1:
-            raise BuiltinError(
+            raise RecipeError(
                 builtin.name, f"{line!r} has {line.count(':') + 1} fields, it needs {fields}"
             )
     text = "".join(f"{line}\n" for line in (first, *extra, last) if line)

@@ -14,11 +14,12 @@ from stream.customisation import registrations
 from stream.customisation import tree as nodes
 from stream.customisation.registrations import NAR_HASH, SCHEMA_VERSION, Registration
 from stream.customisation.tree import Node, OccupiedError, Tree
-from stream.errors import ArchiveError, NixDatabaseError, SourceError, printable
+from stream.errors import ArchiveError, RecipeError, SourceError, printable
 from stream.model import NixDatabase
 
 STATE_DIR = b"nix/var/nix"
 
+_DATABASE = "Nix database"  # in messages
 _ORIGIN = b"the Nix database"
 _MAX_DERIVATION = 1 << 20  # bytes in which a derivation has named its outputs
 
@@ -52,7 +53,7 @@ def add_database(
 
     Where both know a store path, `database` is right or, with `base_first`, the base.
     Derivations among the objects are read, for the outputs that they have. Realisations of
-    the base are forgotten: Nix makes these tables anew. Raises NixDatabaseError, ArchiveError
+    the base are forgotten: Nix makes these tables anew. Raises RecipeError, ArchiveError
     for a base that cannot be merged, SourceError for a derivation that cannot be read.
     """
     is_store_path = re.compile(
@@ -72,7 +73,9 @@ def add_database(
             known[path] = item
     for path, item in known.items():
         for reference in sorted(item.references - known.keys()):
-            raise NixDatabaseError(path, f"refers to {reference}, which is not in the database")
+            raise RecipeError(
+                f"{_DATABASE}: {path}", f"refers to {reference}, which is not in the database"
+            )
 
     _put(tree, b"db/db.sqlite", nodes.file(registrations.written(known), origin=_ORIGIN))
     _put(tree, b"db/schema", nodes.file(b"%d" % SCHEMA_VERSION, origin=_ORIGIN))
@@ -83,7 +86,7 @@ def add_database(
     _put(tree, b"gcroots/profiles", profiles)
     for root in dict.fromkeys(database.roots):
         if root not in known:
-            raise NixDatabaseError(root, "is a root, but not in the database")
+            raise RecipeError(f"{_DATABASE}: {root}", "is a root, but not in the database")
         target = root.encode()
         name = target.rpartition(b"/")[2]
         _put(tree, b"gcroots/docker/" + name, nodes.link(target, origin=_ORIGIN))
@@ -97,11 +100,15 @@ def _ours(
     for item in database.objects:
         for path in filter(None, (item.path, item.deriver)):
             if not is_store_path(path):
-                raise NixDatabaseError(path, f"is no store path in {printable(store_dir)}")
+                raise RecipeError(
+                    f"{_DATABASE}: {path}", f"is no store path in {printable(store_dir)}"
+                )
         if not NAR_HASH.fullmatch(item.nar_hash):
-            raise NixDatabaseError(item.path, "its NAR hash is not sha256: and 64 hex digits")
+            raise RecipeError(
+                f"{_DATABASE}: {item.path}", "its NAR hash is not sha256: and 64 hex digits"
+            )
         if item.path in ours:
-            raise NixDatabaseError(item.path, "is described twice")
+            raise RecipeError(f"{_DATABASE}: {item.path}", "is described twice")
         ours[item.path] = Registration(
             nar_hash=item.nar_hash,
             nar_size=item.nar_size or None,
@@ -132,6 +139,7 @@ def _put(tree: Tree, name: bytes, node: Node) -> None:
         tree.put(STATE_DIR + b"/" + name, node)
     except OccupiedError as error:
         whose = f", from {printable(error.node.origin)}" if error.node.origin else ""
-        raise NixDatabaseError(
-            f"/{printable(error.path)}", f"something is there already{whose}: leave it out"
+        raise RecipeError(
+            f"{_DATABASE}: /{printable(error.path)}",
+            f"something is there already{whose}: leave it out",
         ) from None

@@ -31,7 +31,7 @@ from stream.customisation.tree import (
     link,
     parts_of,
 )
-from stream.errors import ContentConflict, SourceError
+from stream.errors import ContentConflict, SourceError, printable
 from stream.model import Builtin, Recipe
 
 # Links to directories can double what is reached with each step, and no path is a loop.
@@ -46,7 +46,7 @@ _NAME = attrgetter("name")
 def make_tree(recipe: Recipe, *, present: Container[bytes] = ()) -> Tree:
     """The tree of `recipe`'s contents and what it copies to the root. shadowSetup comes
     last and adds only what is missing: not there, and not in the base image, whose paths
-    are `present`. Raises what `join` and `copy` do, and BuiltinError.
+    are `present`. Raises what `join` and `copy` do, and RecipeError.
     """
     tree = Tree()
     joiner = _Joiner(tree, first_wins=recipe.first_wins)
@@ -305,7 +305,7 @@ class _Joiner:
 
     def _disagree(self, path: bytes, found: Node, node: Node) -> None:
         if not self.first_wins:
-            raise ContentConflict(path, found.origin, node.origin)
+            raise ContentConflict(f"/{printable(path)}", found.origin, node.origin)
 
     def _agree(self, found: Node, node: Node) -> bool:
         """Whether both are links of the same text, or files of the same bytes and mode, or

@@ -23,7 +23,7 @@ from stream.customisation.tree import (
     Tree,
     parts_of,
 )
-from stream.errors import RecipeError, one_line, printable
+from stream.errors import RecipeError, printable
 from stream.model import Permission, Recipe
 
 _KINDS = {
@@ -65,7 +65,7 @@ def _matching(tree: Tree, regex: str) -> Iterator[tuple[bytes, Node]]:
             count += 1
             yield b"/" + path, node
     if not count:
-        raise RecipeError(regex.encode("utf-8", "surrogateescape"), "this regex matches no path")
+        raise RecipeError(regex, "this regex matches no path")
 
 
 def _entry(
@@ -79,14 +79,16 @@ def _entry(
             made = make_directories(tree, base, path, origin=_ORIGIN)
         except OccupiedError as error:
             raise RecipeError(
-                rule.path, f"cannot be made a directory: {_shown(error.path, error.node)}"
+                printable(rule.path),
+                f"cannot be made a directory: {_shown(error.path, error.node)}",
             ) from None
         for node in made if owner else ():
             node.uid, node.gid = owner or (0, 0)
         node = made[-1]
     if node is None:
         raise RecipeError(
-            rule.path, f"nothing is there that permissions could be for{_why(tree, path)}"
+            printable(rule.path),
+            f"nothing is there that permissions could be for{_why(tree, path)}",
         )
     return rule.path, node
 
@@ -115,7 +117,9 @@ def _change(path: bytes, node: Node, rule: Permission) -> None:
     if rule.mode is not None and node.typeflag != LINK:
         node.mode = rule.mode
     elif rule.mode is not None and not rule.regex:
-        raise RecipeError(path, f"a link has no mode, and this is one to {printable(node.link)}")
+        raise RecipeError(
+            printable(path), f"a link has no mode, and this is one to {printable(node.link)}"
+        )
     if rule.uid is not None:
         node.uid = rule.uid
     if rule.gid is not None:
@@ -124,11 +128,14 @@ def _change(path: bytes, node: Node, rule: Permission) -> None:
     if node.typeflag not in (FILE, DIRECTORY) and any(name[:5] == b"user." for name in xattrs):
         # xattr(7): on others the kernel refuses them, and so the image could not be unpacked
         raise RecipeError(
-            path, "user attributes are for files and directories: " + _shown(path[1:], node)
+            printable(path),
+            "user attributes are for files and directories: " + _shown(path[1:], node),
         )
     if rule.capabilities:
         if node.typeflag != FILE:
-            raise RecipeError(path, f"capabilities are for files: {_shown(path[1:], node)}")
+            raise RecipeError(
+                printable(path), f"capabilities are for files: {_shown(path[1:], node)}"
+            )
         xattrs[ATTRIBUTE] = _capabilities(path, rule.capabilities)
     if xattrs:
         node.xattrs = {**(node.xattrs or {}), **xattrs}
@@ -138,4 +145,4 @@ def _capabilities(path: bytes, text: str) -> bytes:
     try:
         return capability_data(text)
     except ValueError as error:
-        raise RecipeError(path, one_line(f"capabilities: {error}")) from None
+        raise RecipeError(printable(path), f"capabilities: {error}") from None

@@ -185,7 +185,8 @@ class _Union:
             way = b" -> /".join([*self._followed[-3:], path])
             what = "a loop of links" if path in self._followed else "too many links"
             raise RecipeError(
-                b"/" + self._followed[0], f"is in {what} in the base image: /{printable(way)}"
+                f"/{printable(self._followed[0])}",
+                f"is in {what} in the base image: /{printable(way)}",
             )
         self._followed.append(path)
         found = self._walk(b"" if link.startswith(b"/") else _parent(path), link) if link else None
@@ -201,7 +202,9 @@ class _Union:
                 continue
             self._steps += 1 + len(at) // 8
             if self._steps > MAX_STEPS:
-                raise RecipeError(b"/" + at[:80], "the way through the base's links is too long")
+                raise RecipeError(
+                    f"/{printable(at[:80])}", "the way through the base's links is too long"
+                )
             if part == b"..":
                 at = _parent(at)
                 continue
@@ -291,7 +294,7 @@ def _conflict(path: bytes, there: Node, old: bytes, node: Node) -> RecipeError:
         return f"/{printable(name)}{origin}"
 
     return RecipeError(
-        b"/" + path,
+        f"/{printable(path)}",
         f"the base's links bring two entries here, {shown(path, there)} and {shown(old, node)}:"
         " leave one out",
     )

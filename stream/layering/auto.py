@@ -10,7 +10,7 @@ from stream.layering.reach import Reach, members, reach
 
 def auto(graph: Graph, budget: int) -> list[list[str]]:
     """Layers, at most `budget` of them, each path of `graph` once; by rising size of
-    their closures, paths in a layer by name. Raises BudgetError.
+    their closures, paths in a layer by name. Raises ValueError for a budget below 1.
 
     Each path has a set of primary paths. Paths become primary by falling size, as long
     as the layers, which are the paths of equal sets, are no more than `budget`.

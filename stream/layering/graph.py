@@ -7,8 +7,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from stream.errors import BudgetError
-
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -25,9 +23,9 @@ Graph = Mapping[str, Node]
 
 
 def check_budget(budget: int) -> None:
-    """Raises BudgetError if no layer is left for store paths."""
+    """Raises ValueError if there is no layer for store paths: to be found out before."""
     if budget < 1:
-        raise BudgetError(budget)
+        raise ValueError(f"a budget of {budget} layers: at least 1 is needed")
 
 
 def roots(graph: Graph) -> set[str]:

@@ -32,7 +32,7 @@ def pipeline(
 
     `budget` is how many layers there may be, or None for any number, as in nixpkgs.
     `name` and `place` are the document and the place in it where the program stands, for
-    messages. Raises ConfError, with all faults of the program, and BudgetError.
+    messages. Raises ConfError, with all faults of the program.
     """
     if budget is not None:
         check_budget(budget)

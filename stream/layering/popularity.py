@@ -13,7 +13,7 @@ from stream.layering.reach import cycles, members, name_key
 
 def popularity(graph: Graph, budget: int) -> list[list[str]]:
     """Layers, at most `budget` of them, each path of `graph` once: the most popular path
-    first, the last layer holding the rest. Raises BudgetError.
+    first, the last layer holding the rest. Raises ValueError for a budget below 1.
     """
     check_budget(budget)
     order = by_popularity(graph)
