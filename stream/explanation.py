@@ -18,8 +18,8 @@ from stream.archives.images import open_archive
 from stream.config import DEFAULT_CREATED, split_archive
 from stream.errors import StreamImageError, printable
 from stream.model import Digest, ImageConf
-from stream.sources import customisation, store
-from stream.sources.base import without_held
+from stream.sources import customisation, opened_base, store
+from stream.sources.base import BaseImage
 
 # What of a conf decides how the bytes of a store layer are written, and its default.
 _STAMP = {
@@ -71,15 +71,15 @@ def explain(
     `earlier`. `warn` is told what a person should know. Raises StreamImageError.
     """
     compare = None if earlier is None else _Comparison(document, earlier)
-    return Explanation(
-        repo_tag=conf.repo_tag,
-        layers=(
-            *_base_layers(conf, compare),
-            *_store_layers(conf, compare),
-            *_customisation_layer(conf, compare, warn),
-        ),
-        against=None if earlier is None else str(earlier.get("repo_tag", "untagged")),
-    )
+    with opened_base(conf) as base:
+        left = base.without_held(conf) if base else conf
+        layers = (
+            *_base_layers(base, compare),
+            *_store_layers(left, compare),
+            *_customisation_layer(conf, base, compare, warn),
+        )
+    against = None if earlier is None else str(earlier.get("repo_tag", "untagged"))
+    return Explanation(repo_tag=conf.repo_tag, layers=layers, against=against)
 
 
 class _Comparison:
@@ -120,22 +120,19 @@ def _stamp(document: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(found.values())
 
 
-def _base_layers(conf: ImageConf, compare: _Comparison | None) -> Iterator[ExplainedLayer]:
-    if conf.base is None:
-        return
-    known = compare.base_layers() if compare else set()
-    with open_archive(conf.base.path) as archive:
-        for layer in archive.choose(conf.base.repo_tag, conf.architecture).layers:
-            yield ExplainedLayer(
-                kind="base",
-                name=layer.name,
-                size=layer.blob.content_size,
-                stays=layer.diff_id in known if compare else None,
-            )
+def _base_layers(base: BaseImage | None, compare: _Comparison | None) -> Iterator[ExplainedLayer]:
+    known = compare.base_layers() if compare and base else set()
+    for layer in base.layers if base else ():
+        yield ExplainedLayer(
+            kind="base",
+            name=layer.name,
+            size=layer.blob.content_size,
+            stays=layer.diff_id in known if compare else None,
+        )
 
 
 def _store_layers(conf: ImageConf, compare: _Comparison | None) -> Iterator[ExplainedLayer]:
-    for plan in without_held(conf).store_layers:
+    for plan in conf.store_layers:
         layer = store.walk(conf, plan)
         paths = tuple(map(printable, plan.store_paths))
         yield ExplainedLayer(
@@ -148,9 +145,12 @@ def _store_layers(conf: ImageConf, compare: _Comparison | None) -> Iterator[Expl
 
 
 def _customisation_layer(
-    conf: ImageConf, compare: _Comparison | None, warn: Callable[[str], None]
+    conf: ImageConf,
+    base: BaseImage | None,
+    compare: _Comparison | None,
+    warn: Callable[[str], None],
 ) -> Iterator[ExplainedLayer]:
-    with customisation.opened(conf, warn) as layer:
+    with customisation.opened(conf, base, warn) as layer:
         if layer is not None:
             yield ExplainedLayer(
                 kind="customisation",

@@ -23,8 +23,7 @@ from stream.config import HEAD, begins_conf, head_of, is_conf, load_conf, parse_
 from stream.documents import image_config
 from stream.errors import UsageError, printable
 from stream.model import Digest, ImageConf
-from stream.sources import customisation, store
-from stream.sources.base import without_held
+from stream.sources import customisation, opened_base, store
 from stream.sources.layer import ListedLayer
 
 # A store path as Nix and Guix make them: 32 digits of a hash, then a name.
@@ -241,8 +240,11 @@ def _planned(name: str, conf: ImageConf, warn: Callable[[str], None]) -> Inspect
         with open_archive(conf.base.path, _list_layer) as archive:
             base = archive.choose(conf.base.repo_tag, conf.architecture)
             below, document = tuple(_layers(archive, base)), base.document
-    with customisation.opened(conf, warn) as top:
-        ours = [*_planned_layers(conf)]
+    with (
+        opened_base(conf) as below_ours,
+        customisation.opened(conf, below_ours, warn) as top,
+    ):
+        ours = [*_planned_layers(below_ours.without_held(conf) if below_ours else conf)]
         if top is not None:
             ours.append(_listed_layer(top))
     image = InspectedImage(
@@ -255,7 +257,7 @@ def _planned(name: str, conf: ImageConf, warn: Callable[[str], None]) -> Inspect
 
 
 def _planned_layers(conf: ImageConf) -> Iterator[InspectedLayer]:
-    for plan in without_held(conf).store_layers:
+    for plan in conf.store_layers:
         layer = store.walk(conf, plan)
         yield InspectedLayer(
             name=layer.archive_name,

@@ -10,7 +10,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, Protocol
@@ -20,7 +20,7 @@ from stream.errors import OutputError
 from stream.model import Image, ImageConf, Layer
 from stream.sinks import ARCHIVE_FORMATS, ArchiveFormat
 from stream.sinks.docker_archive import DockerArchive
-from stream.sources import customisation, store
+from stream.sources import customisation, opened_base, store
 from stream.sources.layer import SourceLayer
 from stream.tarwriter import LayerWriter
 
@@ -217,20 +217,21 @@ def write_image(  # noqa: PLR0913 — the options of the command, each of its ow
     """
     observer = observer or Observer()
     with ExitStack() as stack:
-        base = stack.enter_context(_base_image(conf))
+        base = stack.enter_context(opened_base(conf))
         if base is not None:
             if base.architecture != conf.architecture:
                 observer.warning(
                     f"the base image is for {base.architecture}, this one for {conf.architecture}"
                 )
             conf = base.without_held(conf)
-        sources = _sources(conf, stack.enter_context(customisation.opened(conf, observer.warning)))
+        top = stack.enter_context(customisation.opened(conf, base, observer.warning))
+        sources = _sources(conf, top)
         fd = stack.enter_context(_descriptor(output))
         fd = stack.enter_context(compressed(fd, compression, threads=threads))
         sink = stack.enter_context(ARCHIVE_FORMATS[archive_format](fd, conf))
         if conf.annotations and not sink.carries_annotations:
             observer.warning(f"annotations: {archive_format} has no place for them, left out")
-        total = len(sources) + (base.layer_count if base else 0)
+        total = len(sources) + (len(base.layers) if base else 0)
         if total > MAX_LAYERS:
             observer.warning(
                 f"{total} layers: docker takes at most {MAX_LAYERS}, podman and buildah 128"
@@ -242,14 +243,6 @@ def write_image(  # noqa: PLR0913 — the options of the command, each of its ow
         )
     observer.finished(image)
     return image
-
-
-def _base_image(conf: ImageConf) -> AbstractContextManager[BaseImage | None]:
-    if conf.base is None:
-        return nullcontext()
-    from stream.sources.base import open_base_image
-
-    return open_base_image(conf.base, conf)
 
 
 def _sizes(

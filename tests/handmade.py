@@ -44,12 +44,16 @@ def digest(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
+# What a tar is made of: a file's name and content, or a header to be named.
+Entry = tuple[str, bytes | tarfile.TarInfo]
+
+
 def layer_tar(files: Mapping[str, bytes]) -> bytes:
     """A layer of regular files."""
     return tar_of([(name, content) for name, content in files.items()])
 
 
-def tar_of(members: Sequence[tuple[str, bytes | tarfile.TarInfo]]) -> bytes:
+def tar_of(members: Sequence[Entry]) -> bytes:
     """A tar of files (name and content) and of ready-made headers."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
@@ -62,6 +66,24 @@ def tar_of(members: Sequence[tuple[str, bytes | tarfile.TarInfo]]) -> bytes:
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
     return file.getvalue()
+
+
+def sound(members: Sequence[Entry]) -> list[Entry]:
+    """Those that are neither twice in the layer, nor below what is no directory there."""
+    kept: list[Entry] = []
+    for path, what in members:
+        is_directory = isinstance(what, tarfile.TarInfo) and what.isdir()
+        if not any(
+            path == known
+            or (
+                path.startswith(f"{known}/")
+                and not (isinstance(one, tarfile.TarInfo) and one.isdir())
+            )
+            or (known.startswith(f"{path}/") and not is_directory)
+            for known, one in kept
+        ):
+            kept.append((path, what))
+    return kept
 
 
 def link(target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:

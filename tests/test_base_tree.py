@@ -6,18 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from handmade import COMPRESSORS, Base, link, tar_of
+from handmade import COMPRESSORS, Base, Entry, link, sound, tar_of
 from hypothesis import given
 from hypothesis import strategies as st
 from roots import flattened
 
-from stream.config import load_conf
+from stream.archives.bytesource import ByteSource
+from stream.archives.container import CompressedTar
+from stream.config import load_conf, parse_conf
 from stream.customisation.redirect import BaseEntry
 from stream.customisation.tree import DIRECTORY, LINK
 from stream.errors import ArchiveError
-from stream.sources.base_tree import base_entries
-
-Entry = tuple[str, bytes | tarfile.TarInfo]
+from stream.pipeline import write_image
+from stream.planning.plan import plan
+from stream.planning.spec import parse_spec
+from stream.sources import opened_base
+from stream.sources.base_tree import base_entries, base_tree
 
 
 def a_directory(mode: int = 0o755, **fields: Any) -> tarfile.TarInfo:
@@ -36,7 +40,10 @@ def entries_of(directory: Path, archive: bytes, **conf: object) -> dict[bytes, B
     (directory / "conf.json").write_text(
         json.dumps({"repo_tag": "x:1", "from_image": str(path), **conf})
     )
-    return base_entries(load_conf(str(directory / "conf.json")))
+    read = load_conf(str(directory / "conf.json"))
+    with opened_base(read, entries=True) as base:
+        assert base is not None
+        return base_entries(base_tree(base), read)
 
 
 LAYERS: list[list[Entry]] = [
@@ -86,12 +93,6 @@ def test_entries(tmp_path: Path, compression: str) -> None:
     }
 
 
-def test_no_base(tmp_path: Path) -> None:
-    """An image without a base has nothing to spare, and nothing is read."""
-    (tmp_path / "conf.json").write_text('{"repo_tag": "x:1"}')
-    assert base_entries(load_conf(str(tmp_path / "conf.json"))) == {}
-
-
 def test_above_the_store(tmp_path: Path) -> None:
     """Store layers have made directories of the base's links and modes before ours comes."""
     store = tmp_path / "s"
@@ -123,24 +124,6 @@ MEMBERS: st.SearchStrategy[Entry] = st.one_of(
 )
 
 
-def sound(members: list[Entry]) -> list[Entry]:
-    """Those that are neither twice in the layer, nor below what is no directory there."""
-    kept: list[Entry] = []
-    for path, what in members:
-        is_directory = isinstance(what, tarfile.TarInfo) and what.isdir()
-        if not any(
-            path == known
-            or (
-                path.startswith(f"{known}/")
-                and not (isinstance(one, tarfile.TarInfo) and one.isdir())
-            )
-            or (known.startswith(f"{path}/") and not is_directory)
-            for known, one in kept
-        ):
-            kept.append((path, what))
-    return kept
-
-
 @given(layers=st.lists(st.lists(MEMBERS, max_size=5).map(sound), min_size=1, max_size=3))
 def test_as_extracted_layer_by_layer(tmp_path: Path, layers: list[list[Entry]]) -> None:
     """What is thought to be there has to be what a container has."""
@@ -160,3 +143,27 @@ def test_as_extracted_layer_by_layer(tmp_path: Path, layers: list[list[Entry]]) 
         )
         for path, entry in found.items()
     }
+
+
+def test_a_base_is_read_once_to_be_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each reading of a compressed base decompresses all of it; a second one copies it."""
+    readings: list[ByteSource] = []
+    source = CompressedTar._source
+
+    def counted(self: CompressedTar) -> ByteSource:
+        readings.append(source(self))
+        return readings[-1]
+
+    monkeypatch.setattr(CompressedTar, "_source", counted)
+    recipe = {"nix_database": {"objects": []}, "directories": {"/tmp": "1777"}}
+    base = tmp_path / "base.tar.gz"
+    base.write_bytes(COMPRESSORS["gzip"](Base(layers=[tar_of(LAYERS[0])]).docker_archive()))
+    conf = {"repo_tag": "x:1", "from_image": str(base), "skip_base_paths": True}
+    data = json.dumps({**conf, "customisation_layer": recipe}).encode()
+    with (tmp_path / "image.tar").open("wb") as file:
+        write_image(parse_conf(data), file)
+    assert len(readings) == 2
+    readings.clear()
+    spec = {"name": "x", "fromImage": str(base), "skip_base_paths": True, "includeNixDB": False}
+    plan(parse_spec(json.dumps(spec).encode()))
+    assert len(readings) == 1

@@ -22,7 +22,7 @@ MAX_IMPLIED = 1 << 26  # bytes of the names of directories that have no entry
 MAX_LINKS = 40  # followed for one name, as Linux does
 MAX_STEPS = 1 << 26  # through links, for all names
 
-_WHITEOUT, _OPAQUE = b".wh.", b".wh..wh..opq"
+WHITEOUT, OPAQUE = b".wh.", b".wh..wh..opq"
 _AUFS = b".wh..wh."  # what one of docker's old storage drivers kept for itself
 
 
@@ -122,13 +122,13 @@ class _Tree:
         # Wherever they stand in the layer, they hide what is below it.
         for path, _, _ in listing.entries:
             parts = self._parts(path)
-            if parts and parts[-1].startswith(_WHITEOUT):
+            if parts and parts[-1].startswith(WHITEOUT):
                 self._hide(parts)
         for index, entry in enumerate(listing.entries):
             parts = parts_of(entry[0])
             if not parts:
                 self.root.member = listing.directories.get(index, self.root.member)
-            elif not parts[-1].startswith(_WHITEOUT) and not _is_aufs(parts):
+            elif not parts[-1].startswith(WHITEOUT) and not _is_aufs(parts):
                 self._put(parts, index, entry)
 
     def _error(self, name: bytes, reason: str) -> ArchiveError:
@@ -144,16 +144,16 @@ class _Tree:
         return parts
 
     def _hide(self, parts: list[bytes]) -> None:
-        if _is_aufs(parts) and parts[-1] != _OPAQUE:
+        if _is_aufs(parts) and parts[-1] != OPAQUE:
             return
         directory: Directory | Leaf | None = self.root
         for part in parts[:-1]:
             directory = directory.children.get(part) if isinstance(directory, Directory) else None
         if isinstance(directory, Directory):
-            if parts[-1] == _OPAQUE:
+            if parts[-1] == OPAQUE:
                 directory.children.clear()
             else:
-                directory.children.pop(parts[-1].removeprefix(_WHITEOUT), None)
+                directory.children.pop(parts[-1].removeprefix(WHITEOUT), None)
 
     def _put(self, parts: list[bytes], index: int, entry: tuple[bytes, bytes, bytes]) -> None:
         name, kind, link = entry

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -26,18 +26,17 @@ from stream.archives.flatten import (
     Remains,
     flatten,
     listed,
-    lister,
     parts_of,
     remains,
 )
-from stream.archives.images import Archive, ArchiveImage, open_archive
+from stream.archives.images import Archive, ArchiveImage
 from stream.archives.sequential import piped
 from stream.archives.tarreader import DIRECTORY, HARD_LINK, Member, read_members
 from stream.errors import ArchiveError, DigestMismatch, printable
 from stream.model import Digest, ImageConf, LayerPlan
 from stream.pipeline import Observer
-from stream.sources import customisation, store
-from stream.sources.base import check_listing, without_held
+from stream.sources import customisation, opened_base, store
+from stream.sources.base import check_listing
 from stream.sources.layer import ListedLayer, SourceLayer
 from stream.tarwriter import TarWriter, encode_header, encode_record, write_layer
 
@@ -64,7 +63,10 @@ def export_archive(
     """Write the root file system of `image` to `fd`. `archive` was opened with
     a `lister()`. Raises ArchiveError, DigestMismatch or OutputError.
     """
-    return _export([_ArchiveLayers(archive, image)], fd, observer or Observer())
+    check_listing(archive.name, image)
+    blobs = dict.fromkeys(layer.blob for layer in image.layers)
+    listings = {blob: archive.container.perused(blob) for blob in blobs}
+    return _export([_ArchiveLayers(archive, image, listings)], fd, observer or Observer())
 
 
 def export_conf(conf: ImageConf, fd: int, observer: Observer | None = None) -> Exported:
@@ -74,13 +76,14 @@ def export_conf(conf: ImageConf, fd: int, observer: Observer | None = None) -> E
     observer = observer or Observer()
     with ExitStack() as stack:
         groups: list[_Layers] = []
-        if conf.base is not None:
-            archive = stack.enter_context(open_archive(conf.base.path, lister()))
-            image = archive.choose(conf.base.repo_tag, conf.architecture)
-            groups.append(_ArchiveLayers(archive, image))
-            conf = without_held(conf)
+        base = stack.enter_context(opened_base(conf, entries=True))
+        if base is not None:
+            listings = {blob: listing.entries for blob, listing in base.listings.items()}
+            groups.append(_ArchiveLayers(base.archive, base.image, listings))
+            conf = base.without_held(conf)
         groups += [_StoreLayer(conf, plan) for plan in conf.store_layers]
-        if (top := stack.enter_context(customisation.opened(conf, observer.warning))) is not None:
+        top = stack.enter_context(customisation.opened(conf, base, observer.warning))
+        if top is not None:
             groups.append(_CustomisationLayer(top))
         return _export(groups, fd, observer)
 
@@ -116,8 +119,9 @@ class _Layers(Protocol):
 class _ArchiveLayers:
     """Those of an image in an archive."""
 
-    def __init__(self, archive: Archive, image: ArchiveImage) -> None:
-        check_listing(archive.name, image)
+    def __init__(
+        self, archive: Archive, image: ArchiveImage, listings: Mapping[Blob, Listing]
+    ) -> None:
         self._container = archive.container
         self._by_blob: dict[Blob, _Layer] = {}
         for layer in image.layers:
@@ -125,7 +129,7 @@ class _ArchiveLayers:
                 self._by_blob[layer.blob] = _Layer(
                     name=where(archive.name, layer.name),
                     size=layer.blob.content_size,
-                    listing=self._container.perused(layer.blob),
+                    listing=listings[layer.blob],
                     expected=layer.diff_id,
                 )
         self.layers = [self._by_blob[layer.blob] for layer in image.layers]

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stream import config, recipe_config
 from stream.customisation.mentions import mentioned as in_content
@@ -23,7 +23,10 @@ from stream.model import Builtin, ImageConf, LayerPlan, NixDatabase, Recipe
 from stream.planning.closure import Closure, Wanted, closure_of
 from stream.planning.spec import Spec
 from stream.planning.tag import derived_tag
-from stream.sources import customisation
+from stream.sources import customisation, opened_base
+
+if TYPE_CHECKING:
+    from stream.sources.base import BaseImage
 
 
 def plan(
@@ -36,24 +39,9 @@ def plan(
     it is streamed. `previous` are the store layers of the build before. `warn` is called
     with a line for a person. Raises StreamImageError.
     """
-    conf = spec.conf
-    base_layers, base_image_id = _base(conf)
-    document = {**spec.draft, "architecture": conf.architecture}
-    made = _made(conf, warn)
-    if spec.include_store_paths or spec.include_nix_database:
-        closure = closure_of(
-            _wanted(spec, made), references_graph=spec.references_graph, store=spec.nix_store
-        )
-        if spec.include_nix_database:
-            document["customisation_layer"] = {
-                **document["customisation_layer"],
-                "nix_database": recipe_config.database_document(_database(spec, closure)),
-            }
-        if spec.include_store_paths:
-            graph = _without_held(conf, closure.graph)
-            budget = _budget(spec, graph, base_layers)
-            roots = [path for path in closure.wanted if path in graph]
-            document["store_layers"] = _layers(spec, graph, roots, budget, previous)
+    with opened_base(spec.conf) as base:
+        document = _untagged(spec, base, previous, warn)
+        base_image_id = base.image.image_id if base else None
     conf = config.parse_conf(json.dumps(document).encode(), name=spec.source)
     if spec.tag is None:
         tag = derived_tag(document, conf, base_image_id)
@@ -61,26 +49,43 @@ def plan(
     return document
 
 
-def _base(conf: ImageConf) -> tuple[int, str | None]:
-    """How many layers the base image has, and its ID."""
-    if conf.base is None:
-        return 0, None
-    from stream.archives.images import open_archive
-
-    with open_archive(conf.base.path) as archive:
-        image = archive.choose(conf.base.repo_tag, conf.architecture)
-        return len(image.layers), image.image_id
+def _untagged(
+    spec: Spec,
+    base: BaseImage | None,
+    previous: Sequence[Sequence[str]] | None,
+    warn: Callable[[str], None],
+) -> dict[str, Any]:
+    """The conf, complete but for a tag that is derived."""
+    conf = spec.conf
+    document = {**spec.draft, "architecture": conf.architecture}
+    made = _made(conf, base, warn)
+    if not spec.include_store_paths and not spec.include_nix_database:
+        return document
+    closure = closure_of(
+        _wanted(spec, made), references_graph=spec.references_graph, store=spec.nix_store
+    )
+    if spec.include_nix_database:
+        document["customisation_layer"] = {
+            **document["customisation_layer"],
+            "nix_database": recipe_config.database_document(_database(spec, closure)),
+        }
+    if spec.include_store_paths:
+        graph = _without_held(conf, base, closure.graph)
+        budget = _budget(spec, graph, len(base.layers) if base else 0)
+        roots = [path for path in closure.wanted if path in graph]
+        document["store_layers"] = _layers(spec, graph, roots, budget, previous)
+    return document
 
 
 # ---- what is wanted
 
 
-def _made(conf: ImageConf, warn: Callable[[str], None]) -> list[str]:
+def _made(conf: ImageConf, base: BaseImage | None, warn: Callable[[str], None]) -> list[str]:
     """The store paths that the customisation layer, once made, refers to, as far as they
     are there: what is mentioned in a text may be long gone.
     """
     if isinstance(conf.customisation_layer, Recipe):
-        with customisation.made_tree(conf, conf.customisation_layer, warn) as tree:
+        with customisation.made_tree(conf, conf.customisation_layer, base, warn) as tree:
             found = references(tree, conf.store_dir)
     else:
         found = _in_ready_layer(conf, warn)
@@ -90,7 +95,7 @@ def _made(conf: ImageConf, warn: Callable[[str], None]) -> list[str]:
 def _in_ready_layer(conf: ImageConf, warn: Callable[[str], None]) -> set[bytes]:
     from stream.archives.bytesource import pieces
 
-    with customisation.opened(conf, warn) as layer:
+    with customisation.opened(conf, None, warn) as layer:
         if layer is None:
             return set()
         with layer.content() as content:
@@ -144,16 +149,14 @@ def _database(spec: Spec, closure: Closure) -> NixDatabase:
     )
 
 
-def _without_held(conf: ImageConf, graph: Graph) -> Graph:
+def _without_held(conf: ImageConf, base: BaseImage | None, graph: Graph) -> Graph:
     """What is left of `graph` without the store paths that the base image holds, if they
     are to be left out: they take no layers.
     """
-    if not graph or conf.base is None or not conf.base.skip_store_paths:
+    if not graph or base is None:
         return graph
-    from stream.sources.base import without_held
-
     everything = LayerPlan(store_paths=tuple(path.encode() for path in graph))
-    left = without_held(replace(conf, store_layers=(everything,)))
+    left = base.without_held(replace(conf, store_layers=(everything,)))
     kept = {path.decode() for plan in left.store_layers for path in plan.store_paths}
     return graph if len(kept) == len(graph) else part(graph, kept)
 

@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import chain
 from typing import Any, Self
 
@@ -20,15 +19,12 @@ from stream.archives.bytesource import ByteSource, FileBytes, pieces, read_exact
 from stream.archives.container import Blob, Container
 from stream.archives.decompress import decompressed
 from stream.archives.images import Archive, ArchiveImage, ArchiveLayer, open_archive
-from stream.archives.tarreader import read_members
 from stream.documents import LAYER_TYPE, store_paths_comment
 from stream.errors import ArchiveError, DigestMismatch, one_line
 from stream.model import BaseReference, Descriptor, Digest, ImageConf, Layer, LayerPlan
+from stream.sources.base_listing import BaseListing, Lister, held
 from stream.sources.layer import SourceLayer
 from stream.tarwriter import LayerWriter
-
-# OCI Image Specification, layer.md, "Whiteouts"
-WHITEOUT, OPAQUE = b".wh.", b".wh..wh..opq"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,41 +160,55 @@ def archive_layers(
 
 
 class BaseImage:
-    """An image in an open archive, to be built on. A context manager."""
+    """An image in an open archive, to be built on. A context manager. `listings` are of
+    its distinct layers, by their blobs, if any were made.
+    """
 
-    def __init__(self, reference: BaseReference, archive: Archive, image: ArchiveImage) -> None:
+    def __init__(
+        self,
+        reference: BaseReference,
+        archive: Archive,
+        image: ArchiveImage,
+        listings: dict[Blob, BaseListing],
+    ) -> None:
+        self.archive = archive
+        self.image = image
+        self.listings = listings
         self._reference = reference
-        self._archive = archive
-        self._image = image
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._archive.container.close()
+        self.archive.container.close()
+
+    @property
+    def name(self) -> str:
+        """The archive's, for errors."""
+        return self.archive.name
+
+    @property
+    def layers(self) -> tuple[ArchiveLayer, ...]:
+        """The image's layers, bottom to top; one may be there twice."""
+        return self.image.layers
 
     @property
     def document(self) -> dict[str, Any]:
         """The image's config, parsed."""
-        return self._image.document
+        return self.image.document
 
     @property
     def architecture(self) -> str:
         """What the image is for."""
         return str(self.document.get("architecture"))
 
-    @property
-    def layer_count(self) -> int:
-        """How many layers the image lists."""
-        return len(self._image.layers)
-
     def distinct_layer_count(self) -> int:
         """How many layers are written."""
-        return len({layer.diff_id for layer in self._image.layers})
+        return len({layer.diff_id for layer in self.layers})
 
     def sizes(self) -> Iterator[int | None]:
         """The size of each layer that is written, uncompressed, as far as it is known."""
-        for layer in {layer.diff_id: layer for layer in self._image.layers}.values():
+        for layer in {layer.diff_id: layer for layer in self.layers}.values():
             yield layer.blob.content_size
 
     def without_held(self, conf: ImageConf) -> ImageConf:
@@ -207,16 +217,11 @@ class BaseImage:
         """
         if not self._reference.skip_store_paths:
             return conf
-        held: set[bytes] = set()
-        for layer in self._image.layers:
-            listing: _StoreListing = self._archive.container.perused(layer.blob)
-            if listing.all_removed:
-                held.clear()
-            held = (held - listing.removed) | (listing.held - listing.removed)
+        names = held(self.listings[layer.blob].store for layer in self.layers)
         plans = (
             LayerPlan(
                 store_paths=tuple(
-                    path for path in plan.store_paths if os.path.basename(path) not in held
+                    path for path in plan.store_paths if os.path.basename(path) not in names
                 )
             )
             for plan in conf.store_layers
@@ -228,8 +233,8 @@ class BaseImage:
         stays so, if it can, with `carry_compressed`.
         """
         return archive_layers(
-            self._archive.container,
-            self._image.layers,
+            self.archive.container,
+            self.layers,
             owner="base image's",
             carry_compressed=carry_compressed,
         )
@@ -239,7 +244,7 @@ class BaseImage:
         by_diff_id = {layer.diff_id: layer for layer in written}
         return [
             replace(by_diff_id[layer.diff_id], comment=store_paths_comment([layer.name]))
-            for layer in self._image.layers
+            for layer in self.layers
         ]
 
 
@@ -247,62 +252,24 @@ def _measured(container: Container, blob: Blob) -> Blob:
     return blob if blob.content_size is not None else container.measure(blob)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _StoreListing:
-    """What a layer does to the items of the store directory: their names."""
-
-    held: set[bytes]
-    removed: set[bytes]  # by whiteouts, also of parts
-    all_removed: bool
-
-
-def _list_store(store_dir: bytes, layer: ByteSource) -> _StoreListing:
-    """What the layer says of the store. OCI Image Specification, layer.md."""
-    store = [part for part in store_dir.split(b"/") if part]
-    held, removed, all_removed = set(), set(), False
-    for member in read_members(layer):
-        parts = [part for part in member.name.split(b"/") if part not in (b"", b".")]
-        if not parts:
-            continue
-        whiteout = parts[-1].startswith(WHITEOUT)
-        inside = parts[: len(store)] == store
-        if whiteout and parts[-1] == OPAQUE:
-            parts.pop()
-        elif whiteout:
-            parts[-1] = parts[-1].removeprefix(WHITEOUT)
-        if whiteout and parts == store[: len(parts)]:
-            all_removed = True
-        elif inside and len(parts) > len(store):
-            if whiteout:
-                removed.add(parts[len(store)])
-            elif len(parts) == len(store) + 1:
-                held.add(parts[-1])
-    return _StoreListing(held=held, removed=removed, all_removed=all_removed)
-
-
-def open_base_image(reference: BaseReference, conf: ImageConf) -> BaseImage:
-    """The image that `reference` means; of several the one for the conf's
-    architecture. Raises ArchiveError.
+def open_base_image(
+    reference: BaseReference, conf: ImageConf, *, entries: bool = False
+) -> BaseImage:
+    """The image that `reference` means; of several the one for the conf's architecture.
+    What the conf asks for is listed, with `entries` also its layers' entries. Raises
+    ArchiveError.
     """
-    peruse = partial(_list_store, conf.store_dir) if reference.skip_store_paths else None
-    archive = open_archive(reference.path, peruse)
+    lister = Lister(conf, entries=entries)
+    archive = open_archive(reference.path, lister if lister.is_needed else None)
     try:
         image = archive.choose(reference.repo_tag, conf.architecture)
         check_listing(archive.name, image)
+        blobs = dict.fromkeys(layer.blob for layer in image.layers)
+        listings = {blob: archive.container.perused(blob) for blob in blobs if lister.is_needed}
     except BaseException:
         archive.container.close()
         raise
-    return BaseImage(reference, archive, image)
-
-
-def without_held(conf: ImageConf) -> ImageConf:
-    """`conf` without the store paths that its base image holds already, if that is
-    what it asks for. Raises ArchiveError.
-    """
-    if conf.base is None or not conf.base.skip_store_paths:
-        return conf
-    with open_base_image(conf.base, conf) as base:
-        return base.without_held(conf)
+    return BaseImage(reference, archive, image, listings)
 
 
 def check_listing(archive_name: str, *images: ArchiveImage) -> None:

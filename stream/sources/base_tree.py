@@ -1,51 +1,54 @@
 """What a base image has that matters to a tree above it: directories and symbolic links.
 
-Its layers are listed and flattened in memory, bounded; no content is read but by archives
-that have to be read from their front. Knows archives; not what the tree will be.
+Knows layers by their listings; not what the tree will be.
 """
 
 from __future__ import annotations
 
-from stream.archives.flatten import Directory, Listing, flatten, lister
-from stream.archives.images import open_archive
+from dataclasses import dataclass
+
+from stream.archives.flatten import Directory, Leaf, flatten
 from stream.archives.tarreader import DIRECTORY, LINK, Member
 from stream.customisation.redirect import BaseEntry
 from stream.model import ImageConf
-from stream.sources.base import check_listing
+from stream.sources.base import BaseImage
+from stream.sources.base_listing import BaseListing
 
 _XATTR = "SCHILY.xattr."  # pax records' names, as GNU tar and Go's archive/tar write them
 
 
-def base_entries(conf: ImageConf) -> dict[bytes, BaseEntry]:
-    """The directories and symbolic links of the conf's base image by path; none if there
-    is no base. The directories above the store are as our store layers make them, if
-    there are any. Raises ArchiveError.
+@dataclass(frozen=True, slots=True)
+class BaseTree:
+    """A base image's layers as one tree; its leaves have the numbers of `layers`."""
+
+    name: str  # the archive's, for errors
+    root: Directory
+    layers: list[BaseListing]
+
+    def entry(self, leaf: Leaf) -> tuple[bytes, bytes]:
+        """The type and the link target of what is no directory."""
+        number, index = leaf
+        _, typeflag, link = self.layers[number].entries.entries[index]
+        return typeflag, link
+
+
+def base_tree(base: BaseImage) -> BaseTree:
+    """The tree of `base`, whose entries were listed. Raises ArchiveError."""
+    layers = list(base.listings.values())
+    numbers = {blob: number for number, blob in enumerate(base.listings)}
+    root = flatten(
+        (numbers[layer.blob], base.listings[layer.blob].entries, f"{base.name}: {layer.name}")
+        for layer in base.layers
+    )
+    return BaseTree(base.name, root, layers)
+
+
+def base_entries(tree: BaseTree, conf: ImageConf) -> dict[bytes, BaseEntry]:
+    """The directories and symbolic links of `tree` by path. The directories above the
+    store are as the store layers of `conf` make them, if there are any.
     """
-    if conf.base is None:
-        return {}
-    with open_archive(conf.base.path, lister()) as archive:
-        image = archive.choose(conf.base.repo_tag, conf.architecture)
-        check_listing(archive.name, image)
-        numbers = {
-            blob: number for number, blob in enumerate({layer.blob for layer in image.layers})
-        }
-        listings = {number: archive.container.perused(blob) for blob, number in numbers.items()}
-        root = flatten(
-            (numbers[layer.blob], listings[numbers[layer.blob]], f"{archive.name}: {layer.name}")
-            for layer in image.layers
-        )
-    found = _entries(root, listings)
-    if conf.store_layers:
-        above = b""
-        for part in conf.store_dir.strip(b"/").split(b"/"):
-            above = above + b"/" + part if above else part
-            found[above] = BaseEntry(DIRECTORY, uid=conf.owner.uid, gid=conf.owner.gid)
-    return found
-
-
-def _entries(root: Directory, listings: dict[int, Listing]) -> dict[bytes, BaseEntry]:
-    found = {b"": _directory(root.member)}
-    waiting = [(b"", root)]
+    found = {b"": _directory(tree.root.member)}
+    waiting = [(b"", tree.root)]
     while waiting:
         prefix, directory = waiting.pop()
         for name, child in directory.children.items():
@@ -53,11 +56,15 @@ def _entries(root: Directory, listings: dict[int, Listing]) -> dict[bytes, BaseE
             if isinstance(child, Directory):
                 found[path] = _directory(child.member)
                 waiting.append((path + b"/", child))
-            else:
-                number, index = child
-                _, typeflag, link = listings[number].entries[index]
-                if typeflag == LINK:
-                    found[path] = BaseEntry(LINK, link=link)
+                continue
+            typeflag, link = tree.entry(child)
+            if typeflag == LINK:
+                found[path] = BaseEntry(LINK, link=link)
+    if conf.store_layers:
+        above = b""
+        for part in conf.store_dir.strip(b"/").split(b"/"):
+            above = above + b"/" + part if above else part
+            found[above] = BaseEntry(DIRECTORY, uid=conf.owner.uid, gid=conf.owner.gid)
     return found
 
 

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from stream.customisation.tree import Tree
 from stream.model import CustomisationLayer, ImageConf, Recipe
 from stream.sources.layer import ListedLayer
 
+if TYPE_CHECKING:
+    from stream.sources.base import BaseImage
+
 Warn = Callable[[str], None]
 
 
 @contextmanager
-def opened(conf: ImageConf, warn: Warn) -> Iterator[ListedLayer | None]:
-    """The customisation layer's source, None if `conf` has none. What a recipe makes is
-    made at once, and what it needs is there until the end. `warn` is told what a person
-    should know. Raises StreamImageError.
+def opened(conf: ImageConf, base: BaseImage | None, warn: Warn) -> Iterator[ListedLayer | None]:
+    """The customisation layer's source, None if `conf` has none. What a recipe makes above
+    `base`, the conf's base image, is made at once, and what it needs is there until the
+    end. `warn` is told what a person should know. Raises StreamImageError.
     """
     means = conf.customisation_layer
     if means is None:
@@ -32,22 +36,26 @@ def opened(conf: ImageConf, warn: Warn) -> Iterator[ListedLayer | None]:
     else:
         from stream.sources.made import made_layer
 
-        with made_tree(conf, means, warn) as tree:
+        with made_tree(conf, means, base, warn) as tree:
             yield made_layer(tree, means, mtime=conf.mtime)
 
 
 @contextmanager
-def made_tree(conf: ImageConf, recipe: Recipe, warn: Warn) -> Iterator[Tree]:
+def made_tree(
+    conf: ImageConf, recipe: Recipe, base: BaseImage | None, warn: Warn
+) -> Iterator[Tree]:
     """The tree that `recipe` makes: see `opened`. Raises StreamImageError."""
     from stream.customisation.make import made
 
-    base, database = {}, None
-    if conf.base is not None:
-        from stream.sources.base_database import base_database
-        from stream.sources.base_tree import base_entries
+    entries, database = {}, None
+    if base is not None:
+        from stream.sources.base_tree import base_entries, base_tree
 
-        base = base_entries(conf)
+        below = base_tree(base)
+        entries = base_entries(below, conf)
         if recipe.database is not None:
-            database = base_database(conf.base, conf.architecture)
-    with made(recipe, conf, base=base, base_database=database, warn=warn) as tree:
+            from stream.sources.base_database import base_database
+
+            database = base_database(below)
+    with made(recipe, conf, base=entries, base_database=database, warn=warn) as tree:
         yield tree

@@ -14,7 +14,8 @@ import pytest
 from stream.config import load_conf
 from stream.customisation.redirect import inherit, redirect
 from stream.customisation.tree import Tree, file, link
-from stream.sources.base_tree import base_entries
+from stream.sources import opened_base
+from stream.sources.base_tree import base_entries, base_tree
 
 from .consumer import Runner
 from .images import REPO_TAG, image_config
@@ -98,7 +99,9 @@ def top_layer(directory: Path, base: Path) -> Path:
     tree.put(b"bin/again", link(b"look"))
     tree.put(b"tmp/ours", file(b""))
     tree.put(b"srv/ours", file(b""))
-    entries = base_entries(load_conf(str(conf)))
+    with opened_base(load_conf(str(conf)), entries=True) as below:
+        assert below is not None
+        entries = base_entries(base_tree(below), load_conf(str(conf)))
     redirect(tree, entries)
     inherit(tree, entries)
     listed = []
