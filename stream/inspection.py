@@ -23,11 +23,12 @@ from stream.config import HEAD, begins_conf, head_of, is_conf, load_conf, parse_
 from stream.documents import image_config
 from stream.errors import UsageError, printable
 from stream.model import Digest, ImageConf
+from stream.nixhash import DIGITS
 from stream.sources import customisation, opened_base, store
 from stream.sources.layer import ListedLayer
 
 # A store path as Nix and Guix make them: 32 digits of a hash, then a name.
-_STORE_PATH = re.compile(rb"((?:[^/]+/)*store)/([0-9a-df-np-sv-z]{32}-[^/]+)")
+_STORE_PATH = re.compile(rf"((?:[^/]+/)*store)/([{DIGITS}]{{32}}-[^/]+)".encode())
 _COMMENT = re.compile(r"store paths: \[(.*)\]", re.DOTALL)
 _QUOTED_PATH = re.compile(r"""'(/[^']+)'|"(/[^"]+)\"""")
 _MAX_STORE_PATHS = 1 << 20  # of one layer

@@ -1,4 +1,5 @@
-"""Hashes as Nix writes them: its base 32, its shortening, and the notations of a SHA-256.
+"""Hashes as Nix writes them: its base 32, its shortening, the notations of a SHA-256, and
+the names of store paths.
 
 Nix manual, "Store path", "Nix32 encoding". Knows no store and no document.
 """
@@ -9,6 +10,9 @@ import base64
 import re
 
 DIGITS = "0123456789abcdfghijklmnpqrsvwxyz"  # without e, o, t and u
+# The last component of a store path, as a regular expression: 32 digits and a name.
+STORE_NAME = rf"[{DIGITS}]{{32}}-[0-9a-zA-Z+._?=-]{{1,211}}"
+MAX_STORE_NAME = 32 + 1 + 211
 _PYTHON_DIGITS = str.maketrans(DIGITS, "0123456789abcdefghijklmnopqrstuv")
 _TEXT = re.compile(f"[{DIGITS}]*")
 # The value of a hash is told by its length alone; base64 is what follows `sha256-`.

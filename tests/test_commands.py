@@ -171,7 +171,7 @@ def test_source_that_changed(tmp_path: Path) -> None:
         typeflag=FILE, mode=0o644, size=1, source=os.fsencode(source), identity=(0, 0, 1, 0)
     )
     with (
-        pytest.raises(SourceError, match="changed while it was read"),
+        pytest.raises(SourceError, match="changed since it was walked"),
         _ran(":", tree=_tree(a=node)),
     ):
         pass

@@ -1,4 +1,4 @@
-"""Store paths that a container config mentions."""
+"""Store paths that a container config mentions, or a tree."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.planning.mentions import is_hashed, mentioned
+from stream.planning.mentions import in_value, is_hashed
 
 STORE = "/nix/store"
 HELLO = f"{STORE}/{'0' * 32}-hello-2.12.1"
@@ -25,7 +25,7 @@ def test_places_of_mentions() -> None:
             "Labels": {"org.example.source": f"{STORE}/{'3' * 32}-source"},
         }
     }
-    assert mentioned(document, STORE) == {
+    assert in_value(document, STORE) == {
         HELLO: "config.Cmd[0]",
         GLIBC: "config.Env[1]",
         f"{STORE}/{'1' * 32}-data": f'config.Volumes["{STORE}/{"1" * 32}-data"]',
@@ -57,7 +57,7 @@ def test_places_of_mentions() -> None:
 )
 def test_where_a_path_ends(text: str, found: list[str]) -> None:
     """What is around a path in a string is no part of it, and half a path is none."""
-    assert [*mentioned([text], STORE)] == found
+    assert [*in_value([text], STORE)] == found
 
 
 @pytest.mark.parametrize(
@@ -78,14 +78,14 @@ def test_known_paths_of_other_names(text: str, found: list[str]) -> None:
     """A store of directories that no Nix made is mentioned as well."""
     names = ("foo", "foo-bar", "a b", "dot.", ".", "..")
     known = {f"{STORE}/{name}" for name in names}
-    assert [*mentioned(text, STORE, known.__contains__)] == found
+    assert [*in_value(text, STORE, known.__contains__)] == found
 
 
 def test_other_store_directories() -> None:
     """Not every store is in /nix, and its directory is no pattern."""
-    assert [*mentioned("/a+b/" + HELLO[11:], "/a+b")] == ["/a+b/" + HELLO[11:]]
-    assert not mentioned("/aab/" + HELLO[11:], "/a+b")
-    assert [*mentioned("/" + HELLO[11:], "/")] == ["/" + HELLO[11:]]
+    assert [*in_value("/a+b/" + HELLO[11:], "/a+b")] == ["/a+b/" + HELLO[11:]]
+    assert not in_value("/aab/" + HELLO[11:], "/a+b")
+    assert [*in_value("/" + HELLO[11:], "/")] == ["/" + HELLO[11:]]
 
 
 json_values = st.recursive(
@@ -97,7 +97,7 @@ json_values = st.recursive(
 @given(value=json_values)
 def test_mentions_of_any_json(value: Any) -> None:
     """A path is found wherever it stands, and the place leads to it."""
-    found = mentioned({"config": value}, STORE)
+    found = in_value({"config": value}, STORE)
     text = json.dumps(value)
     assert {path for path in (HELLO, GLIBC) if path in text} == found.keys()
     assert all(place.startswith("config") for place in found.values())
@@ -108,8 +108,8 @@ def test_deep_and_long_values() -> None:
     deep: Any = HELLO
     for _ in range(5000):
         deep = [deep]
-    assert mentioned(deep, STORE) == {HELLO: "[0]" * 5000}
-    assert [*mentioned(f"{STORE}/" * 100_000 + HELLO, STORE)] == [HELLO]
+    assert in_value(deep, STORE) == {HELLO: "[0]" * 5000}
+    assert [*in_value(f"{STORE}/" * 100_000 + HELLO, STORE)] == [HELLO]
 
 
 def test_names_as_nix_makes_them() -> None:

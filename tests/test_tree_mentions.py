@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.customisation import mentions
-from stream.customisation.mentions import references
+from stream.customisation.content import PIECE
 from stream.customisation.tree import FILE, Node, Tree, file, link
 from stream.errors import SourceError
+from stream.nixhash import MAX_STORE_NAME, STORE_NAME
+from stream.planning import mentions
 
 STORE = b"/nix/store"
 DIGITS = b"0123456789abcdfghijklmnpqrsvwxyz"
@@ -23,7 +24,7 @@ def _references(**nodes: Node) -> set[bytes]:
     tree = Tree()
     for name, node in nodes.items():
         tree.put(b"etc/" + name.encode(), node)
-    return references(tree, STORE)
+    return mentions.in_tree(tree, STORE)
 
 
 @pytest.mark.parametrize(
@@ -84,22 +85,26 @@ def test_pieces(seed: int, piece: int) -> None:
         )
         for _ in range(8)
     )  # fmt: skip
-    pattern = re.compile(re.escape(STORE) + b"/" + mentions._NAME)
+    pattern = re.compile(re.escape(STORE) + b"/" + STORE_NAME.encode())
     pieces = (content[at : at + piece] for at in range(0, len(content), piece))
-    overlap = len(STORE) + 1 + mentions._LONGEST
+    overlap = len(STORE) + 1 + MAX_STORE_NAME
     assert list(mentions._matches(pieces, pattern, overlap)) == pattern.findall(content)
 
 
 def test_large_file(tmp_path: Path) -> None:
     """Without it only what fits into memory could be looked into."""
     path = tmp_path / "large"
-    at = mentions._PIECE - 20
+    at = PIECE - 20
     with path.open("wb") as output:
         output.seek(at)
         output.write(PATH)
-        output.truncate(3 * mentions._PIECE)
-    node = Node(typeflag=FILE, mode=0o644, size=path.stat().st_size, source=bytes(path))
+        output.truncate(3 * PIECE)
+    facts = path.stat()
+    identity = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+    node = Node(
+        typeflag=FILE, mode=0o644, size=facts.st_size, source=bytes(path), identity=identity
+    )
     assert _references(a=node) == {PATH}
     path.unlink()
-    with pytest.raises(SourceError, match="cannot be read"):
+    with pytest.raises(SourceError, match="does not exist"):
         _references(a=node)

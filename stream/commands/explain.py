@@ -12,6 +12,7 @@ from stream.answer import say_json, say_text
 from stream.config import conf_in, conf_name, parse_conf, read_conf
 from stream.errors import one_line
 from stream.explanation import ExplainedLayer, Explanation, explain
+from stream.nixhash import DIGITS
 from stream.output import is_terminal
 from stream.planning.plan import plan
 from stream.planning.previous import read_previous
@@ -35,7 +36,7 @@ HAS_PROGRESS = False
 WIDTH = 80  # where there is no terminal
 MIN_WIDTH = 60
 MAX_PATHS = 8  # shown of a layer, the largest
-_HASH = re.compile(r"^.*/(?:[0-9a-df-np-sv-z]{32}-)?")
+_HASH = re.compile(rf"^.*/(?:[{DIGITS}]{{32}}-)?")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

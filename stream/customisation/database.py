@@ -16,6 +16,7 @@ from stream.customisation.registrations import NAR_HASH, SCHEMA_VERSION, Registr
 from stream.customisation.tree import Node, OccupiedError, Tree
 from stream.errors import ArchiveError, RecipeError, SourceError, printable
 from stream.model import NixDatabase
+from stream.nixhash import STORE_NAME
 
 STATE_DIR = b"nix/var/nix"
 
@@ -56,9 +57,7 @@ def add_database(
     the base are forgotten: Nix makes these tables anew. Raises RecipeError, ArchiveError
     for a base that cannot be merged, SourceError for a derivation that cannot be read.
     """
-    is_store_path = re.compile(
-        re.escape(store_dir.decode()) + r"/[0-9a-df-np-sv-z]{32}-[0-9A-Za-z+._?=-]{1,211}"
-    ).fullmatch
+    is_store_path = re.compile(f"{re.escape(store_dir.decode())}/{STORE_NAME}").fullmatch
     known: dict[str, Registration] = {}
     if base is not None:
         try:

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from stream.customisation.content import CHANGED, PIECE, opened
 from stream.customisation.tree import BLOCK_DEVICE, CHARACTER_DEVICE, FIFO, FILE, LINK, Node, Tree
 from stream.errors import SourceError
 
 # What copy_file_range(2) says where it cannot help.
 _NO_RANGES = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
-_PIECE = 1 << 20
 _MAX_RANGE = 1 << 30
 
 
@@ -159,22 +159,12 @@ def _write_file(path: bytes, node: Node) -> None:
 
 
 def _copy(node: Node, target: int) -> None:
-    try:
-        source = os.open(node.source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except OSError as error:
-        raise SourceError(node.source, f"cannot be read: {error.strerror}") from error
-    try:
-        found = os.fstat(source)
-        identity = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-        if node.identity not in (None, identity):
-            raise SourceError(node.source, "changed while it was read")
+    with opened(node) as source:
         left = node.size
         while left and (count := _copied(source, target, min(left, _MAX_RANGE))):
             left -= count
         if left:
-            raise SourceError(node.source, "changed while it was read")
-    finally:
-        os.close(source)
+            raise SourceError(node.source, CHANGED)
 
 
 def _copied(source: int, target: int, count: int) -> int:
@@ -183,7 +173,7 @@ def _copied(source: int, target: int, count: int) -> int:
     except OSError as error:
         if error.errno not in _NO_RANGES:
             raise
-    data = os.read(source, min(count, _PIECE))
+    data = os.read(source, min(count, PIECE))
     left = memoryview(data)
     while left:
         left = left[os.write(target, left) :]

@@ -16,7 +16,7 @@ from stream.layering.graph import Graph, Node, closure, part
 from stream.layering.references import MAX_PATHS, References, parse_references
 from stream.model import StoreObject
 from stream.planning import nix
-from stream.planning.mentions import is_hashed, mentioned
+from stream.planning.mentions import in_value, is_hashed
 from stream.planning.nar import nar_size
 
 DEFAULT_STORE_DIR = "/nix/store"
@@ -158,7 +158,7 @@ def _needed(wanted: Wanted, known: Callable[[str], bool]) -> dict[str, str]:
             needed.setdefault(prefix + path[len(prefix) :].partition("/")[0], place)
         else:
             faults.append(Fault(place, f"{path} {wrong}"))
-    for path, place in mentioned(wanted.mentions, wanted.store_dir, known).items():
+    for path, place in in_value(wanted.mentions, wanted.store_dir, known).items():
         needed.setdefault(path, place)
     if len(needed) > MAX_PATHS:
         faults = [Fault("", f"wants {len(needed)} store paths: {MAX_PATHS} are allowed")]

@@ -1,20 +1,24 @@
-"""Store paths that a JSON value mentions: in a command, an environment variable, a label.
+"""Store paths that something mentions: a JSON value, like a command or a label; a tree, in
+links and in files; or any bytes.
 
-Nix manual, "Store path": 32 digits of its base 32, `-` and a name. Knows no store: what
-else is a store path is for the caller to say.
+In bytes a store path is known by its hash. In JSON, where a person wrote it, the caller may
+know others. Whether one exists is not asked.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from stream.nixhash import DIGITS
+from stream.customisation.content import pieces
+from stream.customisation.tree import FILE, LINK, Tree
+from stream.nixhash import MAX_STORE_NAME, STORE_NAME
 
 _NAME = re.compile(r"[0-9a-zA-Z+._?=-]+")
-_HASHED = re.compile(rf"[{DIGITS}]{{32}}-[0-9a-zA-Z+._?=-]+")
+_HASHED = re.compile(STORE_NAME)
 _PLAIN_KEY = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
@@ -23,7 +27,10 @@ def is_hashed(path: str) -> bool:
     return _HASHED.fullmatch(path.rpartition("/")[2]) is not None
 
 
-def mentioned(
+# ---- in JSON
+
+
+def in_value(
     value: object, store_dir: str, known: Callable[[str], bool] = lambda _path: False
 ) -> dict[str, str]:
     """The store paths that strings and keys in `value` mention, each with the place of the
@@ -72,3 +79,61 @@ def _member(place: str, key: str) -> str:
     if not _PLAIN_KEY.fullmatch(key):
         return f"{place}[{json.dumps(key)}]"
     return f"{place}.{key}" if place else key
+
+
+# ---- in a tree, and in bytes
+
+
+def in_tree(tree: Tree, store_dir: bytes) -> set[bytes]:
+    """The store paths that links of `tree` lead to and its files mention.
+
+    A link into `store_dir` leads to one whatever it is called. Raises SourceError for a file
+    that cannot be read.
+    """
+    found: set[bytes] = set()
+    for path, node in tree.entries():
+        if node.typeflag == LINK:
+            found |= in_link(path, node.link, store_dir)
+        elif node.typeflag == FILE:
+            found |= in_bytes(pieces(node), store_dir)
+    return found
+
+
+def in_link(path: bytes, target: bytes, store_dir: bytes) -> set[bytes]:
+    """The store paths that a link at `path` with this target leads to or mentions."""
+    found = in_bytes([target], store_dir)
+    if (into := _led_into(path, target, store_dir)) is not None:
+        found.add(into)
+    return found
+
+
+def in_bytes(content: Iterable[bytes], store_dir: bytes) -> set[bytes]:
+    """The store paths in what the pieces of `content` are together."""
+    pattern = re.compile(re.escape(store_dir) + b"/" + STORE_NAME.encode())
+    return set(_matches(content, pattern, len(store_dir) + 1 + MAX_STORE_NAME))
+
+
+def _led_into(path: bytes, target: bytes, store_dir: bytes) -> bytes | None:
+    """The store path that a link at `path` leads to, by its text alone."""
+    absolute = os.path.normpath(os.path.join(b"/" + path, b"..", target))
+    absolute = b"/" + absolute.lstrip(b"/")
+    above = store_dir.rstrip(b"/") + b"/"
+    if not absolute.startswith(above):
+        return None
+    return above + absolute.removeprefix(above).split(b"/", 1)[0]
+
+
+def _matches(content: Iterable[bytes], pattern: re.Pattern[bytes], overlap: int) -> Iterator[bytes]:
+    """What `pattern` matches, across pieces as well: of at most `overlap` bytes."""
+    kept = b""
+    for piece in content:
+        window = kept + piece
+        # What ends later may go on in the next piece.
+        settled = len(window) - overlap
+        start = max(settled, 0)
+        for match in pattern.finditer(window):
+            if match.start() < settled:
+                yield match[0]
+                start = max(start, match.end())
+        kept = window[start:]
+    yield from pattern.findall(kept)

@@ -14,12 +14,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from stream import config, recipe_config
-from stream.customisation.mentions import mentioned as in_content
-from stream.customisation.mentions import references, referred_to
 from stream.customisation.tree import LINK
 from stream.errors import ConfError, Fault
 from stream.layering.graph import Graph, part
 from stream.model import Builtin, ImageConf, LayerPlan, NixDatabase, Recipe
+from stream.planning import mentions
 from stream.planning.closure import Closure, Wanted, closure_of
 from stream.planning.spec import Spec
 from stream.planning.tag import derived_tag
@@ -86,7 +85,7 @@ def _made(conf: ImageConf, base: BaseImage | None, warn: Callable[[str], None]) 
     """
     if isinstance(conf.customisation_layer, Recipe):
         with customisation.made_tree(conf, conf.customisation_layer, base, warn) as tree:
-            found = references(tree, conf.store_dir)
+            found = mentions.in_tree(tree, conf.store_dir)
     else:
         found = _in_ready_layer(conf, warn)
     return [os.fsdecode(path) for path in sorted(found) if os.path.lexists(path)]
@@ -99,11 +98,11 @@ def _in_ready_layer(conf: ImageConf, warn: Callable[[str], None]) -> set[bytes]:
         if layer is None:
             return set()
         with layer.content() as content:
-            found = in_content(pieces(content), conf.store_dir)
+            found = mentions.in_bytes(pieces(content), conf.store_dir)
         # A header may cut a target, or have no end between it and what follows.
         for member in layer.members():
             if member.typeflag == LINK:
-                found |= referred_to(member.name, member.link, conf.store_dir)
+                found |= mentions.in_link(member.name, member.link, conf.store_dir)
     return found
 
 

@@ -13,10 +13,10 @@ import re
 from typing import Any
 
 from stream.model import ImageConf, Recipe
-from stream.nixhash import compressed, nix_base32
+from stream.nixhash import STORE_NAME, compressed, nix_base32
 from stream.tarwriter import ArchiveWriter, Entries
 
-_HASHED = re.compile(rb"[0-9a-df-np-sv-z]{32}-[0-9a-zA-Z+._?=-]+")
+_HASHED = re.compile(STORE_NAME.encode())
 _TAG_BYTES = 20  # 32 characters, as in the name of a store path
 
 

@@ -7,18 +7,14 @@ Knows neither where a tree's nodes come from nor where the bytes go.
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import xxhash
 
 from stream.archives.tarreader import Member
+from stream.customisation.content import opened
 from stream.customisation.tree import Node, Tree
-from stream.errors import SourceError
 from stream.model import Recipe
 from stream.sources.layer import ListedLayer
 from stream.tarwriter import (
@@ -26,11 +22,9 @@ from stream.tarwriter import (
     encode_header,
     encode_record,
     padded,
-    read_reason,
     tar_size,
 )
 
-_CHANGED = "changed since it was walked"
 _XATTR = "SCHILY.xattr."
 # A call for each header costs more than its bytes.
 _BATCH = 256
@@ -55,7 +49,7 @@ class MadeLayer(ListedLayer):
                 layer.write(node.data)
                 layer.pad()
             elif node.source:
-                with _opened(node) as fd:
+                with opened(node) as fd:
                     layer.copy(fd, node.size, node.source)
                 layer.pad()
         layer.write(b"".join(waiting))
@@ -109,33 +103,6 @@ def _header(path: bytes, node: Node, mtime: int) -> bytes:
         records=records,
         gnu=True,
     )
-
-
-@contextmanager
-def _opened(node: Node) -> Iterator[int]:
-    """The file that has a node's content. Raises SourceError unless it is the one that
-    it was, before and after it is read. Never waits on what is no file any more.
-    """
-    try:
-        fd = os.open(
-            node.source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        )
-    except OSError as error:
-        reason = _CHANGED if error.errno == errno.ELOOP else read_reason(error)
-        raise SourceError(node.source, reason) from error
-    try:
-        _check(fd, node)
-        yield fd
-        _check(fd, node)
-    finally:
-        os.close(fd)
-
-
-def _check(fd: int, node: Node) -> None:
-    status = os.fstat(fd)
-    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    if not stat.S_ISREG(status.st_mode) or identity != node.identity:
-        raise SourceError(node.source, _CHANGED)
 
 
 def made_layer(tree: Tree, recipe: Recipe, *, mtime: int) -> MadeLayer:
