@@ -1,6 +1,6 @@
 """What is wrong with a value, in the words of a message.
 
-Knows no document: only JSON's types, and paths.
+Knows no document's keys: only JSON's types, and paths.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable
+from typing import Any
 
 # Is told of a fault: its place in the document, and what is wrong.
 NoteFault = Callable[[str, str], None]
 
+MAX_FAULTS = 20  # of one kind that are told
 MAX_ID = 2**32 - 2  # the last one, (uid_t)-1, means "no change" to chown
 
 
@@ -80,3 +82,41 @@ def not_readable(path: str) -> str | None:
         return None
     wanted = os.R_OK | os.X_OK if stat.S_ISDIR(mode) else os.R_OK
     return None if os.access(name, wanted) else "cannot be read: Permission denied"
+
+
+class Fields:
+    """The members of one object, `null` being absence. `fault` is told what is wrong; what
+    is returned then is of no use.
+    """
+
+    def __init__(self, document: dict[str, Any], place: str, fault: NoteFault) -> None:
+        self.document = document
+        self._place = place
+        self._fault = fault
+
+    def at(self, key: str) -> str:
+        """The place of `key`, or of the object itself."""
+        return ".".join(filter(None, (self._place, key)))
+
+    def fault(self, key: str, message: str) -> None:
+        """Tell what is wrong with the value of `key`, or with the object itself."""
+        self._fault(self.at(key), message)
+
+    def check_keys(self, known: frozenset[str]) -> None:
+        """Only `known` keys may be there."""
+        for key in sorted(self.document.keys() - known):
+            self.fault(key, f"unknown key{meant(key, known)}")
+
+    def boolean(self, key: str) -> bool:
+        """Absent: false."""
+        value = self.document.get(key)
+        if not isinstance(value, (bool, type(None))):
+            self.fault(key, f"must be a boolean, not {kind(value)}")
+        return value is True
+
+    def text(self, key: str) -> str:
+        """Absent: empty."""
+        value = self.document.get(key)
+        if not isinstance(value, (str, type(None))):
+            self.fault(key, f"must be a string, not {kind(value)}")
+        return value if isinstance(value, str) else ""

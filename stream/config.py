@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from stream.checks import id_of, kind, meant, no_id, not_normal, not_readable
+from stream.checks import MAX_FAULTS, Fields, id_of, kind, meant, no_id, not_normal, not_readable
 from stream.container_config import wrong_types
 from stream.errors import ConfError, Fault, one_line
 from stream.model import (
@@ -58,7 +58,6 @@ _PATH_COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"(?:{_DOMAIN}/)?{_PATH_COMPONENT}(?:/{_PATH_COMPONENT})*", re.ASCII)
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 MAX_NAME_LENGTH = 255
-MAX_ALIKE = 20  # faults of one kind
 MAX_CONF = 1 << 27  # bytes; a conf of 10,000 store paths is one of a megabyte
 MAX_DEPTH = 200  # json.dumps recurses
 
@@ -262,7 +261,7 @@ class _Reader:
             self._fault("config", f"must be an object, not {kind(value)}")
             return {}
         wrong = [*wrong_types(value)]
-        for place, message in wrong[:MAX_ALIKE]:
+        for place, message in wrong[:MAX_FAULTS]:
             self._fault(f"config.{place}", message)
         if not labels or wrong:
             return value
@@ -405,7 +404,7 @@ class _Reader:
         if isinstance(value, dict):
             from stream import recipe_config
 
-            recipe_config.check_keys(value, key, self._fault)
+            Fields(value, key, self._fault).check_keys(recipe_config.KEYS)
             return recipe_config.read_recipe(value, key, self._fault, store_dir)
         path = self._text(key, "")
         if path:

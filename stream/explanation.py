@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stream.archives.images import open_archive
-from stream.config import DEFAULT_CREATED, split_archive
+from stream.config import DEFAULT_CREATED, DEFAULT_STORE_DIR, split_archive
 from stream.errors import StreamImageError, printable
 from stream.model import Digest, ImageConf
 from stream.sources import customisation, opened_base, store
@@ -23,7 +23,8 @@ from stream.sources.base import BaseImage
 
 # What of a conf decides how the bytes of a store layer are written, and its default.
 _STAMP = {
-    "created": None, "gid": 0, "gname": "root", "mtime": None, "store_dir": "/nix/store", "uid": 0, "uname": "root",
+    "created": None, "gid": 0, "gname": "root", "mtime": None, "store_dir": DEFAULT_STORE_DIR,
+    "uid": 0, "uname": "root",
 }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from base64 import b64decode
 from typing import Any
 
 from stream.capabilities import capability_data
-from stream.checks import NoteFault, id_of, is_text, kind, meant, no_id, not_normal
+from stream.checks import Fields, NoteFault, id_of, is_text, kind, no_id, not_normal
 from stream.model import Permission
 
 MAX_PATH = 4096  # bytes, as Linux has it
@@ -97,53 +97,37 @@ def _rule(reader: _Reader) -> Permission:
     capabilities = reader.text("capabilities")
     if reader.has("path") == reader.has("regex"):
         reader.fault("", "needs either path or regex")
-    if path is not None and (wrong := _wrong_path(path)):
+    if path and (wrong := _wrong_path(path)):
         reader.fault("path", wrong)
-    if regex is not None:
+    if regex:
         reader.check_regex(regex)
         if create:
             reader.fault("create", "needs a path: a regex does not say what to make")
-    if capabilities is not None:
+    if capabilities:
         reader.check_capabilities(capabilities)
         if create:
             reader.fault("capabilities", "are for files, and create is for directories")
     rule = reader.permission(
-        path=(path or "").encode(),
-        regex=regex or "",
+        path=path.encode(),
+        regex=regex,
         create=create,
-        capabilities=capabilities or "",
+        capabilities=capabilities,
     )
     if not (create or reader.has("capabilities", *_ATTRIBUTES)):
         reader.fault("", "changes nothing: give mode, uid, gid, xattrs or capabilities")
     return rule
 
 
-class _Reader:
+class _Reader(Fields):
     """Reads the keys of one object."""
-
-    def __init__(self, document: dict[str, Any], place: str, fault: NoteFault) -> None:
-        self._document = document
-        self._place = place
-        self._fault = fault
-
-    def at(self, key: str) -> str:
-        """The place of `key`, or of the object itself."""
-        return f"{self._place}.{key}" if key else self._place
-
-    def fault(self, key: str, message: str) -> None:
-        self._fault(self.at(key), message)
-
-    def check_keys(self, known: frozenset[str]) -> None:
-        for key in sorted(self._document.keys() - known):
-            self.fault(key, f"unknown key{meant(key, known)}")
 
     def has(self, *keys: str) -> bool:
         """Whether one of `keys` is given."""
-        return any(self._document.get(key) is not None for key in keys)
+        return any(self.document.get(key) is not None for key in keys)
 
     def permission(self, **more: Any) -> Permission:
         """The rule: the attributes that are read here, and `more`."""
-        mode = self._document.get("mode")
+        mode = self.document.get("mode")
         return Permission(
             mode=None if mode is None else _mode(mode, self.at("mode"), self._fault),
             uid=self.id("uid"),
@@ -152,21 +136,13 @@ class _Reader:
             **more,
         )
 
-    def text(self, key: str) -> str | None:
-        value = self._document.get(key)
-        if value is None or (isinstance(value, str) and value):
-            return value
-        self.fault(key, "is empty" if value == "" else f"must be a string, not {kind(value)}")
-        return None
-
-    def boolean(self, key: str) -> bool:
-        value = self._document.get(key)
-        if not isinstance(value, (bool, type(None))):
-            self.fault(key, f"must be a boolean, not {kind(value)}")
-        return value is True
+    def text(self, key: str) -> str:
+        if self.document.get(key) == "":
+            self.fault(key, "is empty")
+        return super().text(key)
 
     def id(self, key: str) -> int | None:
-        value = self._document.get(key)
+        value = self.document.get(key)
         if value is None:
             return None
         number = id_of(value)
@@ -190,7 +166,7 @@ class _Reader:
             self.fault("capabilities", str(error))
 
     def _xattrs(self) -> tuple[tuple[bytes, bytes], ...]:
-        value = self._document.get("xattrs")
+        value = self.document.get("xattrs")
         if value is None:
             return ()
         if not isinstance(value, dict):

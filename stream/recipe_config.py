@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stream.checks import NoteFault, kind, meant, not_normal, not_readable
+from stream.checks import MAX_FAULTS, Fields, NoteFault, kind, meant, not_normal, not_readable
 from stream.model import Builtin, NixDatabase, Recipe, StoreObject
 from stream.permission_config import read_directories, read_owner, read_permissions
 
@@ -28,7 +28,6 @@ _BUILTINS = frozenset({"fakeNss", "shadowSetup", *_NEEDS_PATH})
 _FAKE_NSS = frozenset({"extraPasswdLines", "extraGroupLines"})
 _OBJECT = frozenset({"deriver", "narHash", "narSize", "path", "references"})
 _CONFLICTS = ("error", "first")
-_MAX_ALIKE = 20  # faults of one kind
 
 
 def read_recipe(document: dict[str, Any], place: str, fault: NoteFault, store_dir: str) -> Recipe:
@@ -43,8 +42,8 @@ def read_recipe(document: dict[str, Any], place: str, fault: NoteFault, store_di
         keep_dirlinks=reader.boolean("keepContentsDirlinks"),
         first_wins=reader.choice("conflicts", _CONFLICTS) == "first",
         database=reader.database(),
-        extra_commands=reader.text("extraCommands"),
-        fake_root_commands=reader.text("fakeRootCommands"),
+        extra_commands=reader.commands("extraCommands"),
+        fake_root_commands=reader.commands("fakeRootCommands"),
         fakechroot=reader.boolean("enableFakechroot"),
         owner=read_owner(document.get("owner"), reader.at("owner"), fault),
         permissions=(
@@ -54,50 +53,26 @@ def read_recipe(document: dict[str, Any], place: str, fault: NoteFault, store_di
     )
 
 
-def check_keys(document: dict[str, Any], place: str, fault: NoteFault) -> None:
-    """Tell `fault` of the keys of `document` that no recipe has."""
-    for key in sorted(document.keys() - KEYS):
-        fault(f"{place}.{key}", f"unknown key{meant(key, KEYS)}")
-
-
-class _Reader:
+class _Reader(Fields):
     def __init__(
         self, document: dict[str, Any], place: str, fault: NoteFault, store_dir: str
     ) -> None:
-        self._document = document
-        self._place = place
-        self._fault = fault
+        super().__init__(document, place, fault)
         self._store_dir = store_dir
-
-    def at(self, key: str) -> str:
-        """The place of `key`."""
-        return f"{self._place}.{key}" if self._place else key
 
     # ---- simple values
 
-    def boolean(self, key: str) -> bool:
-        value = self._document.get(key)
-        if isinstance(value, (bool, type(None))):
-            return value is True
-        self._fault(self.at(key), f"must be a boolean, not {kind(value)}")
-        return False
-
-    def text(self, key: str) -> str:
-        value = self._document.get(key)
-        if value is None:
-            return ""
-        if not isinstance(value, str):
-            self._fault(self.at(key), f"must be a string, not {kind(value)}")
-            return ""
+    def commands(self, key: str) -> str:
+        value = self.text(key)
         if "\0" in value:
-            self._fault(self.at(key), "has a NUL character")
+            self.fault(key, "has a NUL character")
         return value
 
     def choice(self, key: str, choices: tuple[str, ...]) -> str:
         value = self.text(key) or choices[0]
         if value not in choices:
             names = " or ".join(map(repr, choices))
-            self._fault(self.at(key), f"must be {names}, not {value!r}")
+            self.fault(key, f"must be {names}, not {value!r}")
         return value
 
     def _list(self, place: str, value: object) -> list[Any]:
@@ -119,7 +94,7 @@ class _Reader:
 
     def contents(self, key: str, *, linked: bool) -> tuple[bytes | Builtin, ...]:
         """A path, a built-in content, or a list of them."""
-        value, place = self._document.get(key), self.at(key)
+        value, place = self.document.get(key), self.at(key)
         if isinstance(value, list):
             items = [(f"{place}[{index}]", item) for index, item in enumerate(value)]
         else:
@@ -175,8 +150,7 @@ class _Reader:
             self._fault(place, f"must be an object, not {kind(argument)}")
             return None
         options = argument or {}
-        for key in sorted(options.keys() - _FAKE_NSS):
-            self._fault(f"{place}.{key}", f"unknown key{meant(key, _FAKE_NSS)}")
+        Fields(options, place, self._fault).check_keys(_FAKE_NSS)
         passwd, group = "extraPasswdLines", "extraGroupLines"
         return Builtin(
             name="fakeNss",
@@ -187,7 +161,7 @@ class _Reader:
     # ---- the Nix database
 
     def database(self) -> NixDatabase | None:
-        value, place = self._document.get("nix_database"), self.at("nix_database")
+        value, place = self.document.get("nix_database"), self.at("nix_database")
         if value is None:
             return None
         if not isinstance(value, dict):
@@ -199,7 +173,7 @@ class _Reader:
             found = self._store_object(item)
             if isinstance(found, StoreObject):
                 objects.append(found)
-            elif (wrong := wrong + 1) <= _MAX_ALIKE:
+            elif (wrong := wrong + 1) <= MAX_FAULTS:
                 self._fault(f"{place}.objects[{index}]", found)
         return NixDatabase(
             objects=tuple(objects), roots=self._lines(f"{place}.roots", value.get("roots"))

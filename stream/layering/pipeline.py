@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from stream.checks import MAX_FAULTS
 from stream.errors import ConfError, Fault
 from stream.layering.graph import Graph, Node, check_budget, closure, part, roots
 from stream.layering.popularity import by_popularity
@@ -19,7 +20,6 @@ from stream.layering.popularity import by_popularity
 PLACE = "layeringPipeline"
 MAX_OPERATIONS = 1000
 MAX_DEPTH = 50  # of operations in operations
-MAX_FAULTS = 20
 MAX_SHOWN = 80  # characters of a text in a message
 
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from stream.checks import kind
+from stream.checks import MAX_FAULTS, kind
 from stream.errors import ConfError, Fault
 from stream.layering.graph import Graph, Node
 from stream.model import StoreObject
@@ -28,7 +28,6 @@ from stream.nixhash import sha256_of
 
 MAX_PATHS = 1 << 15  # planning takes memory that grows with the square: 128 MiB for these
 MAX_REFERENCES = 1 << 22
-MAX_FAULTS = 20
 _NUMBER = re.compile("[0-9]{1,18}")
 _HINT = "list a whole closure, as `nix path-info --json -r` does"
 

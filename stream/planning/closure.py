@@ -10,7 +10,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from stream.checks import not_normal, not_readable
+from stream.checks import MAX_FAULTS, not_normal, not_readable
+from stream.config import DEFAULT_STORE_DIR
 from stream.errors import ConfError, Fault
 from stream.layering.graph import Graph, Node, closure, part
 from stream.layering.references import MAX_PATHS, References, parse_references
@@ -19,9 +20,7 @@ from stream.planning import nix
 from stream.planning.mentions import in_value, is_hashed
 from stream.planning.nar import nar_size
 
-DEFAULT_STORE_DIR = "/nix/store"
 MAX_GRAPH = 1 << 26  # bytes; 10,000 store paths take about a tenth
-MAX_FAULTS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
