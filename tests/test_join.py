@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from trees import Directory, File, Link
 
 from stream.customisation import join as joining
-from stream.customisation.join import copy, join, make_tree
+from stream.customisation.join import make_tree
 from stream.customisation.tree import DIRECTORY, FILE, LINK, Tree
 from stream.errors import ContentConflict, SourceError
 from stream.model import Builtin, Recipe
@@ -66,16 +66,13 @@ def shown(tree: Tree) -> Shown:
 
 def joined(*contents: bytes, first_wins: bool = False) -> Shown:
     """Contents joined."""
-    tree = Tree()
-    join(tree, contents, first_wins=first_wins)
-    return shown(tree)
+    return shown(make_tree(Recipe(contents=contents, first_wins=first_wins)))
 
 
 def copied(*contents: bytes, first_wins: bool = False, keep_dirlinks: bool = False) -> Shown:
     """Contents copied."""
-    tree = Tree()
-    copy(tree, contents, first_wins=first_wins, keep_dirlinks=keep_dirlinks)
-    return shown(tree)
+    recipe = Recipe(copy_to_root=contents, first_wins=first_wins, keep_dirlinks=keep_dirlinks)
+    return shown(make_tree(recipe))
 
 
 # Links among contents, to be read in a store with `c0`, `c1` and `c2`.
@@ -232,8 +229,7 @@ def test_copies_of_several_contents_lie_over_each_other(
 def test_nodes_of_a_copy_say_what_to_read(make: Make) -> None:
     """The layer's writer holds a file to what was seen here, and needs its size beforehand."""
     content = make(b"c", {b"bin": {b"tool": File(0o4755, 7, 1)}})
-    tree = Tree()
-    copy(tree, [content], first_wins=False, keep_dirlinks=False)
+    tree = make_tree(Recipe(copy_to_root=(content,)))
     facts = os.lstat(content + b"/bin/tool")
     node = tree.find(b"bin/tool")
     assert node is not None
@@ -248,7 +244,7 @@ def test_only_files_have_something_to_read(make: Make) -> None:
     content = make(b"c", {b"f": HELLO, b"link": b"f", b"d": {}})
     tree = make_tree(Recipe(contents=(content,), copy_to_root=(content,)))
     assert not any(node.source or node.size for _, node in tree.entries())
-    copy(copies := Tree(), [content], first_wins=False, keep_dirlinks=False)
+    copies = make_tree(Recipe(copy_to_root=(content,)))
     assert [path for path, node in copies.entries() if node.source] == [b"f"]
 
 
@@ -263,8 +259,7 @@ def test_the_root_keeps_its_mode(make: Make) -> None:
     """A content made by mktemp is 0700, and an image's root of that mode is root's alone."""
     content = make(b"c", {b"a": HELLO})
     os.chmod(content, 0o700)
-    tree = Tree()
-    copy(tree, [content], first_wins=False, keep_dirlinks=False)
+    tree = make_tree(Recipe(copy_to_root=(content,)))
     assert tree.root.mode == 0o755
 
 
@@ -500,9 +495,9 @@ def test_a_directory_that_may_not_be_read(make: Make, without_privilege: list[st
     content = make(b"c", {b"secret": {b"f": HELLO}})
     os.chmod(content + b"/secret", 0)
     code = (
-        "import os, sys; from stream.customisation.join import join; "
-        "from stream.customisation.tree import Tree; "
-        "join(Tree(), [os.fsencode(sys.argv[1])], first_wins=True)"
+        "import os, sys; from stream.customisation.join import make_tree; "
+        "from stream.model import Recipe; "
+        "make_tree(Recipe(contents=(os.fsencode(sys.argv[1]),), first_wins=True))"
     )
     done = subprocess.run(
         [*without_privilege, sys.executable, "-c", code, content],

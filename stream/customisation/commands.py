@@ -47,10 +47,6 @@ _FORMATS = {typeflag: form for form, typeflag in _TYPES.items()}
 _OWNER_READS = {DIRECTORY: 0o500, FILE: 0o400}
 
 
-def _unheard(message: str) -> None:
-    """What is told to nobody."""
-
-
 @contextmanager
 def ran(
     tree: Tree,
@@ -58,7 +54,7 @@ def ran(
     *,
     store_dir: bytes,
     mtime: int,
-    warn: Callable[[str], None] = _unheard,
+    warn: Callable[[str], None],
 ) -> Iterator[Tree]:
     """What `tree` is after the commands of `recipe`. Its files are in a scratch directory,
     which is there until the context ends.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import os
 import stat
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
@@ -30,6 +30,7 @@ from stream.customisation.tree import (
     directory,
     link,
     parts_of,
+    under,
 )
 from stream.errors import ContentConflict, SourceError, printable
 from stream.model import Builtin, Recipe
@@ -44,9 +45,23 @@ _NAME = attrgetter("name")
 
 
 def make_tree(recipe: Recipe, *, present: Container[bytes] = ()) -> Tree:
-    """The tree of `recipe`'s contents and what it copies to the root. shadowSetup comes
-    last and adds only what is missing: not there, and not in the base image, whose paths
-    are `present`. Raises what `join` and `copy` do, and RecipeError.
+    """The tree of `recipe`'s contents and of what it copies to the root.
+
+    Contents: directories are merged, a file becomes a link to its absolute path, a link is
+    made again with its own text. Where a link to a directory meets another directory, the
+    two are merged.
+
+    Copies, as of `rsync -ak`: with their modes, owned by root; a link to a directory becomes
+    a directory. With `keep_dirlinks`, as of `rsync -aK`, it stays, and a directory that meets
+    one in the tree goes where it leads. A directory's mode is that of the last content which
+    has it; the root's stays.
+
+    shadowSetup comes last and adds only what is missing: not there, and not in the base
+    image, whose paths are `present`.
+
+    Raises SourceError for what cannot be read or linked, RecipeError for what is built in
+    and cannot be made, and ContentConflict if contents disagree about a file, unless
+    `first_wins`. Files of the same bytes and mode agree.
     """
     tree = Tree()
     joiner = _Joiner(tree, first_wins=recipe.first_wins)
@@ -64,32 +79,6 @@ def make_tree(recipe: Recipe, *, present: Container[bytes] = ()) -> Tree:
     for builtin in last:
         joiner.add_builtin(builtin, present)
     return tree
-
-
-def join(tree: Tree, contents: Sequence[bytes], *, first_wins: bool) -> None:
-    """Lay `contents`, paths of directories, into `tree`: directories are merged, a file
-    becomes a link to its absolute path, a link is made again with its own text. Where a
-    link to a directory meets another directory, the two are merged.
-
-    Raises SourceError for what cannot be read or linked, and ContentConflict if contents
-    disagree about a file, unless `first_wins`. Files of the same bytes and mode agree.
-    """
-    joiner = _Joiner(tree, first_wins=first_wins)
-    for content in contents:
-        joiner.add(content)
-
-
-def copy(tree: Tree, contents: Sequence[bytes], *, first_wins: bool, keep_dirlinks: bool) -> None:
-    """Lay `contents`, paths of directories, into `tree` as copies with their modes, owned
-    by root: `rsync -ak`. A link to a directory becomes a directory. With `keep_dirlinks`
-    it stays, and a directory that meets one in `tree` goes where it leads: `rsync -aK`.
-
-    A directory's mode is that of the last content which has it; the root's stays. Raises
-    as `join`.
-    """
-    joiner = _Joiner(tree, first_wins=first_wins, copied=True, keep_dirlinks=keep_dirlinks)
-    for content in contents:
-        joiner.add(content)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -119,13 +108,10 @@ class _Joiner:
     The origin of a node is the absolute path of its content.
     """
 
-    def __init__(
-        self, tree: Tree, *, first_wins: bool, copied: bool = False, keep_dirlinks: bool = False
-    ) -> None:
+    def __init__(self, tree: Tree, *, first_wins: bool) -> None:
         self._tree = tree
         self.first_wins = first_wins
-        self.copied = copied
-        self.keep_dirlinks = keep_dirlinks
+        self.copied = self.keep_dirlinks = False
         self._followed = 0  # entries reached through links to directories
         self._alike: dict[bytes, list[_FoundLink]] = {}  # by path, links of the text that is there
         self._real_paths: dict[bytes, bytes] = {}  # of directories that have links
@@ -187,7 +173,7 @@ class _Joiner:
                 opened = None
                 if children.setdefault(name, node) is node:
                     if node.is_directory:
-                        opened = node, _under(place, name)
+                        opened = node, under(place, name)
                 elif node.is_directory or self._is_to_merge(children[name], node):
                     opened = self._open(target, place, name, node)
                     if opened and self.copied and node.is_directory:
@@ -252,10 +238,10 @@ class _Joiner:
         """
         found = target.children[name]
         if found.is_directory:
-            return found, _under(place, name)
+            return found, under(place, name)
         if self.keep_dirlinks and (opened := self._linked(place, found)):
             return opened
-        path = _under(place, name)
+        path = under(place, name)
         if not self._leads_to_directory(found):
             self._disagree(path, found, node)
             return None
@@ -299,9 +285,9 @@ class _Joiner:
         """Let what is in `target` stay if `node` agrees with it, or the first wins."""
         found = target.children[name]
         if isinstance(node, _FoundLink) and found.typeflag == LINK and found.link == node.link:
-            self._alike.setdefault(_under(place, name), []).append(node)
+            self._alike.setdefault(under(place, name), []).append(node)
         elif not self.first_wins and not self._agree(found, node):
-            self._disagree(_under(place, name), found, node)
+            self._disagree(under(place, name), found, node)
 
     def _disagree(self, path: bytes, found: Node, node: Node) -> None:
         if not self.first_wins:
@@ -386,10 +372,6 @@ class _Joiner:
                 source,
                 f"links to directories lead to more than {MAX_FOLLOWED} files in all: remove some",
             )
-
-
-def _under(place: bytes, name: bytes) -> bytes:
-    return place + b"/" + name if place else name
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from stream.customisation.tree import (
     Tree,
     directory,
     parts_of,
+    under,
 )
 from stream.errors import RecipeError, printable
 
@@ -73,7 +74,7 @@ def _take_out(tree: Tree, union: _Union) -> list[tuple[Node, bytes, bytes]]:
     while waiting:
         path, node = waiting.pop()
         for name, child in node.children.items():
-            below = _join(path, name)
+            below = under(path, name)
             if child.is_directory:
                 target = union.leads_to(below)
                 if target is None:
@@ -137,10 +138,6 @@ def _take_over(node: Node, entry: BaseEntry | None) -> None:
         node.xattrs = dict(entry.xattrs) or None
 
 
-def _join(path: bytes, name: bytes) -> bytes:
-    return path + b"/" + name if path else name
-
-
 def _parent(path: bytes) -> bytes:
     return path.rpartition(b"/")[0]
 
@@ -169,7 +166,7 @@ class _Union:
         at = b""
         rest = parts_of(path)
         while rest:
-            at = _join(at, rest.pop(0))
+            at = under(at, rest.pop(0))
             node = self._tree.find(at)
             if node is not None and not node.is_directory:
                 break
@@ -208,7 +205,7 @@ class _Union:
             if part == b"..":
                 at = _parent(at)
                 continue
-            path = _join(at, part)
+            path = under(at, part)
             node, entry = self._tree.find(path), self._base.get(path)
             found = None
             if node is None or node.is_directory:
@@ -239,7 +236,7 @@ class _Move:
             node, path, target = waiting.pop()
             place = self._directory(target, path, node)
             for name, child in sorted(node.children.items()):
-                old, new = _join(path, name), _join(target, name)
+                old, new = under(path, name), under(target, name)
                 if child.is_directory:
                     if name not in place.children:
                         place.children[name] = replace(child, children={})

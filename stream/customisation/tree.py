@@ -74,6 +74,11 @@ def parts_of(path: bytes) -> list[bytes]:
     return parts
 
 
+def under(path: bytes, name: bytes) -> bytes:
+    """The path of `name` in the directory `path`."""
+    return path + b"/" + name if path else name
+
+
 class OccupiedError(Exception):
     """There is something else at `path` already, `node`."""
 
@@ -132,7 +137,7 @@ class Tree:
         while waiting:
             path, node = waiting.pop()
             yield path, node
-            above = path + b"/" if path else b""
             waiting += (
-                (above + name, node.children[name]) for name in sorted(node.children, reverse=True)
+                (under(path, name), node.children[name])
+                for name in sorted(node.children, reverse=True)
             )
