@@ -120,6 +120,18 @@ def conf_in(data: bytes, name: str) -> bytes:
     return conf
 
 
+def parse_object(data: bytes, name: str) -> dict[str, Any]:
+    """The JSON object that `data` is. Raises ConfError."""
+    try:
+        document = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        place = f"line {error.lineno} column {error.colno}"
+        raise ConfError(name, [Fault(place, f"not JSON: {error.msg}")]) from None
+    if not isinstance(document, dict):
+        raise ConfError(name, [Fault("", f"must be an object, not {kind(document)}")])
+    return document
+
+
 def parse_conf(
     data: bytes,
     *,
@@ -129,13 +141,7 @@ def parse_conf(
 ) -> ImageConf:
     """The conf in `data`; `name` stands for it in messages. See `load_conf`."""
     data = conf_in(data, name)
-    try:
-        document = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        place = f"line {error.lineno} column {error.colno}"
-        raise ConfError(name, [Fault(place, f"not JSON: {error.msg}")]) from None
-    if not isinstance(document, dict):
-        raise ConfError(name, [Fault("", f"must be an object, not {kind(document)}")])
+    document = parse_object(data, name)
     if isinstance(document.get("config"), dict):
         document["config"] = _exact_config(name, data)
     if repo_tag is not None:

@@ -7,10 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
-from stream.checks import kind
-from stream.config import conf_in, conf_name, read_conf
+from stream.config import conf_in, conf_name, parse_object, read_conf
 from stream.errors import ConfError, Fault
 
 
@@ -25,13 +22,7 @@ class Previous:
 def read_previous(source: str) -> Previous:
     """The conf at the path `source`, or on standard input if that is `-`. Raises ConfError."""
     name = conf_name(source)
-    try:
-        document = orjson.loads(conf_in(read_conf(source), name))
-    except orjson.JSONDecodeError as error:
-        place = f"line {error.lineno} column {error.colno}"
-        raise ConfError(name, [Fault(place, f"not JSON: {error.msg}")]) from None
-    if not isinstance(document, dict):
-        raise ConfError(name, [Fault("", f"must be an object, not {kind(document)}")])
+    document = parse_object(conf_in(read_conf(source), name), name)
     layers = document.get("store_layers", [])
     if not isinstance(layers, list) or not all(
         isinstance(layer, list) and all(isinstance(path, str) for path in layer) for layer in layers
