@@ -149,3 +149,12 @@ def test_contents(tmp_path: Path) -> None:
         Builtin(name="usrBinEnv", path=path),
     )
     assert recipe(spec).copy_to_root == (path,)
+
+
+@pytest.mark.parametrize("key", ["name", "tag", "fromImage", "references_graph", "nix_store"])
+@pytest.mark.parametrize("text", [r"a\u0000b", r"\ud800"])
+def test_text_that_no_file_can_have(key: str, text: str) -> None:
+    """What JSON can say and the system cannot take is a fault, and no traceback."""
+    document = {"name": "x", key: "TEXT"}
+    with pytest.raises(ConfError, match=r"NUL character|not a repository name|no low surrogate"):
+        parse_spec(json.dumps(document).replace("TEXT", text).encode())

@@ -89,15 +89,11 @@ def parse_spec(
     """The specification in `data`; `name` stands for it in messages. `warn` is called
     with one line for each key that is not known. Raises ConfError, with every fault.
     """
+    config.parse_object(data, name)  # which knows half a character, and the standard's not
     try:
-        document = json.loads(data)
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno} column {error.colno}"
-        raise ConfError(name, [Fault(place, f"not JSON: {error.msg}")]) from None
-    except (RecursionError, UnicodeDecodeError, ValueError) as error:
-        raise ConfError(name, [Fault("", f"not JSON: {error}")]) from None
-    if not isinstance(document, dict):
-        raise ConfError(name, [Fault("", f"must be an object, not {kind(document)}")])
+        document = json.loads(data)  # of which large integers stay such
+    except (RecursionError, ValueError) as error:
+        raise ConfError(name, [Fault("", f"cannot be read: {error}")]) from None
     if "repo_tag" in document and "name" not in document:
         raise ConfError(name, [Fault("", "is a conf already: stream it, there is nothing to plan")])
     reader = _Reader(name, {key: value for key, value in document.items() if value is not None})
@@ -215,9 +211,10 @@ class _Reader:
 
     def _text(self, key: str) -> str:
         value = self._document.get(key, "")
-        if isinstance(value, str):
+        if isinstance(value, str) and "\0" not in value:
             return value
-        self.fault(key, f"must be a string, not {kind(value)}")
+        what = kind(value) if not isinstance(value, str) else "one with a NUL character"
+        self.fault(key, f"must be a string, not {what}")
         return ""
 
     def _boolean(self, key: str, *, default: bool) -> bool:
