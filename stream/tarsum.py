@@ -13,11 +13,10 @@ import posixpath
 from bisect import bisect_left
 
 from stream.archives.bytesource import ByteSource, pieces
-from stream.archives.tarreader import MAX_EXTENSION, Member, Stated, read_members, stated
+from stream.archives.tarreader import MAX_EXTENSION, XATTR, Member, Stated, read_members, stated
 from stream.errors import ArchiveError, printable
 
 _LABEL = "tarsum.v1+sha256"
-_XATTR = "SCHILY.xattr."
 _SHOWN = 200  # bytes of a name that are kept for an error
 
 
@@ -59,9 +58,9 @@ def _header(member: Member, header: Stated) -> bytes:
         (b"devminor", header.device[1]),
     ]
     fields += sorted(
-        (key.removeprefix(_XATTR).encode("utf-8", "surrogateescape"), value)
+        (key.removeprefix(XATTR).encode("utf-8", "surrogateescape"), value)
         for key, value in member.pax.items()
-        if key.startswith(_XATTR)
+        if key.startswith(XATTR)
     )
     return b"".join(
         key + (value if isinstance(value, bytes) else b"%d" % value) for key, value in fields

@@ -28,6 +28,7 @@ TYPES = frozenset({FILE, HARD_LINK, LINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FI
 _DEVICES = frozenset({CHARACTER, BLOCK_DEVICE})
 _OLD_FILE, _CONTIGUOUS_FILE = b"\0", b"7"
 GLOBAL = b"g"
+XATTR = "SCHILY.xattr."  # begins a pax record's name, as GNU tar and Go's archive/tar write it
 _PAX, _GNU_NAME, _GNU_LINK = b"x", b"L", b"K"
 _EXTENSIONS = frozenset({_PAX, GLOBAL, _GNU_NAME, _GNU_LINK})
 

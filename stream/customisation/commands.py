@@ -73,8 +73,8 @@ def ran(
             tree = run.tree(run.report(), hidden)
         if recipe.fake_root_commands:
             run = _Run(FAKE_ROOT, recipe.fake_root_commands, place, mtime, warn)
-            fakechroot = {"store_dir": _named(store_dir)} if recipe.fakechroot else {}
-            tree = run.tree(run.report(fakechroot, _imposed(tree)), {})
+            mounted = _named(store_dir) if recipe.fakechroot else None
+            tree = run.tree(run.report(_imposed(tree), mounted), {})
         yield tree
 
 
@@ -89,18 +89,14 @@ def _imposed(tree: Tree) -> list[list[Any]]:
     """What fakeroot has to be told of `tree` beforehand, as `session` takes it."""
     return [
         [
-            _text(path), _FORMATS[node.typeflag] | node.mode, node.uid, node.gid, *node.device,
-            {_text(key): _text(value) for key, value in (node.xattrs or {}).items()},
+            session.text(path), _FORMATS[node.typeflag] | node.mode, node.uid, node.gid, *node.device,
+            {session.text(key): session.text(value) for key, value in (node.xattrs or {}).items()},
         ]
         for path, node in tree.entries()
         if node.uid or node.gid or node.xattrs or node.typeflag in (CHARACTER_DEVICE, BLOCK_DEVICE)
         # The disk's mode was changed for us to read it.
         or ~node.mode & _OWNER_READS.get(node.typeflag, 0)
     ]  # fmt: skip
-
-
-def _text(data: bytes) -> str:
-    return data.decode("latin-1")
 
 
 def _named(path: bytes) -> str:
@@ -131,9 +127,11 @@ class _Run:
         return [sys.executable, "-I", "-S", session.__file__]
 
     def report(
-        self, fakechroot: dict[str, str] | None = None, imposed: list[list[Any]] | None = None
+        self, imposed: list[list[Any]] | None = None, store_dir: str | None = None
     ) -> dict[str, Any]:
-        """Run them, under fakeroot if `imposed` is given; how it went. Raises CommandsError."""
+        """Run them, under fakeroot if `imposed` is given, with the tree as their root
+        directory if `store_dir` is; how it went. Raises CommandsError.
+        """
         if "\0" in self.commands:
             raise CommandsError(self.which, "a NUL character is in them: remove it")
         prefix = []
@@ -152,10 +150,8 @@ class _Run:
                     "commands": self.commands,
                     "tree": _named(self.place.tree),
                     "aside": _named(self.place.aside),
-                    "fake": imposed is not None,
-                    "entries": imposed,
-                    "fakechroot": bool(fakechroot),
-                    **(fakechroot or {}),
+                    "imposed": imposed,
+                    "store_dir": store_dir,
                 },
                 file,
             )

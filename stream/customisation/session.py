@@ -310,7 +310,7 @@ def _become_shell(
     for number, fd in descriptors.items():
         os.dup2(fd, number)
     which = request["which"]
-    code = _SHELL.format(fakery=_FAKERY if request["fake"] else "", which=which)
+    code = _SHELL.format(fakery=_FAKERY if request["imposed"] is not None else "", which=which)
     os.execv(bash, ["bash", "-eo", "pipefail", "-c", code, which])  # noqa: S606
 
 
@@ -344,7 +344,8 @@ def _run_shell(request: dict[str, Any], root: _Root | None) -> tuple[int, str]:
 # ---- metadata
 
 
-def _text(data: bytes) -> str:
+def text(data: bytes) -> str:
+    """Bytes as JSON holds them."""
     return data.decode("latin-1")
 
 
@@ -376,7 +377,7 @@ def _xattrs(path: bytes, *, fake: bool) -> dict[str, str]:
         for name in os.listxattr(path, follow_symlinks=False):
             if fake or name.startswith("user."):
                 key = os.fsencode(name)
-                found[_text(key)] = _text(os.getxattr(path, key, follow_symlinks=False))
+                found[text(key)] = text(os.getxattr(path, key, follow_symlinks=False))
     return found
 
 
@@ -409,9 +410,9 @@ def _entries(tree: bytes, omitted: set[bytes], *, fake: bool) -> Iterator[list[A
             above = name + b"/" if name else b""
             waiting += (above + child for child in os.listdir(path) if above + child not in omitted)
         yield [
-            _text(name), mode, found.st_uid, found.st_gid, found.st_dev, found.st_ino,
+            text(name), mode, found.st_uid, found.st_gid, found.st_dev, found.st_ino,
             found.st_size, found.st_mtime_ns, os.major(found.st_rdev), os.minor(found.st_rdev),
-            _text(os.readlink(path)) if stat.S_ISLNK(mode) else "",
+            text(os.readlink(path)) if stat.S_ISLNK(mode) else "",
             {} if stat.S_ISLNK(mode) else _xattrs(path, fake=fake),
         ]  # fmt: skip
 
@@ -419,7 +420,8 @@ def _entries(tree: bytes, omitted: set[bytes], *, fake: bool) -> Iterator[list[A
 def _run(request: dict[str, Any]) -> dict[str, Any]:
     """Run the commands of `request`; the report."""
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    tree, fake = request["tree"], request["fake"]
+    tree, imposed, store_dir = request["tree"], request["imposed"], request["store_dir"]
+    fake = imposed is not None
     where = os.fsencode(tree)
     root = None
     omitted = set()
@@ -430,10 +432,10 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
         # What gets an extended attribute has its real owner from then on: that is root.
         with suppress(OSError):
             _become_root()
-        _impose(where, request["entries"])
-    if request["fakechroot"]:
-        root = _Root(tree, request["aside"], request["store_dir"])
-        omitted = {os.fsencode(path.strip("/")) for path in (*BOUND, request["store_dir"])}
+        _impose(where, imposed)
+    if store_dir is not None:
+        root = _Root(tree, request["aside"], store_dir)
+        omitted = {os.fsencode(path.strip("/")) for path in (*BOUND, store_dir)}
     try:
         status, told = _run_shell(request, root)
     finally:

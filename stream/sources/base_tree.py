@@ -8,13 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stream.archives.flatten import Directory, Leaf, flatten
-from stream.archives.tarreader import DIRECTORY, LINK, Member
+from stream.archives.tarreader import DIRECTORY, LINK, XATTR, Member
 from stream.customisation.redirect import BaseEntry
 from stream.model import ImageConf
 from stream.sources.base import BaseImage
 from stream.sources.base_listing import BaseListing
-
-_XATTR = "SCHILY.xattr."  # pax records' names, as GNU tar and Go's archive/tar write them
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +75,8 @@ def _directory(member: Member | None) -> BaseEntry:
         uid=member.uid,
         gid=member.gid,
         xattrs={
-            key.removeprefix(_XATTR).encode("utf-8", "surrogateescape"): value
+            key.removeprefix(XATTR).encode("utf-8", "surrogateescape"): value
             for key, value in member.pax.items()
-            if key.startswith(_XATTR)
+            if key.startswith(XATTR)
         },
     )

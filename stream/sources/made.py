@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import xxhash
 
-from stream.archives.tarreader import Member
+from stream.archives.tarreader import XATTR, Member
 from stream.customisation.content import opened
 from stream.customisation.tree import Node, Tree
 from stream.model import Recipe
@@ -25,7 +25,6 @@ from stream.tarwriter import (
     tar_size,
 )
 
-_XATTR = "SCHILY.xattr."
 # A call for each header costs more than its bytes.
 _BATCH = 256
 
@@ -59,7 +58,7 @@ class MadeLayer(ListedLayer):
         """See ListedLayer."""
         for path, node in self.tree.entries():
             pax = {
-                _XATTR + key.decode("utf-8", "surrogateescape"): value
+                XATTR + key.decode("utf-8", "surrogateescape"): value
                 for key, value in (node.xattrs or {}).items()
             }
             yield Member(
@@ -87,8 +86,7 @@ def _header(path: bytes, node: Node, mtime: int) -> bytes:
         # GNU tar has no place for them in its own format; behind this, it and Go's
         # archive/tar read a header in it as any other.
         records = b"".join(
-            encode_record(_XATTR.encode() + key, value)
-            for key, value in sorted(node.xattrs.items())
+            encode_record(XATTR.encode() + key, value) for key, value in sorted(node.xattrs.items())
         )
     return encode_header(
         _name(path, node),
