@@ -26,6 +26,20 @@ def kind(value: object) -> str:
     return names.get(type(value), "a number")
 
 
+def depth_of(value: object) -> int:
+    """How deep lists and objects in `value` are nested; 1 if it holds none."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        level = [
+            item
+            for above in level
+            if isinstance(above, (dict, list))
+            for item in (above.values() if isinstance(above, dict) else above)
+        ]
+    return depth
+
+
 def meant(key: str, known: Iterable[str], longest: int = 30) -> str:
     """The hint that `key` looks like one that is known; `longest` characters of it are
     compared.

@@ -18,7 +18,17 @@ from typing import Any
 
 import orjson
 
-from stream.checks import MAX_FAULTS, Fields, id_of, kind, meant, no_id, not_normal, not_readable
+from stream.checks import (
+    MAX_FAULTS,
+    Fields,
+    depth_of,
+    id_of,
+    kind,
+    meant,
+    no_id,
+    not_normal,
+    not_readable,
+)
 from stream.container_config import wrong_types
 from stream.errors import ConfError, Fault, one_line
 from stream.model import (
@@ -170,16 +180,7 @@ def _exact_config(name: str, data: bytes) -> Any:
         value = json.loads(data)["config"]
     except (RecursionError, ValueError) as error:
         raise ConfError(name, [Fault("config", f"cannot be read: {error}")]) from None
-    level, depth = [value], 0
-    while level:
-        depth += 1
-        level = [
-            item
-            for above in level
-            if isinstance(above, (dict, list))
-            for item in (above.values() if isinstance(above, dict) else above)
-        ]
-    if depth > MAX_DEPTH:
+    if (depth := depth_of(value)) > MAX_DEPTH:
         raise ConfError(name, [Fault("config", f"is nested {depth} deep, {MAX_DEPTH} are allowed")])
     return value
 

@@ -76,6 +76,7 @@ def test_name_becomes_lower_case() -> None:
         ({"includeStorePaths": "no"}, "includeStorePaths", "must be a boolean"),
         ({"includeNixDB": 1}, "includeNixDB", "must be a boolean"),
         ({"references_graph": []}, "references_graph", "must be a string"),
+        ({"references_graph": "a\0b"}, "references_graph", "NUL character"),
         ({"fromImage": "/nowhere.tar"}, "fromImage", "does not exist"),
         ({"fromImageName": "x"}, "fromImageTag", "is missing"),
         ({"fromImageName": "x", "fromImageTag": "1"}, "fromImage", "is missing"),
@@ -124,6 +125,39 @@ def test_what_is_no_document(data: bytes) -> None:
     """Whatever is given, the answer is one line."""
     with pytest.raises(ConfError):
         parse_spec(data, name="spec.json", warn=print)
+
+
+@pytest.mark.parametrize(
+    "value", [rb'"\ud800"', rb'{"\udc80": 1}', b"NaN", b"1e999", b"1" * 400, b"1" * 5000]
+)
+def test_what_json_does_not_have_is_told_where_it_is(value: bytes) -> None:
+    """Its place has to be that in the specification, not in the conf that is made of it."""
+    with pytest.raises(ConfError) as raised:
+        parse_spec(b'{\n"name": "x",\n"config": {"User": %s}}' % value, name="s", warn=print)
+    assert [place.split(" column")[0] for place, _ in raised.value.faults] == ["line 3"]
+
+
+@pytest.mark.parametrize("depth", [200, 500, 986, 987, 988, 989, 990, 991, 992])
+def test_specification_of_any_depth(depth: int) -> None:
+    """What is read recursively is written so again, and both have their limits."""
+    data = b'{"name": "x", "config": {"X": %s}}' % (b"[" * depth + b"]" * depth)
+    with pytest.raises(ConfError, match=r"nested|cannot be read|[Rr]ecursion"):
+        parse_spec(data, name="spec.json", warn=print)
+
+
+def test_order_of_keys_decides_nothing() -> None:
+    """Nix knows no order of attributes: the same specification must be the same image."""
+    drafts = [
+        read(
+            name="x",
+            config=dict(pairs),
+            labels={name: name for name, _ in pairs},
+            directories={f"/{name}": "0700" for name, _ in pairs},
+        )
+        for pairs in ([("User", "u"), ("WorkingDir", "/")], [("WorkingDir", "/"), ("User", "u")])
+    ]
+    assert json.dumps(drafts[0].draft) == json.dumps(drafts[1].draft)
+    assert drafts[0].conf == drafts[1].conf
 
 
 def test_contents(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stream import config, recipe_config
-from stream.checks import kind, meant
+from stream.checks import depth_of, kind, meant
 from stream.errors import ConfError, Fault, one_line
 from stream.model import ImageConf, Recipe
 
@@ -94,6 +94,9 @@ def parse_spec(
         document = json.loads(data)  # of which large integers stay such
     except (RecursionError, ValueError) as error:
         raise ConfError(name, [Fault("", f"cannot be read: {error}")]) from None
+    if (depth := depth_of(document)) > config.MAX_DEPTH:
+        wrong = f"is nested {depth} deep, {config.MAX_DEPTH} are allowed"
+        raise ConfError(name, [Fault("", wrong)])
     if "repo_tag" in document and "name" not in document:
         raise ConfError(name, [Fault("", "is a conf already: stream it, there is nothing to plan")])
     reader = _Reader(name, {key: value for key, value in document.items() if value is not None})
@@ -165,7 +168,9 @@ class _Reader:
             self._boolean(key, default=False)
         for key in ("references_graph", "nix_store"):
             self._text(key)
-        return draft
+        # As Nix writes attributes: their order decides nothing, not even an image's bytes.
+        ordered: dict[str, Any] = json.loads(json.dumps(draft, sort_keys=True))
+        return ordered
 
     def _recipe_of_ready(self, conf: ImageConf) -> Recipe:
         """Of a recipe only what belongs to the closure, for a layer that is made already."""
