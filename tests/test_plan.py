@@ -10,6 +10,7 @@ import subprocess
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -370,6 +371,41 @@ def test_derived_tag_changes_with_what_has_no_hash(packages: Packages) -> None:
     assert tag(packages.plan(copyToRoot=[str(plain)])) == before
     (plain / "x").write_text("two", "utf-8")
     assert tag(packages.plan(copyToRoot=[str(plain)])) != before
+
+
+def test_derived_tag_changes_with_what_a_copied_link_leads_to(packages: Packages) -> None:
+    """A link to a directory beside a content is copied as that directory is."""
+    content, beside = packages.directory / "content", packages.directory / "beside"
+    content.mkdir()
+    beside.mkdir()
+    (content / "etc").symlink_to("../beside")
+    (beside / "x").write_text("one", "utf-8")
+    before = packages.plan(copyToRoot=[str(content)])
+    (beside / "x").write_text("two", "utf-8")
+    after = packages.plan(copyToRoot=[str(content)])
+    assert tag(before) != tag(after)
+    kept: dict[str, Any] = {"copyToRoot": [str(content)], "keepContentsDirlinks": True}
+    before = packages.plan(**kept)
+    (beside / "x").write_text("three", "utf-8")
+    assert tag(packages.plan(**kept)) == tag(before)
+
+
+def test_derived_tag_does_not_change_with_the_clock(
+    packages: Packages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is made `now` has the same tag each time, whatever the names of its paths."""
+    plain = packages.directory / "store" / "plain"
+    plain.mkdir()
+    keys: dict[str, Any] = {"created": "now", "contents": [str(plain)], "references_graph": None}
+    before = packages.plan(**keys)
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Later":
+            return cls(2100, 1, 1, tzinfo=tz)
+
+    monkeypatch.setattr("stream.config.datetime", Later)
+    assert tag(packages.plan(**keys)) == tag(before)
 
 
 def test_derived_tag_knows_the_base_by_its_content(packages: Packages, base: Path) -> None:

@@ -10,11 +10,13 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from stream.model import ImageConf, Recipe
+from stream.model import ImageConf, Owner, Recipe
 from stream.nixhash import STORE_NAME, compressed, nix_base32
-from stream.tarwriter import ArchiveWriter, Entries
+from stream.tarwriter import ArchiveWriter, Entries, LayerWriter
 
 _HASHED = re.compile(STORE_NAME.encode())
 _TAG_BYTES = 20  # 32 characters, as in the name of a store path
@@ -23,47 +25,79 @@ _TAG_BYTES = 20  # 32 characters, as in the name of a store path
 def derived_tag(document: dict[str, Any], conf: ImageConf, base_image_id: str | None) -> str:
     """The tag of what `document`, a conf that is complete but for its tag, yields: 32
     characters of Nix's base-32. `conf` is what it reads as. The name of a store path with
-    a hash stands for its content; other paths are read. Raises SourceError.
+    a hash stands for its content; other paths are read. Raises StreamImageError.
     """
     described = {key: value for key, value in document.items() if key != "from_image"}
     described["base image"] = base_image_id
     described["content"] = {
-        os.fsdecode(path): _content_digest(path, conf) for path in sorted(_unhashed(conf))
+        os.fsdecode(path): _content_digest(path) for path in sorted(_unhashed(conf))
     }
-    if conf.customisation_layer is not None and not isinstance(conf.customisation_layer, Recipe):
-        described["customisation_layer"] = conf.customisation_layer.checksum
+    recipe = conf.customisation_layer
+    if isinstance(recipe, Recipe):
+        described["copied"] = {
+            os.fsdecode(content): _copied_digest(content, recipe)
+            for content in recipe.copy_to_root
+            if isinstance(content, bytes) and not _is_hashed(content, conf.store_dir)
+        }
+    elif recipe is not None:
+        described["customisation_layer"] = recipe.checksum
     data = json.dumps(described, sort_keys=True, ensure_ascii=True).encode()
     return nix_base32(compressed(hashlib.sha256(data).digest(), _TAG_BYTES))
 
 
 def _unhashed(conf: ImageConf) -> set[bytes]:
-    """The paths in the image whose names do not say what is in them."""
+    """The paths in the image, or linked to from there, whose names do not say what is in
+    them.
+    """
     paths = {path for plan in conf.store_layers for path in plan.store_paths}
-    if isinstance(conf.customisation_layer, Recipe):
-        for content in conf.customisation_layer.contents + conf.customisation_layer.copy_to_root:
-            paths.add(content if isinstance(content, bytes) else content.path)
-    prefix = conf.store_dir + b"/"
-    return {
-        path
-        for path in paths
-        if path
-        and not (
-            path.startswith(prefix)
-            and _HASHED.fullmatch(path.removeprefix(prefix).split(b"/", 1)[0])
-        )
-    }
+    recipe = conf.customisation_layer
+    if isinstance(recipe, Recipe):
+        paths.update(path for path in recipe.contents if isinstance(path, bytes))
+        for content in recipe.contents + recipe.copy_to_root:
+            if not isinstance(content, bytes) and content.path:
+                paths.add(content.path)
+    return {path for path in paths if not _is_hashed(path, conf.store_dir)}
 
 
-def _content_digest(path: bytes, conf: ImageConf) -> str:
+def _is_hashed(path: bytes, store_dir: bytes) -> bool:
+    """Whether `path` is a store path with a hash in its name, or in one."""
+    name = path.removeprefix(store_dir + b"/").split(b"/", 1)[0]
+    return path.startswith(store_dir + b"/") and _HASHED.fullmatch(name) is not None
+
+
+def _content_digest(path: bytes) -> str:
     """The digest of `path` as a layer of its own."""
-    entries = Entries(owner=conf.owner, mtime=conf.mtime)
+    entries = Entries(owner=Owner(), mtime=0)
     entries.walk(path)
+    with _layer(entries.layer_size) as layer:
+        layer.write_entries(entries)
+        layer.close()
+        return layer.complete()
+
+
+def _copied_digest(content: bytes, recipe: Recipe) -> str:
+    """The digest of what the recipe copies of `content`: as copying finds it, for links to
+    directories lead to what stands beside a content.
+    """
+    from stream.customisation.join import make_tree
+    from stream.sources.made import made_layer
+
+    tree = make_tree(
+        Recipe(copy_to_root=(content,), first_wins=True, keep_dirlinks=recipe.keep_dirlinks)
+    )
+    source = made_layer(tree, Recipe(), mtime=0)
+    with _layer(source.size) as layer:
+        source.write_to(layer)
+        layer.close()
+        return layer.complete()
+
+
+@contextmanager
+def _layer(size: int) -> Iterator[LayerWriter]:
+    """A layer that is only hashed."""
     fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     try:
         with ArchiveWriter(fd, mtime=0) as archive:
-            layer = archive.begin_layer("layer.tar", entries.layer_size)
-            layer.write_entries(entries)
-            layer.close()
-            return layer.complete()
+            yield archive.begin_layer("layer.tar", size)
     finally:
         os.close(fd)
