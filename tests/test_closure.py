@@ -160,6 +160,11 @@ def test_graph_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         closure_of(wanted(HELLO), references_graph=str(path))
 
 
+def name_of(path: str) -> str:
+    """The last component of a path."""
+    return path.rpartition("/")[2]
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """A store directory with two store paths, one of them a link."""
@@ -176,11 +181,26 @@ def test_paths_alone(store: Path) -> None:
     want = wanted(f"{store}/link", mentions=mentions, store_dir=str(store))
     found = closure_of(want)
     assert {path: node.references for path, node in found.graph.items()} == {
-        f"{store}/link": frozenset(),
+        f"{store}/link": frozenset({f"{store}/app"}),
         f"{store}/app": frozenset(),
     }
     assert found.graph[f"{store}/link"].size < 1000 < found.graph[f"{store}/app"].size
     assert found.objects() is None
+
+
+def test_a_link_alone_brings_what_it_leads_to(store: Path) -> None:
+    """It is nothing without that, and all links through it would dangle."""
+    (store / "current").symlink_to(f"{store}/link/bin")
+    (store / "round").symlink_to("round")
+    (store / "gone").symlink_to("gone-away")
+    (store / "out").symlink_to("/etc")
+    os.symlink(b"\xff", bytes(store / "odd"))
+    named = [f"{store}/{name}" for name in ("current", "round", "gone", "out", "odd")]
+    found = closure_of(wanted(*named, store_dir=str(store)))
+    assert {name_of(path): [*map(name_of, node.references)] for path, node in found.graph.items()} == {
+        "current": ["link"], "link": ["app"], "app": [], "round": [], "gone": [], "out": [], "odd": [],
+    }  # fmt: skip
+    assert found.wanted == tuple(named)
 
 
 def test_paths_alone_that_are_not_there(store: Path) -> None:

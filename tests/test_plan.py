@@ -291,6 +291,16 @@ def test_base_leaves_no_layer(packages: Packages, base: Path) -> None:
     assert caught.value.faults[0].place == "maxLayers"
 
 
+@pytest.mark.parametrize("keys", [{}, {"includeStorePaths": False}])
+def test_base_leaves_no_layer_for_the_customisation(
+    packages: Packages, base: Path, keys: dict[str, Any]
+) -> None:
+    """More layers than maxLayers are too many where no store path is to be added, too."""
+    assert len(write(packages.plan(fromImage=str(base), maxLayers=4, **keys))) == 4
+    with pytest.raises(ConfError, match=r"maxLayers: is 3: the base image has 3"):
+        packages.plan(fromImage=str(base), maxLayers=3, **keys)
+
+
 def test_paths_of_the_base_take_no_layers(packages: Packages, base: Path) -> None:
     """What is left out because the base has it is not planned for."""
     conf = packages.plan(

@@ -106,16 +106,43 @@ def from_nix(wanted: Wanted, store: str | None = None) -> Closure:
 
 
 def alone(wanted: Wanted) -> Closure:
-    """The store paths as if they referred to nothing, with the size of their NAR. Raises
-    ConfError for what is not there, and SourceError.
+    """The store paths as if they referred to nothing, with the size of their NAR. Only one
+    that is a link refers to the store path that it leads to. Raises ConfError for what is
+    not there, and SourceError.
     """
     needed = _needed(wanted, os.path.lexists)
+    named = tuple(needed)
+    links: dict[str, str] = {}
+    waiting = [*needed]
+    while waiting:
+        path = waiting.pop()
+        target = _link_target(path, wanted.store_dir)
+        if target is not None and target != path:
+            links[path] = target
+            if target not in needed:
+                needed[target] = needed[path]
+                waiting.append(target)
     wrong = ((path, place, not_readable(path)) for path, place in needed.items())
     faults = [Fault(place, f"{path} {reason}") for path, place, reason in wrong if reason]
     if faults:
         raise ConfError(wanted.name, faults[:MAX_FAULTS])
-    graph = {path: Node(nar_size(path.encode()), frozenset()) for path in needed}
-    return Closure(graph=graph, wanted=tuple(needed))
+    graph = {
+        path: Node(nar_size(path.encode()), frozenset({links[path]} if path in links else ()))
+        for path in needed
+    }
+    return Closure(graph=graph, wanted=named)
+
+
+def _link_target(path: str, store_dir: str) -> str | None:
+    """The store path that the store path `path` is a link to or into, if it is there."""
+    try:
+        text = os.readlink(path.encode()).decode()
+    except (OSError, UnicodeDecodeError):  # no link, or one to what no conf can name
+        return None
+    prefix = store_dir.rstrip("/") + "/"
+    target = os.path.normpath(os.path.join(os.path.dirname(path), text))
+    found = prefix + target.removeprefix(prefix).partition("/")[0]
+    return found if target.startswith(prefix) and os.path.lexists(found.encode()) else None
 
 
 def _nix_has_any(wanted: Wanted) -> bool:

@@ -56,6 +56,8 @@ def _untagged(
 ) -> dict[str, Any]:
     """The conf, complete but for a tag that is derived."""
     conf = spec.conf
+    base_layers = len(base.layers) if base else 0
+    _budget(spec, base_layers, least=0)
     document = {**spec.draft, "architecture": conf.architecture}
     made = _made(conf, base, warn)
     if not spec.include_store_paths and not spec.include_nix_database:
@@ -70,7 +72,7 @@ def _untagged(
         }
     if spec.include_store_paths:
         graph = _without_held(conf, base, closure.graph)
-        budget = _budget(spec, graph, len(base.layers) if base else 0)
+        budget = _budget(spec, base_layers, least=1 if graph else 0)
         roots = [path for path in closure.wanted if path in graph]
         document["store_layers"] = _layers(spec, graph, roots, budget, previous)
     return document
@@ -163,12 +165,13 @@ def _without_held(conf: ImageConf, base: BaseImage | None, graph: Graph) -> Grap
 # ---- layers
 
 
-def _budget(spec: Spec, graph: Graph, base_layers: int) -> int:
-    """How many layers there may be for `graph`."""
+def _budget(spec: Spec, base_layers: int, *, least: int) -> int:
+    """How many layers there may be for store paths. Raises ConfError for less than `least`."""
     budget = spec.max_layers - 1 - base_layers
-    if graph and budget < 1:
+    if budget < least:
         taken = f"the base image has {base_layers} and " if base_layers else ""
-        wrong = f"is {spec.max_layers}: {taken}one is the customisation's, and none is left for store paths"
+        left = ", and none is left for store paths" if least else ""
+        wrong = f"is {spec.max_layers}: {taken}one is the customisation's{left}"
         raise ConfError(spec.source, [Fault("maxLayers", wrong)])
     return budget
 
