@@ -15,6 +15,7 @@ from typing import Any
 NoteFault = Callable[[str, str], None]
 
 MAX_FAULTS = 20  # of one kind that are told
+MAX_SIZE = 2**63 - 1  # bytes: what file systems and databases can hold
 MAX_ID = 2**32 - 2  # the last one, (uid_t)-1, means "no change" to chown
 
 

@@ -24,7 +24,7 @@ from stream.capabilities import capability_data
 from stream.checks import Fields, NoteFault, id_of, is_text, kind, no_id, not_normal
 from stream.model import Permission
 
-MAX_PATH = 4096  # bytes, as Linux has it
+MAX_PATH, MAX_NAME = 4096, 255  # bytes, as Linux has them
 MAX_XATTR_NAME, MAX_XATTR_VALUE = 255, 1 << 16  # bytes; linux/limits.h
 
 _ATTRIBUTES = frozenset({"gid", "mode", "uid", "xattrs"})
@@ -222,4 +222,7 @@ def _wrong_path(path: str) -> str | None:
     if wrong := not_normal(path):
         return f"{path!r} {wrong}"
     length = len(path.encode())
-    return f"has {length} bytes, {MAX_PATH} are allowed" if length > MAX_PATH else None
+    if length > MAX_PATH:
+        return f"has {length} bytes, {MAX_PATH} are allowed"
+    longest = max(len(name.encode()) for name in path.split("/"))
+    return f"has a name of {longest} bytes, {MAX_NAME} are allowed" if longest > MAX_NAME else None

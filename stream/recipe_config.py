@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from stream.checks import MAX_FAULTS, Fields, NoteFault, kind, meant, not_normal, not_readable
+from stream.checks import (
+    MAX_FAULTS,
+    MAX_SIZE,
+    Fields,
+    NoteFault,
+    kind,
+    meant,
+    not_normal,
+    not_readable,
+)
 from stream.model import Builtin, NixDatabase, Recipe, StoreObject
 from stream.permission_config import read_directories, read_owner, read_permissions
 
@@ -187,7 +196,7 @@ class _Reader(Fields):
         size, references = item.get("narSize"), item.get("references", [])
         if not isinstance(path, str) or not isinstance(nar_hash, str):
             return "path and narHash must be strings"
-        if type(size) is not int or size < 0:
+        if type(size) is not int or not 0 <= size <= MAX_SIZE:
             return "narSize must be a number of bytes"
         if not isinstance(references, list) or not all(isinstance(x, str) for x in references):
             return "references must be a list of store paths"

@@ -638,3 +638,15 @@ def test_command_with_standard_input_closed(stream_image: Run) -> None:
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"standard input: cannot be read" in done.stderr
     assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("size", [-1, 1 << 63, 1.0, True])
+def test_size_that_no_nix_database_holds(size: object) -> None:
+    """It would end the streaming, at a place that nobody is told."""
+    item = {"path": "/nix/store/x", "narHash": "", "narSize": size}
+    conf = {"repo_tag": "x:1", "customisation_layer": {"nix_database": {"objects": [item]}}}
+    with pytest.raises(stream.ConfError) as raised:
+        stream.parse_conf(json.dumps(conf).encode())
+    assert raised.value.faults == (
+        ("customisation_layer.nix_database.objects[0]", "narSize must be a number of bytes"),
+    )

@@ -84,6 +84,12 @@ RULE = {"path": "/x", "mode": "0755"}
         (read_owner, {"uid": 0, "gid": 0, "uidd": 0}, "at.uidd", "unknown key: uid is meant?"),
         (read_directories, ["/tmp"], "at", 'must be an object like {"/tmp": "1777"}, not a list'),
         (read_directories, {"tmp": "1777"}, 'at["tmp"]', "'tmp' is not an absolute path"),
+        (
+            read_directories,
+            {"/" + "é" * 128: "1777"},
+            f'at["/{"é" * 128}"]',
+            "has a name of 256 bytes, 255 are allowed",
+        ),
         (read_directories, {"/tmp/": "1777"}, 'at["/tmp/"]', "'/tmp/' is not in normal form"),
         (read_directories, {"/\ud800": "1777"}, 'at["/\ud800"]', "has half a character"),
         (

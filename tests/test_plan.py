@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Mapping, Sequence
@@ -200,6 +201,15 @@ def test_path_that_the_graph_does_not_have(packages: Packages) -> None:
         packages.plan(contents=[str(stray)])
     assert "contents[0]" in str(caught.value)
     assert str(stray) in str(caught.value)
+
+
+def test_path_that_only_the_graph_has(packages: Packages) -> None:
+    """The closure has to be on the disk, and a place in the conf to come says nothing."""
+    gone = packages.path("lib-1")
+    shutil.rmtree(gone)
+    with pytest.raises(ConfError) as caught:
+        packages.plan(contents=[packages.path("app-1")])
+    assert caught.value.faults == (("the closure", f"{gone} does not exist"),)
 
 
 def test_without_graph_and_nix_paths_stand_alone(

@@ -91,6 +91,7 @@ def test_what_is_written_is_read(graph: Graph) -> None:
         ([info(1, path="/x\0y")], "[0].path", "is not the path of a store path"),
         ([info(None, path="/x")], "[0].narSize", "is missing"),
         ([info("1", path="/x")], "[0].narSize", "must be a number of bytes, not a string"),
+        ([info(1 << 63, path="/x")], "[0].narSize", f"must be a number of bytes, not {1 << 63}"),
         ([info(-1, path="/x")], "[0].narSize", "must be a number of bytes, not -1"),
         ([info(1.5, path="/x")], "[0].narSize", "must be a number of bytes, not a number"),
         ([{"path": "/x", "references": [], "narSize": True}], "[0].narSize", "bytes, not a boolean"),

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from stream.checks import MAX_FAULTS, kind
+from stream.checks import MAX_FAULTS, MAX_SIZE, kind
 from stream.errors import ConfError, Fault
 from stream.layering.graph import Graph, Node
 from stream.model import StoreObject
@@ -242,7 +242,7 @@ class _Reader:
 
     def _size(self, place: str, info: dict[str, Any]) -> int:
         value = info.get("narSize")
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        if type(value) is int and 0 <= value <= MAX_SIZE:
             return value
         shown = value if type(value) is int else kind(value)
         wrong = f"must be a number of bytes, not {shown}"

@@ -41,11 +41,25 @@ def plan(
     with opened_base(spec.conf) as base:
         document = _untagged(spec, base, previous, warn)
         base_image_id = base.image.image_id if base else None
-    conf = config.parse_conf(json.dumps(document).encode(), name=spec.source)
+    conf = _checked(spec, document)
     if spec.tag is None:
         tag = derived_tag(document, conf, base_image_id)
         document["repo_tag"] = f"{spec.repository}:{tag}"
     return document
+
+
+def _checked(spec: Spec, document: dict[str, Any]) -> ImageConf:
+    """What the conf reads as. A store path that is wrong is one of the closure: its place in
+    the conf, which nobody has seen, says nothing.
+    """
+    try:
+        return config.parse_conf(json.dumps(document).encode(), name=spec.source)
+    except ConfError as error:
+        faults = [
+            Fault("the closure" if place.startswith("store_layers[") else place, message)
+            for place, message in error.faults
+        ]
+        raise ConfError(spec.source, faults) from None
 
 
 def _untagged(
