@@ -60,6 +60,11 @@ class Explanation:
         """The layers that the earlier image does not have."""
         return tuple(layer for layer in self.layers if layer.stays is False)
 
+    @property
+    def moving_size(self) -> int:
+        """Bytes of those whose size is known."""
+        return sum(layer.size or 0 for layer in self.moving)
+
 
 def explain(
     conf: ImageConf,

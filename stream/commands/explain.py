@@ -85,7 +85,7 @@ def _document(explanation: Explanation) -> dict[str, Any]:
             {
                 "against": explanation.against,
                 "moving_layers": len(explanation.moving),
-                "moving_bytes": sum(layer.size or 0 for layer in explanation.moving),
+                "moving_bytes": explanation.moving_size,
             }
             if compared
             else {}
@@ -160,7 +160,5 @@ def _total(explanation: Explanation) -> str:
     total = f"{count} layer{'s' * (count != 1)}, {readable_size(explanation.size)}"
     if explanation.against is None:
         return total
-    moving = explanation.moving
-    size = sum(layer.size or 0 for layer in moving)
-    against = one_line(explanation.against)
-    return f"{total}; against {against}: {len(moving)} of them move, {readable_size(size)}"
+    moving, size = len(explanation.moving), readable_size(explanation.moving_size)
+    return f"{total}; against {one_line(explanation.against)}: {moving} of them move, {size}"
