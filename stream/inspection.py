@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ from stream.errors import UsageError, printable
 from stream.model import Digest, ImageConf
 from stream.nixhash import DIGITS
 from stream.sources import customisation, opened_base, store
+from stream.sources.base_listing import Lister
 from stream.sources.layer import ListedLayer
 
 # A store path as Nix and Guix make them: 32 digits of a hash, then a name.
@@ -241,11 +243,10 @@ def _planned(name: str, conf: ImageConf, warn: Callable[[str], None]) -> Inspect
         with open_archive(conf.base.path, _list_layer) as archive:
             base = archive.choose(conf.base.repo_tag, conf.architecture)
             below, document = tuple(_layers(archive, base)), base.document
-    with (
-        opened_base(conf) as below_ours,
-        customisation.opened(conf, below_ours, warn) as top,
-    ):
-        ours = [*_planned_layers(below_ours.without_held(conf) if below_ours else conf)]
+    # Read once more only for what it is to be known for: the listing above is of no use then.
+    reading = opened_base(conf) if Lister(conf).is_needed else nullcontext()
+    with reading as held, customisation.opened(conf, held, warn) as top:
+        ours = [*_planned_layers(held.without_held(conf) if held else conf)]
         if top is not None:
             ours.append(_listed_layer(top))
     image = InspectedImage(
