@@ -52,11 +52,14 @@ def keeper() -> Keep:
 
 def base_database(tree: BaseTree) -> BaseDatabase | None:
     """The Nix database in `tree`, which was listed with a `keeper`; None if it has none.
-    Raises ArchiveError for one that is not whole, or of another schema version.
+    What was kept is kept no longer: an image is written meanwhile. Raises ArchiveError for
+    one that is not whole, or of another schema version.
     """
     database = _content(tree, _DATABASE)
     journals = {path: _content(tree, path) for path in _JOURNALS}
     schema, ca_schema = _content(tree, _SCHEMA), _content(tree, _CA_SCHEMA)
+    for layer in tree.layers:
+        layer.contents.clear()
     if database is None:
         return None
     place = where(tree.name, printable(_DATABASE))
