@@ -15,6 +15,8 @@ from stream.model import CustomisationLayer, ImageConf, Recipe
 from stream.sources.layer import ListedLayer
 
 if TYPE_CHECKING:
+    from stream.customisation.database import BaseDatabase
+    from stream.customisation.redirect import Base
     from stream.sources.base import BaseImage
 
 Warn = Callable[[str], None]
@@ -47,15 +49,19 @@ def made_tree(
     """The tree that `recipe` makes: see `opened`. Raises StreamImageError."""
     from stream.customisation.make import made
 
-    entries, database = {}, None
-    if base is not None:
-        from stream.sources.base_tree import base_entries, base_tree
-
-        below = base_tree(base)
-        entries = base_entries(below, conf)
-        if recipe.database is not None:
-            from stream.sources.base_database import base_database
-
-            database = base_database(below)
+    entries, database = ({}, None) if base is None else _below(base, conf, recipe)
     with made(recipe, conf, base=entries, base_database=database, warn=warn) as tree:
         yield tree
+
+
+def _below(base: BaseImage, conf: ImageConf, recipe: Recipe) -> tuple[Base, BaseDatabase | None]:
+    """What `recipe` has to know of the base image."""
+    from stream.sources.base_tree import base_entries, base_tree
+
+    tree = base_tree(base)
+    entries = base_entries(tree, conf)
+    if recipe.database is None:
+        return entries, None
+    from stream.sources.base_database import base_database
+
+    return entries, base_database(tree)
