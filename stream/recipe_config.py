@@ -53,7 +53,7 @@ def read_recipe(document: dict[str, Any], place: str, fault: NoteFault, store_di
         database=reader.database(),
         extra_commands=reader.commands("extraCommands"),
         fake_root_commands=reader.commands("fakeRootCommands"),
-        fakechroot=reader.boolean("enableFakechroot"),
+        fakechroot=reader.fakechroot(),
         owner=read_owner(document.get("owner"), reader.at("owner"), fault),
         permissions=(
             *read_directories(document.get("directories"), reader.at("directories"), fault),
@@ -70,6 +70,12 @@ class _Reader(Fields):
         self._store_dir = store_dir
 
     # ---- simple values
+
+    def fakechroot(self) -> bool:
+        value = self.boolean("enableFakechroot")
+        if value and self._store_dir == "/":
+            self.fault("enableFakechroot", "the store directory is /, and so cannot be in the tree")
+        return value
 
     def commands(self, key: str) -> str:
         value = self.text(key)

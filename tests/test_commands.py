@@ -432,6 +432,25 @@ def test_no_user_namespaces(place: Path) -> None:
 
 # ---- who runs them
 
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be a lesser one")
+@pytest.mark.usefixtures("fakechroot")
+def test_root_without_capabilities(place: Path) -> None:
+    """Without it a root who may make a namespace, and not be root in it, would be nobody to
+    his own commands.
+    """
+    require(["setpriv"])
+    commands = f"touch a; {SETCAP} cap_net_raw+ep a; stat -c %u a > owner"
+    code = f"import sys; sys.path[:0] = {[*SITES, str(Path(__file__).parent)]!r}; import json, os, test_commands as t"
+    code += "; tried = t.session._can_become_root(), os.getuid()"
+    code += f"; print(json.dumps([tried, t.outcome({{'fake': {commands!r}}})]))"
+    done = subprocess.run(
+        ["setpriv", "--bounding-set", "-all", sys.executable, "-c", code],
+        check=True, capture_output=True, env={**os.environ, "TMPDIR": str(place)},
+    )  # fmt: skip
+    assert json.loads(done.stdout) == [[False, 0], outcome({"fake": commands})]
+
+
 DRIVER = """
 import json, sys
 sys.path[:0] = {sites!r}

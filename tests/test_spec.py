@@ -88,6 +88,7 @@ def test_name_becomes_lower_case() -> None:
         ({"contents": [{"fakeNss": {"lines": []}}]}, "contents[0].fakeNss.lines", "unknown key"),
         ({"copyToRoot": ["etc/x"]}, "copyToRoot[0]", "is not an absolute path"),
         ({"conflicts": "last"}, "conflicts", "must be 'error' or 'first'"),
+        ({"enableFakechroot": True, "store_dir": "/"}, "enableFakechroot", "directory is /"),
         ({"extraCommands": ["true"]}, "extraCommands", "must be a string, not a list"),
         ({"perms": [{"path": "/x", "mode": "rwx"}]}, "perms[0].mode", ""),
         ({"created": "yesterday"}, "created", "is not an instant"),

@@ -152,6 +152,20 @@ def _become_root() -> None:
             file.write(text)
 
 
+def _can_become_root() -> bool:
+    """Whether `_become_root` works here. Some systems let a user make a namespace, and not
+    be root in it: who has tried is nobody from then on. So a child tries.
+    """
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _become_root()
+        except BaseException:  # noqa: BLE001 — this process ends here, whatever it is
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1] == 0
+
+
 def _drop_privileges() -> None:
     """From the next program on, root is a user like others: what it may not do without
     fakeroot fails for root, too.
@@ -430,7 +444,7 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
             if "libfakeroot" not in file.read():
                 raise _Refused("fakeroot has no effect on this Python")
         # What gets an extended attribute has its real owner from then on: that is root.
-        with suppress(OSError):
+        if _status("Uid") != "0" and _can_become_root():
             _become_root()
         _impose(where, imposed)
     if store_dir is not None:
