@@ -397,6 +397,20 @@ def test_what_is_mounted_stays_out() -> None:
 
 
 @pytest.mark.usefixtures("fakechroot")
+def test_devices_are_the_machines() -> None:
+    """Without it a root's commands, who take /dev for the image's, would make and remove what
+    this machine has there. Nobody else's can.
+    """
+    names = sorted(os.listdir("/dev"))
+    commands = "! touch /dev/new; ! ln -s null /dev/new; ! mkdir /dev/new; echo x > /dev/null"
+    with _ran(
+        fake=f"{{ {commands}; }} 2>&1 | cat > said; touch /dev/shm/$$; rm /dev/shm/$$", chroot=True
+    ) as tree:
+        assert _content(tree.find(b"said")).count(b"Read-only file system") == 3
+    assert sorted(os.listdir("/dev")) == names
+
+
+@pytest.mark.usefixtures("fakechroot")
 def test_no_place_to_mount() -> None:
     """Without it what is mounted would end up where a link of the image leads, on the machine."""
     tree = _tree(nix=link(b"/etc"), dev=link(b"/etc"))

@@ -191,7 +191,7 @@ class _Root:
         self.path = os.environ["PATH"]
         try:
             for directory in BOUND:
-                self._add(directory, directory, read_only=False)
+                self._add(directory, directory, read_only=directory != "/proc")
             if os.path.isdir(store_dir):
                 self._add(store_dir, store_dir, read_only=True)
             self._add(aside, ASIDE, read_only=False)
@@ -273,7 +273,9 @@ class _Root:
             where = os.fsencode(target)
             _call(_libc.mount, os.fsencode(source), where, None, _MS_BIND | _MS_REC, None)
             if read_only:
-                arguments = (_AT_FDCWD, where, _AT_RECURSIVE, attributes, ctypes.sizeof(attributes))
+                # What is mounted in /dev is for everybody to write to: shm, pts.
+                depth = 0 if source == "/dev" else _AT_RECURSIVE
+                arguments = (_AT_FDCWD, where, depth, attributes, ctypes.sizeof(attributes))
                 _call(_libc.syscall, _SYS_MOUNT_SETATTR, *arguments)
         os.chroot(self.tree)
         os.chdir("/")
