@@ -15,7 +15,7 @@ from stream.archives.bytesource import ByteSource
 from stream.archives.container import CompressedTar
 from stream.config import load_conf, parse_conf
 from stream.customisation.redirect import BaseEntry
-from stream.customisation.tree import DIRECTORY, LINK
+from stream.customisation.tree import DIRECTORY, FILE, LINK
 from stream.errors import ArchiveError
 from stream.pipeline import write_image
 from stream.planning.plan import plan
@@ -167,3 +167,16 @@ def test_a_base_is_read_once_to_be_known(tmp_path: Path, monkeypatch: pytest.Mon
     spec = {"name": "x", "fromImage": str(base), "skip_base_paths": True, "includeNixDB": False}
     plan(parse_spec(json.dumps(spec).encode()))
     assert len(readings) == 1
+
+
+def test_files_that_can_be_missed(tmp_path: Path) -> None:
+    """Else shadowSetup's passwd would take the place of the base's, and a link to a file in
+    the base's store would be told to lead nowhere.
+    """
+    layer: list[Entry] = [
+        (name, b"")
+        for name in ("etc/passwd", "etc/other", "etc/pam.d/other", "s/d/file", "s/d/p/x")
+    ]
+    found = entries_of(tmp_path, Base(layers=[tar_of(layer)]).docker_archive(), store_dir="/s/d")
+    files = {path for path, entry in found.items() if entry.typeflag == FILE}
+    assert files == {b"etc/passwd", b"etc/pam.d/other", b"s/d/file"}

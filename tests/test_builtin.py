@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from stream.customisation.builtin import nodes
+from stream.customisation.builtin import SHADOW_PATHS, nodes
 from stream.customisation.tree import LINK
 from stream.errors import RecipeError
 from stream.model import Builtin
@@ -119,6 +119,7 @@ def test_shadow_setup(package: bytes) -> None:
         b"account", b"auth", b"password", b"session",
     ]  # fmt: skip
     assert files["etc/login.defs"] == b""
+    assert {path.encode() for path in files} == SHADOW_PATHS
     secret = {path for path, node in nodes(builtin) if node.mode == 0o600}
     assert secret == {b"etc/shadow", b"etc/gshadow"}
     shell = made(Builtin(name="shadowSetup", path=package))["etc/passwd"]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from handmade import Base, tar_of
 from support import COMMAND
 
 import stream
@@ -292,6 +293,17 @@ def test_base_layers_count(packages: Packages, base: Path) -> None:
     conf = packages.plan(contents=[app], fromImage=str(base), maxLayers=6, layering="popularity")
     assert len(write(conf)) == 6
     assert len(names(conf)) == 2
+
+
+def test_shadow_setup_leaves_the_users_of_the_base(packages: Packages) -> None:
+    """It adds what is missing, and does not lock users out."""
+    layer = tar_of([("etc/passwd", b"me:x:5:5::/:/bin/sh\n")])
+    path = packages.directory / "users.tar"
+    path.write_bytes(Base(layers=[layer]).docker_archive())
+    conf = packages.plan(fromImage=str(path), contents=["shadowSetup"])
+    made = write(conf)[-1]
+    assert "./etc/shadow" in made
+    assert "./etc/passwd" not in made
 
 
 def test_base_leaves_no_layer(packages: Packages, base: Path) -> None:

@@ -14,6 +14,14 @@ from stream.model import Builtin
 
 SHADOW_SETUP = "shadowSetup"
 
+# What shadowSetup has, each only where nothing else brings it.
+SHADOW_PATHS = frozenset(
+    {
+        b"etc/group", b"etc/gshadow", b"etc/login.defs", b"etc/pam.d/other", b"etc/passwd",
+        b"etc/shadow",
+    }
+)  # fmt: skip
+
 SECRET_MODE = 0o600  # of files with passwords
 
 Nodes = list[tuple[bytes, Node]]

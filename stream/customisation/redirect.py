@@ -34,7 +34,9 @@ MAX_STEPS = 1 << 22  # through links, for all paths; a long way counts more
 
 
 class BaseEntry(NamedTuple):
-    """A directory or a symbolic link of the base; what else it has does not matter."""
+    """A directory or a symbolic link of the base, or a file that can be missed. What else it
+    has does not matter.
+    """
 
     typeflag: bytes
     mode: int = DIRECTORY_MODE

@@ -1,4 +1,5 @@
-"""What a base image has that matters to a tree above it: directories and symbolic links.
+"""What a base image has that matters to a tree above it: directories and symbolic links, and
+of files those that the tree would bring or lead to otherwise.
 
 Knows layers by their listings; not what the tree will be.
 """
@@ -8,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stream.archives.flatten import Directory, Leaf, flatten
-from stream.archives.tarreader import DIRECTORY, LINK, XATTR, Member
+from stream.archives.tarreader import DIRECTORY, FILE, LINK, XATTR, Member
+from stream.customisation.builtin import SHADOW_PATHS
 from stream.customisation.redirect import BaseEntry
 from stream.model import ImageConf
 from stream.sources.base import BaseImage
@@ -42,9 +44,11 @@ def base_tree(base: BaseImage) -> BaseTree:
 
 
 def base_entries(tree: BaseTree, conf: ImageConf) -> dict[bytes, BaseEntry]:
-    """The directories and symbolic links of `tree` by path. The directories above the
-    store are as the store layers of `conf` make them, if there are any.
+    """The directories and symbolic links of `tree` by path, files that shadowSetup has, and
+    those in the store directory. The directories above the store are as the store layers
+    of `conf` make them, if there are any.
     """
+    store_prefix = conf.store_dir.strip(b"/") + b"/"
     found = {b"": _directory(tree.root.member)}
     waiting = [(b"", tree.root)]
     while waiting:
@@ -58,6 +62,8 @@ def base_entries(tree: BaseTree, conf: ImageConf) -> dict[bytes, BaseEntry]:
             typeflag, link = tree.entry(child)
             if typeflag == LINK:
                 found[path] = BaseEntry(LINK, link=link)
+            elif path in SHADOW_PATHS or prefix == store_prefix:
+                found[path] = BaseEntry(FILE)
     if conf.store_layers:
         above = b""
         for part in conf.store_dir.strip(b"/").split(b"/"):
