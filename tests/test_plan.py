@@ -533,6 +533,35 @@ def explained(conf: Mapping[str, Any], *args: str | Path) -> dict[str, Any]:
     return answer
 
 
+def warnings_of(conf: Mapping[str, Any]) -> list[str]:
+    """What a person is told while the image of `conf` is written."""
+    done = run("-", "-q", "-o", os.devnull, stdin=json.dumps(conf).encode())
+    assert done.returncode == 0, done.stderr
+    return done.stderr.decode().splitlines()
+
+
+def test_links_to_what_is_in_no_layer(packages: Packages, base: Path) -> None:
+    """A conf that has lost store paths must not become a broken image in silence."""
+    app, tool = packages.path("app-1"), packages.path("tool-1")
+    made = f"d={packages.directory}/store/made; mkdir -p .$d; touch .$d/x; ln -s $d/x x"
+    conf = packages.plan(
+        contents=[app], extraCommands=f"{made}; ln -s ..{tool} etc/tool; ln -s ../other y"
+    )
+    assert warnings_of(conf) == []
+    told = f"stream-image: warning: /bin/app is a link into {app}, which is in no layer"
+    lost = {**conf, "store_layers": [[tool]]}
+    advice = ": add it to store_layers, or mount the store where the image runs"
+    assert warnings_of(lost) == [told + advice]
+    lost = {**conf, "store_layers": [[packages.path("other-1")]]}
+    assert warnings_of(lost) == [f"{told} (and 1 more like it){advice}"]
+    # The base has tool-1.
+    assert warnings_of({**lost, "from_image": str(base)}) == [told + advice]
+    kept = {**conf, "from_image": str(base), "skip_base_paths": True}
+    assert warnings_of(kept) == []
+    # An image for a host that mounts its store.
+    assert warnings_of({**conf, "store_layers": []}) == []
+
+
 def test_explain_sizes(packages: Packages, base: Path) -> None:
     """Sizes are those of the layers that are written, and of the paths in them."""
     app = packages.path("app-1")

@@ -8,12 +8,12 @@ know others. Whether one exists is not asked.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from stream.customisation.content import pieces
+from stream.customisation.links import led_into
 from stream.customisation.tree import FILE, LINK, Tree
 from stream.nixhash import MAX_STORE_NAME, STORE_NAME
 
@@ -102,7 +102,7 @@ def in_tree(tree: Tree, store_dir: bytes) -> set[bytes]:
 def in_link(path: bytes, target: bytes, store_dir: bytes) -> set[bytes]:
     """The store paths that a link at `path` with this target leads to or mentions."""
     found = in_bytes([target], store_dir)
-    if (into := _led_into(path, target, store_dir)) is not None:
+    if (into := led_into(path, target, store_dir)) is not None:
         found.add(into)
     return found
 
@@ -111,16 +111,6 @@ def in_bytes(content: Iterable[bytes], store_dir: bytes) -> set[bytes]:
     """The store paths in what the pieces of `content` are together."""
     pattern = re.compile(re.escape(store_dir) + b"/" + STORE_NAME.encode())
     return set(_matches(content, pattern, len(store_dir) + 1 + MAX_STORE_NAME))
-
-
-def _led_into(path: bytes, target: bytes, store_dir: bytes) -> bytes | None:
-    """The store path that a link at `path` leads to, by its text alone."""
-    absolute = os.path.normpath(os.path.join(b"/" + path, b"..", target))
-    absolute = b"/" + absolute.lstrip(b"/")
-    above = store_dir.rstrip(b"/") + b"/"
-    if not absolute.startswith(above):
-        return None
-    return above + absolute.removeprefix(above).split(b"/", 1)[0]
 
 
 def _matches(content: Iterable[bytes], pattern: re.Pattern[bytes], overlap: int) -> Iterator[bytes]:

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from stream.customisation.redirect import Base
 from stream.customisation.tree import Tree
+from stream.errors import printable
 from stream.model import CustomisationLayer, ImageConf, Recipe
 from stream.sources.layer import ListedLayer
 
 if TYPE_CHECKING:
     from stream.customisation.database import BaseDatabase
-    from stream.customisation.redirect import Base
     from stream.sources.base import BaseImage
 
 Warn = Callable[[str], None]
@@ -38,7 +39,8 @@ def opened(conf: ImageConf, base: BaseImage | None, warn: Warn) -> Iterator[List
     else:
         from stream.sources.made import made_layer
 
-        with made_tree(conf, means, base, warn) as tree:
+        with _made(conf, means, base, warn) as (tree, entries):
+            _warn_of_lost_links(tree, conf, entries, warn)
             yield made_layer(tree, means, mtime=conf.mtime)
 
 
@@ -47,11 +49,20 @@ def made_tree(
     conf: ImageConf, recipe: Recipe, base: BaseImage | None, warn: Warn
 ) -> Iterator[Tree]:
     """The tree that `recipe` makes: see `opened`. Raises StreamImageError."""
+    with _made(conf, recipe, base, warn) as (tree, _):
+        yield tree
+
+
+@contextmanager
+def _made(
+    conf: ImageConf, recipe: Recipe, base: BaseImage | None, warn: Warn
+) -> Iterator[tuple[Tree, Base]]:
+    """The tree that `recipe` makes, and what is below it."""
     from stream.customisation.make import made
 
     entries, database = ({}, None) if base is None else _below(base, conf, recipe)
     with made(recipe, conf, base=entries, base_database=database, warn=warn) as tree:
-        yield tree
+        yield tree, entries
 
 
 def _below(base: BaseImage, conf: ImageConf, recipe: Recipe) -> tuple[Base, BaseDatabase | None]:
@@ -65,3 +76,23 @@ def _below(base: BaseImage, conf: ImageConf, recipe: Recipe) -> tuple[Base, Base
     from stream.sources.base_database import base_database
 
     return entries, base_database(tree)
+
+
+def _warn_of_lost_links(tree: Tree, conf: ImageConf, base: Base, warn: Warn) -> None:
+    if not conf.store_layers:
+        return  # for a host that mounts its store
+    from stream.customisation.links import lost_links
+
+    known = {path for plan in conf.store_layers for path in plan.store_paths}
+    lost = {
+        into: path
+        for into, path in lost_links(tree, conf.store_dir, known).items()
+        if into.lstrip(b"/") not in base
+    }
+    if lost:
+        into, path = next(iter(lost.items()))
+        more = f" (and {len(lost) - 1} more like it)" if len(lost) > 1 else ""
+        warn(
+            f"/{printable(path)} is a link into {printable(into)}, which is in no layer{more}:"
+            " add it to store_layers, or mount the store where the image runs"
+        )
