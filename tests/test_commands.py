@@ -241,6 +241,24 @@ def test_extra_commands_have_no_privileges() -> None:
             pass
 
 
+@pytest.mark.usefixtures("fakechroot")
+@pytest.mark.parametrize("fake", [False, True])
+def test_store_is_not_written_to(place: Path, *, fake: bool) -> None:
+    """A command that writes to a link in the tree would change the user's own files, for good."""
+    store = place / "store"
+    store.mkdir()
+    (store / "page").write_text("as it was", "utf-8")
+    tree = _tree(page=link(os.fsencode(store / "page")))
+    commands = "! echo changed > page && echo done > made"
+    extra, fakes = ("", commands) if fake else (commands, "")
+    # Twice: the scratch directory beside the store, and in it.
+    for store_dir in (store, place):
+        with _ran(extra, fakes, tree=tree, store_dir=os.fsencode(store_dir)) as made:
+            assert _content(made.find(b"made")) == b"done\n"
+        assert (store / "page").read_text("utf-8") == "as it was"
+    shutil.rmtree(store)
+
+
 @pytest.mark.usefixtures("fakeroot")
 def test_fake_root() -> None:
     """Without it owners, devices and special modes would not reach the layer."""
@@ -537,7 +555,7 @@ def test_owner_that_fakeroot_does_not_tell() -> None:
     from stream.customisation.commands import FAKE_ROOT, _Run
 
     warnings: list[str] = []
-    tree = _Run(FAKE_ROOT, "", Scratch(path=b"/x"), 0, warnings.append).tree(report, {})
+    tree = _Run(FAKE_ROOT, "", Scratch(path=b"/x"), b"/s", 0, warnings.append).tree(report, {})
     assert [_node(tree, path).uid for path in (b"a", b"b")] == [0, 1000]
     assert len(warnings) == 1
     assert "taken to be root's" in warnings[0]

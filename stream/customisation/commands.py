@@ -69,12 +69,11 @@ def ran(
         # What the disk does not show, by the file it belongs to: commands may move it.
         hidden = dict(_hidden(tree, place))
         if recipe.extra_commands:
-            run = _Run(EXTRA, recipe.extra_commands, place, mtime, warn)
+            run = _Run(EXTRA, recipe.extra_commands, place, store_dir, mtime, warn)
             tree = run.tree(run.report(), hidden)
         if recipe.fake_root_commands:
-            run = _Run(FAKE_ROOT, recipe.fake_root_commands, place, mtime, warn)
-            mounted = _named(store_dir) if recipe.fakechroot else None
-            tree = run.tree(run.report(_imposed(tree), mounted), {})
+            run = _Run(FAKE_ROOT, recipe.fake_root_commands, place, store_dir, mtime, warn)
+            tree = run.tree(run.report(_imposed(tree), fakechroot=recipe.fakechroot), {})
         yield tree
 
 
@@ -107,12 +106,19 @@ def _named(path: bytes) -> str:
 class _Run:
     """Commands to be run in the scratch tree, and what they leave."""
 
-    def __init__(
-        self, which: str, commands: str, place: Scratch, mtime: int, warn: Callable[[str], None]
+    def __init__(  # noqa: PLR0913, PLR0917 — what a run is given
+        self,
+        which: str,
+        commands: str,
+        place: Scratch,
+        store_dir: bytes,
+        mtime: int,
+        warn: Callable[[str], None],
     ) -> None:
         self.which = which
         self.commands = commands
         self.place = place
+        self.store_dir = store_dir
         self.warn = warn
         self.environment = {
             "HOME": "/homeless-shelter",
@@ -127,10 +133,10 @@ class _Run:
         return [sys.executable, "-I", "-S", session.__file__]
 
     def report(
-        self, imposed: list[list[Any]] | None = None, store_dir: str | None = None
+        self, imposed: list[list[Any]] | None = None, *, fakechroot: bool = False
     ) -> dict[str, Any]:
         """Run them, under fakeroot if `imposed` is given, with the tree as their root
-        directory if `store_dir` is; how it went. Raises CommandsError.
+        directory with `fakechroot`; how it went. Raises CommandsError.
         """
         if "\0" in self.commands:
             raise CommandsError(self.which, "a NUL character is in them: remove it")
@@ -151,7 +157,8 @@ class _Run:
                     "tree": _named(self.place.tree),
                     "aside": _named(self.place.aside),
                     "imposed": imposed,
-                    "store_dir": store_dir,
+                    "fakechroot": fakechroot,
+                    "store_dir": _named(self.store_dir),
                 },
                 file,
             )

@@ -28,6 +28,7 @@ _CAP_SYS_ADMIN, _LAST_CAP = 21, 63
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
 _MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x40000
 _SYS_MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1
+_READ_ONLY, _WRITABLE = (_MOUNT_ATTR_RDONLY, 0), (0, _MOUNT_ATTR_RDONLY)  # set, cleared
 
 GRACE = 0.5  # seconds that commands' processes may outlive them: bash does not wait for >(…)
 PATIENCE = 5.0  # seconds until a process that does not die is given up
@@ -175,6 +176,42 @@ def _drop_privileges() -> None:
     _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
+# ---- mounts
+
+
+def _own_mounts() -> None:
+    """From now on, what this process mounts is seen by nobody else. Raises OSError."""
+    _call(_libc.unshare, _CLONE_NEWNS)
+    _call(_libc.mount, b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
+
+
+def _bind(
+    source: str, target: str, changes: tuple[int, int] | None = None, depth: int = _AT_RECURSIVE
+) -> None:
+    """Mount `source` at `target`, and all that is mounted in it. Raises OSError."""
+    where = os.fsencode(target)
+    _call(_libc.mount, os.fsencode(source), where, None, _MS_BIND | _MS_REC, None)
+    if changes is not None:
+        attributes = (ctypes.c_uint64 * 4)(*changes, 0, 0)
+        arguments = (_AT_FDCWD, where, depth, attributes, ctypes.sizeof(attributes))
+        _call(_libc.syscall, _SYS_MOUNT_SETATTR, *arguments)
+
+
+def _close_store(store_dir: str, scratch: str) -> None:
+    """Mount the store read-only, where this system allows that: the tree is full of links
+    to it, and a command that writes to one would change the files of whoever runs us.
+    """
+    store, scratch = os.path.realpath(store_dir), os.path.realpath(scratch)
+    if store == "/" or not os.path.isdir(store):
+        return
+    with suppress(OSError):
+        _become_root()
+        _own_mounts()
+        _bind(store, store, _READ_ONLY)
+        if scratch.startswith(f"{store}/"):
+            _bind(scratch, scratch, _WRITABLE)
+
+
 # ---- the tree as root directory
 
 
@@ -266,17 +303,11 @@ class _Root:
 
     def enter(self) -> None:
         """Make the tree the root directory of this process. Raises OSError."""
-        _call(_libc.unshare, _CLONE_NEWNS)
-        _call(_libc.mount, b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
-        attributes = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_RDONLY, 0, 0, 0)
+        _own_mounts()
         for source, target, read_only in self._mounts:
-            where = os.fsencode(target)
-            _call(_libc.mount, os.fsencode(source), where, None, _MS_BIND | _MS_REC, None)
-            if read_only:
-                # What is mounted in /dev is for everybody to write to: shm, pts.
-                depth = 0 if source == "/dev" else _AT_RECURSIVE
-                arguments = (_AT_FDCWD, where, depth, attributes, ctypes.sizeof(attributes))
-                _call(_libc.syscall, _SYS_MOUNT_SETATTR, *arguments)
+            # What is mounted in /dev is for everybody to write to: shm, pts.
+            depth = 0 if source == "/dev" else _AT_RECURSIVE
+            _bind(source, target, _READ_ONLY if read_only else None, depth)
         os.chroot(self.tree)
         os.chdir("/")
         os.environ["PATH"] = self.path
@@ -309,6 +340,8 @@ def _become_shell(
         signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.umask(0o022)
+    if root is None:
+        _close_store(request["store_dir"], os.path.dirname(request["tree"]))
     os.chdir(request["tree"])
     if root is not None:
         try:
@@ -449,7 +482,7 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
         if _status("Uid") != "0" and _can_become_root():
             _become_root()
         _impose(where, imposed)
-    if store_dir is not None:
+    if request["fakechroot"]:
         root = _Root(tree, request["aside"], store_dir)
         omitted = {os.fsencode(path.strip("/")) for path in (*BOUND, store_dir)}
     try:
