@@ -114,6 +114,9 @@ def read_conf(source: str | os.PathLike[str]) -> bytes:
     if len(data) > MAX_CONF:
         fault = Fault("", f"has more than {MAX_CONF} bytes: is it a conf?")
         raise ConfError(conf_name(source), [fault])
+    if not data:
+        hint = ": what writes it has failed?" if source == "-" else ""
+        raise ConfError(conf_name(source), [Fault("", f"is empty{hint}")])
     return data
 
 
@@ -152,6 +155,9 @@ def parse_conf(
     """The conf in `data`; `name` stands for it in messages. See `load_conf`."""
     data = conf_in(data, name)
     document = parse_object(data, name)
+    if "name" in document and not document.keys() & {"repo_tag", "store_layers"}:
+        wrong = "is a specification: give what 'stream-image plan' makes of it"
+        raise ConfError(name, [Fault("", wrong)])
     if isinstance(document.get("config"), dict):
         document["config"] = _exact_config(name, data)
     if repo_tag is not None:
@@ -289,9 +295,7 @@ class _Reader:
 
     def _repo_tag(self) -> str:
         if "repo_tag" not in self._document:
-            spec = "name" in self._document and "store_layers" not in self._document
-            hint = ", or plan this specification: stream-image plan" if spec else ""
-            self._fault("repo_tag", f"is missing: write it in the conf or give --repo-tag{hint}")
+            self._fault("repo_tag", "is missing: write it in the conf or give --repo-tag")
             return ""
         value = self._text("repo_tag", "")
         if isinstance(self._document["repo_tag"], str) and (wrong := check_repo_tag(value)):

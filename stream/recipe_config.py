@@ -129,15 +129,21 @@ class _Reader(Fields):
         self._fault(place, f"{wanted}, not {kind(item)}")
         return None
 
-    def _path(self, place: str, path: str, *, linked: bool) -> bytes | None:
+    def _path(
+        self,
+        place: str,
+        path: str,
+        *,
+        linked: bool,
+        way_out: str = "use copyToRoot, or set store_dir",
+    ) -> bytes | None:
         if wrong := not_normal(path) or not_readable(path):
             self._fault(place, f"{path} {wrong}")
         elif linked and not path.startswith(f"{self._store_dir}/"):
-            self._fault(
-                place,
-                f"{path} is not in the store directory {self._store_dir}, and links to it would"
-                " dangle: use copyToRoot, or set store_dir",
+            dangling = (
+                f"is not in the store directory {self._store_dir}, and links to it would dangle"
             )
+            self._fault(place, f"{path} {dangling}: {way_out}")
         else:
             return path.encode()
         return None
@@ -150,12 +156,12 @@ class _Reader(Fields):
         elif name == "fakeNss":
             return self._fake_nss(place, argument)
         elif argument is None and name in _NEEDS_PATH:
-            self._fault(place, f"needs a path: write {{{name!r}: PATH}}, {_NEEDS_PATH[name]}")
+            self._fault(place, f'needs a path: write {{"{name}": PATH}}, {_NEEDS_PATH[name]}')
         elif argument is None:
             return Builtin(name=name)
         elif not isinstance(argument, str):
             self._fault(f"{place}.{name}", f"must be a path, not {kind(argument)}")
-        elif path := self._path(f"{place}.{name}", argument, linked=True):
+        elif path := self._path(f"{place}.{name}", argument, linked=True, way_out="set store_dir"):
             return Builtin(name=name, path=path)
         return None
 

@@ -623,6 +623,13 @@ def test_command_reads_standard_input(stream_image: Run) -> None:
     assert done.stderr.startswith(b"stream-image: standard input: repo_tag: ")
 
 
+def test_command_with_nothing_to_read(stream_image: Run) -> None:
+    """Behind a command that failed, a pipe tells where to look, and no column of no text."""
+    done = stream_image("-", stdin=b"")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr == (b"stream-image: standard input: is empty: what writes it has failed?\n")
+
+
 @pytest.mark.parametrize("conf", ["/no/such/conf.json", "/", "no\nsuch", "n" * 5000])
 def test_command_without_a_conf(stream_image: Run, conf: str) -> None:
     """A conf that cannot be read is bad usage, on one line."""

@@ -515,11 +515,16 @@ def test_conf_given_to_plan() -> None:
     )
 
 
-def test_specification_given_to_the_main_job(packages: Packages) -> None:
-    """Who forgets to plan is told what to do."""
-    ended = run("-", stdin=json.dumps(packages.spec()).encode())
+@pytest.mark.parametrize("arguments", [[], ["--repo-tag", "x:1"]])
+def test_specification_given_to_the_main_job(packages: Packages, arguments: list[str]) -> None:
+    """Who forgets to plan is told so in one line, and gets no empty image."""
+    ended = run("-", *arguments, stdin=json.dumps(packages.spec()).encode())
     assert ended.returncode == 2
-    assert b"stream-image plan" in ended.stderr
+    assert not ended.stdout
+    assert ended.stderr == (
+        b"stream-image: standard input: is a specification: "
+        b"give what 'stream-image plan' makes of it\n"
+    )
 
 
 # ---- explain

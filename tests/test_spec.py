@@ -84,9 +84,13 @@ def test_name_becomes_lower_case() -> None:
         ({"contents": ["/nix/store/none"]}, "contents[0]", "does not exist"),
         ({"contents": ["/etc"]}, "contents[0]", "is not in the store directory"),
         ({"contents": ["fakeNs"]}, "contents[0]", "fakeNss is meant?"),
-        ({"contents": ["binSh"]}, "contents[0]", "needs a path"),
+        ({"contents": ["binSh"]}, "contents[0]", 'needs a path: write {"binSh": PATH}'),
+        ({"copyToRoot": [{"binSh": "/etc"}]}, "copyToRoot[0].binSh", "would dangle: set store_dir"),
         ({"contents": [{"fakeNss": {"lines": []}}]}, "contents[0].fakeNss.lines", "unknown key"),
         ({"copyToRoot": ["etc/x"]}, "copyToRoot[0]", "is not an absolute path"),
+        ({"copyToRoot": ["~/x"]}, "copyToRoot[0]", "is not an absolute path"),
+        ({"contents": ["./x"]}, "contents[0]", f"{Path.cwd()}/x does not exist"),
+        ({"content": []}, "content", "unknown key: contents is meant?"),
         ({"conflicts": "last"}, "conflicts", "must be 'error' or 'first'"),
         ({"enableFakechroot": True, "store_dir": "/"}, "enableFakechroot", "directory is /"),
         ({"extraCommands": ["true"]}, "extraCommands", "must be a string, not a list"),
@@ -112,13 +116,6 @@ def test_every_fault_is_told_at_once() -> None:
     """One run shows all that is to be mended."""
     found = faults(name="x", tag="a b", maxLayers=0, uid="x", extraCommands=1)
     assert {place for place, _ in found} == {"tag", "maxLayers", "uid", "extraCommands"}
-
-
-def test_unknown_keys_are_warned_of() -> None:
-    """A misspelt argument must not be lost in silence."""
-    warnings: list[str] = []
-    parse_spec(b'{"name": "x", "content": []}', name="s", warn=warnings.append)
-    assert warnings == ["s: content: unknown key, ignored: contents is meant?"]
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'{"name": NaN}'])
@@ -193,3 +190,17 @@ def test_text_that_no_file_can_have(key: str, text: str) -> None:
     document = {"name": "x", key: "TEXT"}
     with pytest.raises(ConfError, match=r"NUL character|not a repository name|no low surrogate"):
         parse_spec(json.dumps(document).replace("TEXT", text).encode())
+
+
+def test_contents_from_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a specification beside what it packs would hold one person's paths."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    spec = read(name="x", copyToRoot=["../site", "."], contents="./", store_dir=str(tmp_path))
+    assert recipe(spec).copy_to_root == tuple(
+        f"{tmp_path}/{name}".encode() for name in ("site", "below")
+    )
+    assert recipe(spec).contents == (f"{tmp_path}/below".encode(),)

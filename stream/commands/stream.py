@@ -19,10 +19,14 @@ DESCRIPTION = "Stream a container image, made from store paths in one pass."
 EPILOG = """\
 Example: stream-image conf.json | docker load
 
-Tools for archives, each with its own --help:
+The conf of a specification, and what is in its layers, each with its own --help:
+  stream-image plan | explain
+
+Tools for archives:
   stream-image inspect | verify | merge | export | tarsum
 
-An executable that streams the image: stream-image wrap --help
+An executable that streams the image:
+  stream-image wrap
 """
 HAS_PROGRESS = True
 

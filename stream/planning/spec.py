@@ -16,7 +16,7 @@ from typing import Any
 
 from stream import config, recipe_config
 from stream.checks import depth_of, kind, meant
-from stream.errors import ConfError, Fault, one_line
+from stream.errors import ConfError, Fault
 from stream.model import ImageConf, Recipe
 
 # Handed on to the conf as they are.
@@ -35,6 +35,7 @@ _OWN = frozenset(
 )  # fmt: skip
 # The recipe's, but the database: the closure is not known here.
 _RECIPE = recipe_config.KEYS - {"nix_database"}
+_CONTENTS = {"contents", "copyToRoot"}
 KEYS = _PASSED | _OWN | _RECIPE
 
 # Arguments of dockerTools that mean nothing here, and what does their work.
@@ -87,7 +88,8 @@ def parse_spec(
     data: bytes, *, name: str = "spec.json", warn: Callable[[str], None] = config.ignore
 ) -> Spec:
     """The specification in `data`; `name` stands for it in messages. `warn` is called
-    with one line for each key that is not known. Raises ConfError, with every fault.
+    with one line for what is odd and no fault. Raises ConfError, with every fault: a key
+    that is not known is one, as it is to the function whose arguments they are.
     """
     config.parse_object(data, name)  # which knows half a character, and the standard's not
     try:
@@ -105,10 +107,19 @@ def parse_spec(
         if key in _ELSEWHERE:
             reader.fault(key, _ELSEWHERE[key])
         elif key not in KEYS:
-            warn(one_line(f"{name}: {key}: unknown key, ignored{meant(key, KEYS)}"))
+            reader.fault(key, f"unknown key{meant(key, KEYS)}")
     if reader.faults or spec is None:
         raise ConfError(name, reader.faults)
     return spec
+
+
+def _anywhere(contents: Any) -> Any:
+    """`contents` with those paths absolute that start from the current directory."""
+    if isinstance(contents, list):
+        return [_anywhere(item) for item in contents]
+    # Another word is a built-in content, or a mistake.
+    relative = isinstance(contents, str) and f"{contents}/".startswith(("./", "../"))
+    return os.path.abspath(contents) if relative else contents
 
 
 class _Reader:
@@ -163,6 +174,7 @@ class _Reader:
             draft["from_image"] = base
         ready = self._text("customisation_layer")
         recipe = {key: document[key] for key in document if key in _RECIPE}
+        recipe |= {key: _anywhere(recipe[key]) for key in _CONTENTS & recipe.keys()}
         draft["customisation_layer"] = os.path.abspath(ready) if ready else recipe
         for key in ("includeStorePaths", "includeNixDB"):
             self._boolean(key, default=False)
@@ -178,7 +190,7 @@ class _Reader:
             self.fault(key, "changes a customisation layer, and customisation_layer is ready")
         if self._boolean("includeNixDB", default=False):
             self.fault("includeNixDB", "needs a layer to be made, and customisation_layer is ready")
-        document = {"contents": self._document.get("contents")}
+        document = {"contents": _anywhere(self._document.get("contents"))}
         return recipe_config.read_recipe(document, "", self.fault, conf.store_dir.decode())
 
     def _checked(self, draft: dict[str, Any], warn: Callable[[str], None]) -> ImageConf | None:
