@@ -91,7 +91,8 @@ def _mask(name: str) -> int:
     if name in _NUMBERS:
         return 1 << _NUMBERS[name]
     if not (match := _NUMBER.fullmatch(name)):
-        raise ValueError(f"{name!r} is no capability{meant(name, NAMES)}")
+        hint = meant("cap_" + name.removeprefix("cap_"), NAMES)
+        raise ValueError(f"{name!r} is no capability{hint}")
     number = int(name, {1: 16, 2: 8, 3: 10}[match.lastindex or 0])
     if number >= _BITS:
         raise ValueError(f"{name!r} is no capability: there are {_BITS} at most")

@@ -66,7 +66,7 @@ def test_numbers_are_names() -> None:
         ("cap_kill=p\u2003cap_net_raw=p", "is not like"),
         ("+ep", "is not like"),
         ("=p+e", "need capabilities before them: write all"),
-        ("net_raw=ep", "'net_raw' is no capability"),
+        ("net_raw=ep", "'net_raw' is no capability: cap_net_raw is meant?"),
         ("cap_net_rwa=ep", "'cap_net_rwa' is no capability: cap_net_raw is meant?"),
         ("08=p", "'08' is no capability"),
         ("0x=p", "'0x' is no capability"),

@@ -1,0 +1,88 @@
+"""docs/plan.md: its tables hold every key and operation, its examples are what they are said to be."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream.layering.pipeline import _TAKES, program_faults
+from stream.layering.references import parse_references
+from stream.permission_config import read_permissions
+from stream.planning.spec import KEYS, parse_spec
+
+PAGE = (Path(__file__).parent.parent / "docs" / "plan.md").read_text("utf-8")
+PROGRAMS = {
+    "nix-build": "echo spec.json",
+    "jq": f'{sys.executable} -c \'import json; print(json.load(open("conf.json"))["repo_tag"])\'',
+    # The conf beside it says under which name the image is.
+    "docker": f"""if [ $1 = run ]; then grep -F "\\"repo_tag\\": \\"$3\\"" conf.json
+      else {sys.executable} -m stream inspect -q - > /dev/null; fi""",
+}
+
+
+def section(title: str) -> str:
+    """What stands under a title, to the next."""
+    _, _, rest = PAGE.partition(f"# {title}\n")
+    assert rest, title
+    return re.split(r"^#", rest, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def example(title: str) -> Any:
+    """The JSON under a title."""
+    (text,) = re.findall(r"```json\n(.*?)```", section(title), re.DOTALL)
+    return json.loads(text)
+
+
+def first_cells(text: str) -> str:
+    """The first column of its tables."""
+    return "\n".join(re.findall(r"^\| (.*?) \|", text, re.MULTILINE))
+
+
+def test_keys() -> None:
+    """A key that is not on the page is found by nobody, and one that is there has to exist."""
+    assert {*re.findall(r"`([A-Za-z_]+)`", first_cells(section("SPEC.json")))} == KEYS
+
+
+def test_operations() -> None:
+    """Else a layeringPipeline is written by trying."""
+    table = first_cells(section("`layeringPipeline`"))
+    assert {*re.findall(r'^`\["(\w+)"', table, re.MULTILINE)} == _TAKES.keys()
+
+
+def test_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a newcomer copies must be accepted as it stands."""
+    monkeypatch.chdir(tmp_path)
+    spec = example("Without Nix")
+    for path in spec["copyToRoot"][:2]:
+        Path(path).mkdir()
+    warnings: list[str] = []
+    parse_spec(json.dumps(spec).encode(), name="s", warn=warnings.append)
+    assert not warnings
+    assert not program_faults(example("`layeringPipeline`"))
+    assert len(parse_references(json.dumps(example("The closure")).encode(), "g").graph) == 2
+    faults: list[str] = []
+    read_permissions(example("`perms`"), "perms", lambda *fault: faults.append(str(fault)))
+    assert not faults
+
+
+def test_commands(tmp_path: Path) -> None:
+    """The commands lead to a container, by the tag that was derived."""
+    commands = re.findall(r"^ {4}(\S.*)$", PAGE, re.MULTILINE)
+    assert len(commands) >= 4
+    for name, script in PROGRAMS.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\nset -e\n{script}\n", "utf-8")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "spec.json").write_text('{"name": "hello", "contents": "fakeNss"}', "utf-8")
+    path = f"{tmp_path}:{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", "\n".join(commands)],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
+        check=True,
+        timeout=60,
+    )
