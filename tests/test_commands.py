@@ -259,6 +259,23 @@ def test_store_is_not_written_to(place: Path, *, fake: bool) -> None:
     shutil.rmtree(store)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who may write there")
+@pytest.mark.usefixtures("fakechroot")
+@pytest.mark.parametrize("fake", [False, True])
+def test_host_is_not_written_to(*, fake: bool) -> None:
+    """A command that means the image's root directory would write to the machine's, and go on."""
+    stray = Path(tempfile.mkdtemp(dir="/", prefix="stream-image-test-"))
+    commands = f"! touch {stray}/x && echo done | tee /dev/null > made"
+    try:
+        with _ran(*(("", commands) if fake else (commands, ""))) as made:
+            assert _content(made.find(b"made")) == b"done\n"
+        assert os.listdir(stray) == []
+        with _ran(f"cd {stray} && ! touch x", store_dir=b"/"):
+            assert os.listdir(stray) == []
+    finally:
+        shutil.rmtree(stray)
+
+
 @pytest.mark.usefixtures("fakeroot")
 def test_fake_root() -> None:
     """Without it owners, devices and special modes would not reach the layer."""

@@ -39,6 +39,8 @@ ASIDE = "/.stream-image"
 # and its default directories.
 LIBRARIES = ("/lib64", "/usr/lib64", "/lib/*-linux-*", "/usr/lib/*-linux-*", "/lib/ld-*")
 BOUND = ("/dev", "/proc", "/sys")
+# What stays writable of the host, whose root directory commands otherwise have.
+SHARED = ("/dev", "/run", "/tmp", "/var/tmp")  # noqa: S108 — nothing of ours is there
 UNFAKED = "fakeroot"
 
 # The shell's own descriptors: high, where commands' own are not.
@@ -192,24 +194,34 @@ def _bind(
     where = os.fsencode(target)
     _call(_libc.mount, os.fsencode(source), where, None, _MS_BIND | _MS_REC, None)
     if changes is not None:
-        attributes = (ctypes.c_uint64 * 4)(*changes, 0, 0)
-        arguments = (_AT_FDCWD, where, depth, attributes, ctypes.sizeof(attributes))
-        _call(_libc.syscall, _SYS_MOUNT_SETATTR, *arguments)
+        _change(target, changes, depth)
 
 
-def _close_store(store_dir: str, scratch: str) -> None:
-    """Mount the store read-only, where this system allows that: the tree is full of links
-    to it, and a command that writes to one would change the files of whoever runs us.
+def _change(target: str, changes: tuple[int, int], flags: int = 0) -> None:
+    attributes = (ctypes.c_uint64 * 4)(*changes, 0, 0)
+    arguments = (_AT_FDCWD, os.fsencode(target), flags, attributes, ctypes.sizeof(attributes))
+    _call(_libc.syscall, _SYS_MOUNT_SETATTR, *arguments)
+
+
+def _close_machine(store_dir: str, scratch: str) -> None:
+    """Mount the file system of `/` and the store read-only, where this system allows that.
+
+    A command that means the image's /data and says so would else make one here, if it is
+    root that runs us. And the tree is full of links to the store: whoever writes to one
+    would change files of theirs.
     """
     store, scratch = os.path.realpath(store_dir), os.path.realpath(scratch)
-    if store == "/" or not os.path.isdir(store):
-        return
     with suppress(OSError):
         _become_root()
         _own_mounts()
-        _bind(store, store, _READ_ONLY)
-        if scratch.startswith(f"{store}/"):
-            _bind(scratch, scratch, _WRITABLE)
+        with suppress(OSError):  # in a chroot, / is no mount point
+            for directory in SHARED:
+                if os.path.isdir(directory):
+                    _bind(directory, directory)
+            _change("/", _READ_ONLY)
+        if store != "/" and os.path.isdir(store):
+            _bind(store, store, _READ_ONLY)
+        _bind(scratch, scratch, _WRITABLE)
 
 
 # ---- the tree as root directory
@@ -341,7 +353,7 @@ def _become_shell(
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.umask(0o022)
     if root is None:
-        _close_store(request["store_dir"], os.path.dirname(request["tree"]))
+        _close_machine(request["store_dir"], os.path.dirname(request["tree"]))
     os.chdir(request["tree"])
     if root is not None:
         try:
