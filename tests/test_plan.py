@@ -625,11 +625,11 @@ def test_explain_against_other_owners(packages: Packages) -> None:
 
 
 def test_explain_for_people(packages: Packages) -> None:
-    """The table names the layers, the total what moves."""
+    """The table names the layers, the total, on one line, what moves."""
     earlier = packages.directory / "old.json"
     conf = packages.plan(tag="1", contents=[packages.path("app-1")])
-    earlier.write_text(json.dumps(conf), "utf-8")
+    earlier.write_text(json.dumps({**conf, "repo_tag": f"test:{80 * '1'}"}), "utf-8")
     ended = run("explain", "-", "--against", earlier, stdin=json.dumps(conf).encode())
     assert b"app-1" in ended.stdout
-    assert b"against test:1: 0 of them move, 0 B" in ended.stdout
+    assert b"against test:%s: 0 of them move, 0 B\n" % (80 * b"1") in ended.stdout
     assert not ended.stderr

@@ -104,11 +104,11 @@ def _text(explanation: Explanation) -> str:
         legacy_windows=False, emoji=False,
     )  # fmt: skip
     with console.capture() as captured:
-        console.print(Text(one_line(explanation.repo_tag), style="bold"))
+        console.print(Text(one_line(explanation.repo_tag), style="bold"), soft_wrap=True)
         console.print()
         console.print(_table(explanation))
         console.print()
-        console.print(Text(_total(explanation), style="bold"))
+        console.print(Text(_total(explanation), style="bold"), soft_wrap=True)
     return "\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n")
 
 
