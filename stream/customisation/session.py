@@ -210,6 +210,8 @@ def _close_machine(store_dir: str, scratch: str) -> None:
     root that runs us. And the tree is full of links to the store: whoever writes to one
     would change files of theirs.
     """
+    if not _can_become_root():
+        return
     store, scratch = os.path.realpath(store_dir), os.path.realpath(scratch)
     with suppress(OSError):
         _become_root()
