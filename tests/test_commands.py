@@ -479,6 +479,24 @@ def test_no_user_namespaces(place: Path) -> None:
     assert listing[1][:5] == ["a", "0", "0o644", 1, 2]
 
 
+@pytest.mark.usefixtures("fakechroot")
+def test_half_of_the_namespaces(place: Path) -> None:
+    """Where a user namespace is allowed and mounts are not, commands would run as nobody."""
+    require(["setpriv"])
+    code = f"import sys; sys.path[:0] = {[*SITES, str(Path(__file__).parent)]!r}; import os, test_commands as t"
+    code += "; print(os.readlink('/proc/self/ns/user'), t.outcome({'extra': 'readlink /proc/self/ns/user > ns'}))"
+    script = 'echo 0 > /proc/sys/user/max_mnt_namespaces; exec "$@"'
+    done = subprocess.run(
+        [
+            *("unshare", "--user", "--map-root-user", "sh", "-c", script, "-"),
+            *("setpriv", "--bounding-set", "-all", sys.executable, "-c", code),
+        ],
+        check=True, capture_output=True, text=True, env={**os.environ, "TMPDIR": str(place)},
+    )  # fmt: skip
+    ours, outcome = done.stdout.split(maxsplit=1)
+    assert ours in outcome
+
+
 # ---- who runs them
 
 
@@ -491,7 +509,7 @@ def test_root_without_capabilities(place: Path) -> None:
     require(["setpriv"])
     commands = f"touch a; {SETCAP} cap_net_raw+ep a; stat -c %u a > owner"
     code = f"import sys; sys.path[:0] = {[*SITES, str(Path(__file__).parent)]!r}; import json, os, test_commands as t"
-    code += "; tried = t.session._can_become_root(), os.getuid()"
+    code += "; tried = t.session._if_allowed(t.session._become_root), os.getuid()"
     code += f"; print(json.dumps([tried, t.outcome({{'fake': {commands!r}}})]))"
     done = subprocess.run(
         ["setpriv", "--bounding-set", "-all", sys.executable, "-c", code],

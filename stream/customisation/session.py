@@ -18,7 +18,7 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -155,18 +155,21 @@ def _become_root() -> None:
             file.write(text)
 
 
-def _can_become_root() -> bool:
-    """Whether `_become_root` works here. Some systems let a user make a namespace, and not
-    be root in it: who has tried is nobody from then on. So a child tries.
+def _if_allowed(change: Callable[[], None]) -> bool:
+    """Make a `change` of this process's namespaces, or none of it; which of both. A system
+    that stops it half-way would leave a process whose user is nobody: so a child tries.
     """
     pid = os.fork()
     if pid == 0:
         try:
-            _become_root()
+            change()
         except BaseException:  # noqa: BLE001 — this process ends here, whatever it is
             os._exit(1)
         os._exit(0)
-    return os.waitpid(pid, 0)[1] == 0
+    allowed = os.waitpid(pid, 0)[1] == 0
+    if allowed:
+        change()
+    return allowed
 
 
 def _drop_privileges() -> None:
@@ -204,26 +207,23 @@ def _change(target: str, changes: tuple[int, int], flags: int = 0) -> None:
 
 
 def _close_machine(store_dir: str, scratch: str) -> None:
-    """Mount the file system of `/` and the store read-only, where this system allows that.
+    """Mount the file system of `/` and the store read-only. Raises OSError.
 
     A command that means the image's /data and says so would else make one here, if it is
     root that runs us. And the tree is full of links to the store: whoever writes to one
     would change files of theirs.
     """
-    if not _can_become_root():
-        return
     store, scratch = os.path.realpath(store_dir), os.path.realpath(scratch)
-    with suppress(OSError):
-        _become_root()
-        _own_mounts()
-        with suppress(OSError):  # in a chroot, / is no mount point
-            for directory in SHARED:
-                if os.path.isdir(directory):
-                    _bind(directory, directory)
-            _change("/", _READ_ONLY)
-        if store != "/" and os.path.isdir(store):
-            _bind(store, store, _READ_ONLY)
-        _bind(scratch, scratch, _WRITABLE)
+    _become_root()
+    _own_mounts()
+    with suppress(OSError):  # in a chroot, / is no mount point
+        for directory in SHARED:
+            if os.path.isdir(directory):
+                _bind(directory, directory)
+        _change("/", _READ_ONLY)
+    if store != "/" and os.path.isdir(store):
+        _bind(store, store, _READ_ONLY)
+    _bind(scratch, scratch, _WRITABLE)
 
 
 # ---- the tree as root directory
@@ -355,7 +355,7 @@ def _become_shell(
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.umask(0o022)
     if root is None:
-        _close_machine(request["store_dir"], os.path.dirname(request["tree"]))
+        _if_allowed(lambda: _close_machine(request["store_dir"], os.path.dirname(request["tree"])))
     os.chdir(request["tree"])
     if root is not None:
         try:
@@ -493,8 +493,8 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
             if "libfakeroot" not in file.read():
                 raise _Refused("fakeroot has no effect on this Python")
         # What gets an extended attribute has its real owner from then on: that is root.
-        if _status("Uid") != "0" and _can_become_root():
-            _become_root()
+        if _status("Uid") != "0":
+            _if_allowed(_become_root)
         _impose(where, imposed)
     if request["fakechroot"]:
         root = _Root(tree, request["aside"], store_dir)
