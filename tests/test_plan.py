@@ -497,6 +497,16 @@ def test_previous_that_is_no_conf(packages: Packages, content: str) -> None:
     assert not ended.stdout
 
 
+@pytest.mark.parametrize(
+    "command", [["plan", "-", "--previous", "-"], ["explain", "-", "--against", "-"]]
+)
+def test_two_documents_on_standard_input(command: list[str]) -> None:
+    """The second would be empty, and the blame go to it."""
+    ended = run(*command, stdin=b"{}")
+    assert ended.returncode == 2
+    assert b"standard input can be only one of the two" in ended.stderr
+
+
 def test_wrong_specification_leaves_no_file(packages: Packages) -> None:
     """A conf that is half of a plan would be streamed by somebody."""
     conf = packages.directory / "conf.json"

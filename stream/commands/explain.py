@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stream.answer import say_json, say_text
 from stream.config import conf_in, conf_name, parse_conf, read_conf
-from stream.errors import one_line
+from stream.errors import UsageError, one_line
 from stream.explanation import ExplainedLayer, Explanation, explain
 from stream.nixhash import DIGITS
 from stream.output import is_terminal
@@ -52,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Explain. Raises StreamImageError."""
+    if args.target == args.against == "-":
+        raise UsageError("standard input can be only one of the two: name a file for the other")
     name = conf_name(args.target)
     data = conf_in(read_conf(args.target), name)
     if is_spec(data):

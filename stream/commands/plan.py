@@ -7,6 +7,7 @@ import gc
 import json
 
 from stream.config import conf_name, read_conf
+from stream.errors import UsageError
 from stream.output import output_file, standard_output, write_all
 from stream.planning.plan import plan
 from stream.planning.previous import read_previous
@@ -42,6 +43,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     # A burst of small objects that all live to its end: looking for cycles among them
     # takes a tenth of the time.
     gc.disable()
+    if args.spec == args.previous == "-":
+        raise UsageError("standard input can be only one of the two: name a file for the other")
     name = conf_name(args.spec)
     spec = parse_spec(read_conf(args.spec), name=name, warn=reporter.warning)
     previous = read_previous(args.previous).store_layers if args.previous else None
