@@ -422,6 +422,19 @@ def test_derived_tag_changes_with_what_a_copied_link_leads_to(packages: Packages
     assert tag(packages.plan(**kept)) == tag(before)
 
 
+def test_derived_tag_knows_what_is_copied_by_its_content(packages: Packages) -> None:
+    """Each checkout of the same sources would have a tag of its own."""
+    for name in ("one", "two"):
+        (packages.directory / name).mkdir()
+        (packages.directory / name / "x").write_text("x", "utf-8")
+    one, two = (str(packages.directory / name) for name in ("one", "two"))
+    before = tag(packages.plan(copyToRoot=[one, "fakeNss"]))
+    assert tag(packages.plan(copyToRoot=[two, "fakeNss"])) == before
+    assert tag(packages.plan(copyToRoot=[two, "shadowSetup"])) != before
+    (packages.directory / "two" / "x").chmod(0o755)
+    assert tag(packages.plan(copyToRoot=[two, "fakeNss"])) != before
+
+
 def test_derived_tag_does_not_change_with_the_clock(
     packages: Packages, monkeypatch: pytest.MonkeyPatch
 ) -> None:

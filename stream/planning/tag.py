@@ -25,7 +25,8 @@ _TAG_BYTES = 20  # 32 characters, as in the name of a store path
 def derived_tag(document: dict[str, Any], conf: ImageConf, base_image_id: str | None) -> str:
     """The tag of what `document`, a conf that is complete but for its tag, yields: 32
     characters of Nix's base-32. `conf` is what it reads as. The name of a store path with
-    a hash stands for its content; other paths are read. Raises StreamImageError.
+    a hash stands for its content; other paths are read, and those that are copied stand
+    for nothing else. Raises StreamImageError.
     """
     described = {key: value for key, value in document.items() if key != "from_image"}
     described["base image"] = base_image_id
@@ -34,10 +35,15 @@ def derived_tag(document: dict[str, Any], conf: ImageConf, base_image_id: str | 
     }
     recipe = conf.customisation_layer
     if isinstance(recipe, Recipe):
-        described["copied"] = {
-            os.fsdecode(content): _copied_digest(content, recipe)
-            for content in recipe.copy_to_root
-            if isinstance(content, bytes) and not _is_hashed(content, conf.store_dir)
+        # Where what is copied lies does not show in the image, and differs between checkouts.
+        described["customisation_layer"] = {
+            **document["customisation_layer"],
+            "copyToRoot": [
+                _copied_digest(content, recipe)
+                if isinstance(content, bytes) and not _is_hashed(content, conf.store_dir)
+                else repr(content)
+                for content in recipe.copy_to_root
+            ],
         }
     elif recipe is not None:
         described["customisation_layer"] = recipe.checksum
