@@ -126,6 +126,11 @@ def test_closure_of_contents(packages: Packages) -> None:
     assert every(conf) == ["app-1", "lib-1", "tool-1"]
 
 
+def test_contents_without_references(packages: Packages) -> None:
+    """What needs nothing brings nothing, though the graph has more."""
+    assert every(packages.plan(contents=[packages.path("other-1")])) == ["other-1"]
+
+
 def test_contents_are_linked(packages: Packages) -> None:
     """Programs are found at their usual places."""
     *_, top = write(packages.plan(contents=[packages.path("app-1"), packages.path("tool-1")]))
