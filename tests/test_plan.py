@@ -279,6 +279,18 @@ def test_pipeline_wins(packages: Packages) -> None:
     assert [sorted(layer) for layer in names(conf)] == [["lib-1", "tool-1"], ["app-1"]]
 
 
+def test_pipeline_with_a_path_that_is_not_there(packages: Packages) -> None:
+    """A slip in a path would make one large layer in silence."""
+    app, gone = packages.path("app-1"), packages.path("gone-1")
+    program = [["split_paths", [app, gone, {"children_of": gone}]], ["flatten"]]
+    spec = packages.spec(contents=[app], layeringPipeline=program)
+    warnings: list[str] = []
+    document = plan(parse_spec(json.dumps(spec).encode()), warn=warnings.append)
+    assert every(document) == ["app-1", "lib-1", "tool-1"]
+    told = f"spec.json: layeringPipeline: {gone} is not in the closure, ignored"
+    assert warnings == [told]
+
+
 @pytest.fixture
 def base(packages: Packages) -> Path:
     """An image with three layers."""

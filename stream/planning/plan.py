@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from stream import config, recipe_config
 from stream.customisation.tree import LINK
-from stream.errors import ConfError, Fault
+from stream.errors import ConfError, Fault, one_line
 from stream.layering.graph import Graph, part
 from stream.model import Builtin, ImageConf, LayerPlan, NixDatabase, Recipe
 from stream.planning import mentions
@@ -89,6 +89,7 @@ def _untagged(
         budget = _budget(spec, base_layers, least=1 if graph else 0)
         roots = [path for path in closure.wanted if path in graph]
         document["store_layers"] = _layers(spec, graph, roots, budget, previous)
+        _warn_of_strangers(spec, closure.graph, warn)
     return document
 
 
@@ -188,6 +189,30 @@ def _budget(spec: Spec, base_layers: int, *, least: int) -> int:
         wrong = f"is {spec.max_layers}: {taken}one is the customisation's{left}"
         raise ConfError(spec.source, [Fault("maxLayers", wrong)])
     return budget
+
+
+def _warn_of_strangers(spec: Spec, graph: Graph, warn: Callable[[str], None]) -> None:
+    """Tell of paths that the pipeline names and passes over, as nixpkgs' does: a slip there
+    makes one large layer of what was to be split.
+    """
+    waiting: list[Any] = [spec.layering_pipeline]
+    strangers: dict[str, None] = {}
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str) and item.startswith("/") and item not in graph:
+            strangers[item] = None
+        elif isinstance(item, list):
+            waiting += reversed(item)
+        elif isinstance(item, dict):
+            waiting += item.values()
+    if strangers:
+        more = f" (and {len(strangers) - 1} more like it)" if len(strangers) > 1 else ""
+        path = next(iter(strangers))
+        warn(
+            one_line(
+                f"{spec.source}: layeringPipeline: {path} is not in the closure{more}, ignored"
+            )
+        )
 
 
 def _layers(
