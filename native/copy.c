@@ -87,18 +87,20 @@ static const char *directory_enter(struct directory *directory, const char *path
  * is what the walk saw, nothing replaced, cut, lengthened or rewrote the file
  * in between. Never waits on what is no longer a file (O_NONBLOCK), never
  * follows what became a link (O_NOFOLLOW). */
-static int copy_file(struct pool *pool, const struct entry *entry,
-                     const struct witness *witness, struct directory *directory,
-                     struct fault *fault)
+static int copy_file(struct pool *pool, const struct entries *entries,
+                     const struct entry *entry, const struct witness *witness,
+                     struct directory *directory, struct fault *fault)
 {
     char path[PATH_MAX];
     struct stat now;
+    size_t root_length = entries->root_length;
 
-    if (entry->name_length >= sizeof path)
+    if (root_length + entry->name_length >= sizeof path)
         return fault_at(fault, FAULT_READ, ENAMETOOLONG, NULL, entry->name,
                         entry->name_length);
-    memcpy(path, entry->name, entry->name_length);
-    path[entry->name_length] = '\0';
+    memcpy(path, entries->root, root_length);
+    memcpy(path + root_length, entry->name, entry->name_length);
+    path[root_length + entry->name_length] = '\0';
 
     const char *name = directory_enter(directory, path);
     int file = -1;
@@ -154,7 +156,7 @@ static int copy_entry(struct pool *pool, const struct entries *entries,
         return -1;
     if (entry->typeflag != '0')
         return 0;
-    if (copy_file(pool, entry, witness, directory, fault) < 0)
+    if (copy_file(pool, entries, entry, witness, directory, fault) < 0)
         return -1;
     return pool_zeros(pool, (size_t)(-entry->size % BLOCK), fault);
 }

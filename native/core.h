@@ -104,6 +104,8 @@ struct witness {
  * made of. `witnesses` has one item per entry and is not part of it. */
 struct entries {
     struct stamp stamp;
+    char *root; /* stands before every name on disk, and in no record */
+    size_t root_length;
     uint8_t *records;
     size_t length, capacity;
     struct witness *witnesses;
@@ -120,10 +122,12 @@ struct cursor {
     size_t name_capacity;
 };
 
+int entries_set_root(struct entries *entries, const char *root, struct fault *fault);
 void entries_free(struct entries *entries);
 int entries_add(struct entries *entries, const struct entry *entry,
                 const struct witness *witness, struct fault *fault);
-/* Append `path` and, if it is a directory, everything below it. */
+/* Append what is at `path` below the root and, if it is a directory, everything
+ * below it. */
 int entries_walk(struct entries *entries, const char *path, struct fault *fault);
 /* Decode the next record; `entry` is good until the one after it. */
 int entries_decode(const struct entries *entries, struct cursor *cursor,
@@ -166,7 +170,8 @@ int pool_digest(struct pool *pool, size_t number, int wait, uint8_t digest[DIGES
  * `offset` is negative. `path` names it in faults. */
 int copy_range(struct pool *pool, int source, off_t offset, uint64_t count,
                const char *path, struct fault *fault);
-/* Write every entry: header, content read from the file of its name, padding. */
+/* Write every entry: header, content read from the file of its name below the
+ * root, padding. */
 int copy_entries(struct pool *pool, const struct entries *entries, struct fault *fault);
 
 #endif

@@ -47,12 +47,24 @@ static void free_pages(void *block, size_t capacity, size_t unit)
         munmap(block, capacity * unit);
 }
 
+int entries_set_root(struct entries *entries, const char *root, struct fault *fault)
+{
+    char *copy = strdup(root);
+    if (!copy)
+        return fault_set(fault, FAULT_MEMORY, 0);
+    entries->root = copy;
+    entries->root_length = strlen(copy);
+    return 0;
+}
+
 void entries_free(struct entries *entries)
 {
     stamp_free(&entries->stamp);
+    free(entries->root);
     free_pages(entries->records, entries->capacity, 1);
     free_pages(entries->witnesses, entries->witness_capacity, sizeof *entries->witnesses);
     free(entries->last);
+    entries->root = NULL;
     entries->records = NULL;
     entries->witnesses = NULL;
     entries->last = NULL;
@@ -199,7 +211,7 @@ struct listing {
 struct walker {
     struct entries *entries;
     struct fault *fault;
-    char path[PATH_MAX + 2]; /* of the entry at hand, and a slash */
+    char path[PATH_MAX + 2]; /* on disk, of the entry at hand, and a slash */
     size_t length;
     char target[PATH_MAX]; /* of a link; here, to keep the recursion's frames small */
 };
@@ -352,10 +364,11 @@ static int walk_directory(struct walker *walker)
 /* Append the entry at walker->path, and what is below it. */
 static int walk_entry(struct walker *walker, const struct status *status)
 {
+    size_t root_length = walker->entries->root_length;
     struct entry entry = {
         .mode = status->mode & 07777,
-        .name = (const uint8_t *)walker->path,
-        .name_length = (uint32_t)walker->length,
+        .name = (const uint8_t *)walker->path + root_length,
+        .name_length = (uint32_t)(walker->length - root_length),
         .link = (const uint8_t *)walker->target,
     };
 
@@ -364,7 +377,8 @@ static int walk_entry(struct walker *walker, const struct status *status)
         entry.size = status->size;
     } else if (S_ISDIR(status->mode)) {
         entry.typeflag = '5';
-        walker->path[entry.name_length++] = '/';
+        walker->path[walker->length] = '/';
+        entry.name_length++;
     } else if (S_ISLNK(status->mode)) {
         ssize_t length = readlink(walker->path, walker->target, sizeof walker->target);
         if (length < 0)
@@ -386,13 +400,14 @@ int entries_walk(struct entries *entries, const char *path, struct fault *fault)
 {
     struct walker walker = {.entries = entries, .fault = fault};
     struct stat stat;
-    size_t length = strlen(path);
+    size_t length = strlen(path), root_length = entries->root_length;
 
-    if (length >= PATH_MAX)
+    if (length >= PATH_MAX || root_length >= PATH_MAX - length)
         return fault_at(fault, FAULT_READ, ENAMETOOLONG, NULL, (const uint8_t *)path, length);
-    memcpy(walker.path, path, length + 1);
-    walker.length = length;
-    if (lstat(path, &stat) < 0)
+    memcpy(walker.path, entries->root, root_length);
+    memcpy(walker.path + root_length, path, length + 1);
+    walker.length = root_length + length;
+    if (lstat(walker.path, &stat) < 0)
         return walk_fault(&walker, FAULT_READ, errno, NULL);
     struct status status;
     status_set(&status, &stat);

@@ -105,21 +105,22 @@ struct entries_object {
 
 static PyObject *entries_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"mtime", "uid", "gid", "uname", "gname", NULL};
+    static char *keywords[] = {"mtime", "uid", "gid", "uname", "gname", "root", NULL};
     const struct module_state *state = PyType_GetModuleState(type);
     long long mtime;
     uint64_t uid, gid;
-    const char *uname, *gname;
+    const char *uname, *gname, *root;
     struct fault fault;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$LO&O&ss:Entries", keywords, &mtime,
-                                     to_uint64, &uid, to_uint64, &gid, &uname, &gname))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$LO&O&ssy:Entries", keywords, &mtime,
+                                     to_uint64, &uid, to_uint64, &gid, &uname, &gname, &root))
         return NULL;
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     struct entries_object *self = (struct entries_object *)allocate(type, 0);
     if (!self)
         return NULL;
-    if (stamp_init(&self->entries.stamp, mtime, uid, gid, uname, gname, &fault) < 0) {
+    if (stamp_init(&self->entries.stamp, mtime, uid, gid, uname, gname, &fault) < 0 ||
+        entries_set_root(&self->entries, root, &fault) < 0) {
         Py_DECREF(self);
         return raise_fault(state, &fault);
     }
@@ -191,10 +192,11 @@ static PyObject *entries_add_method(PyObject *object, PyObject *args, PyObject *
 
 PyDoc_STRVAR(entries_walk_doc,
 "walk($self, path, /)\n--\n\n"
-"Append the file at `path` (bytes) under that name and, if it is a directory,\n"
-"everything below it: before its own items, in the order of their names as\n"
-"Python compares them. Symbolic links are never followed. Raises OSError for\n"
-"what cannot be read and EntryError for what cannot be in a layer.");
+"Append the file at `path` (bytes), below the root, under that name and, if it\n"
+"is a directory, everything below it: before its own items, in the order of\n"
+"their names as Python compares them. Symbolic links are never followed. Raises\n"
+"OSError, with the path on disk, for what cannot be read, and EntryError for\n"
+"what cannot be in a layer.");
 
 static PyObject *entries_walk_method(PyObject *object, PyObject *argument)
 {
@@ -301,8 +303,9 @@ static PyGetSetDef entries_getset[] = {
 };
 
 PyDoc_STRVAR(entries_doc,
-"Entries(*, mtime, uid, gid, uname, gname)\n--\n\n"
+"Entries(*, mtime, uid, gid, uname, gname, root)\n--\n\n"
 "The metadata of one layer, in order, every entry with the same owner and time.\n"
+"`root` stands before every name on disk, and in none of them.\n"
 "len() counts entries. As a buffer it is a canonical encoding of names, types,\n"
 "modes, sizes and link targets, equal for equal trees on every machine.");
 

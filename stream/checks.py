@@ -5,11 +5,15 @@ Knows no document's keys: only JSON's types, and paths.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 from collections.abc import Callable, Iterable
 from typing import Any
+
+from stream.disk import Disk
+from stream.errors import printable
 
 # Is told of a fault: its place in the document, and what is wrong.
 NoteFault = Callable[[str, str], None]
@@ -85,18 +89,25 @@ def not_normal(path: str) -> str | None:
     return None
 
 
-def not_readable(path: str) -> str | None:
-    """Why the store path `path` cannot be read, or None. Follows no link."""
+def not_readable(path: str, disk: Disk) -> str | None:
+    """Why `path` cannot be read on `disk`, or None. Follows no link."""
     name = path.encode()
+    place = name
     try:
-        mode = os.lstat(name).st_mode
+        place = disk.at(name)
+        mode = os.lstat(place).st_mode
+        if stat.S_ISLNK(mode):
+            return None
+        wanted = os.R_OK | os.X_OK if stat.S_ISDIR(mode) else os.R_OK
+        if os.access(place, wanted):
+            return None
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), place)
     except OSError as error:
-        missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
-        return "does not exist" if missing else f"cannot be read: {error.strerror}"
-    if stat.S_ISLNK(mode):
-        return None
-    wanted = os.R_OK | os.X_OK if stat.S_ISDIR(mode) else os.R_OK
-    return None if os.access(name, wanted) else "cannot be read: Permission denied"
+        place = error.filename or place
+        elsewhere = place != name
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            return "does not exist" + (f": there is no {printable(place)}" if elsewhere else "")
+        return f"cannot be read{f' at {printable(place)}' if elsewhere else ''}: {error.strerror}"
 
 
 class Fields:

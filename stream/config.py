@@ -30,6 +30,7 @@ from stream.checks import (
     not_readable,
 )
 from stream.container_config import wrong_types
+from stream.disk import Disk
 from stream.errors import ConfError, Fault, one_line
 from stream.model import (
     BaseReference,
@@ -75,7 +76,7 @@ KEYS = frozenset(
     {
         "annotations", "architecture", "base_config", "base_history", "config", "created", "customisation_layer",
         "from_image", "gid", "gname", "labels", "mtime", "os", "repo_tag", "skip_base_paths", "store_dir",
-        "store_layers", "uid", "uname",
+        "store_layers", "store_root", "uid", "uname",
     }
 )  # fmt: skip
 
@@ -223,6 +224,7 @@ class _Reader:
 
     def __init__(self, document: dict[str, Any]) -> None:
         self._document = document
+        self._store_is_known = True  # else each store path would be missed
         self.faults: list[Fault] = []
 
     def _fault(self, place: str, message: str) -> None:
@@ -231,14 +233,14 @@ class _Reader:
     def conf(self) -> ImageConf:
         now = datetime.now(UTC)
         created = self._instant("created", now, None)
-        store_dir = self._store_dir()
+        disk = Disk(self._store_dir().encode(), self._store_root().encode())
         self._text("os", "linux")
         return ImageConf(
             architecture=self._architecture(),
             container_config=self._container_config(),
-            store_dir=store_dir.encode(),
-            store_layers=self._store_layers(store_dir),
-            customisation_layer=self._customisation_layer(store_dir),
+            store_dir=disk.store_dir,
+            store_layers=self._store_layers(disk),
+            customisation_layer=self._customisation_layer(disk),
             repo_tag=self._repo_tag(),
             created=created,
             mtime=int(self._instant("mtime", now, created).timestamp()),
@@ -250,6 +252,7 @@ class _Reader:
             ),
             base=self._base(),
             annotations=self._strings("annotations"),
+            store_root=disk.root,
         )
 
     def _text(self, key: str, default: str) -> str:
@@ -362,7 +365,20 @@ class _Reader:
             self._fault("store_dir", f"{value!r} {wrong}")
         return value
 
-    def _store_layers(self, store_dir: str) -> tuple[LayerPlan, ...]:
+    def _store_root(self) -> str:
+        """The root below which the store is, empty for this machine's."""
+        if "store_root" not in self._document:
+            return ""
+        before = len(self.faults)
+        value = self._text("store_root", "/")
+        if wrong := not_normal(value):
+            self._fault("store_root", f"{value!r} {wrong}")
+        elif not os.path.isdir(value.encode()):
+            self._fault("store_root", f"{value} is not a directory")
+        self._store_is_known = len(self.faults) == before
+        return value.rstrip("/")
+
+    def _store_layers(self, disk: Disk) -> tuple[LayerPlan, ...]:
         value = self._document.get("store_layers", [])
         if not isinstance(value, list):
             self._fault("store_layers", f"must be a list of lists, not {kind(value)}")
@@ -379,14 +395,13 @@ class _Reader:
                 good = [
                     path.encode()
                     for i, path in enumerate(paths)
-                    if self._check_store_path(f"{place}[{i}]", path, store_dir, seen)
+                    if self._check_store_path(f"{place}[{i}]", path, disk, seen)
                 ]
                 plans.append(LayerPlan(store_paths=tuple(good)))
         return tuple(plans)
 
-    def _check_store_path(
-        self, place: str, path: object, store_dir: str, seen: dict[str, str]
-    ) -> bool:
+    def _check_store_path(self, place: str, path: object, disk: Disk, seen: dict[str, str]) -> bool:
+        store_dir = disk.store_dir.decode()
         if not isinstance(path, str):
             self._fault(place, f"must be a string, not {kind(path)}")
         elif wrong := not_normal(path):
@@ -398,7 +413,7 @@ class _Reader:
             )
         elif path in seen:
             self._fault(place, f"{path} is listed already, at {seen[path]}")
-        elif wrong := not_readable(path):
+        elif self._store_is_known and (wrong := not_readable(path, disk)):
             self._fault(place, f"{path} {wrong}")
         else:
             seen[path] = place
@@ -407,7 +422,7 @@ class _Reader:
             seen.setdefault(path, place)
         return False
 
-    def _customisation_layer(self, store_dir: str) -> CustomisationLayer | Recipe | None:
+    def _customisation_layer(self, disk: Disk) -> CustomisationLayer | Recipe | None:
         key = "customisation_layer"
         value = self._document.get(key)
         if value is None:
@@ -416,7 +431,7 @@ class _Reader:
             from stream import recipe_config
 
             Fields(value, key, self._fault).check_keys(recipe_config.KEYS)
-            return recipe_config.read_recipe(value, key, self._fault, store_dir)
+            return recipe_config.read_recipe(value, key, self._fault, disk)
         path = self._text(key, "")
         if path:
             return self._ready_layer(key, path)

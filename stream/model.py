@@ -132,7 +132,8 @@ class BaseReference:
 class ImageConf:
     """A valid conf, every default filled in. `created` is aware; `mtime` is in
     seconds since the epoch; `container_config` is passed through as it is;
-    `annotations` are the OCI manifest's.
+    `annotations` are the OCI manifest's. On disk `store_root` stands before what is in
+    the store directory: see `stream.disk`.
     """
 
     architecture: str
@@ -146,6 +147,7 @@ class ImageConf:
     owner: Owner
     base: BaseReference | None = None
     annotations: dict[str, str] = field(default_factory=dict)
+    store_root: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from stream.checks import (
     not_normal,
     not_readable,
 )
+from stream.disk import Disk
 from stream.model import Builtin, NixDatabase, Recipe, StoreObject
 from stream.permission_config import read_directories, read_owner, read_permissions
 
@@ -39,12 +40,13 @@ _OBJECT = frozenset({"deriver", "narHash", "narSize", "path", "references"})
 _CONFLICTS = ("error", "first")
 
 
-def read_recipe(document: dict[str, Any], place: str, fault: NoteFault, store_dir: str) -> Recipe:
+def read_recipe(document: dict[str, Any], place: str, fault: NoteFault, disk: Disk) -> Recipe:
     """The recipe that the keys of `document` are, others than KEYS left alone; `null` is
     a key's absence. `place` is where the document is (`customisation_layer`, or empty),
-    `fault` is told what is wrong; what is returned then is of no use.
+    `fault` is told what is wrong; what is returned then is of no use. `disk` is where the
+    files are.
     """
-    reader = _Reader(document, place, fault, store_dir)
+    reader = _Reader(document, place, fault, disk)
     return Recipe(
         contents=reader.contents("contents", linked=True),
         copy_to_root=reader.contents("copyToRoot", linked=False),
@@ -63,11 +65,10 @@ def read_recipe(document: dict[str, Any], place: str, fault: NoteFault, store_di
 
 
 class _Reader(Fields):
-    def __init__(
-        self, document: dict[str, Any], place: str, fault: NoteFault, store_dir: str
-    ) -> None:
+    def __init__(self, document: dict[str, Any], place: str, fault: NoteFault, disk: Disk) -> None:
         super().__init__(document, place, fault)
-        self._store_dir = store_dir
+        self._disk = disk
+        self._store_dir = disk.store_dir.decode()
 
     # ---- simple values
 
@@ -137,9 +138,12 @@ class _Reader(Fields):
         linked: bool,
         way_out: str = "use copyToRoot, or set store_dir",
     ) -> bytes | None:
-        if wrong := not_normal(path) or not_readable(path):
+        if wrong := not_normal(path) or not_readable(path, self._disk):
             self._fault(place, f"{path} {wrong}")
         elif linked and not path.startswith(f"{self._store_dir}/"):
+            root = self._disk.root.decode()
+            if root and path.startswith(f"{root}{self._store_dir}/"):
+                way_out = f"write {path.removeprefix(root)}"
             dangling = (
                 f"is not in the store directory {self._store_dir}, and links to it would dangle"
             )

@@ -6,6 +6,7 @@ import pytest
 
 from stream.customisation.builtin import SHADOW_PATHS, nodes
 from stream.customisation.tree import LINK
+from stream.disk import Disk
 from stream.errors import RecipeError
 from stream.model import Builtin
 
@@ -16,7 +17,7 @@ def made(builtin: Builtin) -> dict[str, bytes]:
     """The links' targets and the files' content by path."""
     return {
         path.decode(): node.link if node.typeflag == LINK else node.data or b""
-        for path, node in nodes(builtin)
+        for path, node in nodes(builtin, Disk())
     }
 
 
@@ -39,7 +40,10 @@ def test_fake_nss() -> None:
         "etc/nsswitch.conf": b"hosts: files dns\n",
         "var/empty": b"",
     }
-    modes = {path: (node.mode, node.is_directory) for path, node in nodes(Builtin(name="fakeNss"))}
+    modes = {
+        path: (node.mode, node.is_directory)
+        for path, node in nodes(Builtin(name="fakeNss"), Disk())
+    }
     assert modes[b"etc/passwd"] == (0o644, False)
     assert modes[b"var/empty"] == (0o755, True)
 
@@ -72,7 +76,7 @@ def test_extra_lines_stand_between_root_and_nobody(name: str) -> None:
 def test_malformed_lines(name: str, lines: dict[str, tuple[str, ...]], reason: str) -> None:
     """A second line would be a user that nobody saw."""
     with pytest.raises(RecipeError, match=f"^{name}: .*{reason}$"):
-        nodes(Builtin(name=name, **lines))  # type: ignore[arg-type]
+        nodes(Builtin(name=name, **lines), Disk())  # type: ignore[arg-type]
 
 
 def test_bin_sh(package: bytes) -> None:
@@ -120,7 +124,7 @@ def test_shadow_setup(package: bytes) -> None:
     ]  # fmt: skip
     assert files["etc/login.defs"] == b""
     assert {path.encode() for path in files} == SHADOW_PATHS
-    secret = {path for path, node in nodes(builtin) if node.mode == 0o600}
+    secret = {path for path, node in nodes(builtin, Disk()) if node.mode == 0o600}
     assert secret == {b"etc/shadow", b"etc/gshadow"}
     shell = made(Builtin(name="shadowSetup", path=package))["etc/passwd"]
     assert shell == b"root:x:0:0::/root:" + package + b"/bin/bash\n"
@@ -136,10 +140,10 @@ def test_wrong_paths(package: bytes, name: str) -> None:
         (package + b"/bin", "/bin has no "),
     ):
         with pytest.raises(RecipeError, match=f"^{name}: .*{reason}"):
-            nodes(Builtin(name=name, path=path))
+            nodes(Builtin(name=name, path=path), Disk())
 
 
 def test_an_unknown_name() -> None:
     """A misspelt name is answered with those that there are."""
     with pytest.raises(RecipeError, match="fakeNSS: not built in; there are fakeNss, binSh"):
-        nodes(Builtin(name="fakeNSS"))
+        nodes(Builtin(name="fakeNSS"), Disk())

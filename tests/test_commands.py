@@ -35,6 +35,7 @@ from stream.customisation.tree import (
     file,
     link,
 )
+from stream.disk import Disk
 from stream.errors import CommandsError, SourceError
 from stream.model import Recipe
 
@@ -90,11 +91,13 @@ def _ran(  # noqa: PLR0913 — a recipe has that many
     tree: Tree | None = None,
     chroot: bool = False,
     store_dir: bytes = b"/nix/store",
+    store_root: bytes = b"",
     warnings: list[str] | None = None,
 ) -> Iterator[Tree]:
     recipe = Recipe(extra_commands=extra, fake_root_commands=fake, fakechroot=chroot)
     heard = [] if warnings is None else warnings
-    with ran(tree or Tree(), recipe, store_dir=store_dir, mtime=MTIME, warn=heard.append) as result:
+    disk = Disk(store_dir, store_root)
+    with ran(tree or Tree(), recipe, disk=disk, mtime=MTIME, warn=heard.append) as result:
         yield result
     assert warnings is not None or heard == []
 
@@ -420,6 +423,25 @@ EOF
 
 
 @pytest.mark.usefixtures("fakechroot")
+def test_a_store_below_another_root(tmp_path: Path) -> None:
+    """Without it commands would read this machine's store, or write to the other."""
+    root = tmp_path / "root"
+    store, below = tmp_path / "store", Path(f"{root}{tmp_path}/store")
+    for place, content in ((store, "machine's"), (below, "root's")):
+        (place / "x").mkdir(parents=True)
+        (place / "x" / "file").write_text(content)
+    commands = f"cat {store}/x/file > copy; ! touch {store}/x/new 2> /dev/null"
+    with _ran(fake=commands, chroot=True, store_dir=bytes(store), store_root=bytes(root)) as tree:
+        assert _content(tree.find(b"copy")) == b"root's"
+        assert _names(tree) == [b"", b"copy"]
+    # Commands that have the machine's directories have its store, too.
+    commands = f"cat {store}/x/file > copy; ! touch {{{store},{below}}}/x/new 2> /dev/null"
+    with _ran(commands, store_dir=bytes(store), store_root=bytes(root)) as tree:
+        assert _content(tree.find(b"copy")) == b"machine's"
+    assert os.listdir(store / "x") == os.listdir(below / "x") == ["file"]
+
+
+@pytest.mark.usefixtures("fakechroot")
 def test_what_is_mounted_stays_out() -> None:
     """Without it the machine's devices, or places made for them, would be in the image."""
     tree = Tree()
@@ -590,7 +612,7 @@ def test_owner_that_fakeroot_does_not_tell() -> None:
     from stream.customisation.commands import FAKE_ROOT, _Run
 
     warnings: list[str] = []
-    tree = _Run(FAKE_ROOT, "", Scratch(path=b"/x"), b"/s", 0, warnings.append).tree(report, {})
+    tree = _Run(FAKE_ROOT, "", Scratch(path=b"/x"), Disk(), 0, warnings.append).tree(report, {})
     assert [_node(tree, path).uid for path in (b"a", b"b")] == [0, 1000]
     assert len(warnings) == 1
     assert "taken to be root's" in warnings[0]
@@ -715,12 +737,13 @@ import sys
 from stream import cli
 from stream.customisation.commands import ran
 from stream.customisation.tree import Tree
+from stream.disk import Disk
 from stream.model import Recipe
 import signal, os
 for signum in cli._SIGNALS:
     signal.signal(signum, cli._stop)
 try:
-    with ran(Tree(), Recipe(**{recipe!r}), store_dir=b"/nix/store", mtime=0, warn=print): pass
+    with ran(Tree(), Recipe(**{recipe!r}), disk=Disk(), mtime=0, warn=print): pass
 except cli._Stopped as stopped:
     os._exit(128 + stopped.signum)
 """

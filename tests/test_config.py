@@ -88,18 +88,20 @@ def test_default_architecture(
 
 def test_every_key(store: str, customisation: Path) -> None:
     """Each key arrives where it belongs."""
+    root, _, name = store.rpartition("/")
     document = {
         "annotations": {"com.example.x": "", "ü": "ß"},
         "architecture": "arm64",
         "os": "linux",
         "config": {"Cmd": ["/x"], "Labels": {"ü": None, "a": "theirs"}, "Env": []},
         "labels": {"b": "ours", "a": "ours"},
-        "store_dir": store,
+        "store_dir": f"/{name}",
+        "store_root": root,
         "from_image": f"{store}/file:base:1",
         "base_config": "full",
         "base_history": "keep",
         "skip_base_paths": True,
-        "store_layers": [[f"{store}/link", f"{store}/file"], [f"{store}/dir"]],
+        "store_layers": [[f"/{name}/link", f"/{name}/file"], [f"/{name}/dir"]],
         "customisation_layer": str(customisation),
         "repo_tag": "registry.example:5000/a/b:v1",
         "created": "2024-05-17T08:30:00+02:00",
@@ -118,10 +120,11 @@ def test_every_key(store: str, customisation: Path) -> None:
             "Labels": {"ü": None, "a": "ours", "b": "ours"},
             "Env": [],
         },
-        store_dir=store.encode(),
+        store_dir=f"/{name}".encode(),
+        store_root=root.encode(),
         store_layers=(
-            stream.LayerPlan(store_paths=(f"{store}/link".encode(), f"{store}/file".encode())),
-            stream.LayerPlan(store_paths=(f"{store}/dir".encode(),)),
+            stream.LayerPlan(store_paths=(f"/{name}/link".encode(), f"/{name}/file".encode())),
+            stream.LayerPlan(store_paths=(f"/{name}/dir".encode(),)),
         ),
         customisation_layer=stream.CustomisationLayer(
             path=str(customisation), checksum=stream.Digest("sha256:" + SHA), size=5
@@ -451,7 +454,7 @@ def test_all_faults_together(store: str) -> None:
             "annotations": 1, "labels": [],
         }
     )  # fmt: skip
-    assert found.keys() == (KEYS - {"store_dir", "store_layers"}) | {
+    assert found.keys() == (KEYS - {"store_dir", "store_layers", "store_root"}) | {
         "store_layers[0]", "store_layers[1][0]", "store_layers[2]", "store_layers[3][0]",
     }  # fmt: skip
 

@@ -37,7 +37,9 @@ ROWS: list[set[str]] = [
     {"tarwriter", "compression", "archives", "recipe_config"},
     {"_tarhash", "permission_config"},
     {"capabilities"},
-    {"checks", "container_config", "model", "errors", "nixhash", "reference"},
+    {"checks", "container_config"},
+    {"disk"},
+    {"model", "errors", "nixhash", "reference"},
 ]
 DEPTH = {name: depth for depth, row in enumerate(ROWS) for name in row}
 MODULES = {

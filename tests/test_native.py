@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import os
 import random
 import threading
@@ -15,7 +16,7 @@ from stream import _tarhash
 from stream._tarhash import Entries, EntryError, Writer
 
 MIB = 1 << 20
-OWNER = {"mtime": 1, "uid": 0, "gid": 0, "uname": "root", "gname": "root"}
+OWNER = {"mtime": 1, "uid": 0, "gid": 0, "uname": "root", "gname": "root", "root": b""}
 
 
 def _entries(*paths: Path) -> Entries:
@@ -281,8 +282,13 @@ def test_odd_arguments() -> None:
         entries.walk("/text")  # type: ignore[arg-type]
     with pytest.raises(OSError, match="File name too long"):
         entries.walk(b"/" + b"a" * 5000)
+    for root, kind in ((b"/a\0b", ValueError), ("/text", TypeError), (None, TypeError)):
+        with pytest.raises(kind):
+            Entries(**{**OWNER, "root": root})  # type: ignore[arg-type]
     for mtime in (-(2**63), 2**63 - 1, -1, 8**11, 0):
-        odd = Entries(mtime=mtime, uid=2**64 - 1, gid=2**64 - 1, uname="ü" * 400, gname="")
+        odd = Entries(
+            mtime=mtime, uid=2**64 - 1, gid=2**64 - 1, uname="ü" * 400, gname="", root=b""
+        )
         odd.add(b"2", b"", 0o7777, b"\xff" * 5000)
         odd.add(b"5", b"x" * 70_000, 0)
         assert odd.tar_size % 512 == 0
@@ -367,3 +373,67 @@ def test_relative_and_root_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             writer.flush()
             writer.close()
         assert b"content" in (tmp_path / "out").read_bytes()
+
+
+# ---- names below a root
+
+
+def _long_path(directory: bytes, length: int) -> None:
+    """Make a file, in `x` in the directory, whose path has so many bytes."""
+    here = os.open(directory, os.O_RDONLY)
+    left = length - len(directory)
+    for name in itertools.chain([b"x"], itertools.repeat(b"d" * 200)):
+        if left < 250:
+            break
+        os.mkdir(name, dir_fd=here)
+        below = os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here, left = below, left - 1 - len(name)
+    file = os.open(b"f" * (left - 1), os.O_CREAT | os.O_WRONLY, dir_fd=here)
+    os.write(file, b"content")
+    os.close(file)
+    os.close(here)
+
+
+@pytest.mark.parametrize("length", [4094, 4095, 4096, 4100])
+def test_paths_as_long_as_there_are(store_dir: bytes, length: int, writer: Writer) -> None:
+    """Without it the root would not count, and a buffer be too small for both."""
+    _long_path(store_dir, length)
+    for root, path in ((b"", store_dir + b"/x"), (store_dir, b"/x")):
+        entries = Entries(**{**OWNER, "root": root})  # type: ignore[arg-type]
+        if length < 4096:
+            entries.walk(path)
+            writer.write_entries(entries)
+            assert len(entries.list()[-1][1]) == length - len(root)
+        else:
+            with pytest.raises(OSError, match="File name too long"):
+                entries.walk(path)
+
+
+@pytest.mark.parametrize(("root", "path"), [(4096, 1), (4095, 1), (2048, 2048), (1, 4095)])
+def test_no_room_below_a_root(root: int, path: int) -> None:
+    """Without it what is too long would be looked at, or written past a buffer."""
+    entries = Entries(**{**OWNER, "root": b"r" * root})  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="File name too long"):
+        entries.walk(b"/" * path)
+
+
+def test_faults_name_the_path_on_disk(tmp_path: Path, writer: Writer) -> None:
+    """Without it a person looks for what was wrong where nothing is."""
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "file").write_bytes(b"content")
+    entries = Entries(**{**OWNER, "root": bytes(tmp_path)})  # type: ignore[arg-type]
+    entries.walk(b"/x")
+    assert [name for _, name, _, _ in entries.list()] == [b"/x/", b"/x/file"]
+    (tmp_path / "x" / "file").write_bytes(b"changed")
+    (tmp_path / "x" / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "x" / "pipe")
+    with pytest.raises(EntryError) as changed:
+        writer.write_entries(entries)
+    assert changed.value.args[0] == bytes(tmp_path / "x" / "file")
+    with pytest.raises(EntryError) as refused:
+        entries.walk(b"/x")
+    assert refused.value.args[0] == bytes(tmp_path / "x" / "pipe")
+    with pytest.raises(FileNotFoundError) as missing:
+        entries.walk(b"/no")
+    assert missing.value.filename == bytes(tmp_path / "no")

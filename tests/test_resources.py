@@ -26,6 +26,8 @@ import pyzstd
 from support import MIB, Store
 
 import stream
+from stream.model import Owner
+from stream.tarwriter import Entries
 
 LAUNCHER = Path(__file__).parent.parent / "bench" / "launch.py"
 MAX_RSS = 64 * MIB
@@ -193,15 +195,25 @@ def test_native_memory_is_freed(store: Store) -> None:
         store.file(f"one/{'n' * 100}{number}", b"x")
     conf = _conf(store, ["one"])
 
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
     for _ in range(20):
         _to_null(conf)
-    before = resident()
+    before = _resident()
     for _ in range(200):
         _to_null(conf)
-    assert resident() - before < 4 * MIB
+    assert _resident() - before < 4 * MIB
+
+
+def _resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def test_the_root_is_freed() -> None:
+    """Without it each layer of a store below another root would leave it behind."""
+    before = _resident()
+    for _ in range(200):
+        Entries(owner=Owner(), mtime=0, root=b"/" * MIB)
+    assert _resident() - before < 20 * MIB
 
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="needs strace; CI has it")

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 
 from stream.customisation.tree import Node, directory, file, link
+from stream.disk import Disk
 from stream.errors import RecipeError, printable
 from stream.model import Builtin
 
@@ -27,20 +28,20 @@ SECRET_MODE = 0o600  # of files with passwords
 Nodes = list[tuple[bytes, Node]]
 
 
-def nodes(builtin: Builtin) -> Nodes:
-    """The nodes of `builtin` with their paths. Raises RecipeError for a name that there
+def nodes(builtin: Builtin, disk: Disk) -> Nodes:
+    """The nodes of `builtin` with their paths; on `disk` is what it links to. Raises RecipeError for a name that there
     is not, a path that does not hold what is linked to, and malformed lines.
     """
     make = _BUILTINS.get(builtin.name)
     if make is None:
         raise RecipeError(builtin.name, f"not built in; there are {', '.join(_BUILTINS)}")
-    made = make(builtin)
+    made = make(builtin, disk)
     for _, node in made:
         node.origin = builtin.name.encode()
     return made
 
 
-def _fake_nss(builtin: Builtin) -> Nodes:
+def _fake_nss(builtin: Builtin, _: Disk) -> Nodes:
     return [
         (b"etc/passwd", file(_passwd(builtin, "root:x:0:0:root user:/var/empty:/bin/sh",
                                      "nobody:x:65534:65534:nobody:/var/empty:/bin/sh"))),
@@ -50,16 +51,16 @@ def _fake_nss(builtin: Builtin) -> Nodes:
     ]  # fmt: skip
 
 
-def _bin_sh(builtin: Builtin) -> Nodes:
-    return [(b"bin/sh", link(_found(builtin, b"bin/bash", b"bin/sh")))]
+def _bin_sh(builtin: Builtin, disk: Disk) -> Nodes:
+    return [(b"bin/sh", link(_found(builtin, disk, b"bin/bash", b"bin/sh")))]
 
 
-def _usr_bin_env(builtin: Builtin) -> Nodes:
-    return [(b"usr/bin/env", link(_found(builtin, b"bin/env")))]
+def _usr_bin_env(builtin: Builtin, disk: Disk) -> Nodes:
+    return [(b"usr/bin/env", link(_found(builtin, disk, b"bin/env")))]
 
 
-def _ca_certificates(builtin: Builtin) -> Nodes:
-    bundle = _found(builtin, b"etc/ssl/certs/ca-bundle.crt")
+def _ca_certificates(builtin: Builtin, disk: Disk) -> Nodes:
+    bundle = _found(builtin, disk, b"etc/ssl/certs/ca-bundle.crt")
     return [
         (b"etc/ssl/certs/ca-bundle.crt", link(bundle)),
         (b"etc/ssl/certs/ca-certificates.crt", link(bundle)),  # Debian, Arch, Gentoo
@@ -67,8 +68,8 @@ def _ca_certificates(builtin: Builtin) -> Nodes:
     ]
 
 
-def _shadow_setup(builtin: Builtin) -> Nodes:
-    shell = _found(builtin, b"bin/bash", b"bin/sh") if builtin.path else b"/bin/sh"
+def _shadow_setup(builtin: Builtin, disk: Disk) -> Nodes:
+    shell = _found(builtin, disk, b"bin/bash", b"bin/sh") if builtin.path else b"/bin/sh"
     root = f"root:x:0:0::/root:{shell.decode('utf-8', 'surrogateescape')}"
     return [
         (b"etc/passwd", file(_passwd(builtin, root))),
@@ -88,7 +89,7 @@ def _shadow_setup(builtin: Builtin) -> Nodes:
     ]
 
 
-_BUILTINS: dict[str, Callable[[Builtin], Nodes]] = {
+_BUILTINS: dict[str, Callable[[Builtin, Disk], Nodes]] = {
     "fakeNss": _fake_nss,
     "binSh": _bin_sh,
     "usrBinEnv": _usr_bin_env,
@@ -97,7 +98,7 @@ _BUILTINS: dict[str, Callable[[Builtin], Nodes]] = {
 }
 
 
-def _found(builtin: Builtin, *names: bytes) -> bytes:
+def _found(builtin: Builtin, disk: Disk, *names: bytes) -> bytes:
     """The first of `names` that is a file in the builtin's path, or that path itself if it
     is a file.
     """
@@ -108,11 +109,11 @@ def _found(builtin: Builtin, *names: bytes) -> bytes:
     if not path.startswith(b"/"):
         raise RecipeError(builtin.name, f"{printable(path)} is not absolute")
     for candidate in (path, *(os.path.join(path, name) for name in names)):
-        if os.path.isfile(candidate):
+        if disk.is_file(candidate):
             return candidate
     raise RecipeError(
         builtin.name,
-        f"{printable(path)} has no {wanted}" if os.path.isdir(path)
+        f"{printable(path)} has no {wanted}" if disk.is_directory(path)
         else f"{printable(path)} does not exist, or cannot be read",
     )  # fmt: skip
 

@@ -29,6 +29,7 @@ from stream.customisation.tree import (
     Node,
     Tree,
 )
+from stream.disk import Disk
 from stream.errors import CommandsError, one_line, printable
 from stream.model import Recipe
 
@@ -52,7 +53,7 @@ def ran(
     tree: Tree,
     recipe: Recipe,
     *,
-    store_dir: bytes,
+    disk: Disk,
     mtime: int,
     warn: Callable[[str], None],
 ) -> Iterator[Tree]:
@@ -69,10 +70,10 @@ def ran(
         # What the disk does not show, by the file it belongs to: commands may move it.
         hidden = dict(_hidden(tree, place))
         if recipe.extra_commands:
-            run = _Run(EXTRA, recipe.extra_commands, place, store_dir, mtime, warn)
+            run = _Run(EXTRA, recipe.extra_commands, place, disk, mtime, warn)
             tree = run.tree(run.report(), hidden)
         if recipe.fake_root_commands:
-            run = _Run(FAKE_ROOT, recipe.fake_root_commands, place, store_dir, mtime, warn)
+            run = _Run(FAKE_ROOT, recipe.fake_root_commands, place, disk, mtime, warn)
             tree = run.tree(run.report(_imposed(tree), fakechroot=recipe.fakechroot), {})
         yield tree
 
@@ -111,14 +112,14 @@ class _Run:
         which: str,
         commands: str,
         place: Scratch,
-        store_dir: bytes,
+        disk: Disk,
         mtime: int,
         warn: Callable[[str], None],
     ) -> None:
         self.which = which
         self.commands = commands
         self.place = place
-        self.store_dir = store_dir
+        self.disk = disk
         self.warn = warn
         self.environment = {
             "HOME": "/homeless-shelter",
@@ -158,7 +159,8 @@ class _Run:
                     "aside": _named(self.place.aside),
                     "imposed": imposed,
                     "fakechroot": fakechroot,
-                    "store_dir": _named(self.store_dir),
+                    "store_dir": _named(self.disk.store_dir),
+                    "store": _named(self.disk.at(self.disk.store_dir)),
                 },
                 file,
             )

@@ -32,20 +32,21 @@ from stream.customisation.tree import (
     parts_of,
     under,
 )
+from stream.disk import MAX_LINKS, Disk
 from stream.errors import ContentConflict, SourceError, printable
 from stream.model import Builtin, Recipe
 
 # Links to directories can double what is reached with each step, and no path is a loop.
 MAX_FOLLOWED = 1_000_000
-MAX_LINKS = 40  # in one path, as in Linux
 
 CHUNK = 1 << 20
 
 _NAME = attrgetter("name")
 
 
-def make_tree(recipe: Recipe, *, present: Container[bytes] = ()) -> Tree:
-    """The tree of `recipe`'s contents and of what it copies to the root.
+def make_tree(recipe: Recipe, *, present: Container[bytes] = (), disk: Disk | None = None) -> Tree:
+    """The tree of `recipe`'s contents and of what it copies to the root. They are on `disk`,
+    or, without it, where their paths say.
 
     Contents: directories are merged, a file becomes a link to its absolute path, a link is
     made again with its own text. Where a link to a directory meets another directory, the
@@ -64,7 +65,7 @@ def make_tree(recipe: Recipe, *, present: Container[bytes] = ()) -> Tree:
     `first_wins`. Files of the same bytes and mode agree.
     """
     tree = Tree()
-    joiner = _Joiner(tree, first_wins=recipe.first_wins)
+    joiner = _Joiner(tree, disk or Disk(), first_wins=recipe.first_wins)
     last: list[Builtin] = []
     for copied, contents in ((False, recipe.contents), (True, recipe.copy_to_root)):
         joiner.copied, joiner.keep_dirlinks = copied, copied and recipe.keep_dirlinks
@@ -105,11 +106,13 @@ class _File(NamedTuple):
 class _Joiner:
     """Lays contents into a tree, one after the other.
 
-    The origin of a node is the absolute path of its content.
+    The origin of a node is the absolute path of its content. Paths are the image's; what
+    is opened is where `disk` has them.
     """
 
-    def __init__(self, tree: Tree, *, first_wins: bool) -> None:
+    def __init__(self, tree: Tree, disk: Disk, *, first_wins: bool) -> None:
         self._tree = tree
+        self._disk = disk
         self.first_wins = first_wins
         self.copied = self.keep_dirlinks = False
         self._followed = 0  # entries reached through links to directories
@@ -120,17 +123,17 @@ class _Joiner:
         """Lay the directory `content` into the tree."""
         origin = os.path.abspath(content)
         with _reading(origin):
-            if not stat.S_ISDIR(os.stat(origin).st_mode):
+            if not stat.S_ISDIR(os.stat(self._disk.led(origin)).st_mode):
                 raise SourceError(
                     origin,
                     "a content is a directory: put this into one, under its path in the image",
                 )
-            self._merge(self._tree.root, b"", origin, origin)
+            self._merge(self._tree.root, b"", origin, origin, followed=False)
 
     def add_builtin(self, builtin: Builtin, present: Container[bytes] = ()) -> None:
         """Lay a content that is built in into the tree, without what is `present`."""
         with _reading(builtin.path):
-            for path, node in builtins.nodes(builtin):
+            for path, node in builtins.nodes(builtin, self._disk):
                 if path not in present:
                     self._put(path, node)
 
@@ -153,23 +156,25 @@ class _Joiner:
             self._compare(target, place, name, node)
 
     def _merge(
-        self, target: Node, place: bytes, source: bytes, origin: bytes, *, followed: bool = False
+        self, target: Node, place: bytes, source: bytes, origin: bytes, *, followed: bool
     ) -> None:
         """Lay the directory at `source`, in the content `origin`, into `target`, which is
         at `place` in the tree. `followed`: it was reached through a link.
         """
-        waiting = [(target, place, source, followed)]
+        waiting = [(target, place, source, self._disk.led(source), followed)]
         while waiting:
-            target, place, source, followed = waiting.pop()
-            with os.scandir(source) as scan:
+            target, place, source, on_disk, followed = waiting.pop()
+            with os.scandir(on_disk) as scan:
                 entries = sorted(scan, key=_NAME)  # the same conflict first on any machine
             if followed:
-                self._count(len(entries), source)
+                self._count(len(entries), on_disk)
             children = target.children
+            above = source.rstrip(b"/") + b"/"
             below = []
             for entry in entries:
                 name = entry.name
-                node = self._node(entry, origin, followed=followed)
+                path = above + name
+                node = self._node(entry, path, origin, followed=followed)
                 opened = None
                 if children.setdefault(name, node) is node:
                     if node.is_directory:
@@ -180,13 +185,16 @@ class _Joiner:
                         opened[0].mode = node.mode
                 else:
                     self._compare(target, place, name, node)
-                if opened:
-                    below.append((*opened, entry.path, followed or entry.is_symlink()))
+                if opened and entry.is_symlink():
+                    below.append((*opened, path, self._disk.led(path), True))
+                elif opened:
+                    below.append((*opened, path, entry.path, followed))
             waiting += reversed(below)
 
-    def _node(self, entry: os.DirEntry[bytes], origin: bytes, *, followed: bool) -> Node:
-        """What `entry` is in the tree."""
-        path = entry.path
+    def _node(
+        self, entry: os.DirEntry[bytes], path: bytes, origin: bytes, *, followed: bool
+    ) -> Node:
+        """What `entry`, which is at `path`, is in the tree."""
         if entry.is_file(follow_symlinks=False):
             if not self.copied:
                 return link(path, origin=origin)
@@ -195,31 +203,31 @@ class _Joiner:
                 typeflag=FILE,
                 mode=stat.S_IMODE(facts.st_mode),
                 size=facts.st_size,
-                source=path,
+                source=entry.path,
                 identity=(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns),
                 origin=origin,
             )
         if entry.is_dir(follow_symlinks=False):
-            return self._directory(path, origin)
+            return self._directory(entry.path, origin)
         if not entry.is_symlink():
             raise SourceError(
-                path, "a content holds files, directories and links only: remove this from it"
+                entry.path, "a content holds files, directories and links only: remove this from it"
             )
         node = _FoundLink(
-            typeflag=LINK, mode=0o777, link=os.readlink(path), origin=origin, found=path
+            typeflag=LINK, mode=0o777, link=os.readlink(entry.path), origin=origin, found=path
         )
         if self.copied:
             if not self.keep_dirlinks and self._leads_to_directory(node):
-                return self._directory(path, origin)
+                return self._directory(self._disk.led(path), origin)
         elif followed and not node.link.startswith(b"/"):
             node.link = path  # from here its own text would lead elsewhere
         return node
 
-    def _directory(self, path: bytes, origin: bytes) -> Node:
-        """A directory like that at `path`, still empty."""
+    def _directory(self, on_disk: bytes, origin: bytes) -> Node:
+        """A directory like that at `on_disk`, still empty."""
         mode = DIRECTORY_MODE
         if self.copied:
-            mode = stat.S_IMODE(os.stat(path).st_mode) | stat.S_IWUSR
+            mode = stat.S_IMODE(os.stat(on_disk).st_mode) | stat.S_IWUSR
         return directory(mode, origin=origin)
 
     def _is_to_merge(self, found: Node, node: Node) -> bool:
@@ -245,7 +253,8 @@ class _Joiner:
         if not self._leads_to_directory(found):
             self._disagree(path, found, node)
             return None
-        made = target.children[name] = self._directory(found.found, found.origin)
+        on_disk = self._disk.led(found.found)
+        made = target.children[name] = self._directory(on_disk, found.origin)
         for alike in (found, *self._alike.pop(path, ())):
             if self._leads_to_directory(alike):
                 self._merge(made, path, alike.found, alike.origin, followed=True)
@@ -315,7 +324,7 @@ class _Joiner:
         """The file that `node` is or leads to."""
         if node.data is not None:
             return _File(node.mode, node.size, data=node.data)
-        path = self._reached(node)
+        path = self._read_from(node)
         if path is None or not os.path.isfile(path):
             return None
         facts = os.stat(path)
@@ -325,27 +334,34 @@ class _Joiner:
         """Whether `node` is a link to a directory that can be followed. Raises SourceError
         for one that it would be in.
         """
-        if not isinstance(node, _FoundLink) or not os.path.isdir(node.found):
+        if not isinstance(node, _FoundLink) or not self._disk.is_directory(node.found):
             return False
         path = self._reached(node)
         if path in self._above(node):
             raise SourceError(
-                node.found,
+                self._disk.at(node.found),
                 "leads to a directory that it is in, which has no end: remove the link"
                 + (", or keep links to directories (keepContentsDirlinks)" * self.copied),
             )
         return path is not None
 
-    def _reached(self, node: Node) -> bytes | None:
-        """The path on disk of what a file or link in a content is or leads to; None if that
-        does not exist, or is not beside its content.
+    def _read_from(self, node: Node) -> bytes | None:
+        """The path on disk of what a file or link in a content is or leads to, None if there
+        is none that can be followed.
         """
-        if not isinstance(node, _FoundLink):
-            return (node.link if node.typeflag == LINK else node.source) or None
-        if not os.path.exists(node.found):
+        if node.typeflag != LINK:
+            return node.source or None
+        path = self._reached(node) if isinstance(node, _FoundLink) else node.link
+        return self._disk.led(path) if path is not None and self._disk.exists(path) else None
+
+    def _reached(self, node: _FoundLink) -> bytes | None:
+        """The real path of what a link in a content leads to; None if that does not exist, or
+        is not beside its content.
+        """
+        if not self._disk.exists(node.found):
             return None
         above = self._above(node)
-        path = os.path.realpath(os.path.join(above[-1], os.path.basename(node.found)))
+        path = self._disk.real_path(os.path.join(above[-1], os.path.basename(node.found)))
         beside = os.path.dirname(above[0]).rstrip(b"/") or above[0].rstrip(b"/")
         return path if path.startswith(beside + b"/") else None
 
@@ -354,13 +370,13 @@ class _Joiner:
         down.
         """
         path = node.origin
-        real = self._real_paths.get(path) or os.path.realpath(path)
+        real = self._real_paths.get(path) or self._disk.real_path(path)
         self._real_paths[path] = real
         above = [real]
         for name in parts_of(node.found[len(path) :])[:-1]:
             path = os.path.join(path, name)
             # Short steps: all of a path that leads through links is long to follow.
-            real = self._real_paths.get(path) or os.path.realpath(os.path.join(real, name))
+            real = self._real_paths.get(path) or self._disk.real_path(os.path.join(real, name))
             self._real_paths[path] = real
             above.append(real)
         return above

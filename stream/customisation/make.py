@@ -13,6 +13,7 @@ from stream.customisation import permissions
 from stream.customisation.join import make_tree
 from stream.customisation.redirect import Base, inherit, redirect
 from stream.customisation.tree import Tree
+from stream.disk import Disk
 from stream.model import ImageConf, Recipe
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def made(
     """The tree that `recipe` makes above `base`; the files that it names are there until
     the context ends. `warn` is told what a person should know. Raises StreamImageError.
     """
-    tree = make_tree(recipe, present=base)
+    tree = make_tree(recipe, present=base, disk=Disk.of(conf))
     redirect(tree, base, first_wins=recipe.first_wins)
     known = inherit(tree, base)
     if recipe.database is not None:
@@ -62,4 +63,4 @@ def _after_commands(
         return nullcontext(tree)
     from stream.customisation.commands import ran
 
-    return ran(tree, recipe, store_dir=conf.store_dir, mtime=conf.mtime, warn=warn)
+    return ran(tree, recipe, disk=Disk.of(conf), mtime=conf.mtime, warn=warn)

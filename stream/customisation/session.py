@@ -206,14 +206,14 @@ def _change(target: str, changes: tuple[int, int], flags: int = 0) -> None:
     _call(_libc.syscall, _SYS_MOUNT_SETATTR, *arguments)
 
 
-def _close_machine(store_dir: str, scratch: str) -> None:
-    """Mount the file system of `/` and the store read-only. Raises OSError.
+def _close_machine(stores: list[str], scratch: str) -> None:
+    """Mount the file system of `/` and the directories `stores` read-only. Raises OSError.
 
     A command that means the image's /data and says so would else make one here, if it is
     root that runs us. And the tree is full of links to the store: whoever writes to one
     would change files of theirs.
     """
-    store, scratch = os.path.realpath(store_dir), os.path.realpath(scratch)
+    scratch = os.path.realpath(scratch)
     _become_root()
     _own_mounts()
     with suppress(OSError):  # in a chroot, / is no mount point
@@ -221,8 +221,9 @@ def _close_machine(store_dir: str, scratch: str) -> None:
             if os.path.isdir(directory):
                 _bind(directory, directory)
         _change("/", _READ_ONLY)
-    if store != "/" and os.path.isdir(store):
-        _bind(store, store, _READ_ONLY)
+    for store in {os.path.realpath(store) for store in stores}:
+        if store != "/" and os.path.isdir(store):
+            _bind(store, store, _READ_ONLY)
     _bind(scratch, scratch, _WRITABLE)
 
 
@@ -230,12 +231,12 @@ def _close_machine(store_dir: str, scratch: str) -> None:
 
 
 class _Root:
-    """A tree that is to be the root directory: what is mounted in it.
+    """A tree that is to be the root directory: what is mounted in it, `store` at `store_dir`.
 
     Mount points that it lacks are made, and removed by `restore`.
     """
 
-    def __init__(self, tree: str, aside: str, store_dir: str) -> None:
+    def __init__(self, tree: str, aside: str, store_dir: str, store: str) -> None:
         self.tree = tree
         self._made: list[str] = []
         self._mounts: list[tuple[str, str, bool]] = []
@@ -243,8 +244,8 @@ class _Root:
         try:
             for directory in BOUND:
                 self._add(directory, directory, read_only=directory != "/proc")
-            if os.path.isdir(store_dir):
-                self._add(store_dir, store_dir, read_only=True)
+            if os.path.isdir(store):
+                self._add(store, store_dir, read_only=True)
             self._add(aside, ASIDE, read_only=False)
             self._add_tools(aside, store_dir)
             self._add_libraries()
@@ -355,7 +356,9 @@ def _become_shell(
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.umask(0o022)
     if root is None:
-        _if_allowed(lambda: _close_machine(request["store_dir"], os.path.dirname(request["tree"])))
+        # Links in the tree lead to that of this machine, if it has one.
+        stores = [request["store_dir"], request["store"]]
+        _if_allowed(lambda: _close_machine(stores, os.path.dirname(request["tree"])))
     os.chdir(request["tree"])
     if root is not None:
         try:
@@ -497,7 +500,7 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
             _if_allowed(_become_root)
         _impose(where, imposed)
     if request["fakechroot"]:
-        root = _Root(tree, request["aside"], store_dir)
+        root = _Root(tree, request["aside"], store_dir, request["store"])
         omitted = {os.fsencode(path.strip("/")) for path in (*BOUND, store_dir)}
     try:
         status, told = _run_shell(request, root)

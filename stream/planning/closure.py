@@ -10,8 +10,9 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from stream.checks import MAX_FAULTS, not_normal, not_readable
+from stream.checks import MAX_FAULTS, is_text, not_normal, not_readable
 from stream.config import DEFAULT_STORE_DIR
+from stream.disk import Disk
 from stream.errors import ConfError, Fault
 from stream.layering.graph import Graph, Node, closure, part
 from stream.layering.references import MAX_PATHS, References, parse_references
@@ -27,13 +28,24 @@ MAX_GRAPH = 1 << 26  # bytes; 10,000 store paths take about a tenth
 class Wanted:
     """What a closure is asked for. `paths` are store paths, or paths in them, each with the
     place that wants it in the document called `name`. Store paths that the JSON value
-    `mentions` mentions are wanted as well.
+    `mentions` mentions are wanted as well. Their files are on this machine, below
+    `store_root`.
     """
 
     name: str
     paths: tuple[tuple[str, str], ...] = ()
     mentions: object = None
     store_dir: str = DEFAULT_STORE_DIR
+    store_root: str = ""
+
+    @property
+    def disk(self) -> Disk:
+        """Where the files are."""
+        return Disk(self.store_dir.encode(), self.store_root.encode())
+
+    def has(self, path: str) -> bool:
+        """Whether the file of a store path is there."""
+        return is_text(path) and self.disk.lexists(path.encode())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +69,15 @@ def closure_of(
     wanted: Wanted, *, references_graph: str | None = None, store: str | None = None
 ) -> Closure:
     """The closure from the graph in the file `references_graph`; without one, from the Nix
-    store that `store` names, as `nix-store --store` takes it; without either, from this
-    machine's Nix, if there is one and it has any of the paths, or else the paths alone.
-    Raises ConfError, NixError and SourceError.
+    store that `store` names, as `nix-store --store` takes it, or that is below the root
+    where the files are; without either, from this machine's Nix, if there is one and it has
+    any of the paths, or else the paths alone. Raises ConfError, NixError and SourceError.
     """
     if references_graph is not None:
         return from_graph(parse_references(_read(references_graph), references_graph), wanted)
+    root = wanted.store_root
+    if store is None and root and wanted.store_dir == DEFAULT_STORE_DIR and nix.has_database(root):
+        store = root
     if store is None and not _nix_has_any(wanted):
         return alone(wanted)
     return from_nix(wanted, store)
@@ -81,7 +96,7 @@ def from_nix(wanted: Wanted, store: str | None = None) -> Closure:
     which one Nix remembers, if any, differs between machines. Raises NixError, and ConfError
     for what is not valid in the store or, of another store's, not on this disk.
     """
-    needed = _needed(wanted, os.path.lexists)
+    needed = _needed(wanted)
     # Nix takes no other names as arguments.
     invalid = {path for path in needed if not is_hashed(path)}
     invalid |= nix.invalid([path for path in needed if path not in invalid], store)
@@ -94,12 +109,15 @@ def from_nix(wanted: Wanted, store: str | None = None) -> Closure:
     references = parse_references(data or b"[]", nix.PROGRAM)
     told = {path: told._replace(deriver=None) for path, told in references.told.items()}
     found = _reached(replace(references, told=told), wanted, needed)
-    absent = [] if store is None else [path for path in found.graph if not os.path.lexists(path)]
+    other = store is not None or wanted.store_root
+    absent = [path for path in found.graph if not wanted.has(path)] if other else []
     if absent:
         path = next((path for path in absent if path in needed), absent[0])
+        place = f"at {wanted.store_root}{path}" if wanted.store_root else "on this disk"
         reason = (
-            f"is in the Nix store {store}, but not on this disk, as {len(absent)} of the closure:"
-            f" bind-mount that store's directory at {wanted.store_dir}"
+            f"is in the Nix store{f' {store}' if store else ''}, but not {place}, as"
+            f" {len(absent)} of the closure: set store_root to the root below which that store's"
+            " files are"
         )
         _refuse(wanted.name, {path: needed.get(path, "")}, reason)
     return found
@@ -110,43 +128,48 @@ def alone(wanted: Wanted) -> Closure:
     that is a link refers to the store path that it leads to. Raises ConfError for what is
     not there, and SourceError.
     """
-    needed = _needed(wanted, os.path.lexists)
+    needed = _needed(wanted)
     named = tuple(needed)
     links: dict[str, str] = {}
     waiting = [*needed]
     while waiting:
         path = waiting.pop()
-        target = _link_target(path, wanted.store_dir)
+        target = _link_target(path, wanted)
         if target is not None and target != path:
             links[path] = target
             if target not in needed:
                 needed[target] = needed[path]
                 waiting.append(target)
-    wrong = ((path, place, not_readable(path)) for path, place in needed.items())
+    disk = wanted.disk
+    wrong = ((path, place, not_readable(path, disk)) for path, place in needed.items())
     faults = [Fault(place, f"{path} {reason}") for path, place, reason in wrong if reason]
     if faults:
         raise ConfError(wanted.name, faults[:MAX_FAULTS])
     graph = {
-        path: Node(nar_size(path.encode()), frozenset({links[path]} if path in links else ()))
+        path: Node(_size(path, disk), frozenset({links[path]} if path in links else ()))
         for path in needed
     }
     return Closure(graph=graph, wanted=named)
 
 
-def _link_target(path: str, store_dir: str) -> str | None:
+def _size(path: str, disk: Disk) -> int:
+    return nar_size(disk.at(path.encode()))
+
+
+def _link_target(path: str, wanted: Wanted) -> str | None:
     """The store path that the store path `path` is a link to or into, if it is there."""
     try:
-        text = os.readlink(path.encode()).decode()
+        text = os.readlink(wanted.disk.at(path.encode())).decode()
     except (OSError, UnicodeDecodeError):  # no link, or one to what no conf can name
         return None
-    prefix = store_dir.rstrip("/") + "/"
+    prefix = wanted.store_dir.rstrip("/") + "/"
     target = os.path.normpath(os.path.join(os.path.dirname(path), text))
     found = prefix + target.removeprefix(prefix).partition("/")[0]
-    return found if target.startswith(prefix) and os.path.lexists(found.encode()) else None
+    return found if target.startswith(prefix) and wanted.has(found) else None
 
 
 def _nix_has_any(wanted: Wanted) -> bool:
-    paths = [path for path in _needed(wanted, os.path.lexists) if is_hashed(path)]
+    paths = [path for path in _needed(wanted) if is_hashed(path)]
     return bool(paths) and nix.knows(wanted.store_dir) and len(nix.invalid(paths)) < len(paths)
 
 
@@ -167,12 +190,15 @@ def _reached(references: References, wanted: Wanted, needed: dict[str, str]) -> 
     )
     graph = part(references.graph, closure(references.graph, needed))
     if not references.sized:
-        graph = {path: Node(nar_size(path.encode()), graph[path].references) for path in graph}
+        disk = wanted.disk
+        graph = {path: Node(_size(path, disk), graph[path].references) for path in graph}
     return Closure(graph=graph, wanted=tuple(needed), references=references)
 
 
-def _needed(wanted: Wanted, known: Callable[[str], bool]) -> dict[str, str]:
-    """The store paths that are wanted, or hold what is, each with the first place."""
+def _needed(wanted: Wanted, known: Callable[[str], bool] | None = None) -> dict[str, str]:
+    """The store paths that are wanted, or hold what is, each with the first place. Those that
+    are mentioned may be `known`, or there, if they are not named as Nix names them.
+    """
     prefix = wanted.store_dir.rstrip("/") + "/"
     needed: dict[str, str] = {}
     faults: list[Fault] = []
@@ -184,7 +210,7 @@ def _needed(wanted: Wanted, known: Callable[[str], bool]) -> dict[str, str]:
             needed.setdefault(prefix + path[len(prefix) :].partition("/")[0], place)
         else:
             faults.append(Fault(place, f"{path} {wrong}"))
-    for path, place in in_value(wanted.mentions, wanted.store_dir, known).items():
+    for path, place in in_value(wanted.mentions, wanted.store_dir, known or wanted.has).items():
         needed.setdefault(path, place)
     if len(needed) > MAX_PATHS:
         faults = [Fault("", f"wants {len(needed)} store paths: {MAX_PATHS} are allowed")]

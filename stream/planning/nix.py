@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
+from urllib.parse import parse_qsl
 
 from stream.errors import NixError
 
@@ -25,6 +26,24 @@ def knows(store_dir: str) -> bool:
     # As root, Nix makes a new database where it finds none.
     there = os.environ.get("NIX_REMOTE") or os.path.isdir(os.path.join(state, "db"))
     return bool(there and directory == store_dir and shutil.which(PROGRAM))
+
+
+def root_of(store: str) -> str | None:
+    """The root below which the store that `store` names, as `nix-store --store` takes it, has
+    its files; None for this machine's, and one whose files are elsewhere or nowhere.
+    """
+    place, _, query = store.partition("?")
+    parameters = dict(parse_qsl(query))
+    if "real" in parameters or "://" in place:
+        return None
+    # What has a slash is a path, from the current directory if it is not absolute.
+    root = place if "/" in place else place in ("auto", "local") and parameters.get("root")
+    return None if not root or os.path.abspath(root) == "/" else os.path.abspath(root)
+
+
+def has_database(root: str) -> bool:
+    """Whether a Nix store is below `root`, and there is a program to ask it."""
+    return bool(os.path.isdir(f"{root}/nix/var/nix/db") and shutil.which(PROGRAM))
 
 
 def invalid(paths: Sequence[str], store: str | None = None) -> set[str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from stream import config, recipe_config
 from stream.customisation.tree import LINK
+from stream.disk import Disk
 from stream.errors import ConfError, Fault, one_line
 from stream.layering.graph import Graph, part
 from stream.model import Builtin, ImageConf, LayerPlan, NixDatabase, Recipe
@@ -105,7 +106,8 @@ def _made(conf: ImageConf, base: BaseImage | None, warn: Callable[[str], None]) 
             found = mentions.in_tree(tree, conf.store_dir)
     else:
         found = _in_ready_layer(conf, warn)
-    return [os.fsdecode(path) for path in sorted(found) if os.path.lexists(path)]
+    disk = Disk.of(conf)
+    return [os.fsdecode(path) for path in sorted(found) if disk.lexists(path)]
 
 
 def _in_ready_layer(conf: ImageConf, warn: Callable[[str], None]) -> set[bytes]:
@@ -130,6 +132,7 @@ def _wanted(spec: Spec, made: Sequence[str]) -> Wanted:
         paths=(*_named(spec), *((path, "the customisation layer") for path in made)),
         mentions={key: spec.draft[key] for key in ("config", "labels") if key in spec.draft},
         store_dir=spec.conf.store_dir.decode(),
+        store_root=spec.conf.store_root.decode(),
     )
 
 

@@ -16,14 +16,16 @@ from typing import Any
 
 from stream import config, recipe_config
 from stream.checks import depth_of, kind, meant
+from stream.disk import Disk
 from stream.errors import ConfError, Fault
 from stream.model import ImageConf, Recipe
+from stream.planning import nix
 
 # Handed on to the conf as they are.
 _PASSED = frozenset(
     {
         "annotations", "architecture", "base_config", "base_history", "config", "created", "gid", "gname",
-        "labels", "mtime", "os", "skip_base_paths", "store_dir", "uid", "uname",
+        "labels", "mtime", "os", "skip_base_paths", "store_dir", "store_root", "uid", "uname",
     }
 )  # fmt: skip
 _OWN = frozenset(
@@ -172,6 +174,8 @@ class _Reader:
         draft["repo_tag"] = f"{repository}:{_DRAFT_TAG if tag is None else tag}"
         if base := self._base():
             draft["from_image"] = base
+        if root := self._root_of_nix():
+            draft["store_root"] = root
         ready = self._text("customisation_layer")
         recipe = {key: document[key] for key in document if key in _RECIPE}
         recipe |= {key: _anywhere(recipe[key]) for key in _CONTENTS & recipe.keys()}
@@ -184,6 +188,16 @@ class _Reader:
         ordered: dict[str, Any] = json.loads(json.dumps(draft, sort_keys=True))
         return ordered
 
+    def _root_of_nix(self) -> str | None:
+        """The root below which Nix's store is, if nothing else is said of it."""
+        # Nix puts /nix/store there whatever the store directory is called.
+        usual = (
+            self._document.get("store_dir", config.DEFAULT_STORE_DIR) == config.DEFAULT_STORE_DIR
+        )
+        if "store_root" in self._document or not usual:
+            return None
+        return nix.root_of(self._text("nix_store"))
+
     def _recipe_of_ready(self, conf: ImageConf) -> Recipe:
         """Of a recipe only what belongs to the closure, for a layer that is made already."""
         for key in sorted(self._document.keys() & (_RECIPE - {"contents"})):
@@ -191,7 +205,7 @@ class _Reader:
         if self._boolean("includeNixDB", default=False):
             self.fault("includeNixDB", "needs a layer to be made, and customisation_layer is ready")
         document = {"contents": _anywhere(self._document.get("contents"))}
-        return recipe_config.read_recipe(document, "", self.fault, conf.store_dir.decode())
+        return recipe_config.read_recipe(document, "", self.fault, Disk.of(conf))
 
     def _checked(self, draft: dict[str, Any], warn: Callable[[str], None]) -> ImageConf | None:
         """The draft as a conf; its faults have the places of the specification."""
@@ -203,6 +217,8 @@ class _Reader:
                 if place == "repo_tag":
                     wrong_tag = "is not a tag" in message
                     self.fault("tag" if wrong_tag else "name", message)
+                elif place == "store_root" and place not in self._document:
+                    self.fault("nix_store", message)
                 else:
                     at = place.removeprefix("customisation_layer.")
                     self.fault("fromImage" if at == "from_image" else at, message)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from stream.disk import Disk
 from stream.model import ImageConf, Owner, Recipe
 from stream.nixhash import STORE_NAME, compressed, nix_base32
 from stream.tarwriter import ArchiveWriter, Entries, LayerWriter
@@ -28,10 +29,13 @@ def derived_tag(document: dict[str, Any], conf: ImageConf, base_image_id: str | 
     a hash stands for its content; other paths are read, and those that are copied stand
     for nothing else. Raises StreamImageError.
     """
-    described = {key: value for key, value in document.items() if key != "from_image"}
+    # Where files are read does not show in the image.
+    elsewhere = {"from_image", "store_root"}
+    described = {key: value for key, value in document.items() if key not in elsewhere}
     described["base image"] = base_image_id
+    disk = Disk.of(conf)
     described["content"] = {
-        os.fsdecode(path): _content_digest(path) for path in sorted(_unhashed(conf))
+        os.fsdecode(path): _content_digest(disk.at(path)) for path in sorted(_unhashed(conf))
     }
     recipe = conf.customisation_layer
     if isinstance(recipe, Recipe):
@@ -39,7 +43,7 @@ def derived_tag(document: dict[str, Any], conf: ImageConf, base_image_id: str | 
         described["customisation_layer"] = {
             **document["customisation_layer"],
             "copyToRoot": [
-                _copied_digest(content, recipe)
+                _copied_digest(content, recipe, disk)
                 if isinstance(content, bytes) and not _is_hashed(content, conf.store_dir)
                 else repr(content)
                 for content in recipe.copy_to_root
@@ -72,16 +76,17 @@ def _is_hashed(path: bytes, store_dir: bytes) -> bool:
 
 
 def _content_digest(path: bytes) -> str:
-    """The digest of `path` as a layer of its own."""
-    entries = Entries(owner=Owner(), mtime=0)
-    entries.walk(path)
+    """The digest of what is at `path` on disk as a layer of its own, wherever that is."""
+    root, _, name = path.rpartition(b"/")
+    entries = Entries(owner=Owner(), mtime=0, root=root)
+    entries.walk(b"/" + name)
     with _layer(entries.layer_size) as layer:
         layer.write_entries(entries)
         layer.close()
         return layer.complete()
 
 
-def _copied_digest(content: bytes, recipe: Recipe) -> str:
+def _copied_digest(content: bytes, recipe: Recipe, disk: Disk) -> str:
     """The digest of what the recipe copies of `content`: as copying finds it, for links to
     directories lead to what stands beside a content.
     """
@@ -89,7 +94,8 @@ def _copied_digest(content: bytes, recipe: Recipe) -> str:
     from stream.sources.made import made_layer
 
     tree = make_tree(
-        Recipe(copy_to_root=(content,), first_wins=True, keep_dirlinks=recipe.keep_dirlinks)
+        Recipe(copy_to_root=(content,), first_wins=True, keep_dirlinks=recipe.keep_dirlinks),
+        disk=disk,
     )
     source = made_layer(tree, Recipe(), mtime=0)
     with _layer(source.size) as layer:

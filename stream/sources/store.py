@@ -54,7 +54,7 @@ def _fingerprint(conf: ImageConf, entries: Entries) -> str:
 
 def walk(conf: ImageConf, plan: LayerPlan) -> StoreLayer:
     """Read the metadata of `plan`'s store paths. Raises SourceError."""
-    entries = Entries(owner=conf.owner, mtime=conf.mtime)
+    entries = Entries(owner=conf.owner, mtime=conf.mtime, root=conf.store_root)
     for ancestor in _ancestors(conf.store_dir):
         entries.add_directory(ancestor, ANCESTOR_MODE)
     ends = [entries.size]

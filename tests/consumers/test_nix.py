@@ -1,5 +1,6 @@
 """Closures as a real Nix knows them, and its hashes and sizes beside ours."""
 
+import io
 import json
 import os
 import subprocess
@@ -7,14 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from stream.config import parse_conf
 from stream.errors import ConfError, NixError
 from stream.layering.references import parse_references
 from stream.nixhash import compressed, from_nix_base32, nix_base32
+from stream.pipeline import write_image
 from stream.planning import nix as asking
 from stream.planning.closure import Closure, Wanted, closure_of, from_graph, from_nix
 from stream.planning.nar import nar_size
+from stream.planning.plan import plan
+from stream.planning.spec import parse_spec
 
-from .nix import Nix
+from .nix import PROGRAMS, Nix, RootedNix
+from .requirements import require
 
 _FEW = 2  # paths a call, so that there are several
 
@@ -174,6 +180,60 @@ def test_another_store(asked: Nix, tmp_path: Path) -> None:
     with pytest.raises(ConfError, match=r"contents\[0\]: .* but not on this disk, as 1 of"):
         closure_of(wanted(asked, application), store=store)
     assert {library, data} == {*closure_of(wanted(asked, library), store=store).graph}
+
+
+@pytest.fixture
+def rooted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RootedNix:
+    """Let this process meet a Nix with a store below another root, and none besides."""
+    require(PROGRAMS)
+    made = RootedNix.below(tmp_path / "rooted")
+    for key in [key for key in os.environ if key.startswith("NIX_")]:
+        monkeypatch.delenv(key)
+    for key, value in {**made.environment, "NIX_STATE_DIR": str(tmp_path / "no state")}.items():
+        monkeypatch.setenv(key, value)
+    return made
+
+
+def test_a_store_below_another_root(rooted: RootedNix, tmp_path: Path) -> None:
+    """Without it nobody without root and /nix makes an image of what Nix built for them."""
+    (tmp_path / "library").write_bytes(b"x" * 1000)
+    library = rooted.add(tmp_path / "library")
+    (tmp_path / "application").mkdir()
+    (tmp_path / "application" / "link").symlink_to(library)
+    application = rooted.add(tmp_path / "application", library)
+    assert library.startswith("/nix/store/")
+    for keys in ({"nix_store": str(rooted.root)}, {"store_root": str(rooted.root)}):
+        document = {"name": "x", "contents": application, "includeNixDB": True, **keys}
+        conf = plan(parse_spec(json.dumps(document).encode()))
+        assert {path for layer in conf["store_layers"] for path in layer} == {library, application}
+        assert conf["store_root"] == str(rooted.root)
+        objects = conf["customisation_layer"]["nix_database"]["objects"]
+        assert {item["path"]: item["references"] for item in objects} == {
+            library: [], application: [library],
+        }  # fmt: skip
+        archive = io.BytesIO()
+        write_image(parse_conf(json.dumps(conf).encode()), archive)
+        assert b"x" * 1000 in archive.getvalue()
+    os.unlink(f"{rooted.root}{library}")
+    with pytest.raises(ConfError, match=rf"but not at {rooted.root}{library}, as 1 of the closure"):
+        plan(parse_spec(json.dumps({"name": "x", "contents": application, **keys}).encode()))
+
+
+@pytest.mark.parametrize(
+    "form", ["{}", "{}/", "{}?x=y", "local?root={}", "auto?root={}", "local?x=y&root={}", "./root"]
+)
+def test_where_nix_puts_files(
+    rooted: RootedNix, form: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without it files are looked for where Nix has not put them."""
+    monkeypatch.chdir(rooted.root.parent)
+    store = form.format(rooted.root)
+    (tmp_path / "file").write_bytes(b"x")
+    added = rooted.run("--add", str(tmp_path / "file"), store=store).strip()
+    root = asking.root_of(store)
+    assert root is not None
+    assert Path(root + added).read_bytes() == b"x"
+    assert asking.has_database(root)
 
 
 def test_what_nix_says_is_one_line(asked: Nix) -> None:

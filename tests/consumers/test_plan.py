@@ -21,7 +21,7 @@ from stream.planning.spec import parse_spec
 from .daemons import Docker
 from .images import image_config, producer
 from .isolation import IsolationError, isolated
-from .nix import PROGRAMS, Nix
+from .nix import PROGRAMS, Nix, RootedNix
 from .requirements import require, unmet
 
 _BUSYBOX: Final = "/bin/busybox"
@@ -143,6 +143,31 @@ def test_three_commands(workshop: Workshop) -> None:
     loaded = workshop.docker.load(["env", *environment, "bash", "-c", commands])
     assert "hello:latest" in loaded.images
     assert workshop.run("hello:latest") == "hello\n"
+
+
+def test_store_below_another_root(workshop: Workshop) -> None:
+    """What Nix keeps in a directory of one's own runs, though no /nix of this machine has it."""
+    nix = RootedNix.below(workshop.directory / "rooted")
+    shell = nix.add(workshop.directory / "tools")
+    script = workshop.directory / "rooted" / "greeting" / "bin" / "greet"
+    script.parent.mkdir(parents=True)
+    script.write_text(f"#!{shell}/bin/sh\necho from below\n", "utf-8")
+    script.chmod(0o755)
+    greeting = nix.add(script.parent.parent, shell)
+    assert not Path(greeting).exists()
+    spec = {
+        "name": "rooted", "tag": "1", "nix_store": str(nix.root), "contents": [greeting],
+        "copyToRoot": [shell], "keepContentsDirlinks": True, "fakeRootCommands": f"cp {greeting}/bin/greet /own",
+        "enableFakechroot": True, "config": {"Cmd": ["/bin/greet"]},
+    }  # fmt: skip
+    (workshop.directory / "rooted.json").write_text(json.dumps(spec), "utf-8")
+    environment = (f"{key}={value}" for key, value in nix.environment.items())
+    command = f"{sys.executable} -m stream"
+    pipe = f"cd {workshop.directory} && {command} plan rooted.json | {command} -"
+    workshop.docker.load(["env", *environment, "bash", "-c", pipe])
+    assert workshop.run("rooted:1") == "from below\n"
+    assert workshop.run("rooted:1", "/own") == "from below\n"
+    assert "busybox" in workshop.run("rooted:1", "/bin/ls", "/bin")
 
 
 def test_closure_comes_along(workshop: Workshop) -> None:

@@ -1,0 +1,114 @@
+"""Where on this machine the files of an image's paths are: what lies in the store directory
+may be there, or below another root; all else is where its path says.
+
+Owns that mapping, and how links lead from one path to another under it: into the store
+below the root, wherever they are. Knows nothing of what the paths are for.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from stream.model import ImageConf
+
+MAX_LINKS = 40  # in one path, as in Linux
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """The files of an image whose store paths are in `store_dir`. With `root`, which has no
+    slash at its end, `/nix/store/x` is read at `ROOT/nix/store/x`.
+    """
+
+    store_dir: bytes = b""
+    root: bytes = b""
+
+    @classmethod
+    def of(cls, conf: ImageConf) -> Disk:
+        """Where the files of `conf` are."""
+        return cls(conf.store_dir, conf.store_root)
+
+    def at(self, path: bytes) -> bytes:
+        """Where the file at `path` is, for what follows no link: it may be one itself. Below
+        a root, raises OSError, with the path on disk, if there is no directory that it could
+        be in.
+        """
+        if not self.root or path == self.store_dir:
+            return self._placed(path)
+        above, _, name = path.rpartition(b"/")
+        return self._placed(self.real_path(above).rstrip(b"/") + b"/" + name)
+
+    def led(self, path: bytes) -> bytes:
+        """Where the file is that `path` leads to, for what follows links. Below a root, raises
+        OSError, with the path on disk, if there is none.
+        """
+        return self._placed(self.real_path(path)) if self.root else path
+
+    def real_path(self, path: bytes) -> bytes:
+        """The absolute path `path` without links in it: the image's, not that on disk. Below
+        a root, raises OSError, with the path on disk, if nothing is there.
+        """
+        if not self.root:
+            return os.path.realpath(path)
+        real, followed = b"", 0
+        todo = path.split(b"/")[::-1]
+        while todo:
+            name = todo.pop()
+            if name in (b"", b"."):
+                continue
+            if name == b"..":
+                real = real.rpartition(b"/")[0]
+                continue
+            found = real + b"/" + name
+            if self._is_above_store(found):  # a directory, whatever this machine has there
+                real = found
+                continue
+            place = self._placed(found)
+            mode = os.lstat(place).st_mode
+            if stat.S_ISLNK(mode):
+                if (followed := followed + 1) > MAX_LINKS:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), place)
+                target = os.readlink(place)
+                if target.startswith(b"/"):
+                    real = b""
+                todo += target.split(b"/")[::-1]
+            elif todo and not stat.S_ISDIR(mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), place)
+            else:
+                real = found
+        return real or b"/"
+
+    def lexists(self, path: bytes) -> bool:
+        """Whether anything is at `path`, if only a link to nowhere."""
+        return self._tells(os.path.lexists, self.at, path)
+
+    def exists(self, path: bytes) -> bool:
+        """Whether `path` is, or leads to, anything."""
+        return self._tells(os.path.exists, self.led, path)
+
+    def is_file(self, path: bytes) -> bool:
+        """Whether `path` is, or leads to, a regular file."""
+        return self._tells(os.path.isfile, self.led, path)
+
+    def is_directory(self, path: bytes) -> bool:
+        """Whether `path` is, or leads to, a directory."""
+        return self._tells(os.path.isdir, self.led, path)
+
+    @staticmethod
+    def _tells(test: Callable[[bytes], bool], place: Callable[[bytes], bytes], path: bytes) -> bool:
+        try:
+            return test(place(path))
+        except OSError:
+            return False
+
+    def _is_above_store(self, path: bytes) -> bool:
+        return self.store_dir == path or self.store_dir.startswith(path + b"/")
+
+    def _placed(self, path: bytes) -> bytes:
+        """Where `path` is, if no link is above it."""
+        store = self.store_dir.rstrip(b"/") + b"/"
+        return self.root + path if self.root and (path + b"/").startswith(store) else path

@@ -1,0 +1,508 @@
+"""A store below another root: read there, and the same in the image."""
+
+import io
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trees
+from hypothesis import given
+from hypothesis import strategies as st
+from support import COMMAND, members
+from test_join import CONTENTS, NODES, built
+from trees import Directory, File, Link
+
+import stream
+from stream.customisation.join import make_tree
+from stream.disk import MAX_LINKS, Disk
+from stream.errors import ConfError, ContentConflict, SourceError, StreamImageError
+from stream.model import LayerPlan, Owner, Recipe
+from stream.planning import nix
+from stream.planning.closure import Wanted, alone, closure_of, from_nix
+from stream.planning.plan import plan
+from stream.planning.spec import parse_spec
+from stream.sources.made import made_layer
+from stream.tarwriter import Entries, LayerWriter, write_layer
+
+HASHES = ["0" * 32, "1" * 32, "2" * 32]
+
+
+def moved(store: bytes) -> Disk:
+    """Put a store below a root of its own: it is nowhere else then."""
+    root = tempfile.mkdtemp(dir=os.path.dirname(store), prefix=b"root")
+    os.makedirs(root + os.path.dirname(store))
+    os.rename(store, root + store)
+    return Disk(store, root)
+
+
+# ---- paths
+
+STEPS = st.lists(
+    st.sampled_from([b"a", b"b", b"c", b"c0", b"c1", b"..", b".", b""]), min_size=1, max_size=6
+)
+LINKS = st.sampled_from(
+    [b"a", b"b/c", b"../b", b"../../c1", b".", b"..", b"../../../..", b"/", b"{}", b"{}/c0/a",
+     b"{}/../out", b"{}/c1/b/", b"{}/c1/./a//b", b"nowhere", b"{}/c0/nowhere/..", b"/out"]
+)  # fmt: skip
+TREES = st.dictionaries(
+    st.sampled_from([b"a", b"b", b"c"]),
+    st.recursive(
+        st.one_of(st.just(File(0o644, 1, 1)), LINKS.map(Link)),
+        lambda inner: st.dictionaries(st.sampled_from([b"a", b"b", b"c"]), inner, max_size=3).map(
+            lambda items: Directory(0o755, tuple(items.items()))
+        ),
+        max_leaves=8,
+    ),
+    max_size=3,
+).map(lambda items: Directory(0o755, tuple(items.items())))
+
+
+def told(disk: Disk, path: bytes) -> tuple[object, ...]:
+    """What is at a path."""
+    try:
+        real = disk.real_path(path) if disk.exists(path) else None
+    except OSError:
+        real = None
+    return disk.exists(path), disk.is_file(path), disk.is_directory(path), real
+
+
+@given(contents=st.lists(TREES, min_size=2, max_size=2), queries=st.lists(STEPS, min_size=8))
+def test_paths_lead_where_they_lead_in_place(
+    store_dir: bytes, contents: Sequence[trees.Node], queries: Sequence[Sequence[bytes]]
+) -> None:
+    """A link that is followed to this machine's store, or out of the tree, brings the wrong file."""
+    store = os.path.dirname(built(store_dir, contents)[0])
+    paths = [b"/".join([store, *steps]) for steps in queries]
+    here = [told(Disk(store), path) for path in paths]
+    ends = [os.path.lexists(path) for path in paths if not path.endswith(b"..")]
+    for path, (exists, is_file, is_directory, real) in zip(paths, here, strict=True):
+        assert (exists, is_file, is_directory) == (
+            os.path.exists(path), os.path.isfile(path), os.path.isdir(path),
+        )  # fmt: skip
+        assert real == (os.path.realpath(path) if exists else None)
+    below = moved(store)
+    assert [told(below, path) for path in paths] == here
+    assert [below.lexists(path) for path in paths if not path.endswith(b"..")] == ends
+
+
+def test_as_many_links_as_linux_follows(store_dir: bytes) -> None:
+    """A loop must end, and a chain that works in place must work below a root."""
+    store = store_dir + b"/s"
+    os.mkdir(store)
+    for number in range(MAX_LINKS + 1):
+        os.symlink(b"%s/%d" % (store, number + 1), b"%s/%d" % (store, number))
+    os.mkdir(b"%s/%d" % (store, MAX_LINKS + 1))
+    os.symlink(b"loop", store + b"/loop")
+    asked = [store + b"/0", store + b"/1", store + b"/loop", store + b"/loop/x"]
+    here = [os.path.isdir(path) for path in asked]
+    assert here == [False, True, False, False]
+    assert [moved(store).is_directory(path) for path in asked[:1]] == here[:1]
+    below = Disk(store, os.path.join(store_dir, os.listdir(store_dir)[0]))
+    assert [below.is_directory(path) for path in asked] == here
+
+
+def test_what_stands_above_the_store_is_not_looked_at(store_dir: bytes) -> None:
+    """Where there is no /nix, or it is a link, the store below the root is found all the same."""
+    os.makedirs(store_dir + b"/root/no/such/place/x")
+    disk = Disk(b"/no/such/place", store_dir + b"/root")
+    assert disk.is_directory(b"/no/such/place/x")
+    assert disk.is_directory(b"/no/such/place/../place/x")
+    assert disk.at(b"/no/such/place/x") == store_dir + b"/root/no/such/place/x"
+    assert disk.at(b"/no/such/places") == b"/no/such/places"
+
+
+# ---- layers
+
+
+def layer_bytes(size: int, write_to: Callable[[LayerWriter], None]) -> bytes:
+    """A layer as bytes."""
+    with tempfile.TemporaryFile() as file:
+        write_layer(file.fileno(), size, write_to)
+        file.seek(0)
+        return file.read()
+
+
+def write_entries(entries: Entries, layer: LayerWriter) -> None:
+    """Write a layer of these."""
+    layer.write_entries(entries)
+
+
+@given(node=trees.store_paths)
+def test_store_layers_are_the_same(store_dir: bytes, node: trees.Node) -> None:
+    """The root must show neither in names nor in records, nor move what is read."""
+    store = tempfile.mkdtemp(dir=store_dir)
+    path = store + b"/path"
+    trees.build(path, node)
+
+    def walked(root: bytes = b"") -> tuple[bytes, list[tuple[bytes, bytes, int, bytes]], bytes]:
+        entries = Entries(owner=Owner(), mtime=1, root=root)
+        entries.walk(path)
+
+        written = layer_bytes(entries.layer_size, partial(write_entries, entries))
+        return bytes(entries.records), entries.list(), written
+
+    here = walked()
+    assert walked(moved(store).root) == here
+
+
+def customised(recipe: Recipe, disk: Disk) -> object:
+    """The layer that a recipe's contents make, or why they make none."""
+    try:
+        source = made_layer(make_tree(recipe, disk=disk), recipe, mtime=0)
+    except ContentConflict as error:
+        return str(error)
+    except SourceError as error:  # which names the path on disk
+        return error.reason
+    return source.archive_name, layer_bytes(source.size, source.write_to)
+
+
+@given(contents=CONTENTS, first_wins=st.booleans(), keep=st.booleans(), copied=st.booleans())
+def test_customisation_layers_are_the_same(
+    store_dir: bytes,
+    contents: Sequence[trees.Node],
+    first_wins: bool,  # noqa: FBT001 — hypothesis names what it gives
+    keep: bool,  # noqa: FBT001
+    copied: bool,  # noqa: FBT001
+) -> None:
+    """Joined or copied, with links from one content to another, a store is what it is in place."""
+    paths = tuple(built(store_dir, contents))
+    recipe = Recipe(
+        contents=() if copied else paths,
+        copy_to_root=paths if copied else paths[:1],
+        first_wins=first_wins,
+        keep_dirlinks=keep,
+    )
+    store = os.path.dirname(paths[0])
+    here = customised(recipe, Disk(store))
+    assert customised(recipe, moved(store)) == here
+
+
+@given(inside=NODES, outside=NODES)
+def test_contents_outside_of_the_store(
+    store_dir: bytes, inside: trees.Node, outside: trees.Node
+) -> None:
+    """They are read where they are, and a link to a store path, like Nix's `result`, is one."""
+    (path,) = built(store_dir, [Directory(0o755, ((b"x", inside),))])
+    store = os.path.dirname(path)
+    beside = tempfile.mkdtemp(dir=store_dir)
+    os.symlink(path, beside + b"/result")
+    trees.build(beside + b"/own", Directory(0o755, ((b"y", outside), (b"in", Link(path)))))
+    recipe = Recipe(copy_to_root=(beside + b"/result", beside + b"/own"), first_wins=True)
+    here = customised(recipe, Disk(store))
+    assert customised(recipe, moved(store)) == here
+
+
+# ---- images
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> list[str]:
+    """A tool, an environment that is full of links to it, and one whose name has no hash."""
+    store = tmp_path / "store"
+    tool, environment, plain = (
+        f"{store}/{hashed}" for hashed in (f"{HASHES[0]}-tool", f"{HASHES[1]}-env", "plain")
+    )
+    for name, content in (("bin/sh", "shell"), ("share/man/man1/sh.1", "manual"), ("lib/l", "l")):
+        path = Path(tool, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        path.chmod(0o755)
+    Path(environment, "share").mkdir(parents=True)
+    Path(environment, "bin").symlink_to(f"{tool}/bin")
+    Path(environment, "share/man").symlink_to(f"{tool}/share/man")
+    Path(plain, "share/man/man1").mkdir(parents=True)
+    Path(plain, "share/man/man1/plain.1").write_text("plain")
+    Path(plain, "up").symlink_to(tool)
+    return [tool, environment, plain]
+
+
+def specification(packages: Sequence[str], **keys: Any) -> dict[str, Any]:
+    """What takes all of them, in all ways."""
+    tool, environment, plain = packages
+    return {
+        "name": "x",
+        "store_dir": os.path.dirname(tool),
+        "architecture": "amd64",
+        "contents": [environment, plain, {"binSh": environment}],
+        "copyToRoot": [f"{plain}/up", {"usrBinEnv": f"{environment}/bin/sh"}],
+        "config": {"Cmd": [f"{plain}/share"]},
+        **keys,
+    }
+
+
+@pytest.fixture
+def without_nix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no Nix, whatever this machine has."""
+    monkeypatch.setattr("stream.planning.nix.knows", lambda _store_dir: False)
+
+
+def planned(spec: dict[str, Any]) -> dict[str, Any]:
+    """The conf of a specification."""
+    return plan(parse_spec(json.dumps(spec).encode()))
+
+
+def image_of(conf: dict[str, Any]) -> tuple[stream.Image, bytes]:
+    """The image of a conf."""
+    archive = io.BytesIO()
+    return stream.write_image(stream.parse_conf(json.dumps(conf).encode()), archive), (
+        archive.getvalue()
+    )
+
+
+@pytest.mark.usefixtures("without_nix")
+def test_images_are_the_same(packages: list[str], tmp_path: Path) -> None:
+    """Whoever moves a store must get the same tag, names and bytes, or nothing is shared."""
+    spec = specification(packages)
+    here = planned(spec)
+    assert "store_root" not in here
+    assert {path for layer in here["store_layers"] for path in layer} == {*packages}
+    image = image_of(here)
+    root = moved(os.fsencode(os.path.dirname(packages[0]))).root.decode()
+    with pytest.raises(ConfError):
+        planned(spec)
+    below = planned({**spec, "store_root": root})
+    assert below == {**here, "store_root": root}
+    assert image_of(below) == image
+    assert os.fsencode(root) not in image[1]
+    # As an executable, elsewhere.
+    (tmp_path / "conf.json").write_text(json.dumps(below))
+    for how in ("--embed",), ():
+        wrapped = [*COMMAND, "wrap", *how, "conf.json", "-o", "run"]
+        subprocess.run(wrapped, check=True, cwd=tmp_path)
+        done = subprocess.run([tmp_path / "run", "-q"], check=True, capture_output=True, cwd="/")
+        assert done.stdout == image[1]
+
+
+@pytest.mark.usefixtures("without_nix")
+def test_content_of_unhashed_paths_decides_the_tag(packages: list[str]) -> None:
+    """A derived tag that another content has, too, would be pulled from a cache."""
+    spec = specification(packages)
+    disk = moved(os.fsencode(os.path.dirname(packages[0])))
+    spec["store_root"] = disk.root.decode()
+    before = planned(spec)["repo_tag"]
+    assert planned(spec)["repo_tag"] == before
+    Path(f"{spec['store_root']}{packages[2]}/share/new").write_text("new")
+    assert planned(spec)["repo_tag"] != before
+
+
+@pytest.mark.usefixtures("without_nix")
+def test_the_machines_own_store_is_not_read(packages: list[str]) -> None:
+    """Where the machine has another store in the same place, its files must not slip in."""
+    spec = specification(packages)
+    image = image_of(planned(spec))
+    store = Path(packages[0]).parent
+    root = moved(bytes(store)).root.decode()
+    for path in packages:
+        for name in ("bin/sh", "share/man/man1/sh.1", "share/man/man1/other.1"):
+            file = Path(path, name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("this machine's")
+    assert image_of(planned({**spec, "store_root": root})) == image
+    assert b"this machine's" not in image[1]
+
+
+@pytest.mark.usefixtures("without_nix")
+def test_every_command_reads_below_the_root(packages: list[str], tmp_path: Path) -> None:
+    """A conf that streams can be explained, inspected, exported and verified."""
+    root = moved(os.fsencode(os.path.dirname(packages[0]))).root.decode()
+    spec = json.dumps(specification(packages, store_root=root))
+    (tmp_path / "spec.json").write_text(spec)
+
+    def run(*argv: str) -> bytes:
+        done = subprocess.run([*COMMAND, *argv], capture_output=True, check=False, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert b"root" not in done.stderr
+        return done.stdout
+
+    run("plan", "spec.json", "-o", "conf.json")
+    assert json.loads((tmp_path / "conf.json").read_text())["store_root"] == root
+    run("-q", "conf.json", "-o", "image.tar")
+    for target in ("spec.json", "conf.json"):
+        explained = json.loads(run("explain", "--json", target))
+        assert {path["path"] for x in explained["layers"] for path in x["store_paths"]} == {
+            *packages
+        }
+    run("inspect", "conf.json")
+    run("verify", "image.tar", "--conf", "conf.json")
+    exported = members(run("export", "-q", "conf.json"))
+    assert f"{packages[0].lstrip('/')}/bin/sh" in exported
+    assert not [name for name in exported if name.startswith(root.lstrip("/") + "/")]
+
+
+# ---- what is said
+
+
+def faults(document: dict[str, Any], read: Callable[..., object] = stream.parse_conf) -> list[Any]:
+    """What is wrong with a document."""
+    with pytest.raises(ConfError) as error:
+        read(json.dumps(document).encode())
+    return [tuple(fault) for fault in error.value.faults]
+
+
+@pytest.mark.parametrize(
+    ("root", "said"),
+    [
+        ("nix", "'nix' is not an absolute path"),
+        ("~/nix", "'~/nix' is not an absolute path"),
+        ("", "'' is not an absolute path"),
+        ("/tmp/", "'/tmp/' is not in normal form: write '/tmp'"),
+        ("/no/such/place", "/no/such/place is not a directory"),
+        ("/etc/passwd", "/etc/passwd is not a directory"),
+        ("/a\0", "must be a string, not one with a NUL character"),
+        (5, "must be a string, not a number"),
+    ],
+)
+def test_what_is_no_root(root: object, said: str) -> None:
+    """It is told once, and not of each store path that it is missed."""
+    paths = [["/nix/store/x", "/nix/store/y"]]
+    found = faults({"repo_tag": "x:1", "store_root": root, "store_layers": paths})
+    assert found == [("store_root", said)]
+    assert faults({"name": "x", "store_root": root}, parse_spec) == [("store_root", said)]
+
+
+def test_the_root_of_this_machine() -> None:
+    """`/` is none: what `nix_store` says is overruled by it."""
+    document = {"repo_tag": "x:1", "store_root": "/"}
+    assert stream.parse_conf(json.dumps(document).encode()).store_root == b""
+
+
+def test_paths_that_are_not_below_the_root(tmp_path: Path) -> None:
+    """Whoever misses a file has to know where it was looked for."""
+    root, store = str(tmp_path), "/nix/store"
+    (tmp_path / "nix/store/x").mkdir(parents=True)
+    (tmp_path / "nix/store/x/gone").symlink_to(f"{store}/gone")
+    more = {"repo_tag": "x:1", "store_root": root}
+    missing = f"{store}/y does not exist: there is no {root}{store}/y"
+    assert faults({**more, "store_layers": [[f"{store}/y"]]}) == [("store_layers[0][0]", missing)]
+    recipe = {"contents": [f"{store}/x", f"{store}/y"], "copyToRoot": [f"{store}/x/gone/z"]}
+    assert faults({**more, "customisation_layer": recipe}) == [
+        ("customisation_layer.contents[1]", missing),
+        (
+            "customisation_layer.copyToRoot[0]",
+            f"{store}/x/gone/z does not exist: there is no {root}{store}/gone",
+        ),
+    ]
+    with pytest.raises(ConfError, match=f"contents: {missing}"):
+        alone(Wanted(name="s", paths=((f"{store}/y", "contents"),), store_root=root))
+
+
+def test_a_path_on_disk_for_one_in_the_image(tmp_path: Path) -> None:
+    """What the shell completes is not what a link can lead to, so it is said what to write."""
+    path = tmp_path / "nix/store/x"
+    path.mkdir(parents=True)
+    spec = {"name": "x", "store_root": str(tmp_path), "contents": [str(path)]}
+    ((place, said),) = faults(spec, parse_spec)
+    assert place == "contents[0]"
+    assert said.endswith("links to it would dangle: write /nix/store/x")
+
+
+def test_a_file_that_changes_is_named_where_it_is(tmp_path: Path) -> None:
+    """A path that is not there helps nobody to find what was wrong."""
+    path = tmp_path / "nix/store/x/f"
+    path.parent.mkdir(parents=True)
+    path.write_text("one")
+    document = {
+        "repo_tag": "x:1", "store_root": str(tmp_path), "store_layers": [["/nix/store/x"]],
+    }  # fmt: skip
+    conf = stream.parse_conf(json.dumps(document).encode())
+    assert conf.store_layers == (LayerPlan(store_paths=(b"/nix/store/x",)),)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(SourceError, match=f"^{path}: is a FIFO"):
+        stream.write_image(conf, io.BytesIO())
+    path.parent.rename(tmp_path / "elsewhere")
+    with pytest.raises(SourceError, match=f"^{path.parent}: does not exist"):
+        stream.write_image(conf, io.BytesIO())
+
+
+# ---- as Nix is asked
+
+
+@pytest.mark.parametrize(
+    ("store", "root"),
+    [
+        ("/home/me/nix", "/home/me/nix"),
+        ("/home/me/nix/", "/home/me/nix"),
+        ("/home/me/nix?state=/x", "/home/me/nix"),
+        ("./nix", "HERE/nix"),
+        ("nix/", "HERE/nix"),
+        ("~/nix", "HERE/~/nix"),
+        ("local?root=/home/me/nix", "/home/me/nix"),
+        ("auto?x=y&root=%2Fhome%2Fme", "/home/me"),
+        ("local?root=/a&real=/b", None),
+        ("/", None),
+        ("local?root=/", None),
+        ("local", None),
+        ("daemon", None),
+        ("", None),
+        ("nix", None),
+        ("unix:///run/socket", None),
+        ("ssh://host/x?root=/y", None),
+        ("file:///cache", None),
+    ],
+)
+def test_root_of_a_nix_store(store: str, root: str | None) -> None:
+    """Where Nix has put the files, they are looked for."""
+    expected = None if root is None else root.replace("HERE", str(Path.cwd()))
+    assert nix.root_of(store) == expected
+
+
+def test_root_in_a_specification(tmp_path: Path) -> None:
+    """Who names the store for Nix has named the place of its files."""
+    other = tmp_path / "other"
+    other.mkdir()
+
+    def root(**keys: Any) -> bytes:
+        return parse_spec(json.dumps({"name": "x", **keys}).encode()).conf.store_root
+
+    assert root(nix_store=str(tmp_path)) == bytes(tmp_path)
+    assert root(nix_store=f"local?root={tmp_path}") == bytes(tmp_path)
+    assert root(nix_store=str(tmp_path), store_root=str(other)) == bytes(other)
+    assert root(nix_store=str(tmp_path), store_root=None) == bytes(tmp_path)
+    assert root(nix_store=str(tmp_path), store_root="/") == b""
+    assert root(nix_store="daemon") == root() == b""
+    # Nix has /nix/store there even if the store directory is another.
+    assert root(nix_store=str(tmp_path), store_dir="/gnu/store") == b""
+    absent = f"{tmp_path}/no is not a directory"
+    assert faults({"name": "x", "nix_store": f"{tmp_path}/no"}, parse_spec) == [
+        ("nix_store", absent)
+    ]
+
+
+def test_what_nix_has_and_the_disk_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store whose files are elsewhere needs to be told where, not a traceback on the way."""
+    path = f"/nix/store/{HASHES[0]}-x"
+    told = f"{path}\n{'0' * 64}\n1\n\n0\n".encode()
+    monkeypatch.setattr(nix, "invalid", lambda _paths, _store=None: set())
+    monkeypatch.setattr(nix, "registration", lambda _paths, _store=None: told)
+    wanted = Wanted(name="s", paths=((path, "contents"),), store_root="/no")
+    for store, said in ((None, "the Nix store,"), ("daemon", "the Nix store daemon,")):
+        with pytest.raises(ConfError) as error:
+            from_nix(wanted, store)
+        assert str(error.value) == (
+            f"s: contents: {path} is in {said} but not at /no{path}, as 1 of the closure: set"
+            " store_root to the root below which that store's files are"
+        )
+
+
+def test_a_root_with_a_nix_store_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With store_root alone, an image must not lack what its programs need."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / nix.PROGRAM).write_text('#!/bin/sh\necho "error: $*" >&2; exit 1\n')
+    (programs / nix.PROGRAM).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    monkeypatch.setenv("NIX_STATE_DIR", str(tmp_path / "no"))
+    path = f"/nix/store/{HASHES[0]}-x"
+    (tmp_path / path[1:]).mkdir(parents=True)
+    wanted = Wanted(name="s", paths=((path, "contents"),), store_root=str(tmp_path))
+    assert closure_of(wanted).references is None
+    (tmp_path / "nix/var/nix/db").mkdir(parents=True)
+    with pytest.raises(StreamImageError, match=f"--store {tmp_path} {path}"):
+        closure_of(wanted)
