@@ -401,12 +401,11 @@ class _Reader:
         return tuple(plans)
 
     def _check_store_path(self, place: str, path: object, disk: Disk, seen: dict[str, str]) -> bool:
-        store_dir = disk.store_dir.decode()
         if not isinstance(path, str):
             self._fault(place, f"must be a string, not {kind(path)}")
         elif wrong := not_normal(path):
             self._fault(place, f"{path!r} {wrong}")
-        elif os.path.dirname(path) != store_dir:
+        elif os.path.dirname(path) != (store_dir := disk.store_dir.decode()):
             self._fault(
                 place,
                 f"{path} is not directly in the store directory {store_dir}: set store_dir if another is meant",

@@ -37,7 +37,9 @@ class Disk:
         a root, raises OSError, with the path on disk, if there is no directory that it could
         be in.
         """
-        if not self.root or path == self.store_dir:
+        if not self.root:
+            return path
+        if path == self.store_dir:
             return self._placed(path)
         above, _, name = path.rpartition(b"/")
         return self._placed(self.real_path(above).rstrip(b"/") + b"/" + name)
@@ -109,6 +111,6 @@ class Disk:
         return self.store_dir == path or self.store_dir.startswith(path + b"/")
 
     def _placed(self, path: bytes) -> bytes:
-        """Where `path` is, if no link is above it."""
+        """Where `path` is below the root, if no link is above it."""
         store = self.store_dir.rstrip(b"/") + b"/"
-        return self.root + path if self.root and (path + b"/").startswith(store) else path
+        return self.root + path if (path + b"/").startswith(store) else path
