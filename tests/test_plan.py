@@ -400,7 +400,7 @@ def test_derived_tag_is_like_a_store_paths_hash(packages: Packages) -> None:
         {"extraCommands": "true"},
         {"fakeRootCommands": "true"},
         {"directories": {"/tmp": "1777"}},
-        {"maxLayers": 2},
+        {"layering": "popularity"},
         {"labels": {"a": "b"}},
         {"contents": ["fakeNss"]},
     ],

@@ -1,10 +1,11 @@
 """Layers by chance of change: what is likely to change together lies together, so that an
-update moves few bytes. Knows graph, sizes and names, and no history.
+update moves few bytes. Knows graph, sizes, names and the plan before, and no history.
 
-What changes is a source. Paths of one version that refer to each other are taken to be of one;
-large sources change more often than small ones, and roots are worked on more than the rest. A
-path's hash is new when a source of its closure changed or, where dependents are not rebuilt, when
-its own did. The chance that one of n sources changes before the next build grows with n, more
+What changes is a source. Paths of one version that refer to each other, or that one path refers
+to, are taken to be of one; large sources change more often than small ones, and roots are worked
+on more than the rest. A path's hash is new when a source of its closure changed or, where
+dependents are not rebuilt, when its own did: the plan before shows which, and until there is one
+both count. The chance that one of n sources changes before the next build grows with n, more
 slowly than in proportion. A layer moves whole when one of its members changes, and its causes
 are the union of theirs, so paths that have many in common cost little together. Another image
 shares a layer if it has all of the members: paths with the same dependents come together
@@ -28,16 +29,18 @@ from stream.layering.graph import Graph
 from stream.layering.reach import Reach, name_key, reach
 
 # Round numbers from a plateau that is the same for unlike images and years: docs/adr/0006.
-_CHANGE = 0.05  # n causes strike with a chance of 1 - exp(-_CHANGE * sqrt(n))
-_CAUSE = 256 << 10  # bytes of a source that has one cause to change; 4 have two, 9 three ...
-_CAUSES = 16  # what no source has more of, but for roots: they are worked on
+_CHANGE = 0.08  # n causes strike with a chance of 1 - exp(-_CHANGE * sqrt(n))
+_CAUSE = 192 << 10  # bytes of a source that has one cause to change; 4 have two, 9 three ...
+_CAUSES = 10  # what no source has more of, but for roots: they are worked on
 _ROOTS = 400  # causes that the roots have together
-_OWN = 3  # what the chance of a change in the layer weighs against one in its closure
+_OWN = 13  # what the chance of a change in the layer weighs against one in its closure
+_OWN_LAYERS = 64  # with fewer layers it weighs less: there it wins less than it costs
+_NOT_REBUILT = 40  # what it weighs where dependents are known not to be rebuilt
 _APART = 0.3  # as _CHANGE, of n dependents that not all members have
-_SHARING = 0.1  # what a byte that is not shared weighs against one that is pushed again
-_LAYER_COST = 16 << 10  # bytes that a layer costs beside its content: tar, manifest, requests
+_SHARING = 0.2  # what a byte that is not shared weighs against one that is pushed again
+_LAYER_COST = 64 << 10  # bytes that a layer costs beside its content: tar, manifest, requests
 _BUILDS = 20  # builds to come that a push now is weighed against
-_TOLERANCE = 1.05  # how much dearer than a fresh plan an old one may be and stay
+_TOLERANCE = 1.02  # how much dearer than a fresh plan an old one may be and stay
 _WINDOW = 2  # neighbours that a layer is compared with while there are many
 _ALL_PAIRS = 200  # no more layers than this are compared each with each
 _MOVES = 40_000  # comparisons spent on moving single paths
@@ -84,23 +87,29 @@ def stable(
     plan does not depend on the order of what is given, nor on hashes but to tell equal names.
     """
     known = reach(graph)
-    planner = _Planner(graph, known, roots)
-    fresh = planner.plan(planner.single, budget)
+    rebuilt = _are_rebuilt(graph, previous or ())
+    planner = _Planner(graph, known, roots, _own_weight(budget, rebuilt=rebuilt))
     if previous:
-        fresh = planner.choose(fresh, previous, budget)
-    fresh.sort(key=lambda layer: (planner.chance(layer), min(layer.members)))
-    return [sorted((known.order[node] for node in x.members), key=name_key) for x in fresh]
+        # What is no sign this time was one before: a plan of another weight would come and go.
+        afresh = rebuilt is not None or not any(node.references for node in graph.values())
+        plan = planner.renew(previous, budget, afresh=afresh)
+    else:
+        plan = planner.plan(planner.single, budget)
+    plan.sort(key=lambda layer: (planner.chance(layer), min(layer.members)))
+    return [sorted((known.order[node] for node in x.members), key=name_key) for x in plan]
 
 
 class _Planner:
     """What is known of a graph, and what plans for it cost. Paths are indices, sets of them bits."""
 
-    def __init__(self, graph: Graph, known: Reach, roots: Collection[str]) -> None:
+    def __init__(
+        self, graph: Graph, known: Reach, roots: Collection[str], own_weight: float
+    ) -> None:
         self._paths = paths = known.order
         sizes = [_rounded(graph[path].size) for path in paths]
         own, count = _sources(known, sizes, {known.number[r] for r in roots if r in known.number})
         self._changing = [1 - math.exp(-_CHANGE * math.sqrt(n)) for n in range(count + 1)]
-        self._own = [_OWN * chance for chance in self._changing]
+        self._own = [own_weight * chance for chance in self._changing]
         # By the bits of `dependents`: each path has one at least, and two if members differ.
         self._unshared = [0.0] * len(paths) + [
             _SHARING * (1 - math.exp(-_APART * math.sqrt(n))) for n in range(len(paths) + 1)
@@ -148,20 +157,23 @@ class _Planner:
             merged = _merge(self, merged, budget, _ALL_PAIRS)
         return self._move(merged)
 
-    def choose(
-        self, fresh: list[_Layer], previous: Sequence[Sequence[str]], budget: int
+    def renew(
+        self, previous: Sequence[Sequence[str]], budget: int, *, afresh: bool
     ) -> list[_Layer]:
-        """The cheapest of three: the plan before, what of it needs no push now, and a fresh one."""
+        """The cheapest of the plan before, what of it needs no push now and, if `afresh`, a
+        plan made without it.
+        """
         pushed = {frozenset(layer) for layer in previous}
         old = [self._hold(group, pushed) for group in self._found(previous)]
         same = [layer for layer in old if self._names(layer) in pushed]
+        starts = [old, same, []] if afresh and same else [old, same]
 
         def price(plan: Iterable[_Layer]) -> float:
             now = sum(layer.size for layer in plan if self._names(layer) not in pushed)
             return now + _BUILDS * sum(map(self.cost, plan))
 
-        best = self.plan(self._with_rest(old), budget)
-        for other in (self.plan(self._with_rest(same), budget), fresh):
+        best, *others = (self.plan(self._with_rest(start), budget) for start in starts)
+        for other in others:
             if price(other) * _TOLERANCE < price(best):
                 best = other
         return best
@@ -292,15 +304,39 @@ def _link(number: int, before: list[int], after: list[int]) -> None:
         before[after[number]] = number
 
 
+def _own_weight(budget: int, *, rebuilt: bool | None) -> float:
+    """What the chance of a change in a layer itself weighs, as far as `rebuilt` is known."""
+    if rebuilt is None:
+        return _OWN * math.pow(min(1, budget / _OWN_LAYERS), 1.5)
+    return 0 if rebuilt else _NOT_REBUILT
+
+
+def _are_rebuilt(graph: Graph, previous: Sequence[Sequence[str]]) -> bool | None:
+    """Whether dependents of what changed are new: not if a path of the plan before refers to a
+    new one, probably if one of an old name with a new hash does, else there is no sign.
+    """
+    before = {path for layer in previous for path in layer}
+    new = graph.keys() - before
+    names = {_name(path) for path in before - graph.keys()}
+    sign = None
+    for path, node in graph.items():
+        if (node.references & new) - {path}:
+            if path in before:
+                return False
+            if _name(path) in names:
+                sign = True
+    return sign
+
+
 def _sources(known: Reach, sizes: Sequence[int], roots: set[int]) -> tuple[list[int], int]:
     """For each path as many bits as its source has causes to change; and how many there are."""
     versions = [_TELLING.match(_name(path)) for path in known.order]
     sources = [[number] for number in range(len(sizes))]
     for number, version in enumerate(versions):
+        alike = {version[1]: number} if version else {}
         for other in known.references[number]:
-            like = versions[other]
-            if version and like and version[1] == like[1]:
-                _unite(sources, number, other)
+            if like := versions[other]:
+                _unite(sources, other, alike.setdefault(like[1], other))
     own = [0] * len(sizes)
     count = 0
     for number, group in enumerate(sources):
