@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import os
 import stat
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
@@ -37,7 +37,7 @@ from stream.errors import ContentConflict, SourceError, printable
 from stream.model import Builtin, Recipe
 
 # Links to directories can double what is reached with each step, and no path is a loop.
-MAX_FOLLOWED = 1_000_000
+MAX_AGAIN = 100_000
 
 CHUNK = 1 << 20
 
@@ -115,7 +115,8 @@ class _Joiner:
         self._disk = disk
         self.first_wins = first_wins
         self.copied = self.keep_dirlinks = False
-        self._followed = 0  # entries reached through links to directories
+        self._followed: set[tuple[int, int]] = set()  # directories, by device and inode
+        self._again = 0  # their entries, but for the first time
         self._alike: dict[bytes, list[_FoundLink]] = {}  # by path, links of the text that is there
         self._real_paths: dict[bytes, bytes] = {}  # of directories that have links
 
@@ -167,7 +168,7 @@ class _Joiner:
             with os.scandir(on_disk) as scan:
                 entries = sorted(scan, key=_NAME)  # the same conflict first on any machine
             if followed:
-                self._count(len(entries), on_disk)
+                self._count(entries, on_disk)
             children = target.children
             above = source.rstrip(b"/") + b"/"
             below = []
@@ -381,12 +382,17 @@ class _Joiner:
             above.append(real)
         return above
 
-    def _count(self, entries: int, source: bytes) -> None:
-        self._followed += entries
-        if self._followed > MAX_FOLLOWED:
+    def _count(self, entries: Sequence[os.DirEntry[bytes]], directory: bytes) -> None:
+        facts = os.stat(directory)
+        identity = facts.st_dev, facts.st_ino
+        if identity in self._followed:
+            self._again += len(entries)
+        self._followed.add(identity)
+        if self._again > MAX_AGAIN:
             raise SourceError(
-                source,
-                f"links to directories lead to more than {MAX_FOLLOWED} files in all: remove some",
+                directory,
+                f"links to directories lead to more than {MAX_AGAIN} files again that others of"
+                " them lead to: remove some",
             )
 
 
