@@ -24,8 +24,11 @@ settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("thorough" if os.environ.get("CI") else "quick")
 )
 
-# Started by nohup, or by what ignores it, tests would hand that on to what they signal.
+# What ignores signals, as nohup and a shell's background jobs do, would hand that on, past
+# pytest, to the programs that tests send them to.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
