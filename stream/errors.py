@@ -6,7 +6,7 @@ facts are attributes for a program. Knows nothing of the rest of the package.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 
 def printable(name: bytes) -> str:
@@ -57,6 +57,13 @@ class SourceError(StreamImageError, OSError):
         self.path = path
         self.reason = reason
         super().__init__(f"{printable(path)}: {reason}")
+
+    @classmethod
+    def unreadable(cls, path: bytes, error: OSError) -> Self:
+        """The error for the file at `path`, which the system does not let us read."""
+        gone = isinstance(error, FileNotFoundError)
+        reason = "does not exist (any more)" if gone else f"cannot be read: {error.strerror}"
+        return cls(path, reason)
 
 
 class RecipeError(StreamImageError, ValueError):

@@ -60,17 +60,10 @@ def _translated() -> Iterator[None]:
         raise SourceError(*error.args) from None
     except OSError as error:
         if error.filename is not None:
-            raise SourceError(os.fsencode(error.filename), read_reason(error)) from error
+            raise SourceError.unreadable(os.fsencode(error.filename), error) from error
         if isinstance(error, BrokenPipeError):
             raise ReaderClosedError(error.errno, "the reader closed the pipe") from error
         raise OutputError(error.errno, f"cannot write the image: {error.strerror}") from error
-
-
-def read_reason(error: OSError) -> str:
-    """Why a file could not be read, as a SourceError says it."""
-    if isinstance(error, FileNotFoundError):
-        return "does not exist (any more)"
-    return f"cannot be read: {error.strerror}"
 
 
 class Entries:

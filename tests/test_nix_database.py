@@ -23,6 +23,7 @@ from stream.config import parse_conf
 from stream.customisation import tree as nodes
 from stream.customisation.database import BaseDatabase, add_database
 from stream.customisation.tree import Tree
+from stream.disk import Disk
 from stream.errors import ArchiveError, RecipeError, SourceError
 from stream.model import NixDatabase, StoreObject
 from stream.sources import base_database as finding
@@ -57,7 +58,7 @@ def made(*objects: StoreObject, roots: Sequence[str] = (), **more: Any) -> Tree:
     """A tree with the database of these objects."""
     tree = Tree()
     database = NixDatabase(objects=objects, roots=tuple(roots))
-    add_database(tree, database, store_dir=b"/nix/store", **more)
+    add_database(tree, database, disk=Disk(b"/nix/store"), **more)
     return tree
 
 
@@ -210,7 +211,7 @@ def test_a_place_that_is_taken() -> None:
     tree = Tree()
     tree.put(DATABASE.encode(), nodes.file(b"", origin=b"/nix/store/x"))
     with pytest.raises(RecipeError, match=f"/{DATABASE}: .* from /nix/store/x: leave it out"):
-        add_database(tree, NixDatabase(objects=(), roots=()), store_dir=b"/nix/store")
+        add_database(tree, NixDatabase(objects=(), roots=()), disk=Disk(b"/nix/store"))
 
 
 # ---- derivations
@@ -222,27 +223,30 @@ DERIVATION = (
 
 
 @pytest.mark.parametrize("begin", ["Derive(", 'DrvWithVersion("xp-dyn-drv",'])
-def test_outputs_of_derivations(tmp_path: Path, begin: str) -> None:
+@pytest.mark.parametrize("rooted", [False, True])
+def test_outputs_of_derivations(tmp_path: Path, begin: str, *, rooted: bool) -> None:
     """Nix knows a derivation's outputs from the database, not from the file."""
-    path = Path(store_path("x.drv", str(tmp_path)))
-    path.write_text(DERIVATION.format(store=tmp_path, more="").replace("Derive(", begin))
+    store = "/a/store" if rooted else str(tmp_path)
+    disk = Disk(store.encode(), str(tmp_path).encode() if rooted else b"")
+    path = store_path("x.drv", store)
+    file = Path(f"{tmp_path}{path}" if rooted else path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(DERIVATION.format(store=store, more="").replace("Derive(", begin))
     digest = "sha256:" + "0" * 64
     tree = Tree()
-    item = StoreObject(path=str(path), nar_hash=digest, nar_size=1, references=())
+    item = StoreObject(path=path, nar_hash=digest, nar_size=1, references=())
     database = NixDatabase(objects=(item,), roots=())
-    add_database(tree, database, store_dir=str(tmp_path).encode())
+    add_database(tree, database, disk=disk)
     node = tree.find(DATABASE.encode())
     assert node is not None
     assert node.data is not None
-    assert rows(node.data)[2] == [
-        (str(path), name, f"{tmp_path}/{name}") for name in ("dev", "out")
-    ]
-    path.write_text("no such thing")
+    assert rows(node.data)[2] == [(path, name, f"{store}/{name}") for name in ("dev", "out")]
+    file.write_text("no such thing")
     with pytest.raises(SourceError, match="is no derivation"):
-        add_database(Tree(), database, store_dir=str(tmp_path).encode())
-    path.unlink()
-    with pytest.raises(SourceError, match="cannot be read: No such file"):
-        add_database(Tree(), database, store_dir=str(tmp_path).encode())
+        add_database(Tree(), database, disk=disk)
+    file.unlink()
+    with pytest.raises(SourceError, match=r"x\.drv: does not exist"):
+        add_database(Tree(), database, disk=disk)
 
 
 # ---- merging

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 
 from stream.customisation.tree import Node
 from stream.errors import SourceError
-from stream.tarwriter import read_reason
 
 CHANGED = "changed since it was walked"
 PIECE = 1 << 20
@@ -29,8 +28,9 @@ def opened(node: Node) -> Iterator[int]:
             node.source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         )
     except OSError as error:
-        reason = CHANGED if error.errno == errno.ELOOP else read_reason(error)
-        raise SourceError(node.source, reason) from error
+        if error.errno == errno.ELOOP:
+            raise SourceError(node.source, CHANGED) from error
+        raise SourceError.unreadable(node.source, error) from error
     try:
         _check(fd, node)
         yield fd
@@ -53,7 +53,7 @@ def _read(fd: int, node: Node) -> bytes:
     try:
         return os.read(fd, PIECE)
     except OSError as error:
-        raise SourceError(node.source, read_reason(error)) from error
+        raise SourceError.unreadable(node.source, error) from error
 
 
 def _check(fd: int, node: Node) -> None:

@@ -6,6 +6,7 @@ neither SQL nor where the base image is from.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from stream.customisation import registrations
 from stream.customisation import tree as nodes
 from stream.customisation.registrations import NAR_HASH, SCHEMA_VERSION, Registration
 from stream.customisation.tree import Node, OccupiedError, Tree
+from stream.disk import Disk
 from stream.errors import ArchiveError, RecipeError, SourceError, printable
 from stream.model import NixDatabase
 from stream.nixhash import STORE_NAME
@@ -46,29 +48,29 @@ def add_database(
     tree: Tree,
     database: NixDatabase,
     *,
-    store_dir: bytes,
+    disk: Disk,
     base: BaseDatabase | None = None,
     base_first: bool = False,
 ) -> None:
     """Put `database`, merged with that of the base image, and its roots into `tree`.
 
     Where both know a store path, `database` is right or, with `base_first`, the base.
-    Derivations among the objects are read, for the outputs that they have. Realisations of
+    Derivations among the objects are read on `disk`, for the outputs that they have. Realisations of
     the base are forgotten: Nix makes these tables anew. Raises RecipeError, ArchiveError
     for a base that cannot be merged, SourceError for a derivation that cannot be read.
     """
-    is_store_path = re.compile(f"{re.escape(store_dir.decode())}/{STORE_NAME}").fullmatch
+    is_store_path = re.compile(f"{re.escape(disk.store_dir.decode())}/{STORE_NAME}").fullmatch
     known: dict[str, Registration] = {}
     if base is not None:
         try:
             known = registrations.read(base.data, is_store_path)
         except registrations.UnusableError as error:
             raise ArchiveError(base.name, f"the Nix database cannot be read: {error}") from None
-    ours = _ours(database, is_store_path, store_dir)
+    ours = _ours(database, is_store_path, disk.store_dir)
     for path, item in ours.items():
         if path not in known or not base_first:
             if path.endswith(".drv"):
-                item.outputs = _outputs(path)
+                item.outputs = _outputs(path.encode(), disk)
             known[path] = item
     for path, item in known.items():
         for reference in sorted(item.references - known.keys()):
@@ -117,17 +119,16 @@ def _ours(
     return ours
 
 
-def _outputs(path: str) -> dict[str, str]:
+def _outputs(path: bytes, disk: Disk) -> dict[str, str]:
     """The outputs of the derivation at `path`, as far as their paths are known ahead."""
-    name = path.encode()
     try:
-        with open(name, "rb") as file:
+        with open(disk.led(path), "rb") as file:
             head = file.read(_MAX_DERIVATION)
     except OSError as error:
-        raise SourceError(name, f"cannot be read: {error.strerror}") from error
+        raise SourceError.unreadable(os.fsencode(error.filename or path), error) from error
     found = _OUTPUTS.match(head)
     if found is None:
-        raise SourceError(name, "is no derivation, though it is called one")
+        raise SourceError(path, "is no derivation, though it is called one")
     outputs = re.findall(_OUTPUT, found[1].decode("utf-8", "replace").encode())
     return {output.decode(): path.decode() for output, path in outputs if path}
 

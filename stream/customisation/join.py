@@ -404,6 +404,4 @@ def _reading(path: bytes) -> Iterator[None]:
     except SourceError:
         raise
     except OSError as error:
-        raise SourceError(
-            os.fsencode(error.filename or path), f"cannot be read: {error.strerror}"
-        ) from error
+        raise SourceError.unreadable(os.fsencode(error.filename or path), error) from error

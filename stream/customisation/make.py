@@ -41,7 +41,7 @@ def made(
         add_database(
             tree,
             recipe.database,
-            store_dir=conf.store_dir,
+            disk=Disk.of(conf),
             base=base_database,
             # The base's files stay, so what its database says of them holds.
             base_first=conf.base is not None and conf.base.skip_store_paths,

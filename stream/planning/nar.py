@@ -45,7 +45,7 @@ def nar_size(path: bytes) -> int:
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)
     except OSError as error:
-        raise SourceError(path, f"cannot be read: {error.strerror}") from error
+        raise SourceError.unreadable(path, error) from error
     return total
 
 

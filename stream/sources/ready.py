@@ -51,7 +51,7 @@ class ReadyLayer(ListedLayer):
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
-            raise SourceError(self.path, f"cannot be read: {error.strerror}") from error
+            raise SourceError.unreadable(self.path, error) from error
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise SourceError(self.path, "is not a regular file any more")

@@ -19,6 +19,7 @@ import pytest
 from stream.customisation import tree as nodes
 from stream.customisation.database import BaseDatabase, add_database
 from stream.customisation.tree import Tree
+from stream.disk import Disk
 from stream.model import NixDatabase, StoreObject
 
 from .requirements import require
@@ -116,7 +117,7 @@ def _image(nix: _Nix, objects: Sequence[StoreObject], roots: Sequence[str], **mo
     """A tree with their database."""
     tree = Tree()
     database = NixDatabase(objects=tuple(objects), roots=tuple(roots))
-    add_database(tree, database, store_dir=str(nix.store).encode(), **more)
+    add_database(tree, database, disk=Disk(str(nix.store).encode()), **more)
     return tree
 
 
@@ -238,7 +239,7 @@ def test_paths_of_the_usual_store(nix: _Nix, tmp_path: Path) -> None:
         references=(),
     )
     tree = Tree()
-    add_database(tree, NixDatabase(objects=(item,), roots=(path,)), store_dir=b"/nix/store")
+    add_database(tree, NixDatabase(objects=(item,), roots=(path,)), disk=Disk(b"/nix/store"))
     _laid_out(tree, tmp_path / "ours")
     (tmp_path / "ours/nix/store").mkdir()
     (tmp_path / "theirs" / path[1:]).rename(tmp_path / "ours" / path[1:])
