@@ -55,9 +55,10 @@ def add_database(
     """Put `database`, merged with that of the base image, and its roots into `tree`.
 
     Where both know a store path, `database` is right or, with `base_first`, the base.
-    Derivations among the objects are read on `disk`, for the outputs that they have. Realisations of
-    the base are forgotten: Nix makes these tables anew. Raises RecipeError, ArchiveError
-    for a base that cannot be merged, SourceError for a derivation that cannot be read.
+    Derivations among the objects are read on `disk`, for the outputs that they have.
+    Realisations of the base are forgotten: Nix makes these tables anew. Raises RecipeError,
+    ArchiveError for a base that cannot be merged, SourceError for a derivation that cannot
+    be read.
     """
     is_store_path = re.compile(f"{re.escape(disk.store_dir.decode())}/{STORE_NAME}").fullmatch
     known: dict[str, Registration] = {}
