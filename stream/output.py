@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from stream.errors import OutputError, ReaderClosedError, UsageError
+from stream.errors import OutputError, ReaderClosedError, StreamImageError, UsageError
 
 
 def _umask() -> int:
@@ -110,7 +110,7 @@ def output_file(path: str, *, mode: int = 0o666) -> Iterator[int]:
         # Another's file has one name, the two of a renaming are ours.
         if (
             isinstance(error, OSError)
-            and not isinstance(error, OutputError)
+            and not isinstance(error, StreamImageError)
             and (error.filename is None or error.filename2 is not None)
         ):
             raise _failed(path, error) from error

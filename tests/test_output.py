@@ -11,7 +11,7 @@ import pytest
 from support import COMMAND, Store, leftovers, members
 
 import stream
-from stream.errors import OutputError
+from stream.errors import NixError, OutputError, SourceError, StreamImageError
 from stream.output import output_file
 
 
@@ -130,6 +130,16 @@ def test_failure_leaves_nothing(conf: Path, tmp_path: Path) -> None:
     before = leftovers(tmp_path)
     assert _run(conf, "-o", tmp_path / "image.tar").returncode == 1
     assert leftovers(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "failure", [SourceError(b"/store/fifo", "a FIFO"), NixError("nix-store", "no daemon")]
+)
+def test_failure_says_why(tmp_path: Path, failure: StreamImageError) -> None:
+    """Without it the file would be blamed for what was to go into it."""
+    with pytest.raises(type(failure)) as error, output_file(str(tmp_path / "image.tar")):
+        raise failure
+    assert error.value is failure
 
 
 def test_target_that_cannot_be_replaced(tmp_path: Path) -> None:
