@@ -126,6 +126,36 @@ def test_hard_links_are_one_file(tmp_path: Path) -> None:
     assert root["b"].content == b"1" * 5000
 
 
+def test_empty_directories_in_read_only_ones(tmp_path: Path) -> None:
+    """Without it tar, run by a user, cannot make what comes after it has left such a directory."""
+    closed = entry(mode=0o555)
+    layers: list[list[Entry]] = [
+        [
+            ("store", closed),
+            ("store/etc", closed),
+            ("store/etc/none", closed),
+            ("store/var", closed),
+        ]
+        + [("store/bin", closed), ("store/bin/tool", b"1"), ("top", entry(mode=0o755))],
+        [("other", b"2")],
+    ]
+    base = Base(layers=[tar_of(entries) for entries in layers])
+    tar = exported(base.docker_archive(), tmp_path)
+    root = tmp_path / "root"
+    root.mkdir()
+    user = None
+    if os.geteuid() == 0:
+        user = 65534
+        os.chown(root, user, -1)
+    done = subprocess.run(
+        ["tar", "-x"], cwd=root, user=user, input=tar, stderr=subprocess.PIPE, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert {str(path.relative_to(root)) for path in root.rglob("*")} == {
+        name for layer in layers for name, _ in layer
+    }
+
+
 def test_attributes(tmp_path: Path) -> None:
     """Whatever a layer says of an entry is in the tar: else a restored system does not run."""
     capability = b"\x01\0\0\x02\x00\x04\xff".decode("utf-8", "surrogateescape")

@@ -231,21 +231,25 @@ def _is_aufs(parts: Sequence[bytes]) -> bool:
 @dataclass(slots=True)
 class Remains:
     """What is left of the layers. `directories` are all, by path, parents first;
-    `leaves` have all paths of each entry that is no directory and that is left.
+    `leaves` have all paths of each entry that is no directory and that is left. `hollow`
+    are the directories below which is no leaf, by the directory that they are in.
     """
 
     root: Member | None
     directories: dict[bytes, Member | None]
     leaves: dict[int, dict[int, list[bytes]]]  # by the numbers of layer and entry
+    hollow: dict[bytes, list[bytes]]
 
 
 def remains(root: Directory) -> Remains:
     """What `root` holds. Takes the tree apart."""
-    found = Remains(root.member, {}, {})
+    found = Remains(root.member, {}, {}, {})
+    filled: set[bytes] = set()
     waiting: list[tuple[bytes, Directory]] = [(b"", root)]
     while waiting:
         prefix, directory = waiting.pop()
         below = []
+        leaves = False
         for name, child in _taken(directory.children):
             path = prefix + name
             if isinstance(child, Directory):
@@ -253,7 +257,15 @@ def remains(root: Directory) -> Remains:
                 below.append((path + b"/", child))
             else:
                 found.leaves.setdefault(child[0], {}).setdefault(child[1], []).append(path)
+                leaves = True
         waiting += reversed(below)
+        path = prefix[:-1]
+        while leaves and path not in filled:
+            filled.add(path)
+            path = path.rpartition(b"/")[0]
+    for path in found.directories:
+        if path not in filled:
+            found.hollow.setdefault(path.rpartition(b"/")[0], []).append(path)
     return found
 
 

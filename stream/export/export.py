@@ -270,16 +270,19 @@ def _readings(groups: Sequence[_Layers]) -> Iterator[tuple[_Layer, ByteSource]]:
 
 class _Output:
     """The tar: directories before what is in them, hard links after what they are
-    links to.
+    links to. A directory in which nothing is comes right after the one that it is in:
+    tar leaves that read-only when it goes on.
     """
 
     def __init__(self, remains: Remains, writer: TarWriter) -> None:
         self._directories = remains.directories
         self._leaves = remains.leaves
+        self._hollow = remains.hollow
         self._writer = writer
         self._entries = 0
         if remains.root is not None:
             self._write_header(remains.root, b"./")
+        self._write_hollow(b"")
 
     def write_layer(self, number: int, listing: Listing, source: ByteSource) -> None:
         """Write what is left of a layer, whose tar is `source`."""
@@ -295,11 +298,7 @@ class _Output:
                 self._write(member, paths, source)
 
     def finish(self) -> tuple[int, int]:
-        """Write directories in which nothing is, and the trailer. Returns the numbers
-        of entries and bytes.
-        """
-        for path in list(self._directories):
-            self._write_directory(path)
+        """Write the trailer. Returns the numbers of entries and bytes."""
         return self._entries, self._writer.finish()
 
     def _write(self, member: Member, paths: list[bytes], source: ByteSource) -> None:
@@ -337,6 +336,15 @@ class _Output:
 
     def _write_directory(self, path: bytes) -> None:
         self._write_header(self._directories.pop(path) or _IMPLIED, path + b"/")
+        self._write_hollow(path)
+
+    def _write_hollow(self, path: bytes) -> None:
+        """Write the directories in `path` in which nothing is but others like them."""
+        waiting = self._hollow.pop(path, [])[::-1]
+        while waiting:
+            path = waiting.pop()
+            self._write_header(self._directories.pop(path) or _IMPLIED, path + b"/")
+            waiting += self._hollow.pop(path, [])[::-1]
 
     def _write_header(self, member: Member, path: bytes) -> None:
         self._entries += 1
