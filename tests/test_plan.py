@@ -291,6 +291,16 @@ def test_pipeline_with_a_path_that_is_not_there(packages: Packages) -> None:
     assert warnings == [told]
 
 
+def test_pipeline_with_a_name_for_a_path(packages: Packages) -> None:
+    """Not only what looks like a path can be meant as one: a package's name is none."""
+    app = packages.path("app-1")
+    program = [["split_paths", ["app"]], ["over", "rest", ["popularity_contest"]], ["flatten"]]
+    spec = packages.spec(contents=[app], layeringPipeline=program)
+    warnings: list[str] = []
+    plan(parse_spec(json.dumps(spec).encode()), warn=warnings.append)
+    assert warnings == ["spec.json: layeringPipeline: app is not in the closure, ignored"]
+
+
 @pytest.fixture
 def base(packages: Packages) -> Path:
     """An image with three layers."""

@@ -95,6 +95,8 @@ _TAKES = {
     "subcomponent_in": ("a list of store paths",),
     "subcomponent_out": ("a list of store paths",),
 }
+# What a string in a program may be, if it is no path.
+WORDS = frozenset(_TAKES).union(*(kind.parts or () for kind in (_MAIN_REST, _MAIN_COMMON_REST)))
 
 
 class _Compiler:

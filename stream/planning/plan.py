@@ -198,11 +198,15 @@ def _warn_of_strangers(spec: Spec, graph: Graph, warn: Callable[[str], None]) ->
     """Tell of paths that the pipeline names and passes over, as nixpkgs' does: a slip there
     makes one large layer of what was to be split.
     """
+    if not spec.layering_pipeline:
+        return
+    from stream.layering.pipeline import WORDS
+
     waiting: list[Any] = [spec.layering_pipeline]
     strangers: dict[str, None] = {}
     while waiting:
         item = waiting.pop()
-        if isinstance(item, str) and item.startswith("/") and item not in graph:
+        if isinstance(item, str) and item not in graph and item not in WORDS:
             strangers[item] = None
         elif isinstance(item, list):
             waiting += reversed(item)
