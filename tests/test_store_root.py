@@ -475,6 +475,20 @@ def test_root_in_a_specification(tmp_path: Path) -> None:
     ]
 
 
+def test_a_directory_that_is_taken_for_the_name_of_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a slash Nix takes it for a name, and contents would be missing for no reason told."""
+    (tmp_path / "nix").mkdir()
+    (tmp_path / "daemon").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert faults({"name": "x", "nix_store": "nix"}, parse_spec) == [
+        ("nix_store", "'nix' is no store of Nix: write ./nix for the directory")
+    ]
+    for store in ("./nix", "daemon"):
+        parse_spec(json.dumps({"name": "x", "nix_store": store}).encode())
+
+
 def test_what_nix_has_and_the_disk_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store whose files are elsewhere needs to be told where, not a traceback on the way."""
     path = f"/nix/store/{HASHES[0]}-x"

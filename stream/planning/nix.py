@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl
 from stream.errors import NixError
 
 PROGRAM = "nix-store"
+STORES = frozenset({"auto", "daemon", "dummy", "local"})  # by name, not by path
 AT_ONCE = 1000  # store paths a call: the arguments of a program may have 2 MiB
 
 

@@ -184,6 +184,11 @@ class _Reader:
             self._boolean(key, default=False)
         for key in ("references_graph", "nix_store"):
             self._text(key)
+        store = self._text("nix_store")
+        if store and store not in nix.STORES and os.path.isdir(store) and "/" not in store:
+            self.fault(
+                "nix_store", f"{store!r} is no store of Nix: write ./{store} for the directory"
+            )
         # As Nix writes attributes: their order decides nothing, not even an image's bytes.
         ordered: dict[str, Any] = json.loads(json.dumps(draft, sort_keys=True))
         return ordered
