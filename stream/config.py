@@ -71,6 +71,7 @@ _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 MAX_NAME_LENGTH = 255
 MAX_CONF = 1 << 27  # bytes; a conf of 10,000 store paths is one of a megabyte
 MAX_DEPTH = 200  # json.dumps recurses
+PEEKED = 4096  # bytes; an archive has a NUL among them, no JSON has one
 
 KEYS = frozenset(
     {
@@ -139,8 +140,12 @@ def parse_object(data: bytes, name: str) -> dict[str, Any]:
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        place = f"line {error.lineno} column {error.colno}"
-        raise ConfError(name, [Fault(place, f"not JSON: {error.msg}")]) from None
+        if b"\0" in data[:PEEKED]:
+            fault = Fault("", "is binary, not JSON: is it an archive?")
+        else:
+            place = f"line {error.lineno} column {error.colno}"
+            fault = Fault(place, f"not JSON: {error.msg}")
+        raise ConfError(name, [fault]) from None
     if not isinstance(document, dict):
         raise ConfError(name, [Fault("", f"must be an object, not {kind(document)}")])
     return document
@@ -208,8 +213,10 @@ def check_repo_tag(repo_tag: str) -> str | None:
     if not colon or "/" in tag:
         return f"{repo_tag!r} has no tag: write name:tag"
     if not _NAME.fullmatch(name):
-        hint = " (a repository name is lower-case)" if _NAME.fullmatch(name.lower()) else ""
-        return f"{name!r} is not a repository name{hint}"
+        rule = "a repository name is lower-case"
+        if not _NAME.fullmatch(name.lower()):
+            rule = "letters, digits, and one of '.', '_', '-', '/' between them"
+        return f"{name!r} is not a repository name: {rule}"
     if len(name) > MAX_NAME_LENGTH:
         return f"the repository name has {len(name)} characters, {MAX_NAME_LENGTH} are allowed"
     if not _TAG.fullmatch(tag):

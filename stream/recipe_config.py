@@ -156,7 +156,9 @@ class _Reader(Fields):
         if name not in _BUILTINS:
             names = ", ".join(sorted(_BUILTINS))
             hint = meant(name, _BUILTINS)
-            self._fault(place, f"{name!r} is neither an absolute path nor one of {names}{hint}")
+            self._fault(
+                place, f"{name!r} is neither a path, which has a slash, nor one of {names}{hint}"
+            )
         elif name == "fakeNss":
             return self._fake_nss(place, argument)
         elif argument is None and name in _NEEDS_PATH:

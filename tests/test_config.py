@@ -1,5 +1,6 @@
 """The conf: every key, every default, and every fault named by its place in the JSON."""
 
+import gzip
 import io
 import json
 import os
@@ -470,6 +471,8 @@ def test_all_faults_together(store: str) -> None:
         (b"\xef\xbb\xbf{}", "not JSON"),
         (b"[" * 100_000, "not JSON"),
         (b"{" * 100_000, "not JSON"),
+        (gzip.compress(b""), "is binary, not JSON: is it an archive?"),
+        (b"layer.tar".ljust(512, b"\0"), "is binary, not JSON: is it an archive?"),
         (b"null", "must be an object, not null"),
         (b"[]", "must be an object, not a list"),
         (b"1", "must be an object, not a number"),
