@@ -11,6 +11,7 @@ import pytest
 from support import COMMAND, Store, members
 
 import stream
+from stream.cli import VERBS
 
 
 @pytest.fixture
@@ -64,6 +65,12 @@ def test_conf_error_with_line_breaks_is_one_line(store: Store) -> None:
     assert done.returncode == 2
     assert done.stderr.count(b"\n") == 1
     assert b"\x1b" not in done.stderr
+
+
+def test_help_tells_of_every_command() -> None:
+    """What is not told there is found by nobody who has not the documentation."""
+    text = _run("--help").stdout.decode()
+    assert set(re.findall(r"^  (\w+)   +\w", text.partition("Examples")[2], re.MULTILINE)) == VERBS
 
 
 def test_version_and_help() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from stream.commands.plan import EPILOG
 from stream.layering.pipeline import _TAKES, program_faults
 from stream.layering.references import parse_references
 from stream.permission_config import read_permissions
@@ -46,6 +47,12 @@ def first_cells(text: str) -> str:
 def test_keys() -> None:
     """A key that is not on the page is found by nobody, and one that is there has to exist."""
     assert {*re.findall(r"`([A-Za-z_]+)`", first_cells(section("SPEC.json")))} == KEYS
+
+
+def test_keys_in_the_help() -> None:
+    """Else who has the command and not the page writes a specification by trying."""
+    _, _, keys = EPILOG.partition("Its keys")
+    assert {*re.findall(r"\w+", keys.partition(":")[2])} == KEYS
 
 
 def test_operations() -> None:

@@ -20,8 +20,20 @@ arguments of dockerTools.streamLayeredImage, in JSON."""
 EPILOG = """\
 Examples: stream-image plan spec.json | stream-image - | docker load
           stream-image plan spec.json --previous old.json -o conf.json
-All keys are in docs/plan.md. With --previous, layers of that conf stay as they are
-where that pays: less is pushed again.
+With --previous, layers of that conf stay as they are where that pays: less is
+pushed again.
+
+A specification:
+  {"name": "hello", "contents": ["/nix/store/...-hello", "/nix/store/...-bash"],
+   "config": {"Cmd": ["/bin/hello"]}}
+Its keys, which docs/plan.md describes:
+  annotations, architecture, base_config, base_history, config, conflicts,
+  contents, copyToRoot, created, customisation_layer, directories,
+  enableFakechroot, extraCommands, fakeRootCommands, fromImage, fromImageName,
+  fromImageTag, gid, gname, includeNixDB, includeStorePaths, keepContentsDirlinks,
+  labels, layering, layeringPipeline, maxLayers, mtime, name, nix_store, os,
+  owner, perms, references_graph, skip_base_paths, store_dir, store_root, tag,
+  uid, uname
 """
 HAS_PROGRESS = False
 

@@ -17,16 +17,19 @@ from stream.sinks import ARCHIVE_FORMATS
 
 DESCRIPTION = "Stream a container image, made from store paths in one pass."
 EPILOG = """\
-Example: stream-image conf.json | docker load
+Examples: stream-image plan spec.json | stream-image - | docker load
+          stream-image conf.json -o image.tar.zst
 
-The conf of a specification, and what is in its layers, each with its own --help:
-  stream-image plan | explain
-
-Tools for archives:
-  stream-image inspect | verify | merge | export | tarsum
-
-An executable that streams the image:
-  stream-image wrap
+A conf says which store paths are in which layer. Other commands, as in
+'stream-image plan', each with its own --help:
+  plan      the conf of a specification, which says what goes into an image
+  explain   the layers of a conf or specification, and which of them move
+  wrap      an executable that streams the image of a conf
+  inspect   what is in an archive, or would be in that of a conf
+  verify    whether an archive is whole, and what a conf yields
+  merge     the images of several archives in one
+  export    the file system of an image as one tar
+  tarsum    Docker's checksum of a tar
 """
 HAS_PROGRESS = True
 
