@@ -6,6 +6,7 @@ The names are nixpkgs' `dockerTools`' where it has them. Makes nothing of a reci
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from stream.checks import (
@@ -144,6 +145,8 @@ class _Reader(Fields):
             root = self._disk.root.decode()
             if root and path.startswith(f"{root}{self._store_dir}/"):
                 way_out = f"write {path.removeprefix(root)}"
+            elif (target := os.path.realpath(path)).startswith(f"{self._store_dir}/"):
+                way_out = f"write {target}, which it is a link to"  # as nix-build makes one
             dangling = (
                 f"is not in the store directory {self._store_dir}, and links to it would dangle"
             )

@@ -402,6 +402,17 @@ def test_a_path_on_disk_for_one_in_the_image(tmp_path: Path) -> None:
     assert said.endswith("links to it would dangle: write /nix/store/x")
 
 
+def test_a_link_into_the_store(tmp_path: Path) -> None:
+    """What nix-build leaves in the current directory is what a newcomer names first."""
+    store = tmp_path / "store"
+    (store / "x").mkdir(parents=True)
+    (tmp_path / "result").symlink_to(store / "x")
+    keys = {"name": "x", "store_dir": str(store), "contents": [str(tmp_path / "result")]}
+    ((place, said),) = faults(keys, parse_spec)
+    assert place == "contents[0]"
+    assert said.endswith(f"would dangle: write {store}/x, which it is a link to")
+
+
 def test_a_file_that_changes_is_named_where_it_is(tmp_path: Path) -> None:
     """A path that is not there helps nobody to find what was wrong."""
     path = tmp_path / "nix/store/x/f"
