@@ -84,8 +84,12 @@ def explain(
             *_store_layers(left, compare),
             *_customisation_layer(conf, base, compare, warn),
         )
-    against = None if earlier is None else str(earlier.get("repo_tag", "untagged"))
-    return Explanation(repo_tag=conf.repo_tag, layers=layers, against=against)
+    against = None if earlier is None else _tag(earlier)
+    return Explanation(repo_tag=_tag(document), layers=layers, against=against)
+
+
+def _tag(document: dict[str, Any]) -> str:
+    return str(document.get("repo_tag") or "untagged")
 
 
 class _Comparison:

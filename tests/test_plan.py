@@ -644,6 +644,14 @@ def test_explain_a_specification(packages: Packages) -> None:
     assert paths == conf["store_layers"]
 
 
+def test_explain_a_conf_without_a_tag(packages: Packages) -> None:
+    """What decides no layer needs not be there."""
+    conf = packages.plan(tag="1", contents=[packages.path("app-1")])
+    tagged = explained(conf)
+    del conf["repo_tag"]
+    assert explained(conf) == {**tagged, "repo_tag": "untagged"}
+
+
 def test_explain_against_an_earlier_conf(packages: Packages) -> None:
     """Of layers that are there nothing moves; the earlier build's paths may be gone."""
     contents = [packages.path("app-1")]

@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from stream.answer import say_json, say_text
-from stream.config import conf_in, conf_name, parse_conf, read_conf
+from stream.config import conf_in, conf_name, parse_conf, parse_object, read_conf
 from stream.errors import UsageError, one_line
 from stream.explanation import ExplainedLayer, Explanation, explain
 from stream.nixhash import DIGITS
@@ -33,6 +33,7 @@ The members of the JSON are described in docs/plan.md.
 """
 HAS_PROGRESS = False
 
+_ANY = "any:latest"  # its layers are the same under any tag
 WIDTH = 80  # where there is no terminal
 MIN_WIDTH = 60
 MAX_PATHS = 8  # shown of a layer, the largest
@@ -59,9 +60,11 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     if is_spec(data):
         document = plan(parse_spec(data, name=name, warn=reporter.warning), warn=reporter.warning)
         data = json.dumps(document).encode()
-    conf = parse_conf(data, name=name, warn=reporter.warning)
+    document = parse_object(data, name)
+    tag = None if document.get("repo_tag") is not None else _ANY
+    conf = parse_conf(data, name=name, repo_tag=tag, warn=reporter.warning)
     earlier = read_previous(args.against).document if args.against else None
-    explanation = explain(conf, json.loads(data), earlier, warn=reporter.warning)
+    explanation = explain(conf, document, earlier, warn=reporter.warning)
     if args.json:
         say_json(_document(explanation))
     else:
