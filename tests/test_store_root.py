@@ -531,3 +531,34 @@ def test_a_root_with_a_nix_store_is_asked(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "nix/var/nix/db").mkdir(parents=True)
     with pytest.raises(StreamImageError, match=f"--store {tmp_path} {path}"):
         closure_of(wanted)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_store_paths_that_nobody_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, installed: bool
+) -> None:
+    """Under sudo PATH has no Nix: an image without its libraries must not come in silence."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    if installed:
+        (programs / nix.PROGRAM).write_text("#!/bin/sh\nexit 1\n")
+        (programs / nix.PROGRAM).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.delenv("NIX_REMOTE", raising=False)
+    monkeypatch.setenv("NIX_STATE_DIR", str(tmp_path / "no"))
+    paths = [f"/nix/store/{digits}-x" for digits in HASHES[:2]]
+    for path in [*paths, "/nix/store/made-by-hand"]:
+        (tmp_path / path[1:] / "bin").mkdir(parents=True)
+
+    def warnings(contents: list[str]) -> list[str]:
+        spec = {"name": "x", "tag": "1", "store_root": str(tmp_path), "contents": contents}
+        said: list[str] = []
+        plan(parse_spec(json.dumps(spec).encode()), warn=said.append)
+        return said
+
+    why = "Nix does not know it" if installed else "nix-store is not on PATH"
+    told = "comes without what it refers to"
+    assert warnings(paths) == [
+        f"spec.json: {paths[0]} (and 1 more) {told}: {why}; give a references graph"
+    ]
+    assert warnings(["/nix/store/made-by-hand"]) == []

@@ -47,6 +47,11 @@ def has_database(root: str) -> bool:
     return bool(os.path.isdir(f"{root}/nix/var/nix/db") and shutil.which(PROGRAM))
 
 
+def is_installed() -> bool:
+    """Whether there is a program to ask at all."""
+    return shutil.which(PROGRAM) is not None
+
+
 def invalid(paths: Sequence[str], store: str | None = None) -> set[str]:
     """Those of `paths`, all in Nix's store directory and named as Nix does, that `store`
     does not have; None is this machine's. Raises NixError.

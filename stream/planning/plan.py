@@ -19,7 +19,7 @@ from stream.disk import Disk
 from stream.errors import ConfError, Fault, one_line
 from stream.layering.graph import Graph, part
 from stream.model import Builtin, ImageConf, LayerPlan, NixDatabase, Recipe
-from stream.planning import mentions
+from stream.planning import mentions, nix
 from stream.planning.closure import Closure, Wanted, closure_of
 from stream.planning.spec import Spec
 from stream.planning.tag import derived_tag
@@ -80,6 +80,7 @@ def _untagged(
     closure = closure_of(
         _wanted(spec, made), references_graph=spec.references_graph, store=spec.nix_store
     )
+    _warn_of_unknown(spec, closure, warn)
     if spec.include_nix_database:
         document["customisation_layer"] = {
             **document["customisation_layer"],
@@ -192,6 +193,21 @@ def _budget(spec: Spec, base_layers: int, *, least: int) -> int:
         wrong = f"is {spec.max_layers}: {taken}one is the customisation's{left}"
         raise ConfError(spec.source, [Fault("maxLayers", wrong)])
     return budget
+
+
+def _warn_of_unknown(spec: Spec, closure: Closure, warn: Callable[[str], None]) -> None:
+    """Tell of Nix's store paths of which nobody knows what they refer to: under sudo, say,
+    `nix-store` is not found, and an image would lack its libraries without a word.
+    """
+    usual = os.fsdecode(spec.conf.store_dir) == config.DEFAULT_STORE_DIR
+    if closure.references is not None or not usual:
+        return
+    unknown = [path for path in closure.wanted if mentions.is_hashed(path)]
+    if unknown:
+        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+        why = "Nix does not know it" if nix.is_installed() else f"{nix.PROGRAM} is not on PATH"
+        told = f"{unknown[0]}{more} comes without what it refers to: {why}"
+        warn(one_line(f"{spec.source}: {told}; give a references graph"))
 
 
 def _warn_of_strangers(spec: Spec, graph: Graph, warn: Callable[[str], None]) -> None:
