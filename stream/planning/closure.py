@@ -77,7 +77,7 @@ def closure_of(
         return from_graph(parse_references(_read(references_graph), references_graph), wanted)
     root = wanted.store_root
     if store is None and root and wanted.store_dir == DEFAULT_STORE_DIR and nix.has_database(root):
-        store = root
+        store = nix.below(root)
     if store is None and not _nix_has_any(wanted):
         return alone(wanted)
     return from_nix(wanted, store)

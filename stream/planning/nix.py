@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from stream.errors import NixError
 
@@ -34,12 +34,21 @@ def root_of(store: str) -> str | None:
     its files; None for this machine's, and one whose files are elsewhere or nowhere.
     """
     place, _, query = store.partition("?")
-    parameters = dict(parse_qsl(query))
+    # As Nix reads them: a plus is no space, and of several the first counts.
+    parameters = dict(reversed(parse_qsl(query.replace("+", "%2B"))))
     if "real" in parameters or "://" in place:
         return None
     # What has a slash is a path, from the current directory if it is not absolute.
     root = place if "/" in place else place in ("auto", "local") and parameters.get("root")
     return None if not root or os.path.abspath(root) == "/" else os.path.abspath(root)
+
+
+def below(root: str) -> str:
+    """What `nix-store --store` takes for the store below `root`: Nix refuses one that links lead
+    to, and takes what follows a question mark for parameters.
+    """
+    real = os.path.realpath(root)
+    return f"local?root={quote(real)}" if "?" in real else real
 
 
 def has_database(root: str) -> bool:

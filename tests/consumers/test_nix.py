@@ -220,8 +220,10 @@ def test_a_store_below_another_root(rooted: RootedNix, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "form", ["{}", "{}/", "{}?x=y", "local?root={}", "auto?root={}", "local?x=y&root={}", "./root"]
-)
+    "form",
+    ["{}", "{}/", "{}?x=y", "local?root={}", "auto?root={}", "local?x=y&root={}", "./root",
+     "local?root={}+more", "local?root={}&root=/no"],
+)  # fmt: skip
 def test_where_nix_puts_files(
     rooted: RootedNix, form: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -234,6 +236,31 @@ def test_where_nix_puts_files(
     assert root is not None
     assert Path(root + added).read_bytes() == b"x"
     assert asking.has_database(root)
+
+
+@pytest.mark.parametrize("name", ["what?", "c++", "50%25", "a&b=c", "link"])
+def test_a_root_of_any_name_is_asked(
+    nix: Nix, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nix makes a new store elsewhere if it reads a path as a store's parameters, and knows nothing."""
+    del nix  # its programs are needed
+    for key, value in (made := RootedNix.below(tmp_path / "made")).environment.items():
+        monkeypatch.setenv(key, value)
+    (tmp_path / "file").write_bytes(b"x")
+    referred = made.add(tmp_path / "file")
+    (tmp_path / "other").write_text(referred)
+    added = made.add(tmp_path / "other", referred)
+    root = tmp_path / name
+    if name == "link":
+        root.symlink_to(made.root)
+    else:
+        made.root.rename(root)
+    before = {*tmp_path.iterdir()}
+    closure = closure_of(
+        Wanted(name="spec.json", paths=((added, "contents"),), store_root=str(root))
+    )
+    assert {*closure.graph} == {added, referred}
+    assert {*tmp_path.iterdir()} == before
 
 
 def test_what_nix_says_is_one_line(asked: Nix) -> None:
