@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from stream.model import ImageConf
 
@@ -26,11 +26,19 @@ class Disk:
 
     store_dir: bytes = b""
     root: bytes = b""
+    # By path, directories without links in them, and how many links lead there.
+    _known: dict[bytes, tuple[bytes, int]] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(cls, conf: ImageConf) -> Disk:
         """Where the files of `conf` are."""
         return cls(conf.store_dir, conf.store_root)
+
+    def remembering(self) -> Disk:
+        """The same, for who asks for much that lies together and does not change meanwhile:
+        the way to a directory is looked up once.
+        """
+        return replace(self, _known={})
 
     def at(self, path: bytes) -> bytes:
         """Where the file at `path` is, for what follows no link: it may be one itself. Below
@@ -56,10 +64,32 @@ class Disk:
         """
         if not self.root:
             return os.path.realpath(path)
-        real, followed = b"", 0
-        todo = path.split(b"/")[::-1]
+        known = {} if self._known is None else self._known
+        above, names = path, []
+        while above and above not in known:
+            above, _, name = above.rpartition(b"/")
+            names.append(name)
+        real, followed = known.get(above, (b"", 0))
+        while names:
+            name = names.pop()
+            real, followed, is_directory = self._step(real, followed, name)
+            if is_directory:
+                above += b"/" + name
+                known[above] = real, followed
+            elif names:
+                raise _error(errno.ENOTDIR, self._placed(real))
+        return real or b"/"
+
+    def _step(self, real: bytes, followed: int, name: bytes) -> tuple[bytes, int, bool]:
+        """Where `name` in the directory `real`, to which so many links have been `followed`,
+        leads: without links in it, their number, and whether it is a directory.
+        """
+        is_directory = True
+        todo = [name]
         while todo:
             name = todo.pop()
+            if not is_directory:
+                raise _error(errno.ENOTDIR, self._placed(real))
             if name in (b"", b"."):
                 continue
             if name == b"..":
@@ -73,16 +103,14 @@ class Disk:
             mode = os.lstat(place).st_mode
             if stat.S_ISLNK(mode):
                 if (followed := followed + 1) > MAX_LINKS:
-                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), place)
+                    raise _error(errno.ELOOP, place)
                 target = os.readlink(place)
                 if target.startswith(b"/"):
                     real = b""
                 todo += target.split(b"/")[::-1]
-            elif todo and not stat.S_ISDIR(mode):
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), place)
             else:
-                real = found
-        return real or b"/"
+                real, is_directory = found, stat.S_ISDIR(mode)
+        return real, followed, is_directory
 
     def lexists(self, path: bytes) -> bool:
         """Whether anything is at `path`, if only a link to nowhere."""
@@ -114,3 +142,7 @@ class Disk:
         """Where `path` is below the root, if no link is above it."""
         store = self.store_dir.rstrip(b"/") + b"/"
         return self.root + path if (path + b"/").startswith(store) else path
+
+
+def _error(number: int, place: bytes) -> OSError:
+    return OSError(number, os.strerror(number), place)

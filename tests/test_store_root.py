@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, call
 
 import pytest
 import trees
@@ -88,7 +89,27 @@ def test_paths_lead_where_they_lead_in_place(
         assert real == (os.path.realpath(path) if exists else None)
     below = moved(store)
     assert [told(below, path) for path in paths] == here
+    remembering = below.remembering()
+    assert [told(remembering, path) for path in paths + paths] == here + here
     assert [below.lexists(path) for path in paths if not path.endswith(b"..")] == ends
+
+
+def test_a_long_way_is_gone_once(store_dir: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What links double with each step is long to reach, and would be so for each file."""
+    store = store_dir + b"/s"
+    for number in range(MAX_LINKS):
+        os.makedirs(b"%s/%d" % (store, number))
+        os.symlink(b"%s/%d" % (store, number + 1), b"%s/%d/next" % (store, number))
+    os.makedirs(b"%s/%d/below/it" % (store, MAX_LINKS))
+    disk = moved(store).remembering()
+    way = store + b"/0" + MAX_LINKS * b"/next"
+    assert disk.real_path(way) == b"%s/%d" % (store, MAX_LINKS)
+    seen = Mock(side_effect=os.lstat)
+    monkeypatch.setattr(os, "lstat", seen)
+    for _ in range(2):
+        assert disk.is_directory(way + b"/below/it")
+    below = disk.led(way) + b"/below"
+    assert seen.call_args_list == [call(below), call(below + b"/it")]
 
 
 def test_as_many_links_as_linux_follows(store_dir: bytes) -> None:

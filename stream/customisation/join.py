@@ -112,7 +112,7 @@ class _Joiner:
 
     def __init__(self, tree: Tree, disk: Disk, *, first_wins: bool) -> None:
         self._tree = tree
-        self._disk = disk
+        self._disk = disk.remembering()
         self.first_wins = first_wins
         self.copied = self.keep_dirlinks = False
         self._followed: set[tuple[int, int]] = set()  # directories, by device and inode
