@@ -429,6 +429,17 @@ def test_a_loop_is_refused(make: Make, target: bytes) -> None:
         copied(content)
 
 
+@pytest.mark.parametrize("order", [b"xyz", b"zxy", b"xzy"])
+def test_a_directory_that_two_links_lead_to_agrees_with_itself(make: Make, order: bytes) -> None:
+    """Its links would be told to disagree, or become directories, because another content has files there."""
+    make(b"shared", {b"gone": b"nowhere", b"again": b"sub", b"sub": {b"file": HELLO}})
+    link = {b"l": b"../shared"}
+    made = {b"x": make(b"x", link), b"y": make(b"y", link), b"z": make(b"z", {b"l": {b"z": HELLO}})}
+    contents = [made[bytes([name])] for name in order]
+    first = next(path for path in contents if path != made[b"z"])
+    assert joined(*contents) == joined(first, made[b"z"])
+
+
 def test_links_that_double_at_each_step_are_refused(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

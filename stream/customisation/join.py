@@ -116,6 +116,7 @@ class _Joiner:
         self.first_wins = first_wins
         self.copied = self.keep_dirlinks = False
         self._followed: set[tuple[int, int]] = set()  # directories, by device and inode
+        self._joined: set[tuple[bytes, int, int]] = set()  # the same, each where it was laid
         self._again = 0  # their entries, but for the first time
         self._alike: dict[bytes, list[_FoundLink]] = {}  # by path, links of the text that is there
         self._real_paths: dict[bytes, bytes] = {}  # of directories that have links
@@ -165,6 +166,8 @@ class _Joiner:
         waiting = [(target, place, source, self._disk.led(source), followed)]
         while waiting:
             target, place, source, on_disk, followed = waiting.pop()
+            if followed and self._is_joined(place, on_disk):
+                continue
             with os.scandir(on_disk) as scan:
                 entries = sorted(scan, key=_NAME)  # the same conflict first on any machine
             if followed:
@@ -381,6 +384,18 @@ class _Joiner:
             self._real_paths[path] = real
             above.append(real)
         return above
+
+    def _is_joined(self, place: bytes, directory: bytes) -> bool:
+        """Whether links of another content have led to this directory at the same place: its
+        links would now get another text, and disagree with themselves.
+        """
+        if self.copied:  # whose modes may be others' by now
+            return False
+        facts = os.stat(directory)
+        identity = place, facts.st_dev, facts.st_ino
+        known = identity in self._joined
+        self._joined.add(identity)
+        return known
 
     def _count(self, entries: Sequence[os.DirEntry[bytes]], directory: bytes) -> None:
         facts = os.stat(directory)
