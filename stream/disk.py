@@ -128,6 +128,15 @@ class Disk:
         """Whether `path` is, or leads to, a directory."""
         return self._tells(os.path.isdir, self.led, path)
 
+    def is_split(self, path: bytes) -> bool:
+        """Whether the store should be in the directory that `path` leads to, and is below a
+        root instead. Raises OSError as `led` does.
+        """
+        if not self.root:
+            return False
+        real = self.real_path(path).rstrip(b"/")
+        return real != self.store_dir and self._is_above_store(real)
+
     @staticmethod
     def _tells(test: Callable[[bytes], bool], place: Callable[[bytes], bytes], path: bytes) -> bool:
         try:

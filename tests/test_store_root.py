@@ -356,6 +356,21 @@ def test_every_command_reads_below_the_root(packages: list[str], tmp_path: Path)
     assert not [name for name in exported if name.startswith(root.lstrip("/") + "/")]
 
 
+@pytest.mark.parametrize("form", ["{}/s", "{}", "/", "{}/s/store/up"])
+def test_a_directory_around_the_store_is_no_content(form: str, store_dir: bytes) -> None:
+    """It would bring the store that this machine has there, and not the one that is meant."""
+    store = store_dir + b"/s/store"
+    os.makedirs(store)
+    os.symlink("..", store + b"/up")
+    below = moved(store)
+    os.makedirs(store + b"/own")
+    content = os.fsencode(form.format(os.fsdecode(store_dir)))
+    with pytest.raises(SourceError, match="holds the store directory, whose files are elsewhere"):
+        make_tree(Recipe(copy_to_root=(content,)), disk=below)
+    tree = make_tree(Recipe(copy_to_root=(store,), keep_dirlinks=True), disk=below)
+    assert [path for path, _ in tree.entries()] == [b"", b"up"]
+
+
 # ---- what is said
 
 

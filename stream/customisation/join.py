@@ -130,6 +130,10 @@ class _Joiner:
                     origin,
                     "a content is a directory: put this into one, under its path in the image",
                 )
+            if self._disk.is_split(origin):
+                raise SourceError(
+                    origin, "holds the store directory, whose files are elsewhere: name store paths"
+                )
             self._merge(self._tree.root, b"", origin, origin, followed=False)
 
     def add_builtin(self, builtin: Builtin, present: Container[bytes] = ()) -> None:
