@@ -37,7 +37,7 @@ from stream.errors import ContentConflict, SourceError, printable
 from stream.model import Builtin, Recipe
 
 # Links to directories can double what is reached with each step, and no path is a loop.
-MAX_AGAIN = 100_000
+MAX_AGAIN = 300_000
 
 CHUNK = 1 << 20
 

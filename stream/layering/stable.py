@@ -4,15 +4,14 @@ update moves few bytes. Knows graph, sizes, names and the plan before, and no hi
 What changes is a source. Paths of one version that refer to each other, or that one path refers
 to, are taken to be of one; large sources change more often than small ones, and roots are worked
 on more than the rest. A path's hash is new when a source of its closure changed or, where
-dependents are not rebuilt, when its own did: the plan before shows which, and until there is one
-both count. The chance that one of n sources changes before the next build grows with n, more
-slowly than in proportion. A layer moves whole when one of its members changes, and its causes
-are the union of theirs, so paths that have many in common cost little together. Another image
-shares a layer if it has all of the members: paths with the same dependents come together
-everywhere, and each dependent of only some members is a reason to come without the others. The
-plan is the partition with the least sum of size times (weighted chances of change + weighted
-chance of not being shared) that merging layers two at a time, and then moving paths one at a
-time, finds.
+dependents are not rebuilt, when its own did: both count, unless the plan before shows that they
+are. The chance that one of n sources changes before the next build grows with n, more slowly
+than in proportion. A layer moves whole when one of its members changes, and its causes are the
+union of theirs, so paths that have many in common cost little together. Another image shares a
+layer if it has all of the members: paths with the same dependents come together everywhere, and
+each dependent of only some members is a reason to come without the others. The plan is the
+partition with the least sum of size times (weighted chances of change + weighted chance of not
+being shared) that merging layers two at a time, and then moving paths one at a time, finds.
 """
 
 from __future__ import annotations
@@ -35,7 +34,6 @@ _CAUSES = 10  # what no source has more of, but for roots: they are worked on
 _ROOTS = 400  # causes that the roots have together
 _OWN = 13  # what the chance of a change in the layer weighs against one in its closure
 _OWN_LAYERS = 64  # with fewer layers it weighs less: there it wins less than it costs
-_NOT_REBUILT = 40  # what it weighs where dependents are known not to be rebuilt
 _APART = 0.3  # as _CHANGE, of n dependents that not all members have
 _SHARING = 0.2  # what a byte that is not shared weighs against one that is pushed again
 _LAYER_COST = 64 << 10  # bytes that a layer costs beside its content: tar, manifest, requests
@@ -88,7 +86,7 @@ def stable(
     """
     known = reach(graph)
     rebuilt = _are_rebuilt(graph, previous or ())
-    planner = _Planner(graph, known, roots, _own_weight(budget, rebuilt=rebuilt))
+    planner = _Planner(graph, known, roots, 0 if rebuilt else _own_weight(budget))
     if previous:
         # What is no sign this time was one before: a plan of another weight would come and go.
         afresh = rebuilt is not None or not any(node.references for node in graph.values())
@@ -304,24 +302,25 @@ def _link(number: int, before: list[int], after: list[int]) -> None:
         before[after[number]] = number
 
 
-def _own_weight(budget: int, *, rebuilt: bool | None) -> float:
-    """What the chance of a change in a layer itself weighs, as far as `rebuilt` is known."""
-    if rebuilt is None:
-        return _OWN * math.pow(min(1, budget / _OWN_LAYERS), 1.5)
-    return 0 if rebuilt else _NOT_REBUILT
+def _own_weight(budget: int) -> float:
+    """What the chance of a change in a layer itself weighs where dependents may stay."""
+    return _OWN * math.pow(min(1, budget / _OWN_LAYERS), 1.5)
 
 
 def _are_rebuilt(graph: Graph, previous: Sequence[Sequence[str]]) -> bool | None:
-    """Whether dependents of what changed are new: not if a path of the plan before refers to a
-    new one, probably if one of an old name with a new hash does, else there is no sign.
+    """Whether dependents of what changed are new: not if a path of the plan before refers to
+    what replaced another one, probably if one of an old name with a new hash refers to what is
+    new, else there is no sign.
     """
     before = {path for layer in previous for path in layer}
     new = graph.keys() - before
-    names = {_name(path) for path in before - graph.keys()}
+    gone = before - graph.keys()
+    names, bare_names = {_name(path) for path in gone}, {_bare_name(path) for path in gone}
     sign = None
     for path, node in graph.items():
-        if (node.references & new) - {path}:
-            if path in before:
+        if found := (node.references & new) - {path}:
+            # What is new in place of nothing was in a base image.
+            if path in before and not bare_names.isdisjoint(map(_bare_name, found)):
                 return False
             if _name(path) in names:
                 sign = True
