@@ -2,8 +2,8 @@
 
 Of both images confs are compared; of the earlier one nothing needs to be there any more
 but, if it is to count, the base image. A layer stays if the same store paths are in it in
-the same order, written alike: the name of a store path stands for its content. Knows
-neither argv nor terminals.
+the same order, written alike: the name of a store path stands for its content, and that
+of no other path does. Knows neither argv nor terminals.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from stream.archives.images import open_archive
 from stream.config import DEFAULT_CREATED, DEFAULT_STORE_DIR, split_archive
 from stream.errors import StreamImageError, printable
-from stream.model import Digest, ImageConf
+from stream.model import Digest, ImageConf, Recipe
 from stream.sources import customisation, opened_base, store
 from stream.sources.base import BaseImage
 
@@ -32,7 +32,7 @@ _STAMP = {
 class ExplainedLayer:
     """A layer: `kind` is `base`, `store` or `customisation`, `size` its bytes as a tar
     (None if a base image does not say), `paths` its store paths with the bytes of each.
-    `stays` says whether the earlier image has it; None without one.
+    `stays` says whether the earlier image has it; None without one, or if nobody knows.
     """
 
     kind: str
@@ -64,6 +64,12 @@ class Explanation:
     def moving_size(self) -> int:
         """Bytes of those whose size is known."""
         return sum(layer.size or 0 for layer in self.moving)
+
+    @property
+    def unknown(self) -> tuple[ExplainedLayer, ...]:
+        """The layers of which nobody knows whether the earlier image has them."""
+        compared = self.against is not None
+        return tuple(layer for layer in self.layers if compared and layer.stays is None)
 
 
 def explain(
@@ -162,9 +168,20 @@ def _customisation_layer(
 ) -> Iterator[ExplainedLayer]:
     with customisation.opened(conf, base, warn) as layer:
         if layer is not None:
+            stays = compare.has_customisation_layer() if compare else None
             yield ExplainedLayer(
                 kind="customisation",
                 name=layer.label,
                 size=layer.size,
-                stays=compare.has_customisation_layer() if compare else None,
+                stays=None if stays and _may_have_changed(conf) else stays,
             )
+
+
+def _may_have_changed(conf: ImageConf) -> bool:
+    """Whether it is made of files that are not in the store: their names stand for nothing."""
+    made = conf.customisation_layer
+    if made is None:
+        return False
+    copied = made.copy_to_root if isinstance(made, Recipe) else (made.path.encode(),)
+    prefix = conf.store_dir + b"/"
+    return any(isinstance(item, bytes) and not item.startswith(prefix) for item in copied)

@@ -672,6 +672,21 @@ def test_explain_against_an_earlier_conf(packages: Packages) -> None:
     )
 
 
+def test_explain_against_files_that_may_have_changed(packages: Packages) -> None:
+    """Where a path outside of the store is the same, what is in it need not be."""
+    page = packages.directory / "page"
+    page.mkdir()
+    (page / "index.html").write_text("1", "utf-8")
+    conf = packages.plan(tag="1", contents=[packages.path("app-1")], copyToRoot=[str(page)])
+    earlier = packages.directory / "old.json"
+    earlier.write_text(json.dumps(conf), "utf-8")
+    layers = explained(conf, "--against", earlier)["layers"]
+    assert [layer["stays"] for layer in layers[-2:]] == [True, None]
+    ended = run("explain", "-", "--against", earlier, stdin=json.dumps(conf).encode())
+    assert b" may move " in ended.stdout
+    assert b": 0 of them move, 0 B; 1 may, " in ended.stdout
+
+
 def test_explain_against_other_owners(packages: Packages) -> None:
     """The owner is in each header: another one moves every store layer."""
     contents = [packages.path("app-1")]

@@ -122,6 +122,7 @@ def _table(explanation: Explanation) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    fates = {True: Text("stays", "dim"), False: Text("moves", "yellow"), None: Text("may move")}
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
@@ -131,8 +132,8 @@ def _table(explanation: Explanation) -> Table:
     table.add_column("holds", overflow="ellipsis")
     for number, layer in enumerate(explanation.layers, 1):
         cells: list[str | Text] = [str(number), _size(layer.size)]
-        if layer.stays is not None:
-            cells.append(Text("stays", "dim") if layer.stays else Text("moves", "yellow"))
+        if explanation.against is not None:
+            cells.append(fates[layer.stays])
         holds = Text("\n".join(_holds(layer)), no_wrap=True, overflow="ellipsis")
         table.add_row(*cells, holds)
     return table
@@ -166,4 +167,8 @@ def _total(explanation: Explanation) -> str:
     if explanation.against is None:
         return total
     moving, size = len(explanation.moving), readable_size(explanation.moving_size)
-    return f"{total}; against {one_line(explanation.against)}: {moving} of them move, {size}"
+    told = f"{total}; against {one_line(explanation.against)}: {moving} of them move, {size}"
+    if unknown := explanation.unknown:
+        size = readable_size(sum(layer.size or 0 for layer in unknown))
+        told += f"; {len(unknown)} may, {size}: files outside of the store may have changed"
+    return told
