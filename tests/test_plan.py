@@ -358,6 +358,27 @@ def test_paths_of_the_base_take_no_layers(packages: Packages, base: Path) -> Non
     assert names(conf) == [["app-1"]]
 
 
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"layering": "auto"}, "layering auto"),
+        ({"layering": "popularity"}, "layering popularity"),
+        ({"layeringPipeline": [["popularity_contest"]]}, "layeringPipeline"),
+    ],
+)
+def test_previous_layers_that_nothing_keeps(
+    packages: Packages, keys: dict[str, Any], named: str
+) -> None:
+    """Who gives the build before expects less to be pushed, and must not wait for it in vain."""
+    spec = packages.spec(contents=[packages.path("app-1")], **keys)
+    warnings: list[str] = []
+    plan(parse_spec(json.dumps(spec).encode()), [], warn=warnings.append)
+    assert warnings == [f"spec.json: {named} keeps no layers of the build before: stable does"]
+    del warnings[:]
+    plan(parse_spec(json.dumps(spec).encode()), warn=warnings.append)
+    assert not warnings
+
+
 def test_previous_layers_stay(packages: Packages) -> None:
     """With the build before, layers that still hold are the same."""
     for number in range(12):

@@ -39,6 +39,11 @@ def plan(
     it is streamed. `previous` are the store layers of the build before. `warn` is called
     with a line for a person. Raises StreamImageError.
     """
+    program = spec.layering_pipeline is not None
+    if previous is not None and (program or spec.layering != "stable"):
+        key = "layeringPipeline" if program else f"layering {spec.layering}"
+        told = f"{key} keeps no layers of the build before: stable does"
+        warn(one_line(f"{spec.source}: {told}"))
     with opened_base(spec.conf) as base:
         document = _untagged(spec, base, previous, warn)
         base_image_id = base.image.image_id if base else None
