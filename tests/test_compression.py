@@ -395,6 +395,7 @@ def test_parse_refuses(text: str, said: str) -> None:
         ("-", "none"),
         ("image.tar", "none"),
         ("image.tar.gz", "gzip"),
+        ("image.tar.gzip", "gzip"),
         ("a/image.TGZ", "gzip"),
         ("image.tar.zst", "zstd"),
         ("image.tzst", "zstd"),

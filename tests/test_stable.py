@@ -320,7 +320,11 @@ def test_the_plan_before_shows_whether_dependents_are_rebuilt() -> None:
 
 def test_signs_of_rebuilt_dependents() -> None:
     """A wrong one moves layers for nothing, and the next build moves them back."""
-    chain = {"app-1": (MB, ["lib-1"]), "lib-1": (MB, ["libc-2"]), "libc-2": (MB, [])}
+    chain: dict[str, tuple[int, Sequence[str]]] = {
+        "app-1": (MB, ["lib-1"]),
+        "lib-1": (MB, ["libc-2"]),
+        "libc-2": (MB, []),
+    }
     graph = graph_of(chain)
     assert _are_rebuilt(graph_of(chain, build=1), [list(graph)]) is True
     assert _are_rebuilt(in_place(graph, path("libc-2"), path("libc-3")), [list(graph)]) is False

@@ -21,6 +21,7 @@ MAX_THREADS = 200  # what libzstd takes
 
 _BY_ENDING = {
     ".gz": "gzip",
+    ".gzip": "gzip",
     ".tgz": "gzip",
     ".zst": "zstd",
     ".zstd": "zstd",

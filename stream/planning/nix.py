@@ -98,7 +98,10 @@ def _ask(words: list[str], paths: Sequence[str], store: str | None) -> bytes:
         except OSError as error:
             raise NixError(PROGRAM, f"cannot be started: {error.strerror}") from error
         if ended.returncode:
-            raise NixError(" ".join([PROGRAM, *words, *where]), _reason(ended))
+            raise NixError(
+                " ".join([PROGRAM, *words, *where]),
+                f"{_reason(ended)} (with references_graph, Nix is not asked)",
+            )
         answers.append(ended.stdout)
     return b"".join(answers)
 
