@@ -1,6 +1,7 @@
 """Small contents that are built in."""
 
 import os
+from typing import Any
 
 import pytest
 
@@ -73,10 +74,10 @@ def test_extra_lines_stand_between_root_and_nobody(name: str) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["fakeNss", "shadowSetup"])
-def test_malformed_lines(name: str, lines: dict[str, tuple[str, ...]], reason: str) -> None:
+def test_malformed_lines(name: str, lines: dict[str, Any], reason: str) -> None:
     """A second line would be a user that nobody saw."""
     with pytest.raises(RecipeError, match=f"^{name}: .*{reason}$"):
-        nodes(Builtin(name=name, **lines), Disk())  # type: ignore[arg-type]
+        nodes(Builtin(name=name, **lines), Disk())
 
 
 def test_bin_sh(package: bytes) -> None:

@@ -9,6 +9,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,11 +17,18 @@ from stream import _tarhash
 from stream._tarhash import Entries, EntryError, Writer
 
 MIB = 1 << 20
-OWNER = {"mtime": 1, "uid": 0, "gid": 0, "uname": "root", "gname": "root", "root": b""}
+OWNER: dict[str, Any] = {
+    "mtime": 1,
+    "uid": 0,
+    "gid": 0,
+    "uname": "root",
+    "gname": "root",
+    "root": b"",
+}
 
 
 def _entries(*paths: Path) -> Entries:
-    entries = Entries(**OWNER)  # type: ignore[arg-type]
+    entries = Entries(**OWNER)
     for path in paths:
         entries.walk(os.fsencode(path))
     return entries
@@ -272,7 +280,7 @@ def test_copy(tmp_path: Path, writer: Writer) -> None:
 
 def test_odd_arguments() -> None:
     """Without it a wrong argument could crash the interpreter."""
-    entries = Entries(**OWNER)  # type: ignore[arg-type]
+    entries = Entries(**OWNER)
     for wrong in [b"0", b"\0", b"x"]:
         with pytest.raises(ValueError, match="typeflag"):
             entries.add(wrong, b"name", 0)
@@ -284,7 +292,7 @@ def test_odd_arguments() -> None:
         entries.walk(b"/" + b"a" * 5000)
     for root, kind in ((b"/a\0b", ValueError), ("/text", TypeError), (None, TypeError)):
         with pytest.raises(kind):
-            Entries(**{**OWNER, "root": root})  # type: ignore[arg-type]
+            Entries(**{**OWNER, "root": root})
     for mtime in (-(2**63), 2**63 - 1, -1, 8**11, 0):
         odd = Entries(
             mtime=mtime, uid=2**64 - 1, gid=2**64 - 1, uname="ü" * 400, gname="", root=b""
@@ -365,7 +373,7 @@ def test_relative_and_root_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "file").write_bytes(b"content")
     monkeypatch.chdir(tmp_path)
     for name in (b"file", b"./file", os.fsencode(tmp_path / "file")):
-        entries = Entries(**OWNER)  # type: ignore[arg-type]
+        entries = Entries(**OWNER)
         entries.walk(name)
         with (tmp_path / "out").open("wb") as file:
             writer = Writer(file.fileno())
@@ -400,7 +408,7 @@ def test_paths_as_long_as_there_are(store_dir: bytes, length: int, writer: Write
     """Without it the root would not count, and a buffer be too small for both."""
     _long_path(store_dir, length)
     for root, path in ((b"", store_dir + b"/x"), (store_dir, b"/x")):
-        entries = Entries(**{**OWNER, "root": root})  # type: ignore[arg-type]
+        entries = Entries(**{**OWNER, "root": root})
         if length < 4096:
             entries.walk(path)
             writer.write_entries(entries)
@@ -413,7 +421,7 @@ def test_paths_as_long_as_there_are(store_dir: bytes, length: int, writer: Write
 @pytest.mark.parametrize(("root", "path"), [(4096, 1), (4095, 1), (2048, 2048), (1, 4095)])
 def test_no_room_below_a_root(root: int, path: int) -> None:
     """Without it what is too long would be looked at, or written past a buffer."""
-    entries = Entries(**{**OWNER, "root": b"r" * root})  # type: ignore[arg-type]
+    entries = Entries(**{**OWNER, "root": b"r" * root})
     with pytest.raises(OSError, match="File name too long"):
         entries.walk(b"/" * path)
 
@@ -422,7 +430,7 @@ def test_faults_name_the_path_on_disk(tmp_path: Path, writer: Writer) -> None:
     """Without it a person looks for what was wrong where nothing is."""
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "file").write_bytes(b"content")
-    entries = Entries(**{**OWNER, "root": bytes(tmp_path)})  # type: ignore[arg-type]
+    entries = Entries(**{**OWNER, "root": bytes(tmp_path)})
     entries.walk(b"/x")
     assert [name for _, name, _, _ in entries.list()] == [b"/x/", b"/x/file"]
     (tmp_path / "x" / "file").write_bytes(b"changed")

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 
 from stream.archives.container import Blob, Container, Peruse, open_container, where
+from stream.checks import depth_of
 from stream.errors import ArchiveError, one_line
 from stream.model import Digest
 from stream.reference import IMAGE_NAME, REF_NAME, qualified
@@ -166,17 +167,8 @@ class _Reader:
             raise self._error(name, "is nested too deep") from None
         except ValueError as error:
             raise self._error(name, f"is not JSON: {error}") from None
-        level, depth = [value], 0
-        while level:
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise self._error(name, "is nested too deep")
-            level = [
-                item
-                for above in level
-                if isinstance(above, (dict, list))
-                for item in (above.values() if isinstance(above, dict) else above)
-            ]
+        if depth_of(value) > MAX_DEPTH:
+            raise self._error(name, "is nested too deep")
         return value
 
     def _get(self, name: str, document: Any, key: str, kind: type, default: Any = None) -> Any:

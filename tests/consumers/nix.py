@@ -33,6 +33,19 @@ _DERIVATION: Final = """
 """
 
 
+def _run(argv: Sequence[str], environment: dict[str, str], told: str = "") -> str:
+    unset = {key: value for key, value in os.environ.items() if not key.startswith("NIX_")}
+    return subprocess.run(
+        argv,
+        check=True,
+        env=unset | environment,
+        input=told,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    ).stdout
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nix:
     """Nix's programs with everything they read and write in one directory."""
@@ -57,16 +70,7 @@ class Nix:
 
     def run(self, *argv: str) -> str:
         """What a program writes on standard output; it must succeed."""
-        unset = {key: value for key, value in os.environ.items() if not key.startswith("NIX_")}
-        return subprocess.run(
-            argv,
-            check=True,
-            env=unset | self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-            timeout=60,
-        ).stdout
+        return _run(argv, self.environment)
 
     def add(self, path: Path) -> str:
         """Copy a file or directory into the store."""
@@ -101,16 +105,9 @@ class RootedNix:
 
     def run(self, *words: str, store: str = "", told: str = "") -> str:
         """What `nix-store` writes on standard output; it must succeed."""
-        unset = {key: value for key, value in os.environ.items() if not key.startswith("NIX_")}
-        return subprocess.run(
-            ["nix-store", "--store", store or str(self.root), *words],
-            check=True,
-            env=unset | self.environment,
-            input=told,
-            stdout=subprocess.PIPE,
-            text=True,
-            timeout=60,
-        ).stdout
+        return _run(
+            ["nix-store", "--store", store or str(self.root), *words], self.environment, told
+        )
 
     def add(self, path: Path, *references: str) -> str:
         """Copy a file or directory into the store, which is told what it refers to: --add does not look."""
