@@ -391,6 +391,18 @@ def test_sockets() -> None:
     assert warning == "extraCommands: /so\\nck is a socket, which no layer holds: left out"
 
 
+def test_a_socket_is_told_of_once() -> None:
+    """What the first commands leave is still on disk after the second, which did not make it."""
+    warnings: list[str] = []
+    code = 'import socket; socket.socket(socket.AF_UNIX).bind("NAME")'
+    made = f"{sys.executable} -IS -c '{code}'"
+    with _ran(made.replace("NAME", "one"), made.replace("NAME", "two"), warnings=warnings):
+        assert [warning.partition(" is ")[0] for warning in warnings] == [
+            "extraCommands: /one",
+            "fakeRootCommands: /two",
+        ]
+
+
 # ---- the tree as root
 
 

@@ -69,12 +69,13 @@ def ran(
         write(tree, place, mtime)
         # What the disk does not show, by the file it belongs to: commands may move it.
         hidden = dict(_hidden(tree, place))
+        sockets: set[bytes] = set()  # that were told of: they stay on disk
         if recipe.extra_commands:
             run = _Run(EXTRA, recipe.extra_commands, place, disk, mtime, warn)
-            tree = run.tree(run.report(), hidden)
+            tree = run.tree(run.report(), hidden, sockets)
         if recipe.fake_root_commands:
             run = _Run(FAKE_ROOT, recipe.fake_root_commands, place, disk, mtime, warn)
-            tree = run.tree(run.report(_imposed(tree), fakechroot=recipe.fakechroot), {})
+            tree = run.tree(run.report(_imposed(tree), fakechroot=recipe.fakechroot), {}, sockets)
         yield tree
 
 
@@ -214,8 +215,15 @@ class _Run:
             if process is not None:
                 process.wait()
 
-    def tree(self, report: dict[str, Any], hidden: dict[tuple[int, int], Node]) -> Tree:
-        """The tree that `report` tells of. `hidden` has what the disk does not show."""
+    def tree(
+        self,
+        report: dict[str, Any],
+        hidden: dict[tuple[int, int], Node],
+        sockets: set[bytes],
+    ) -> Tree:
+        """The tree that `report` tells of. `hidden` has what the disk does not show; a person
+        knows of `sockets` already.
+        """
         made = Tree()
         directories = {b"": made.root}
         ours = report["uid"], report["gid"]
@@ -227,7 +235,9 @@ class _Run:
             path = name.encode("latin-1")
             typeflag = _TYPES.get(stat.S_IFMT(mode))
             if typeflag is None:
-                self._warn(f"/{printable(path)} is a socket, which no layer holds: left out")
+                if path not in sockets:
+                    self._warn(f"/{printable(path)} is a socket, which no layer holds: left out")
+                sockets.add(path)
                 continue
             node = Node(
                 typeflag=typeflag,
