@@ -624,7 +624,9 @@ def test_owner_that_fakeroot_does_not_tell() -> None:
     from stream.customisation.commands import FAKE_ROOT, _Run
 
     warnings: list[str] = []
-    tree = _Run(FAKE_ROOT, "", Scratch(path=b"/x"), Disk(), 0, warnings.append).tree(report, {}, set())
+    tree = _Run(FAKE_ROOT, "", Scratch(path=b"/x"), Disk(), 0, warnings.append).tree(
+        report, {}, set()
+    )
     assert [_node(tree, path).uid for path in (b"a", b"b")] == [0, 1000]
     assert len(warnings) == 1
     assert "taken to be root's" in warnings[0]
