@@ -45,7 +45,8 @@ if TYPE_CHECKING:
         Owner,
         Recipe,
     )
-    from stream.pipeline import Observer, write_image
+    from stream.observer import Observer
+    from stream.pipeline import write_image
     from stream.planning.plan import plan
     from stream.planning.spec import Spec, parse_spec
 

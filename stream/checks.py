@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from stream.disk import Disk
-from stream.errors import printable
+from stream.text import printable
 
 # Is told of a fault: its place in the document, and what is wrong.
 NoteFault = Callable[[str, str], None]

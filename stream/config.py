@@ -31,8 +31,10 @@ from stream.checks import (
 )
 from stream.container_config import wrong_types
 from stream.disk import Disk
-from stream.errors import ConfError, Fault, one_line
+from stream.errors import ConfError, Fault
 from stream.model import (
+    DEFAULT_CREATED,
+    DEFAULT_STORE_DIR,
     BaseReference,
     CustomisationLayer,
     Digest,
@@ -41,9 +43,8 @@ from stream.model import (
     Owner,
     Recipe,
 )
+from stream.text import one_line
 
-DEFAULT_STORE_DIR = "/nix/store"
-DEFAULT_CREATED = "1970-01-01T00:00:01+00:00"
 HEAD = 512  # bytes that tell a conf from an archive
 # In an executable with a conf, what stands before it: no line of a JSON document.
 EMBEDDED = b"\nexit 126 # the conf follows\n"

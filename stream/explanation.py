@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from stream.archives.images import open_archive
-from stream.config import DEFAULT_CREATED, DEFAULT_STORE_DIR, split_archive
-from stream.errors import StreamImageError, printable
-from stream.model import Digest, ImageConf, Recipe
+from stream.config import split_archive
+from stream.errors import StreamImageError
+from stream.model import DEFAULT_CREATED, DEFAULT_STORE_DIR, Digest, ImageConf, Recipe
 from stream.sources import customisation, opened_base, store
 from stream.sources.base import BaseImage
+from stream.text import printable
 
 # What of a conf decides how the bytes of a store layer are written, and its default.
 _STAMP = {

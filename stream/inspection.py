@@ -22,12 +22,13 @@ from stream.archives.sequential import STANDARD_INPUT, Sequential, SequentialTar
 from stream.archives.tarreader import read_members
 from stream.config import HEAD, begins_conf, head_of, is_conf, load_conf, parse_conf, split_archive
 from stream.documents import image_config
-from stream.errors import UsageError, printable
+from stream.errors import UsageError
 from stream.model import Digest, ImageConf
 from stream.nixhash import DIGITS
 from stream.sources import customisation, opened_base, store
 from stream.sources.base_listing import Lister
 from stream.sources.layer import ListedLayer
+from stream.text import printable
 
 # A store path as Nix and Guix make them: 32 digits of a hash, then a name.
 _STORE_PATH = re.compile(rf"((?:[^/]+/)*store)/([{DIGITS}]{{32}}-[^/]+)".encode())

@@ -12,7 +12,8 @@ import sys
 from dataclasses import dataclass
 
 import stream
-from stream.errors import UsageError, one_line
+from stream.errors import UsageError
+from stream.text import one_line
 
 # All that streaming needs, from the very file.
 _PROBE = "import os, stream, stream.commands.stream; sys.exit(not os.path.samefile(stream.__file__, sys.argv[1]))"

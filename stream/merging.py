@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from stream import documents
 from stream.archives.images import Archive, ArchiveImage, ArchiveLayer
 from stream.model import Digest, Image
-from stream.pipeline import LayerWriting, Observer
+from stream.observer import Observer
+from stream.pipeline import LayerWriting
 from stream.reference import qualified
 from stream.sources.base import archive_layers, check_listing
 from stream.tarwriter import ArchiveWriter

@@ -183,3 +183,7 @@ class Image:
     repo_tags: tuple[str, ...]
     layers: tuple[Layer, ...]
     size: int
+
+
+DEFAULT_STORE_DIR = "/nix/store"
+DEFAULT_CREATED = "1970-01-01T00:00:01+00:00"

@@ -9,7 +9,7 @@ import io
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 from stream.compression import UNCOMPRESSED, Compression, compressed
 from stream.errors import OutputError
 from stream.model import Image, ImageConf, Layer
+from stream.observer import Observer
 from stream.sinks import ARCHIVE_FORMATS, ArchiveFormat
 from stream.sinks.docker_archive import DockerArchive
 from stream.sources import customisation, opened_base, store
@@ -26,35 +27,6 @@ from stream.tarwriter import LayerWriter
 
 if TYPE_CHECKING:
     from stream.sources.base import BaseImage
-
-
-# Yields the size of each layer in bytes, None where it is not known.
-Sizes = Callable[[], Iterable[int | None]]
-
-
-class Observer:
-    """Is told what happens while an image is written; does nothing by itself."""
-
-    def started(self, layers: int, sizes: Sizes, position: Callable[[], int]) -> None:
-        """`layers` will be written; `position()` is the archive's bytes so far."""
-
-    def layer_started(self, number: int, source: SourceLayer) -> None:
-        """Layer `number`, from 1, begins."""
-
-    def layer_written(self, number: int, source: SourceLayer) -> None:
-        """All bytes of layer `number` are on their way."""
-
-    def layer_completed(self, number: int, layer: Layer) -> None:
-        """Layer `number` has its digest."""
-
-    def finished(self, *images: Image) -> None:
-        """The archive is complete, and holds these."""
-
-    def exported(self, entries: int, size: int) -> None:
-        """A root file system is complete: so many entries, and bytes of tar."""
-
-    def warning(self, message: str) -> None:
-        """The image can be written, but `message` should be known."""
 
 
 def _sources(conf: ImageConf, top: SourceLayer | None) -> list[Callable[[], SourceLayer]]:

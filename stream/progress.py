@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from stream.errors import StreamImageError
 from stream.model import Image, Layer
-from stream.pipeline import Observer, Sizes
+from stream.observer import Observer, Sizes
 from stream.sources.layer import SourceLayer
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from bisect import bisect_left
 
 from stream.archives.bytesource import ByteSource, pieces
 from stream.archives.tarreader import MAX_EXTENSION, XATTR, Member, Stated, read_members, stated
-from stream.errors import ArchiveError, printable
+from stream.errors import ArchiveError
+from stream.text import printable
 
 _LABEL = "tarsum.v1+sha256"
 _SHOWN = 200  # bytes of a name that are kept for an error

@@ -29,8 +29,9 @@ ROWS: list[set[str]] = [
         "tarsum",
         "wrapping",
     },
-    {"progress"},  # watches the pipeline and is told by it through an interface of the pipeline's
+    {"progress"},
     {"pipeline"},
+    {"observer"},
     {"sources", "sinks", "layering"},
     {"customisation"},
     {"documents", "config", "output", "installation"},
@@ -40,6 +41,7 @@ ROWS: list[set[str]] = [
     {"checks", "container_config"},
     {"disk"},
     {"model", "errors", "nixhash", "reference"},
+    {"text"},
 ]
 DEPTH = {name: depth for depth, row in enumerate(ROWS) for name in row}
 MODULES = {

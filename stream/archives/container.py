@@ -19,7 +19,8 @@ from typing import Any, Protocol
 from stream.archives import tarreader
 from stream.archives.bytesource import ByteSource, FileBytes, Part, StreamBytes, pieces
 from stream.archives.decompress import MAGIC_SIZE, Budget, compression_of, decompressed
-from stream.errors import ArchiveError, printable
+from stream.errors import ArchiveError
+from stream.text import printable
 
 MAX_DOCUMENT = 8 << 20  # bytes of a JSON document
 MAX_DOCUMENTS = 64 << 20  # bytes of all that are kept while a compressed tar is scanned

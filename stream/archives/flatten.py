@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from stream.archives.bytesource import ByteSource
 from stream.archives.tarreader import DIRECTORY, HARD_LINK, LINK, Member, read_members
-from stream.errors import ArchiveError, printable
+from stream.errors import ArchiveError
+from stream.text import printable
 
 MAX_ENTRIES = 1 << 22
 MAX_LISTED = 1 << 28  # bytes of names, link targets and directories' records

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from stream.archives.bytesource import ByteSource, read_exactly
-from stream.errors import ArchiveError, printable
+from stream.errors import ArchiveError
+from stream.text import printable
 
 BLOCK = 512
 MAX_EXTENSION = 1 << 20  # bytes of a pax header, or of a GNU long name

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from stream.answer import say_json, say_text
 from stream.commands.output import add_tag_argument
-from stream.errors import one_line
 from stream.inspection import InspectedImage, InspectedLayer, Inspection, inspect
 from stream.output import is_terminal
 from stream.progress import Reporter, readable_size
+from stream.text import one_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from stream import compression
 from stream.config import check_repo_tag
-from stream.errors import UsageError, one_line
+from stream.errors import UsageError
 from stream.output import is_terminal, output_file, standard_output
+from stream.text import one_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,9 @@ from typing import Any
 from stream.answer import say_json, say_text
 from stream.commands.output import add_tag_argument
 from stream.config import load_conf
-from stream.errors import UsageError, one_line
+from stream.errors import UsageError
 from stream.progress import Reporter, readable_size
+from stream.text import one_line
 from stream.verification import Finding, Verification, verify
 
 DESCRIPTION = """\

@@ -8,10 +8,11 @@ import os
 from stream import wrapping
 from stream.commands.output import add_tag_argument, given_tag
 from stream.config import MAX_CONF, conf_in, conf_name, parse_conf, read_conf
-from stream.errors import UsageError, one_line
+from stream.errors import UsageError
 from stream.installation import this_installation
 from stream.output import output_file, standard_output, write_all
 from stream.progress import Reporter
+from stream.text import one_line
 
 DESCRIPTION = """\
 Write an executable that streams the image of a conf, wherever and in whatever

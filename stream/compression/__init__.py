@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from stream.compression.codecs import CODECS
 from stream.compression.pump import Pump
-from stream.errors import UsageError, one_line
+from stream.errors import UsageError
+from stream.text import one_line
 
 NONE = "none"
 CHOICES = (NONE, *CODECS)

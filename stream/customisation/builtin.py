@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 from stream.customisation.tree import Node, directory, file, link
 from stream.disk import Disk
-from stream.errors import RecipeError, printable
+from stream.errors import RecipeError
 from stream.model import Builtin
+from stream.text import printable
 
 SHADOW_SETUP = "shadowSetup"
 

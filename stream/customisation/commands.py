@@ -30,8 +30,9 @@ from stream.customisation.tree import (
     Tree,
 )
 from stream.disk import Disk
-from stream.errors import CommandsError, one_line, printable
+from stream.errors import CommandsError
 from stream.model import Recipe
+from stream.text import one_line, printable
 
 EXTRA, FAKE_ROOT = "extraCommands", "fakeRootCommands"
 MAX_NAMES = 5  # in a message

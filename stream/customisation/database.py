@@ -16,9 +16,10 @@ from stream.customisation import tree as nodes
 from stream.customisation.registrations import NAR_HASH, SCHEMA_VERSION, Registration
 from stream.customisation.tree import Node, OccupiedError, Tree
 from stream.disk import Disk
-from stream.errors import ArchiveError, RecipeError, SourceError, printable
+from stream.errors import ArchiveError, RecipeError, SourceError
 from stream.model import NixDatabase
 from stream.nixhash import STORE_NAME
+from stream.text import printable
 
 STATE_DIR = b"nix/var/nix"
 

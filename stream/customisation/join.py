@@ -33,8 +33,9 @@ from stream.customisation.tree import (
     under,
 )
 from stream.disk import MAX_LINKS, Disk
-from stream.errors import ContentConflict, SourceError, printable
+from stream.errors import ContentConflict, SourceError
 from stream.model import Builtin, Recipe
+from stream.text import printable
 
 # Links to directories can double what is reached with each step, and no path is a loop.
 MAX_AGAIN = 300_000

@@ -23,8 +23,9 @@ from stream.customisation.tree import (
     Tree,
     parts_of,
 )
-from stream.errors import RecipeError, printable
+from stream.errors import RecipeError
 from stream.model import Permission, Recipe
+from stream.text import printable
 
 _KINDS = {
     FILE: "a file",

@@ -27,7 +27,8 @@ from stream.customisation.tree import (
     parts_of,
     under,
 )
-from stream.errors import RecipeError, printable
+from stream.errors import RecipeError
+from stream.text import printable
 
 MAX_LINKS = 40  # one through the other, as Linux follows them
 MAX_STEPS = 1 << 22  # through links, for all paths; a long way counts more

@@ -11,12 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from stream.checks import MAX_FAULTS, is_text, not_normal, not_readable
-from stream.config import DEFAULT_STORE_DIR
 from stream.disk import Disk
 from stream.errors import ConfError, Fault
 from stream.layering.graph import Graph, Node, closure, part
 from stream.layering.references import MAX_PATHS, References, parse_references
-from stream.model import StoreObject
+from stream.model import DEFAULT_STORE_DIR, StoreObject
 from stream.planning import nix
 from stream.planning.mentions import in_value, is_hashed
 from stream.planning.nar import nar_size

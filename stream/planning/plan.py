@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 from stream import config, recipe_config
 from stream.customisation.tree import LINK
 from stream.disk import Disk
-from stream.errors import ConfError, Fault, one_line
+from stream.errors import ConfError, Fault
 from stream.layering.graph import Graph, part
-from stream.model import Builtin, ImageConf, LayerPlan, NixDatabase, Recipe
+from stream.model import DEFAULT_STORE_DIR, Builtin, ImageConf, LayerPlan, NixDatabase, Recipe
 from stream.planning import mentions, nix
 from stream.planning.closure import Closure, Wanted, closure_of
 from stream.planning.spec import Spec
 from stream.planning.tag import derived_tag
 from stream.sources import customisation, opened_base
+from stream.text import one_line
 
 if TYPE_CHECKING:
     from stream.sources.base import BaseImage
@@ -204,7 +205,7 @@ def _warn_of_unknown(spec: Spec, closure: Closure, warn: Callable[[str], None]) 
     """Tell of Nix's store paths of which nobody knows what they refer to: under sudo, say,
     `nix-store` is not found, and an image would lack its libraries without a word.
     """
-    usual = os.fsdecode(spec.conf.store_dir) == config.DEFAULT_STORE_DIR
+    usual = os.fsdecode(spec.conf.store_dir) == DEFAULT_STORE_DIR
     if closure.references is not None or not usual:
         return
     unknown = [path for path in closure.wanted if mentions.is_hashed(path)]

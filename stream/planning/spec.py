@@ -18,7 +18,7 @@ from stream import config, recipe_config
 from stream.checks import depth_of, kind, meant
 from stream.disk import Disk
 from stream.errors import ConfError, Fault
-from stream.model import ImageConf, Recipe
+from stream.model import DEFAULT_STORE_DIR, ImageConf, Recipe
 from stream.planning import nix
 
 # Handed on to the conf as they are.
@@ -196,9 +196,7 @@ class _Reader:
     def _root_of_nix(self) -> str | None:
         """The root below which Nix's store is, if nothing else is said of it."""
         # Nix puts /nix/store there whatever the store directory is called.
-        usual = (
-            self._document.get("store_dir", config.DEFAULT_STORE_DIR) == config.DEFAULT_STORE_DIR
-        )
+        usual = self._document.get("store_dir", DEFAULT_STORE_DIR) == config.DEFAULT_STORE_DIR
         if "store_root" in self._document or not usual:
             return None
         return nix.root_of(self._text("nix_store"))

@@ -20,11 +20,12 @@ from stream.archives.container import Blob, Container
 from stream.archives.decompress import decompressed
 from stream.archives.images import Archive, ArchiveImage, ArchiveLayer, open_archive
 from stream.documents import LAYER_TYPE, store_paths_comment
-from stream.errors import ArchiveError, DigestMismatch, one_line
+from stream.errors import ArchiveError, DigestMismatch
 from stream.model import BaseReference, Descriptor, Digest, ImageConf, Layer, LayerPlan
 from stream.sources.base_listing import BaseListing, Lister, held
 from stream.sources.layer import SourceLayer
 from stream.tarwriter import LayerWriter
+from stream.text import one_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

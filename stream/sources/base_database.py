@@ -11,9 +11,10 @@ from stream.archives.flatten import Directory, Leaf, parts_of
 from stream.archives.tarreader import FILE, LINK, Member
 from stream.customisation.database import STATE_DIR, BaseDatabase
 from stream.customisation.registrations import MAX_DATABASE, SCHEMA_VERSION
-from stream.errors import ArchiveError, printable
+from stream.errors import ArchiveError
 from stream.sources.base_listing import Keep
 from stream.sources.base_tree import BaseTree
+from stream.text import printable
 
 MAX_KEPT = 4 * MAX_DATABASE  # bytes, of all layers together
 _MAX_SMALL = 100  # bytes of a version

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from stream.customisation.redirect import Base
 from stream.customisation.tree import Tree
-from stream.errors import printable
 from stream.model import CustomisationLayer, ImageConf, Recipe
 from stream.sources.layer import ListedLayer
+from stream.text import printable
 
 if TYPE_CHECKING:
     from stream.customisation.database import BaseDatabase

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stream.documents import store_paths_comment
-from stream.errors import SourceError, printable
+from stream.errors import SourceError
 from stream.model import CustomisationLayer
 from stream.sources.layer import ListedLayer
 from stream.tarwriter import LayerWriter
+from stream.text import printable
 
 if TYPE_CHECKING:
     from stream.archives.bytesource import ByteSource

@@ -14,10 +14,10 @@ from itertools import pairwise
 import xxhash
 
 from stream.documents import store_paths_comment
-from stream.errors import printable
 from stream.model import ImageConf, LayerPlan
 from stream.sources.layer import SourceLayer
 from stream.tarwriter import Entries, LayerWriter
+from stream.text import printable
 
 ANCESTOR_MODE = 0o755
 

@@ -17,10 +17,11 @@ from stream.archives.decompress import decompressed
 from stream.archives.images import open_archive
 from stream.archives.sequential import piped
 from stream.archives.tarreader import FILE, Member, read_members
-from stream.errors import ArchiveError, printable
+from stream.errors import ArchiveError
 from stream.model import Image, ImageConf
 from stream.pipeline import write_image
 from stream.reference import qualified
+from stream.text import printable
 from stream.verification.documents import CheckedImage
 from stream.verification.findings import Findings
 

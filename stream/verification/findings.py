@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from stream.errors import one_line
+from stream.text import one_line
 
 DOCKER, PODMAN, CONTAINERD = "docker", "podman", "containerd"
 SKOPEO, BUILDAH, UMOCI = "skopeo", "buildah", "umoci"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from stream.archives import tarreader
 from stream.archives.bytesource import ByteSource
 from stream.archives.tarreader import Member
-from stream.errors import printable
+from stream.text import printable
 
 MAX_ENTRIES = 1 << 22
 MAX_NAMES = 1 << 29  # bytes of paths, and of the paths above them

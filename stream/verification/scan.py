@@ -23,7 +23,8 @@ from stream.archives.container import (
 )
 from stream.archives.decompress import MAGIC_SIZE, Budget, compression_of, decompressed
 from stream.archives.sequential import Sequential
-from stream.errors import ArchiveError, printable
+from stream.errors import ArchiveError
+from stream.text import printable
 from stream.verification.findings import Findings
 from stream.verification.layers import check_layer
 
