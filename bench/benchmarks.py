@@ -23,14 +23,14 @@ from bench.contenders import (
 )
 from bench.replay import repushed
 from bench.report import Section, verdict
-from stream.layering.auto import auto
-from stream.layering.graph import Graph, roots
-from stream.layering.pipeline import pipeline
-from stream.layering.popularity import popularity
-from stream.layering.references import parse_references
-from stream.layering.stable import stable
+from stream.nix.references import parse_references
 from stream.planning.plan import plan as plan_conf
 from stream.planning.spec import parse_spec
+from stream.strategies.auto import auto
+from stream.strategies.graph import Graph, roots
+from stream.strategies.popularity import popularity
+from stream.strategies.program import pipeline
+from stream.strategies.stable import stable
 
 _MIB = 1 << 20
 _RSS_LIMIT = 64 * _MIB

@@ -18,10 +18,10 @@ from bench import histories
 from bench.histories import Histories, Package
 from bench.report import Section, markdown, verdict
 from bench.storepaths import base_name
-from stream.layering.auto import auto
-from stream.layering.graph import Graph, Node
-from stream.layering.popularity import popularity
-from stream.layering.stable import stable
+from stream.strategies.auto import auto
+from stream.strategies.graph import Graph, Node
+from stream.strategies.popularity import popularity
+from stream.strategies.stable import stable
 
 Plan = list[list[str]]
 Planner = Callable[[Graph, list[str], int, Plan | None], Plan]

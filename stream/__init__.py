@@ -64,7 +64,8 @@ _MODULES = {
         "BaseReference", "CustomisationLayer", "Descriptor", "Digest", "Image", "ImageConf",
         "Layer", "LayerPlan", "Owner", "Recipe",
     ),
-    "pipeline": ("Observer", "write_image"),
+    "observer": ("Observer",),
+    "pipeline": ("write_image",),
     "planning.plan": ("plan",),
     "planning.spec": ("Spec", "parse_spec"),
 }  # fmt: skip

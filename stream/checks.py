@@ -5,22 +5,15 @@ Knows no document's keys: only JSON's types, and paths.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import stat
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from stream.disk import Disk
-from stream.text import printable
+from stream.limits import MAX_ID
 
 # Is told of a fault: its place in the document, and what is wrong.
 NoteFault = Callable[[str, str], None]
-
-MAX_FAULTS = 20  # of one kind that are told
-MAX_SIZE = 2**63 - 1  # bytes: what file systems and databases can hold
-MAX_ID = 2**32 - 2  # the last one, (uid_t)-1, means "no change" to chown
 
 
 def kind(value: object) -> str:
@@ -87,27 +80,6 @@ def not_normal(path: str) -> str | None:
     if path.startswith("//") or os.path.normpath(path) != path:
         return f"is not in normal form: write {os.path.normpath('/' + path.lstrip('/'))!r}"
     return None
-
-
-def not_readable(path: str, disk: Disk) -> str | None:
-    """Why `path` cannot be read on `disk`, or None. Follows no link."""
-    name = path.encode()
-    place = name
-    try:
-        place = disk.at(name)
-        mode = os.lstat(place).st_mode
-        if stat.S_ISLNK(mode):
-            return None
-        wanted = os.R_OK | os.X_OK if stat.S_ISDIR(mode) else os.R_OK
-        if os.access(place, wanted):
-            return None
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), place)
-    except OSError as error:
-        place = error.filename or place
-        elsewhere = place != name
-        if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-            return "does not exist" + (f": there is no {printable(place)}" if elsewhere else "")
-        return f"cannot be read{f' at {printable(place)}' if elsewhere else ''}: {error.strerror}"
 
 
 class Fields:

@@ -18,20 +18,10 @@ from typing import Any
 
 import orjson
 
-from stream.checks import (
-    MAX_FAULTS,
-    Fields,
-    depth_of,
-    id_of,
-    kind,
-    meant,
-    no_id,
-    not_normal,
-    not_readable,
-)
+from stream.checks import Fields, depth_of, id_of, kind, meant, no_id, not_normal
 from stream.container_config import wrong_types
-from stream.disk import Disk
 from stream.errors import ConfError, Fault
+from stream.limits import MAX_DEPTH, MAX_FAULTS
 from stream.model import (
     DEFAULT_CREATED,
     DEFAULT_STORE_DIR,
@@ -43,6 +33,7 @@ from stream.model import (
     Owner,
     Recipe,
 )
+from stream.nix.store_root import Disk, not_readable
 from stream.text import one_line
 
 HEAD = 512  # bytes that tell a conf from an archive
@@ -71,7 +62,6 @@ _NAME = re.compile(rf"(?:{_DOMAIN}/)?{_PATH_COMPONENT}(?:/{_PATH_COMPONENT})*", 
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 MAX_NAME_LENGTH = 255
 MAX_CONF = 1 << 27  # bytes; a conf of 10,000 store paths is one of a megabyte
-MAX_DEPTH = 200  # json.dumps recurses
 PEEKED = 4096  # bytes; an archive has a NUL among them, no JSON has one
 
 KEYS = frozenset(

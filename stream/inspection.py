@@ -24,7 +24,7 @@ from stream.config import HEAD, begins_conf, head_of, is_conf, load_conf, parse_
 from stream.documents import image_config
 from stream.errors import UsageError
 from stream.model import Digest, ImageConf
-from stream.nixhash import DIGITS
+from stream.nix.hashes import DIGITS
 from stream.sources import customisation, opened_base, store
 from stream.sources.base_listing import Lister
 from stream.sources.layer import ListedLayer

@@ -133,7 +133,7 @@ class ImageConf:
     """A valid conf, every default filled in. `created` is aware; `mtime` is in
     seconds since the epoch; `container_config` is passed through as it is;
     `annotations` are the OCI manifest's. On disk `store_root` stands before what is in
-    the store directory: see `stream.disk`.
+    the store directory: see `stream.nix.store_root`.
     """
 
     architecture: str

@@ -9,18 +9,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from stream.checks import (
-    MAX_FAULTS,
-    MAX_SIZE,
-    Fields,
-    NoteFault,
-    kind,
-    meant,
-    not_normal,
-    not_readable,
-)
-from stream.disk import Disk
+from stream.checks import Fields, NoteFault, kind, meant, not_normal
+from stream.limits import MAX_FAULTS, MAX_SIZE
 from stream.model import Builtin, NixDatabase, Recipe, StoreObject
+from stream.nix.store_root import Disk, not_readable
 from stream.permission_config import read_directories, read_owner, read_permissions
 
 KEYS = frozenset(

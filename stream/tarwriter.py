@@ -18,10 +18,10 @@ from typing import Self
 from stream import _tarhash
 from stream.errors import OutputError, ReaderClosedError, SizeMismatch, SourceError
 from stream.model import Digest, Owner
+from stream.typeflags import DIRECTORY, FILE, HARD_LINK
 
 BLOCK = 512
 RECORD = 20 * BLOCK  # an archive's size is a multiple of this
-FILE, HARD_LINK, DIRECTORY = b"0", b"1", b"5"
 MEMBER_MODE = 0o644
 
 encode_header = _tarhash.encode_header

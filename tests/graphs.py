@@ -4,7 +4,7 @@ found the slow way. Knows no planner.
 
 from hypothesis import strategies as st
 
-from stream.layering.graph import Graph, Node
+from stream.strategies.graph import Graph, Node
 
 NAMES = ("foo", "foo+", "foo-1.0", "foo-1.0+git", "bar")  # that sort in odd ways
 

@@ -15,13 +15,13 @@ from stream.archives.bytesource import ByteSource
 from stream.archives.container import CompressedTar
 from stream.config import load_conf, parse_conf
 from stream.customisation.redirect import BaseEntry
-from stream.customisation.tree import DIRECTORY, FILE, LINK
 from stream.errors import ArchiveError
 from stream.pipeline import write_image
 from stream.planning.plan import plan
 from stream.planning.spec import parse_spec
 from stream.sources import opened_base
 from stream.sources.base_tree import base_entries, base_tree
+from stream.typeflags import DIRECTORY, FILE, LINK
 
 
 def a_directory(mode: int = 0o755, **fields: Any) -> tarfile.TarInfo:

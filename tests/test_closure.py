@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.errors import ConfError, SourceError
-from stream.layering.graph import Graph, Node
-from stream.layering.references import References, parse_references
+from stream.nix import query
+from stream.nix.nar import nar_size
+from stream.nix.references import References, parse_references
 from stream.planning import closure as closures
-from stream.planning import nix
 from stream.planning.closure import Wanted, alone, closure_of, from_graph
-from stream.planning.nar import nar_size
+from stream.strategies.graph import Graph, Node
 
 STORE = "/nix/store"
 HELLO = f"{STORE}/{'0' * 32}-hello"
@@ -27,7 +27,7 @@ OTHER = f"{STORE}/{'2' * 32}-other"
 @pytest.fixture(autouse=True)
 def no_nix(monkeypatch: pytest.MonkeyPatch) -> None:
     """See to it that no test meets the machine's Nix."""
-    monkeypatch.setattr(nix, "PROGRAM", "no-such-nix-store")
+    monkeypatch.setattr(query, "PROGRAM", "no-such-nix-store")
 
 
 def written(graph: Graph) -> bytes:

@@ -23,21 +23,11 @@ import stream
 from stream.customisation import session
 from stream.customisation.commands import ran
 from stream.customisation.scratch import Scratch, scratch, write
-from stream.customisation.tree import (
-    BLOCK_DEVICE,
-    CHARACTER_DEVICE,
-    FIFO,
-    FILE,
-    LINK,
-    Node,
-    Tree,
-    directory,
-    file,
-    link,
-)
-from stream.disk import Disk
+from stream.customisation.tree import Node, Tree, directory, file, link
 from stream.errors import CommandsError, SourceError
 from stream.model import Recipe
+from stream.nix.store_root import Disk
+from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, FIFO, FILE, LINK
 
 SITES = [str(Path(stream.__file__).parent.parent), str(Path(orjson.__file__).parent.parent)]
 NOBODY = 65534
@@ -751,7 +741,7 @@ import sys
 from stream import cli
 from stream.customisation.commands import ran
 from stream.customisation.tree import Tree
-from stream.disk import Disk
+from stream.nix.store_root import Disk
 from stream.model import Recipe
 import signal, os
 for signum in cli._SIGNALS:

@@ -16,9 +16,10 @@ from trees import Directory, File, Link
 
 from stream.customisation import join as joining
 from stream.customisation.join import make_tree
-from stream.customisation.tree import DIRECTORY, FILE, LINK, Tree
+from stream.customisation.tree import Tree
 from stream.errors import ContentConflict, SourceError
 from stream.model import Builtin, Recipe
+from stream.typeflags import DIRECTORY, FILE, LINK
 
 Shown = dict[bytes, str]
 Make = Callable[..., bytes]

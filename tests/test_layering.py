@@ -10,11 +10,11 @@ from graphs import graph_of, graphs, slow_scores, store_path, walked
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.layering.auto import auto
-from stream.layering.graph import Graph, Node
-from stream.layering.pipeline import pipeline
-from stream.layering.popularity import popularity, popularity_scores
-from stream.layering.reach import members, reach
+from stream.strategies.auto import auto
+from stream.strategies.graph import Graph, Node
+from stream.strategies.popularity import popularity, popularity_scores
+from stream.strategies.program import pipeline
+from stream.strategies.reach import members, reach
 
 Planner = Callable[[Graph, int], list[list[str]]]
 
@@ -185,8 +185,8 @@ PROGRAM = (
 def test_hash_seed(planner: str, arguments: str) -> None:
     """The same closure gives the same image on every machine and in every run."""
     program = (
-        f"from stream.layering.{planner} import {planner} as plan\n"
-        "from stream.layering.graph import Node\n"
+        f"from stream.strategies.{planner} import {planner} as plan\n"
+        "from stream.strategies.graph import Node\n"
         "names = [f'/s/{n * 7919 % 1000}-p{n % 5}' for n in range(200)]\n"
         "print(plan({name: Node(n % 7, frozenset(names[n // 2:n:3])) for n, name in enumerate(names)},\n"
         f"    {arguments}))"

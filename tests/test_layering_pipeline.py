@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.errors import ConfError
-from stream.layering.graph import Graph, Node
-from stream.layering.pipeline import pipeline, program_faults
+from stream.strategies.graph import Graph, Node
+from stream.strategies.program import pipeline, program_faults
 
 # R needs A and B; both need C, and A alone D and E.
 DIAMOND = {"R": "AB", "A": "CDE", "B": "C", "C": "", "D": "E", "E": ""}

@@ -15,11 +15,12 @@ import trees
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stream.customisation.tree import DIRECTORY, FILE, Node, Tree, directory, file, link
+from stream.customisation.tree import Node, Tree, directory, file, link
 from stream.errors import SourceError
 from stream.model import Recipe
 from stream.sources.made import made_layer
 from stream.tarwriter import LayerWriter, encode_header, write_layer
+from stream.typeflags import DIRECTORY, FILE
 
 RECIPE = Recipe()
 MTIME = 1

@@ -23,9 +23,9 @@ from stream.config import parse_conf
 from stream.customisation import tree as nodes
 from stream.customisation.database import BaseDatabase, add_database
 from stream.customisation.tree import Tree
-from stream.disk import Disk
 from stream.errors import ArchiveError, RecipeError, SourceError
 from stream.model import NixDatabase, StoreObject
+from stream.nix.store_root import Disk
 from stream.sources import base_database as finding
 from stream.sources import opened_base
 from stream.sources.base_tree import base_tree
@@ -171,14 +171,14 @@ def test_what_is_in_the_tree() -> None:
     """Nix looks at these places, and finds no more than it needs."""
     tree = made(A, B, roots=[B.path, B.path])
     found = {path: (node.typeflag, node.mode, node.link) for path, node in tree.entries()}
-    places = {path: kind for path, kind in found.items() if kind[0] != nodes.DIRECTORY}
-    assert {mode for kind, mode, _ in found.values() if kind == nodes.DIRECTORY} == {0o755}
+    places = {path: kind for path, kind in found.items() if kind[0] != typeflags.DIRECTORY}
+    assert {mode for kind, mode, _ in found.values() if kind == typeflags.DIRECTORY} == {0o755}
     assert places == {
-        b"nix/var/nix/db/db.sqlite": (nodes.FILE, 0o644, b""),
-        b"nix/var/nix/db/schema": (nodes.FILE, 0o644, b""),
-        b"nix/var/nix/gcroots/profiles": (nodes.LINK, 0o777, b"/nix/var/nix/profiles"),
+        b"nix/var/nix/db/db.sqlite": (typeflags.FILE, 0o644, b""),
+        b"nix/var/nix/db/schema": (typeflags.FILE, 0o644, b""),
+        b"nix/var/nix/gcroots/profiles": (typeflags.LINK, 0o777, b"/nix/var/nix/profiles"),
         b"nix/var/nix/gcroots/docker/" + B.path[11:].encode(): (
-            nodes.LINK, 0o777, B.path.encode(),
+            typeflags.LINK, 0o777, B.path.encode(),
         ),
     }  # fmt: skip
     schema = tree.find(b"nix/var/nix/db/schema")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.nixhash import compressed, from_nix_base32, nix_base32, sha256_of
+from stream.nix.hashes import compressed, from_nix_base32, nix_base32, sha256_of
 
 EMPTY = hashlib.sha256(b"").digest()
 EMPTY_BASE32 = "0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73"

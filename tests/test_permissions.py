@@ -5,9 +5,10 @@ import pytest
 from stream.capabilities import ATTRIBUTE, capability_data
 from stream.customisation.permissions import apply
 from stream.customisation.redirect import BaseEntry
-from stream.customisation.tree import DIRECTORY, FIFO, LINK, Node, Tree, directory, file, link
+from stream.customisation.tree import Node, Tree, directory, file, link
 from stream.errors import RecipeError
 from stream.model import Permission, Recipe
+from stream.typeflags import DIRECTORY, FIFO, LINK
 
 
 def tree_of(**more: Node) -> Tree:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stream.errors import NixError
-from stream.planning import nix
+from stream.nix import query
 
 HELLO = f"/nix/store/{'0' * 32}-hello"
 
@@ -22,7 +22,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     monkeypatch.setenv("PATH", str(tmp_path))
 
     def put(script: str) -> None:
-        path = tmp_path / nix.PROGRAM
+        path = tmp_path / query.PROGRAM
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
 
@@ -44,7 +44,7 @@ def test_what_nix_says_is_one_line(install: Install, script: str, reason: str) -
     """A person reads why, not a trace, and no terminal is written on."""
     install(script)
     with pytest.raises(NixError) as error:
-        nix.invalid([HELLO])
+        query.invalid([HELLO])
     way_out = "with references_graph, Nix is not asked"
     assert str(error.value) == f"nix-store --check-validity --print-invalid: {reason} ({way_out})"
 
@@ -52,9 +52,9 @@ def test_what_nix_says_is_one_line(install: Install, script: str, reason: str) -
 def test_a_program_that_does_not_start(install: Install, tmp_path: Path) -> None:
     """A broken installation ends in a line, not a traceback."""
     install("")
-    (tmp_path / nix.PROGRAM).write_bytes(b"#!/no/such/shell\n")
+    (tmp_path / query.PROGRAM).write_bytes(b"#!/no/such/shell\n")
     with pytest.raises(NixError, match="nix-store: cannot be started: No such file"):
-        nix.invalid([HELLO])
+        query.invalid([HELLO])
 
 
 def test_thousands_of_paths_are_few_calls(install: Install, tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_thousands_of_paths_are_few_calls(install: Install, tmp_path: Path) -> N
     paths = [f"{HELLO}{number:0>160}" for number in range(2500)]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        answer = nix.registration([*paths, *paths[:10]], "local?root=/x")
+        answer = query.registration([*paths, *paths[:10]], "local?root=/x")
     assert answer.decode().split() == paths
     # Beside paths: two words and then one, and two for the store.
     calls = [int(line) for line in (tmp_path / "calls").read_text().split()]
@@ -74,18 +74,18 @@ def test_when_there_is_a_nix(
     install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A Nix of another store directory has nothing to say, and one without a database makes one."""
-    assert not nix.knows("/nix/store")
+    assert not query.knows("/nix/store")
     install("")
-    assert not nix.knows("/nix/store")
+    assert not query.knows("/nix/store")
     (tmp_path / "state" / "db").mkdir(parents=True)
-    assert nix.knows("/nix/store")
-    assert not nix.knows("/gnu/store")
+    assert query.knows("/nix/store")
+    assert not query.knows("/gnu/store")
     monkeypatch.setenv("NIX_STORE_DIR", "/gnu/store")
-    assert nix.knows("/gnu/store")
-    assert not nix.knows("/nix/store")
+    assert query.knows("/gnu/store")
+    assert not query.knows("/nix/store")
     monkeypatch.setenv("NIX_STATE_DIR", str(tmp_path / "elsewhere"))
-    assert not nix.knows("/gnu/store")
+    assert not query.knows("/gnu/store")
     monkeypatch.setenv("NIX_REMOTE", "daemon")
-    assert nix.knows("/gnu/store")
-    (tmp_path / nix.PROGRAM).unlink()
-    assert not nix.knows("/gnu/store")
+    assert query.knows("/gnu/store")
+    (tmp_path / query.PROGRAM).unlink()
+    assert not query.knows("/gnu/store")

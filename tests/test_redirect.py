@@ -12,8 +12,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from stream.customisation.redirect import BaseEntry, destination, inherit, redirect
-from stream.customisation.tree import DIRECTORY, LINK, Node, Tree, directory, file, link
+from stream.customisation.tree import Node, Tree, directory, file, link
 from stream.errors import RecipeError
+from stream.typeflags import DIRECTORY, LINK
 
 # What is at a path: None for a directory, a link's target as text, a file's content as bytes.
 Files = Mapping[str, bytes | str | None]

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from stream.commands.plan import EPILOG
-from stream.layering.pipeline import _TAKES, program_faults
-from stream.layering.references import parse_references
+from stream.nix.references import parse_references
 from stream.permission_config import read_permissions
 from stream.planning.spec import KEYS, parse_spec
+from stream.strategies.program import _TAKES, program_faults
 
 PAGE = (Path(__file__).parent.parent / "docs" / "plan.md").read_text("utf-8")
 PROGRAMS = {

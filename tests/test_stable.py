@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.layering.graph import Graph, Node
-from stream.layering.stable import _are_rebuilt, stable
+from stream.strategies.graph import Graph, Node
+from stream.strategies.stable import _are_rebuilt, stable
 
 MB = 1_000_000
 Plan = list[list[str]]

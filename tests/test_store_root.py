@@ -21,10 +21,11 @@ from trees import Directory, File, Link
 
 import stream
 from stream.customisation.join import make_tree
-from stream.disk import MAX_LINKS, Disk
 from stream.errors import ConfError, ContentConflict, SourceError, StreamImageError
+from stream.limits import MAX_LINKS
 from stream.model import LayerPlan, Owner, Recipe
-from stream.planning import nix
+from stream.nix import query
+from stream.nix.store_root import Disk
 from stream.planning.closure import Wanted, alone, closure_of, from_nix
 from stream.planning.plan import plan
 from stream.planning.spec import parse_spec
@@ -260,7 +261,7 @@ def specification(packages: Sequence[str], **keys: Any) -> dict[str, Any]:
 @pytest.fixture
 def without_nix(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have no Nix, whatever this machine has."""
-    monkeypatch.setattr("stream.planning.nix.knows", lambda _store_dir: False)
+    monkeypatch.setattr("stream.nix.query.knows", lambda _store_dir: False)
 
 
 def planned(spec: dict[str, Any]) -> dict[str, Any]:
@@ -500,7 +501,7 @@ def test_a_file_that_changes_is_named_where_it_is(tmp_path: Path) -> None:
 def test_root_of_a_nix_store(store: str, root: str | None) -> None:
     """Where Nix has put the files, they are looked for."""
     expected = None if root is None else root.replace("HERE", str(Path.cwd()))
-    assert nix.root_of(store) == expected
+    assert query.root_of(store) == expected
 
 
 def test_root_in_a_specification(tmp_path: Path) -> None:
@@ -543,8 +544,8 @@ def test_what_nix_has_and_the_disk_has_not(monkeypatch: pytest.MonkeyPatch) -> N
     """A store whose files are elsewhere needs to be told where, not a traceback on the way."""
     path = f"/nix/store/{HASHES[0]}-x"
     told = f"{path}\n{'0' * 64}\n1\n\n0\n".encode()
-    monkeypatch.setattr(nix, "invalid", lambda _paths, _store=None: set())
-    monkeypatch.setattr(nix, "registration", lambda _paths, _store=None: told)
+    monkeypatch.setattr(query, "invalid", lambda _paths, _store=None: set())
+    monkeypatch.setattr(query, "registration", lambda _paths, _store=None: told)
     wanted = Wanted(name="s", paths=((path, "contents"),), store_root="/no")
     for store, said in ((None, "the Nix store,"), ("daemon", "the Nix store daemon,")):
         with pytest.raises(ConfError) as error:
@@ -559,8 +560,8 @@ def test_a_root_with_a_nix_store_is_asked(tmp_path: Path, monkeypatch: pytest.Mo
     """With store_root alone, an image must not lack what its programs need."""
     programs = tmp_path / "programs"
     programs.mkdir()
-    (programs / nix.PROGRAM).write_text('#!/bin/sh\necho "error: $*" >&2; exit 1\n')
-    (programs / nix.PROGRAM).chmod(0o755)
+    (programs / query.PROGRAM).write_text('#!/bin/sh\necho "error: $*" >&2; exit 1\n')
+    (programs / query.PROGRAM).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
     monkeypatch.setenv("NIX_STATE_DIR", str(tmp_path / "no"))
     path = f"/nix/store/{HASHES[0]}-x"
@@ -580,8 +581,8 @@ def test_store_paths_that_nobody_knows(
     programs = tmp_path / "programs"
     programs.mkdir()
     if installed:
-        (programs / nix.PROGRAM).write_text("#!/bin/sh\nexit 1\n")
-        (programs / nix.PROGRAM).chmod(0o755)
+        (programs / query.PROGRAM).write_text("#!/bin/sh\nexit 1\n")
+        (programs / query.PROGRAM).chmod(0o755)
     monkeypatch.setenv("PATH", str(programs))
     monkeypatch.delenv("NIX_REMOTE", raising=False)
     monkeypatch.setenv("NIX_STATE_DIR", str(tmp_path / "no"))

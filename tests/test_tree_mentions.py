@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.customisation.content import PIECE
-from stream.customisation.tree import FILE, Node, Tree, file, link
+from stream.customisation.tree import Node, Tree, file, link
 from stream.errors import SourceError
-from stream.nixhash import MAX_STORE_NAME, STORE_NAME
+from stream.nix.hashes import MAX_STORE_NAME, STORE_NAME
 from stream.planning import mentions
+from stream.typeflags import FILE
 
 STORE = b"/nix/store"
 DIGITS = b"0123456789abcdfghijklmnpqrsvwxyz"

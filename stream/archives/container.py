@@ -20,12 +20,13 @@ from stream.archives import tarreader
 from stream.archives.bytesource import ByteSource, FileBytes, Part, StreamBytes, pieces
 from stream.archives.decompress import MAGIC_SIZE, Budget, compression_of, decompressed
 from stream.errors import ArchiveError
+from stream.limits import MAX_LINKS
 from stream.text import printable
+from stream.typeflags import FILE, HARD_LINK, LINK
 
 MAX_DOCUMENT = 8 << 20  # bytes of a JSON document
 MAX_DOCUMENTS = 64 << 20  # bytes of all that are kept while a compressed tar is scanned
 MAX_MEMBERS = 100_000
-MAX_LINKS = 40  # followed for one name, as the kernel has it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +131,7 @@ class _Names:
         relative to its own directory.
         """
         target = member.link.decode("utf-8", "surrogateescape")
-        if member.typeflag == tarreader.LINK:
+        if member.typeflag == LINK:
             target = posixpath.join(posixpath.dirname(name), target)
         target = posixpath.normpath(target.lstrip("/") or ".")
         if target == ".." or target.startswith("../"):
@@ -167,9 +168,9 @@ class _TarContainer:
         for member in tarreader.read_members(source := self._source()):
             self._names.count()
             normal = self._names.normal(member.name)
-            if member.typeflag in (tarreader.LINK, tarreader.HARD_LINK):
+            if member.typeflag in (LINK, HARD_LINK):
                 self._names.add_link(member, normal)
-            elif member.typeflag == tarreader.FILE:
+            elif member.typeflag == FILE:
                 self._names.add(normal, self._scan_file(member, normal, source))
 
     def _source(self) -> ByteSource:

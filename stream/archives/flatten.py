@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from stream.archives.bytesource import ByteSource
-from stream.archives.tarreader import DIRECTORY, HARD_LINK, LINK, Member, read_members
+from stream.archives.tarreader import Member, read_members
 from stream.errors import ArchiveError
+from stream.limits import MAX_ENTRIES, MAX_LINKS
 from stream.text import printable
+from stream.typeflags import DIRECTORY, HARD_LINK, LINK
 
-MAX_ENTRIES = 1 << 22
 MAX_LISTED = 1 << 28  # bytes of names, link targets and directories' records
 MAX_IMPLIED = 1 << 26  # bytes of the names of directories that have no entry
-MAX_LINKS = 40  # followed for one name, as Linux does
 MAX_STEPS = 1 << 26  # through links, for all names
 
 WHITEOUT, OPAQUE = b".wh.", b".wh..wh..opq"

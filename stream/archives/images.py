@@ -19,11 +19,11 @@ from typing import Any, NoReturn, Self
 from stream.archives.container import Blob, Container, Peruse, open_container, where
 from stream.checks import depth_of
 from stream.errors import ArchiveError
+from stream.limits import MAX_DEPTH
 from stream.model import Digest
 from stream.reference import IMAGE_NAME, REF_NAME, qualified
 from stream.text import one_line
 
-MAX_DEPTH = 200
 MAX_LAYERS = 10_000
 MAX_IMAGES = 1000
 MAX_CONFIGS = 1 << 26  # bytes of configs, which become objects of ten times the size

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from stream.archives.bytesource import ByteSource, read_exactly
 from stream.errors import ArchiveError
 from stream.text import printable
+from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, DIRECTORY, FIFO, FILE, HARD_LINK, LINK
 
 BLOCK = 512
 MAX_EXTENSION = 1 << 20  # bytes of a pax header, or of a GNU long name
@@ -24,9 +25,8 @@ MAX_GLOBALS = 1 << 12  # bytes of all global headers: they are part of every mem
 MAX_NAME = 1 << 12  # bytes of a name or a link's target; no path in Linux is longer
 MAX_SIZE = 1 << 62
 
-FILE, HARD_LINK, LINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = (b"%d" % n for n in range(7))
-TYPES = frozenset({FILE, HARD_LINK, LINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO})
-_DEVICES = frozenset({CHARACTER, BLOCK_DEVICE})
+TYPES = frozenset({FILE, HARD_LINK, LINK, CHARACTER_DEVICE, BLOCK_DEVICE, DIRECTORY, FIFO})
+_DEVICES = frozenset({CHARACTER_DEVICE, BLOCK_DEVICE})
 _OLD_FILE, _CONTIGUOUS_FILE = b"\0", b"7"
 GLOBAL = b"g"
 XATTR = "SCHILY.xattr."  # begins a pax record's name, as GNU tar and Go's archive/tar write it

@@ -12,7 +12,7 @@ from stream.answer import say_json, say_text
 from stream.config import conf_in, conf_name, parse_conf, parse_object, read_conf
 from stream.errors import UsageError
 from stream.explanation import ExplainedLayer, Explanation, explain
-from stream.nixhash import DIGITS
+from stream.nix.hashes import DIGITS
 from stream.output import is_terminal
 from stream.planning.plan import plan
 from stream.planning.previous import read_previous

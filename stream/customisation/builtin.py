@@ -9,9 +9,9 @@ import os
 from collections.abc import Callable
 
 from stream.customisation.tree import Node, directory, file, link
-from stream.disk import Disk
 from stream.errors import RecipeError
 from stream.model import Builtin
+from stream.nix.store_root import Disk
 from stream.text import printable
 
 SHADOW_SETUP = "shadowSetup"

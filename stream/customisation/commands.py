@@ -19,20 +19,12 @@ from typing import Any
 
 from stream.customisation import session
 from stream.customisation.scratch import Scratch, scratch, write
-from stream.customisation.tree import (
-    BLOCK_DEVICE,
-    CHARACTER_DEVICE,
-    DIRECTORY,
-    FIFO,
-    FILE,
-    LINK,
-    Node,
-    Tree,
-)
-from stream.disk import Disk
+from stream.customisation.tree import Node, Tree
 from stream.errors import CommandsError
 from stream.model import Recipe
+from stream.nix.store_root import Disk
 from stream.text import one_line, printable
+from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, DIRECTORY, FIFO, FILE, LINK
 
 EXTRA, FAKE_ROOT = "extraCommands", "fakeRootCommands"
 MAX_NAMES = 5  # in a message

@@ -11,17 +11,15 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from stream.customisation import registrations
 from stream.customisation import tree as nodes
-from stream.customisation.registrations import NAR_HASH, SCHEMA_VERSION, Registration
 from stream.customisation.tree import Node, OccupiedError, Tree
-from stream.disk import Disk
 from stream.errors import ArchiveError, RecipeError, SourceError
 from stream.model import NixDatabase
-from stream.nixhash import STORE_NAME
+from stream.nix import registrations
+from stream.nix.hashes import STORE_NAME
+from stream.nix.registrations import NAR_HASH, SCHEMA_VERSION, STATE_DIR, Registration
+from stream.nix.store_root import Disk
 from stream.text import printable
-
-STATE_DIR = b"nix/var/nix"
 
 _DATABASE = "Nix database"  # in messages
 _ORIGIN = b"the Nix database"

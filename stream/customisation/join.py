@@ -20,22 +20,13 @@ from operator import attrgetter
 from typing import BinaryIO, NamedTuple, TypeGuard
 
 from stream.customisation import builtin as builtins
-from stream.customisation.tree import (
-    DIRECTORY,
-    DIRECTORY_MODE,
-    FILE,
-    LINK,
-    Node,
-    Tree,
-    directory,
-    link,
-    parts_of,
-    under,
-)
-from stream.disk import MAX_LINKS, Disk
+from stream.customisation.tree import DIRECTORY_MODE, Node, Tree, directory, link, parts_of, under
 from stream.errors import ContentConflict, SourceError
+from stream.limits import MAX_LINKS
 from stream.model import Builtin, Recipe
+from stream.nix.store_root import Disk
 from stream.text import printable
+from stream.typeflags import DIRECTORY, FILE, LINK
 
 # Links to directories can double what is reached with each step, and no path is a loop.
 MAX_AGAIN = 300_000

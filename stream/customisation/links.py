@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
-from stream.customisation.tree import LINK, Tree
+from stream.customisation.tree import Tree
+from stream.typeflags import LINK
 
 
 def led_into(path: bytes, target: bytes, store_dir: bytes) -> bytes | None:

@@ -13,8 +13,8 @@ from stream.customisation import permissions
 from stream.customisation.join import make_tree
 from stream.customisation.redirect import Base, inherit, redirect
 from stream.customisation.tree import Tree
-from stream.disk import Disk
 from stream.model import ImageConf, Recipe
+from stream.nix.store_root import Disk
 
 if TYPE_CHECKING:
     from stream.customisation.database import BaseDatabase

@@ -11,21 +11,11 @@ from collections.abc import Iterator
 
 from stream.capabilities import ATTRIBUTE, capability_data
 from stream.customisation.redirect import Base, destination, make_directories
-from stream.customisation.tree import (
-    BLOCK_DEVICE,
-    CHARACTER_DEVICE,
-    DIRECTORY,
-    FIFO,
-    FILE,
-    LINK,
-    Node,
-    OccupiedError,
-    Tree,
-    parts_of,
-)
+from stream.customisation.tree import Node, OccupiedError, Tree, parts_of
 from stream.errors import RecipeError
 from stream.model import Permission, Recipe
 from stream.text import printable
+from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, DIRECTORY, FIFO, FILE, LINK
 
 _KINDS = {
     FILE: "a file",

@@ -16,10 +16,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from stream.customisation.tree import (
-    DIRECTORY,
     DIRECTORY_MODE,
-    FILE,
-    LINK,
     Node,
     OccupiedError,
     Tree,
@@ -28,9 +25,10 @@ from stream.customisation.tree import (
     under,
 )
 from stream.errors import RecipeError
+from stream.limits import MAX_LINKS
 from stream.text import printable
+from stream.typeflags import DIRECTORY, FILE, LINK
 
-MAX_LINKS = 40  # one through the other, as Linux follows them
 MAX_STEPS = 1 << 22  # through links, for all paths; a long way counts more
 
 

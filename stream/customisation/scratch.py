@@ -16,8 +16,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from stream.customisation.content import CHANGED, PIECE, opened
-from stream.customisation.tree import BLOCK_DEVICE, CHARACTER_DEVICE, FIFO, FILE, LINK, Node, Tree
+from stream.customisation.tree import Node, Tree
 from stream.errors import SourceError
+from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, FIFO, FILE, LINK
 
 # What copy_file_range(2) says where it cannot help.
 _NO_RANGES = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from stream.typeflags import DIRECTORY, FILE, LINK
+
 # Typeflags of POSIX.1-2008, pax, "ustar Interchange Format".
-FILE, LINK, CHARACTER_DEVICE, BLOCK_DEVICE, DIRECTORY, FIFO = b"0", b"2", b"3", b"4", b"5", b"6"
 
 DIRECTORY_MODE = 0o755
 

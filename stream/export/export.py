@@ -31,7 +31,7 @@ from stream.archives.flatten import (
 )
 from stream.archives.images import Archive, ArchiveImage
 from stream.archives.sequential import piped
-from stream.archives.tarreader import DIRECTORY, HARD_LINK, Member, read_members
+from stream.archives.tarreader import Member, read_members
 from stream.errors import ArchiveError, DigestMismatch
 from stream.model import Digest, ImageConf, LayerPlan
 from stream.observer import Observer
@@ -40,6 +40,7 @@ from stream.sources.base import check_listing
 from stream.sources.layer import ListedLayer, SourceLayer
 from stream.tarwriter import TarWriter, encode_header, encode_record, write_layer
 from stream.text import printable
+from stream.typeflags import DIRECTORY, HARD_LINK
 
 # Of an extended header, what the header says anyway, or nobody restores. The rest, such
 # as extended attributes, is kept.

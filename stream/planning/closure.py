@@ -10,15 +10,16 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from stream.checks import MAX_FAULTS, is_text, not_normal, not_readable
-from stream.disk import Disk
+from stream.checks import is_text, not_normal
 from stream.errors import ConfError, Fault
-from stream.layering.graph import Graph, Node, closure, part
-from stream.layering.references import MAX_PATHS, References, parse_references
+from stream.limits import MAX_FAULTS
 from stream.model import DEFAULT_STORE_DIR, StoreObject
-from stream.planning import nix
+from stream.nix import query
+from stream.nix.nar import nar_size
+from stream.nix.references import MAX_PATHS, References, parse_references
+from stream.nix.store_root import Disk, not_readable
 from stream.planning.mentions import in_value, is_hashed
-from stream.planning.nar import nar_size
+from stream.strategies.graph import Graph, Node, closure, part
 
 MAX_GRAPH = 1 << 26  # bytes; 10,000 store paths take about a tenth
 
@@ -75,8 +76,13 @@ def closure_of(
     if references_graph is not None:
         return from_graph(parse_references(_read(references_graph), references_graph), wanted)
     root = wanted.store_root
-    if store is None and root and wanted.store_dir == DEFAULT_STORE_DIR and nix.has_database(root):
-        store = nix.below(root)
+    if (
+        store is None
+        and root
+        and wanted.store_dir == DEFAULT_STORE_DIR
+        and query.has_database(root)
+    ):
+        store = query.below(root)
     if store is None and not _nix_has_any(wanted):
         return alone(wanted)
     return from_nix(wanted, store)
@@ -98,14 +104,14 @@ def from_nix(wanted: Wanted, store: str | None = None) -> Closure:
     needed = _needed(wanted)
     # Nix takes no other names as arguments.
     invalid = {path for path in needed if not is_hashed(path)}
-    invalid |= nix.invalid([path for path in needed if path not in invalid], store)
+    invalid |= query.invalid([path for path in needed if path not in invalid], store)
     _refuse(
         wanted.name,
         {path: place for path, place in needed.items() if path in invalid},
         f"is not in the Nix store{f' {store}' if store else ''}: build it or copy it there",
     )
-    data = nix.registration([*needed], store)
-    references = parse_references(data or b"[]", nix.PROGRAM)
+    data = query.registration([*needed], store)
+    references = parse_references(data or b"[]", query.PROGRAM)
     told = {path: told._replace(deriver=None) for path, told in references.told.items()}
     found = _reached(replace(references, told=told), wanted, needed)
     other = store is not None or wanted.store_root
@@ -169,7 +175,7 @@ def _link_target(path: str, wanted: Wanted) -> str | None:
 
 def _nix_has_any(wanted: Wanted) -> bool:
     paths = [path for path in _needed(wanted) if is_hashed(path)]
-    return bool(paths) and nix.knows(wanted.store_dir) and len(nix.invalid(paths)) < len(paths)
+    return bool(paths) and query.knows(wanted.store_dir) and len(query.invalid(paths)) < len(paths)
 
 
 def _reached(references: References, wanted: Wanted, needed: dict[str, str]) -> Closure:

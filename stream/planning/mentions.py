@@ -14,8 +14,9 @@ from typing import Any
 
 from stream.customisation.content import pieces
 from stream.customisation.links import led_into
-from stream.customisation.tree import FILE, LINK, Tree
-from stream.nixhash import MAX_STORE_NAME, STORE_NAME
+from stream.customisation.tree import Tree
+from stream.nix.hashes import MAX_STORE_NAME, STORE_NAME
+from stream.typeflags import FILE, LINK
 
 _NAME = re.compile(r"[0-9a-zA-Z+._?=-]+")
 _HASHED = re.compile(STORE_NAME)

@@ -14,17 +14,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from stream import config, recipe_config
-from stream.customisation.tree import LINK
-from stream.disk import Disk
 from stream.errors import ConfError, Fault
-from stream.layering.graph import Graph, part
 from stream.model import DEFAULT_STORE_DIR, Builtin, ImageConf, LayerPlan, NixDatabase, Recipe
-from stream.planning import mentions, nix
+from stream.nix import query
+from stream.nix.store_root import Disk
+from stream.planning import mentions
 from stream.planning.closure import Closure, Wanted, closure_of
 from stream.planning.spec import Spec
 from stream.planning.tag import derived_tag
 from stream.sources import customisation, opened_base
+from stream.strategies.graph import Graph, part
 from stream.text import one_line
+from stream.typeflags import LINK
 
 if TYPE_CHECKING:
     from stream.sources.base import BaseImage
@@ -211,7 +212,7 @@ def _warn_of_unknown(spec: Spec, closure: Closure, warn: Callable[[str], None]) 
     unknown = [path for path in closure.wanted if mentions.is_hashed(path)]
     if unknown:
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-        why = "Nix does not know it" if nix.is_installed() else f"{nix.PROGRAM} is not on PATH"
+        why = "Nix does not know it" if query.is_installed() else f"{query.PROGRAM} is not on PATH"
         told = f"{unknown[0]}{more} comes without what it refers to: {why}"
         warn(one_line(f"{spec.source}: {told}; give a references graph"))
 
@@ -222,7 +223,7 @@ def _warn_of_strangers(spec: Spec, graph: Graph, warn: Callable[[str], None]) ->
     """
     if not spec.layering_pipeline:
         return
-    from stream.layering.pipeline import WORDS
+    from stream.strategies.program import WORDS
 
     waiting: list[Any] = [spec.layering_pipeline]
     strangers: dict[str, None] = {}
@@ -255,17 +256,17 @@ def _layers(
         return []
     # Each is imported where it is wanted: together they take as long as a small plan.
     if spec.layering_pipeline is not None:
-        from stream.layering.pipeline import pipeline
+        from stream.strategies.program import pipeline
 
         return pipeline(graph, spec.layering_pipeline, budget, name=spec.source)
     if spec.layering == "popularity":
-        from stream.layering.popularity import popularity
+        from stream.strategies.popularity import popularity
 
         return popularity(graph, budget)
     if spec.layering == "auto":
-        from stream.layering.auto import auto
+        from stream.strategies.auto import auto
 
         return auto(graph, budget)
-    from stream.layering.stable import stable
+    from stream.strategies.stable import stable
 
     return stable(graph, roots, budget, previous)

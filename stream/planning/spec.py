@@ -16,10 +16,11 @@ from typing import Any
 
 from stream import config, recipe_config
 from stream.checks import depth_of, kind, meant
-from stream.disk import Disk
 from stream.errors import ConfError, Fault
+from stream.limits import MAX_DEPTH
 from stream.model import DEFAULT_STORE_DIR, ImageConf, Recipe
-from stream.planning import nix
+from stream.nix import query
+from stream.nix.store_root import Disk
 
 # Handed on to the conf as they are.
 _PASSED = frozenset(
@@ -98,8 +99,8 @@ def parse_spec(
         document = json.loads(data)  # of which large integers stay such
     except (RecursionError, ValueError) as error:
         raise ConfError(name, [Fault("", f"cannot be read: {error}")]) from None
-    if (depth := depth_of(document)) > config.MAX_DEPTH:
-        wrong = f"is nested {depth} deep, {config.MAX_DEPTH} are allowed"
+    if (depth := depth_of(document)) > MAX_DEPTH:
+        wrong = f"is nested {depth} deep, {MAX_DEPTH} are allowed"
         raise ConfError(name, [Fault("", wrong)])
     if "repo_tag" in document and "name" not in document:
         raise ConfError(name, [Fault("", "is a conf already: stream it, there is nothing to plan")])
@@ -185,7 +186,7 @@ class _Reader:
         for key in ("references_graph", "nix_store"):
             self._text(key)
         store = self._text("nix_store")
-        if store and store not in nix.STORES and os.path.isdir(store) and "/" not in store:
+        if store and store not in query.STORES and os.path.isdir(store) and "/" not in store:
             self.fault(
                 "nix_store", f"{store!r} is no store of Nix: write ./{store} for the directory"
             )
@@ -196,10 +197,10 @@ class _Reader:
     def _root_of_nix(self) -> str | None:
         """The root below which Nix's store is, if nothing else is said of it."""
         # Nix puts /nix/store there whatever the store directory is called.
-        usual = self._document.get("store_dir", DEFAULT_STORE_DIR) == config.DEFAULT_STORE_DIR
+        usual = self._document.get("store_dir", DEFAULT_STORE_DIR) == DEFAULT_STORE_DIR
         if "store_root" in self._document or not usual:
             return None
-        return nix.root_of(self._text("nix_store"))
+        return query.root_of(self._text("nix_store"))
 
     def _recipe_of_ready(self, conf: ImageConf) -> Recipe:
         """Of a recipe only what belongs to the closure, for a layer that is made already."""
@@ -282,7 +283,7 @@ class _Reader:
     def _program(self) -> list[Any] | None:
         program = self._document.get("layeringPipeline")
         if program is not None:
-            from stream.layering.pipeline import program_faults
+            from stream.strategies.program import program_faults
 
             self.faults += program_faults(program)
         return program

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from stream.disk import Disk
 from stream.model import ImageConf, Owner, Recipe
-from stream.nixhash import STORE_NAME, compressed, nix_base32
+from stream.nix.hashes import STORE_NAME, compressed, nix_base32
+from stream.nix.store_root import Disk
 from stream.tarwriter import ArchiveWriter, Entries, LayerWriter
 
 _HASHED = re.compile(STORE_NAME.encode())

@@ -8,13 +8,14 @@ from __future__ import annotations
 from stream.archives.bytesource import ByteSource, pieces
 from stream.archives.container import where
 from stream.archives.flatten import Directory, Leaf, parts_of
-from stream.archives.tarreader import FILE, LINK, Member
-from stream.customisation.database import STATE_DIR, BaseDatabase
-from stream.customisation.registrations import MAX_DATABASE, SCHEMA_VERSION
+from stream.archives.tarreader import Member
+from stream.customisation.database import BaseDatabase
 from stream.errors import ArchiveError
+from stream.nix.registrations import MAX_DATABASE, SCHEMA_VERSION, STATE_DIR
 from stream.sources.base_listing import Keep
 from stream.sources.base_tree import BaseTree
 from stream.text import printable
+from stream.typeflags import FILE, LINK
 
 MAX_KEPT = 4 * MAX_DATABASE  # bytes, of all layers together
 _MAX_SMALL = 100  # bytes of a version

@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stream.archives.flatten import Directory, Leaf, flatten
-from stream.archives.tarreader import DIRECTORY, FILE, LINK, XATTR, Member
+from stream.archives.tarreader import XATTR, Member
 from stream.customisation.builtin import SHADOW_PATHS
 from stream.customisation.redirect import BaseEntry
 from stream.model import ImageConf
 from stream.sources.base import BaseImage
 from stream.sources.base_listing import BaseListing
+from stream.typeflags import DIRECTORY, FILE, LINK
 
 
 @dataclass(frozen=True, slots=True)

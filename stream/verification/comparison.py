@@ -16,12 +16,13 @@ from stream.archives.bytesource import ByteSource, Part, pieces
 from stream.archives.decompress import decompressed
 from stream.archives.images import open_archive
 from stream.archives.sequential import piped
-from stream.archives.tarreader import FILE, Member, read_members
+from stream.archives.tarreader import Member, read_members
 from stream.errors import ArchiveError
 from stream.model import Image, ImageConf
 from stream.pipeline import write_image
 from stream.reference import qualified
 from stream.text import printable
+from stream.typeflags import FILE
 from stream.verification.documents import CheckedImage
 from stream.verification.findings import Findings
 

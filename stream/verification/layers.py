@@ -12,9 +12,10 @@ from collections.abc import Callable
 from stream.archives import tarreader
 from stream.archives.bytesource import ByteSource
 from stream.archives.tarreader import Member
+from stream.limits import MAX_ENTRIES
 from stream.text import printable
+from stream.typeflags import DIRECTORY, HARD_LINK, LINK
 
-MAX_ENTRIES = 1 << 22
 MAX_NAMES = 1 << 29  # bytes of paths, and of the paths above them
 
 Report = Callable[[str, str], None]  # rule, message
@@ -47,7 +48,7 @@ def _is_normal(member: Member) -> bool:
     """
     name = member.name.removeprefix(b"./") or b"."
     name = name.removeprefix(b"/")
-    if member.typeflag == tarreader.DIRECTORY:
+    if member.typeflag == DIRECTORY:
         if name in (b"", b"."):
             return True
         name = name.removesuffix(b"/")
@@ -78,9 +79,9 @@ class _Layer:
         path = b"/".join(parts)
         self._check_repetition(path, member, shown)
         self._check_parents(path, shown)
-        if member.typeflag != tarreader.DIRECTORY and path in self._parents:
+        if member.typeflag != DIRECTORY and path in self._parents:
             self._report("in-no-directory", f"{shown}: is no directory, but entries are in it")
-        if member.typeflag == tarreader.HARD_LINK:
+        if member.typeflag == HARD_LINK:
             self._check_hard_link(path, member, shown)
         self._paths.setdefault(path, member.typeflag)
         self.names += len(path)
@@ -89,7 +90,7 @@ class _Layer:
         absolute = member.name.startswith(b"/")
         if path in self._paths:
             same = absolute == (path in self._absolute)
-            what = "directory" if member.typeflag == tarreader.DIRECTORY else "path"
+            what = "directory" if member.typeflag == DIRECTORY else "path"
             self._report(
                 "path-twice" if same else "path-twice-but-for-slash",
                 f"{shown}: the same {what} twice",
@@ -105,12 +106,12 @@ class _Layer:
                 return
             self._parents.add(parent)
             self.names += at
-            kind = self._paths.get(parent, tarreader.DIRECTORY)
-            if kind == tarreader.LINK:
+            kind = self._paths.get(parent, DIRECTORY)
+            if kind == LINK:
                 self._report(
                     "through-link", f"{shown}: goes through the symbolic link {printable(parent)}"
                 )
-            elif kind != tarreader.DIRECTORY:
+            elif kind != DIRECTORY:
                 self._report(
                     "in-no-directory", f"{shown}: is in {printable(parent)}, which is no directory"
                 )
@@ -122,7 +123,7 @@ class _Layer:
             self._report("path-name", message)
         elif target not in self._paths or target == path:
             self._waiting.append((path, target))
-        elif self._paths[target] == tarreader.DIRECTORY:
+        elif self._paths[target] == DIRECTORY:
             message = f"{shown}: a hard link to the directory {printable(target)}"
             self._report("hard-link-to-directory", message)
 

@@ -15,16 +15,13 @@ from dataclasses import dataclass, field
 
 from stream.archives import tarreader
 from stream.archives.bytesource import ByteSource, FileBytes, HashedBytes, Part, StreamBytes, pieces
-from stream.archives.container import (
-    MAX_DOCUMENT,
-    MAX_DOCUMENTS,
-    MAX_LINKS,
-    MAX_MEMBERS,
-)
+from stream.archives.container import MAX_DOCUMENT, MAX_DOCUMENTS, MAX_MEMBERS
 from stream.archives.decompress import MAGIC_SIZE, Budget, compression_of, decompressed
 from stream.archives.sequential import Sequential
 from stream.errors import ArchiveError
+from stream.limits import MAX_LINKS
 from stream.text import printable
+from stream.typeflags import FILE, HARD_LINK, LINK
 from stream.verification.findings import Findings
 from stream.verification.layers import check_layer
 
@@ -103,12 +100,12 @@ class Scan:
             name = self._normal(member.name)
             if name is None:
                 continue
-            if member.typeflag == tarreader.FILE:
+            if member.typeflag == FILE:
                 part = Part(source, member.size, name)
                 self._add(name, self._stored(part, member.size))
-            elif member.typeflag == tarreader.LINK:
+            elif member.typeflag == LINK:
                 self._add_symlink(name, member.link)
-            elif member.typeflag == tarreader.HARD_LINK:
+            elif member.typeflag == HARD_LINK:
                 target = self._normal(member.link)
                 if target is not None:
                     self._add(name, Link(target, hard=True, absolute=False))

@@ -12,10 +12,11 @@ from unittest.mock import patch
 import pytest
 
 from stream.customisation import make
-from stream.customisation.tree import CHARACTER_DEVICE, FIFO, Node, Tree, file, link
+from stream.customisation.tree import Node, Tree, file, link
 from stream.model import ImageConf, Owner, Recipe
 from stream.pipeline import write_image
 from stream.sinks import ArchiveFormat
+from stream.typeflags import CHARACTER_DEVICE, FIFO
 
 from .consumer import Runner
 from .daemonless import Umoci

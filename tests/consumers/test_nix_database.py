@@ -16,11 +16,11 @@ from typing import Any, Final
 
 import pytest
 
-from stream.customisation import tree as nodes
+from stream import typeflags
 from stream.customisation.database import BaseDatabase, add_database
 from stream.customisation.tree import Tree
-from stream.disk import Disk
 from stream.model import NixDatabase, StoreObject
+from stream.nix.store_root import Disk
 
 from .requirements import require
 
@@ -125,12 +125,12 @@ def _laid_out(tree: Tree, directory: Path) -> Path:
     """Nix's state directory of `tree` over what is in `directory`, as a container has it."""
     for path, node in tree.entries():
         place = directory / os.fsdecode(path)
-        if node.typeflag == nodes.DIRECTORY:
+        if node.typeflag == typeflags.DIRECTORY:
             place.mkdir(exist_ok=True)
             place.chmod(node.mode)
             continue
         place.unlink(missing_ok=True)
-        if node.typeflag == nodes.LINK:
+        if node.typeflag == typeflags.LINK:
             place.symlink_to(os.fsdecode(node.link))
         else:
             assert node.data is not None

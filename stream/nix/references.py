@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from stream.checks import MAX_FAULTS, MAX_SIZE, kind
+from stream.checks import kind
 from stream.errors import ConfError, Fault
-from stream.layering.graph import Graph, Node
+from stream.limits import MAX_FAULTS, MAX_SIZE
 from stream.model import StoreObject
-from stream.nixhash import sha256_of
+from stream.nix.hashes import sha256_of
+from stream.strategies.graph import Graph, Node
 
 MAX_PATHS = 1 << 15  # planning takes memory that grows with the square: 128 MiB for these
 MAX_REFERENCES = 1 << 22

@@ -7,8 +7,8 @@ from the roots. (nixpkgs adds up counts along all ways; that is the same number.
 
 from __future__ import annotations
 
-from stream.layering.graph import Graph, check_budget
-from stream.layering.reach import cycles, members, name_key
+from stream.strategies.graph import Graph, check_budget
+from stream.strategies.reach import cycles, members, name_key
 
 
 def popularity(graph: Graph, budget: int) -> list[list[str]]:

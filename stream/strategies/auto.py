@@ -4,8 +4,8 @@ them need in common shares a layer. The planner of nixpkgs' `dockerTools` today.
 
 from __future__ import annotations
 
-from stream.layering.graph import Graph, check_budget
-from stream.layering.reach import Reach, members, reach
+from stream.strategies.graph import Graph, check_budget
+from stream.strategies.reach import Reach, members, reach
 
 
 def auto(graph: Graph, budget: int) -> list[list[str]]:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from stream.checks import MAX_FAULTS
 from stream.errors import ConfError, Fault
-from stream.layering.graph import Graph, Node, check_budget, closure, part, roots
-from stream.layering.popularity import by_popularity
+from stream.limits import MAX_FAULTS
+from stream.strategies.graph import Graph, Node, check_budget, closure, part, roots
+from stream.strategies.popularity import by_popularity
 
 PLACE = "layeringPipeline"
 MAX_OPERATIONS = 1000

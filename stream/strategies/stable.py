@@ -24,8 +24,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from stream.layering.graph import Graph
-from stream.layering.reach import Reach, name_key, reach
+from stream.strategies.graph import Graph
+from stream.strategies.reach import Reach, name_key, reach
 
 # Round numbers from a plateau that is the same for unlike images and years: docs/adr/0006.
 _CHANGE = 0.08  # n causes strike with a chance of 1 - exp(-_CHANGE * sqrt(n))

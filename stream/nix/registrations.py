@@ -288,3 +288,6 @@ class _Reader:
         }
         if any(hidden.values()) or not hidden.keys() >= set(columns):
             raise UnusableError(f"{table} is not that of schema version {SCHEMA_VERSION}")
+
+
+STATE_DIR = b"nix/var/nix"

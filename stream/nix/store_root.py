@@ -13,9 +13,9 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from stream.limits import MAX_LINKS
 from stream.model import ImageConf
-
-MAX_LINKS = 40  # in one path, as in Linux
+from stream.text import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,3 +155,24 @@ class Disk:
 
 def _error(number: int, place: bytes) -> OSError:
     return OSError(number, os.strerror(number), place)
+
+
+def not_readable(path: str, disk: Disk) -> str | None:
+    """Why `path` cannot be read on `disk`, or None. Follows no link."""
+    name = path.encode()
+    place = name
+    try:
+        place = disk.at(name)
+        mode = os.lstat(place).st_mode
+        if stat.S_ISLNK(mode):
+            return None
+        wanted = os.R_OK | os.X_OK if stat.S_ISDIR(mode) else os.R_OK
+        if os.access(place, wanted):
+            return None
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), place)
+    except OSError as error:
+        place = error.filename or place
+        elsewhere = place != name
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            return "does not exist" + (f": there is no {printable(place)}" if elsewhere else "")
+        return f"cannot be read{f' at {printable(place)}' if elsewhere else ''}: {error.strerror}"

@@ -1,0 +1,1 @@
+"""What Nix writes and knows: hashes, closures, its database. Knows no images."""
