@@ -16,11 +16,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
-
-from stream.checks import Fields, depth_of, id_of, kind, meant, no_id, not_normal
-from stream.container_config import wrong_types
+from stream.archives.target import split_archive, why_unreadable
 from stream.errors import ConfError, Fault
+from stream.faults import depth_of, kind, meant, not_normal
 from stream.limits import MAX_DEPTH, MAX_FAULTS
 from stream.model import (
     DEFAULT_CREATED,
@@ -34,35 +32,12 @@ from stream.model import (
     Recipe,
 )
 from stream.nix.store_root import Disk, not_readable
+from stream.oci.container_config import wrong_types
+from stream.oci.platform import ARCHITECTURES
+from stream.oci.reference import check_repo_tag
+from stream.schema.fields import Fields, id_of, no_id
+from stream.schema.reading import conf_in, conf_name, ignore, parse_object, read_conf
 from stream.text import one_line
-
-HEAD = 512  # bytes that tell a conf from an archive
-# In an executable with a conf, what stands before it: no line of a JSON document.
-EMBEDDED = b"\nexit 126 # the conf follows\n"
-
-# GOARCH names of what `platform.machine()` says.
-ARCHITECTURES = {
-    "x86_64": "amd64",
-    "aarch64": "arm64",
-    "armv7l": "arm",
-    "armv6l": "arm",
-    "i686": "386",
-    "i386": "386",
-    "ppc64le": "ppc64le",
-    "riscv64": "riscv64",
-    "s390x": "s390x",
-    "loongarch64": "loong64",
-}
-
-# The grammar of github.com/distribution/reference, for `name:tag`.
-_DOMAIN_COMPONENT = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
-_DOMAIN = rf"(?:{_DOMAIN_COMPONENT}(?:\.{_DOMAIN_COMPONENT})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?"
-_PATH_COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
-_NAME = re.compile(rf"(?:{_DOMAIN}/)?{_PATH_COMPONENT}(?:/{_PATH_COMPONENT})*", re.ASCII)
-_TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
-MAX_NAME_LENGTH = 255
-MAX_CONF = 1 << 27  # bytes; a conf of 10,000 store paths is one of a megabyte
-PEEKED = 4096  # bytes; an archive has a NUL among them, no JSON has one
 
 KEYS = frozenset(
     {
@@ -71,10 +46,6 @@ KEYS = frozenset(
         "store_layers", "store_root", "uid", "uname",
     }
 )  # fmt: skip
-
-
-def ignore(_message: str) -> None:
-    """Tell nobody."""
 
 
 def load_conf(
@@ -89,57 +60,6 @@ def load_conf(
     for each key that is not known. Raises ConfError, with every fault found.
     """
     return parse_conf(read_conf(source), name=conf_name(source), repo_tag=repo_tag, warn=warn)
-
-
-def conf_name(source: str | os.PathLike[str]) -> str:
-    """What stands for `source` in messages: see `load_conf`."""
-    return "standard input" if source == "-" else os.fspath(source)
-
-
-def read_conf(source: str | os.PathLike[str]) -> bytes:
-    """The bytes that `load_conf` parses. Raises ConfError."""
-    try:
-        with open(0 if source == "-" else source, "rb", closefd=source != "-") as file:
-            data = file.read(MAX_CONF + 1)
-    except OSError as error:
-        fault = Fault("", f"cannot be read: {error.strerror}")
-        raise ConfError(conf_name(source), [fault]) from error
-    if len(data) > MAX_CONF:
-        fault = Fault("", f"has more than {MAX_CONF} bytes: is it a conf?")
-        raise ConfError(conf_name(source), [fault])
-    if not data:
-        hint = ": what writes it has failed?" if source == "-" else ""
-        raise ConfError(conf_name(source), [Fault("", f"is empty{hint}")])
-    return data
-
-
-def conf_in(data: bytes, name: str) -> bytes:
-    """The conf that an executable holds; anything else as it is. Raises ConfError for
-    an executable that holds none. `name` stands for `data` in messages.
-    """
-    if not data.startswith(b"#!"):
-        return data
-    # The last one: paths before it can hold anything.
-    _, found, conf = data.rpartition(EMBEDDED)
-    if not found:
-        raise ConfError(name, [Fault("", "is an executable that holds no conf: give the conf")])
-    return conf
-
-
-def parse_object(data: bytes, name: str) -> dict[str, Any]:
-    """The JSON object that `data` is. Raises ConfError."""
-    try:
-        document = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        if b"\0" in data[:PEEKED]:
-            fault = Fault("", "is binary, not JSON: is it an archive?")
-        else:
-            place = f"line {error.lineno} column {error.colno}"
-            fault = Fault(place, f"not JSON: {error.msg}")
-        raise ConfError(name, [fault]) from None
-    if not isinstance(document, dict):
-        raise ConfError(name, [Fault("", f"must be an object, not {kind(document)}")])
-    return document
 
 
 def parse_conf(
@@ -196,23 +116,6 @@ def parse_instant(text: str, now: datetime) -> datetime:
     if instant.tzinfo is None:
         raise ValueError("no offset")
     return instant
-
-
-def check_repo_tag(repo_tag: str) -> str | None:
-    """What is wrong with `repo_tag` as `name:tag`, or None."""
-    name, colon, tag = repo_tag.rpartition(":")
-    if not colon or "/" in tag:
-        return f"{repo_tag!r} has no tag: write name:tag"
-    if not _NAME.fullmatch(name):
-        rule = "a repository name is lower-case"
-        if not _NAME.fullmatch(name.lower()):
-            rule = "letters, digits, and one of '.', '_', '-', '/' between them"
-        return f"{name!r} is not a repository name: {rule}"
-    if len(name) > MAX_NAME_LENGTH:
-        return f"the repository name has {len(name)} characters, {MAX_NAME_LENGTH} are allowed"
-    if not _TAG.fullmatch(tag):
-        return f"{tag!r} is not a tag: letters, digits, '_', '.', '-', at most 128"
-    return None
 
 
 class _Reader:
@@ -333,7 +236,7 @@ class _Reader:
                 self._fault(key, "is empty: leave the key out for none")
             return None
         path, repo_tag = split_archive(value)
-        if wrong := _no_archive(path):
+        if wrong := why_unreadable(path):
             self._fault(key, f"{path} {wrong}")
         return BaseReference(
             path=path,
@@ -425,7 +328,7 @@ class _Reader:
         if value is None:
             return None
         if isinstance(value, dict):
-            from stream import recipe_config
+            from stream.schema import recipe as recipe_config
 
             Fields(value, key, self._fault).check_keys(recipe_config.KEYS)
             return recipe_config.read_recipe(value, key, self._fault, disk)
@@ -460,50 +363,3 @@ class _Reader:
         return CustomisationLayer(
             path=path, checksum=Digest(f"sha256:{checksum}"), size=status.st_size
         )
-
-
-def begins_conf(head: bytes) -> bool:
-    """Whether what begins so is a document, or an executable with one: neither has a
-    NUL, and no tar's header has none.
-    """
-    return (head.lstrip()[:1] == b"{" or head[:2] == b"#!") and b"\0" not in head
-
-
-def head_of(path: str) -> bytes:
-    """The first HEAD bytes of a regular file; none of what is not one."""
-    try:
-        fd = os.open(os.fsencode(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            return os.pread(fd, HEAD, 0)
-        finally:
-            os.close(fd)
-    except (OSError, ValueError):
-        return b""  # opening it will tell
-
-
-def is_conf(path: str) -> bool:
-    """Whether the file at `path` is a conf, and no archive."""
-    return begins_conf(head_of(path))
-
-
-def split_archive(text: str) -> tuple[str, str | None]:
-    """`FILE` or `FILE:name:tag` as the file and the tag. What exists as a whole is
-    a file, whatever colons are in its name.
-    """
-    at = -1
-    while not _exists(text) and (at := text.find(":", at + 1)) >= 0:
-        if _exists(text[:at]):
-            return text[:at], text[at + 1 :]
-    return text, None
-
-
-def _exists(path: str) -> bool:
-    return os.path.lexists(path.encode("utf-8", "surrogateescape"))
-
-
-def _no_archive(path: str) -> str | None:
-    """Why nothing can be read at `path`, or None."""
-    name = path.encode()
-    if not os.path.exists(name):
-        return "does not exist"
-    return None if os.access(name, os.R_OK) else "cannot be read: Permission denied"

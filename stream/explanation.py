@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stream.archives.images import open_archive
-from stream.config import split_archive
+from stream.archives.target import split_archive
 from stream.errors import StreamImageError
 from stream.model import DEFAULT_CREATED, DEFAULT_STORE_DIR, Digest, ImageConf, Recipe
 from stream.sources import customisation, opened_base, store

@@ -19,12 +19,14 @@ from stream.archives.bytesource import ByteSource, StreamBytes, pieces
 from stream.archives.decompress import MAGIC_SIZE, compression_of
 from stream.archives.images import Archive, ArchiveImage, open_archive, read_archive
 from stream.archives.sequential import STANDARD_INPUT, Sequential, SequentialTar
+from stream.archives.target import split_archive
 from stream.archives.tarreader import read_members
-from stream.config import HEAD, begins_conf, head_of, is_conf, load_conf, parse_conf, split_archive
-from stream.documents import image_config
+from stream.config import load_conf, parse_conf
 from stream.errors import UsageError
 from stream.model import Digest, ImageConf
 from stream.nix.hashes import DIGITS
+from stream.oci.documents import image_config
+from stream.schema.reading import HEAD, begins_conf, head_of, is_conf
 from stream.sources import customisation, opened_base, store
 from stream.sources.base_listing import Lister
 from stream.sources.layer import ListedLayer

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from stream import documents
 from stream.archives.images import Archive, ArchiveImage, ArchiveLayer
 from stream.model import Digest, Image
 from stream.observer import Observer
+from stream.oci import documents
+from stream.oci.reference import qualified
 from stream.pipeline import LayerWriting
-from stream.reference import qualified
 from stream.sources.base import archive_layers, check_listing
 from stream.tarwriter import ArchiveWriter
 

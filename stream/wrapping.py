@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import os
 
-from stream.config import EMBEDDED
 from stream.errors import ConfError, Fault
 from stream.installation import Installation
 from stream.model import CustomisationLayer, ImageConf
+from stream.schema.reading import EMBEDDED
 from stream.text import printable
 
 _HEAD = b"""\

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from stream.capabilities import NAMES, capability_data
+from stream.schema.capabilities import NAMES, capability_data
 
 KILL, NET_BIND_SERVICE, NET_ADMIN, NET_RAW, BPF = 5, 10, 12, 13, 39
 ALL = (1 << 41) - 1

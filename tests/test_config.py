@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import stream
-from stream.config import KEYS, check_repo_tag
+from stream.config import KEYS
+from stream.oci.reference import check_repo_tag
 
 Document = dict[str, Any]
 Run = Callable[..., Any]

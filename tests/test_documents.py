@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.documents import (
+from stream.model import Descriptor, Digest, ImageConf, Layer, Owner
+from stream.oci.documents import (
     archive_item,
     archive_manifest,
     image_config,
@@ -18,7 +19,6 @@ from stream.documents import (
     oci_manifest,
     store_paths_comment,
 )
-from stream.model import Descriptor, Digest, ImageConf, Layer, Owner
 
 DIGESTS = [Digest("sha256:" + hashlib.sha256(name).hexdigest()) for name in (b"one", b"two")]
 LAYERS = [

@@ -34,14 +34,13 @@ ROWS: list[set[str]] = [
     {"observer"},
     {"sources", "sinks"},
     {"customisation"},
-    {"documents", "config", "output", "installation"},
-    {"tarwriter", "compression", "archives", "recipe_config"},
-    {"_tarhash", "permission_config"},
-    {"capabilities"},
-    {"checks", "container_config"},
+    {"config", "output", "installation"},
+    {"tarwriter", "compression", "archives"},
+    {"_tarhash", "schema"},
+    {"oci"},
     {"nix"},
     {"strategies"},
-    {"model", "errors", "reference", "limits", "typeflags"},
+    {"model", "errors", "faults", "limits", "typeflags"},
     {"text"},
 ]
 DEPTH = {name: depth for depth, row in enumerate(ROWS) for name in row}
@@ -105,7 +104,7 @@ def test_no_tar_but_in_tarwriter(module: str) -> None:
     [
         ("model", {"json", "orjson", "os", "io"}),
         ("errors", {"json", "orjson", "os", "io"}),
-        ("documents", {"os", "io", "pathlib"}),
+        ("oci.documents", {"os", "io", "pathlib"}),
         ("tarwriter", {"json", "orjson", "sys"}),
         ("pipeline", {"json", "orjson", "argparse", "sys"}),
         ("config", {"argparse"}),

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from roots import flattened
 
+from stream import typeflags
 from stream.config import parse_conf
 from stream.customisation import tree as nodes
 from stream.customisation.database import BaseDatabase, add_database

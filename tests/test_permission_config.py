@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from stream.model import Permission
-from stream.permission_config import read_directories, read_owner, read_permissions
+from stream.schema.permissions import read_directories, read_owner, read_permissions
 
 Faults = list[tuple[str, str]]
 

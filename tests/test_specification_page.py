@@ -12,8 +12,8 @@ import pytest
 
 from stream.commands.plan import EPILOG
 from stream.nix.references import parse_references
-from stream.permission_config import read_permissions
 from stream.planning.spec import KEYS, parse_spec
+from stream.schema.permissions import read_permissions
 from stream.strategies.program import _TAKES, program_faults
 
 PAGE = (Path(__file__).parent.parent / "docs" / "plan.md").read_text("utf-8")

@@ -23,8 +23,8 @@ from support import BALLAST, COMMAND, MIB, Run, Store, assert_unfinished, leftov
 
 import stream
 from stream import wrapping
-from stream.config import EMBEDDED, MAX_CONF
 from stream.installation import Installation
+from stream.schema.reading import EMBEDDED, MAX_CONF
 
 PACKAGE = Path(stream.__file__).parent
 # Where the package is, and what it needs.

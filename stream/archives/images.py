@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 
 from stream.archives.container import Blob, Container, Peruse, open_container, where
-from stream.checks import depth_of
 from stream.errors import ArchiveError
+from stream.faults import depth_of
 from stream.limits import MAX_DEPTH
 from stream.model import Digest
-from stream.reference import IMAGE_NAME, REF_NAME, qualified
+from stream.oci.reference import IMAGE_NAME, REF_NAME, qualified
 from stream.text import one_line
 
 MAX_LAYERS = 10_000

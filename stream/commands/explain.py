@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from stream.answer import say_json, say_text
-from stream.config import conf_in, conf_name, parse_conf, parse_object, read_conf
+from stream.config import parse_conf
 from stream.errors import UsageError
 from stream.explanation import ExplainedLayer, Explanation, explain
 from stream.nix.hashes import DIGITS
@@ -18,6 +18,7 @@ from stream.planning.plan import plan
 from stream.planning.previous import read_previous
 from stream.planning.spec import is_spec, parse_spec
 from stream.progress import Reporter, readable_size
+from stream.schema.reading import conf_in, conf_name, parse_object, read_conf
 from stream.text import one_line
 
 if TYPE_CHECKING:

@@ -8,11 +8,13 @@ from stream import compression
 from stream.archives.bytesource import StreamBytes, pieces
 from stream.archives.images import open_archive
 from stream.archives.sequential import STANDARD_INPUT, Sequential
+from stream.archives.target import split_archive
 from stream.commands.output import add_output_arguments, opened_output
-from stream.config import HEAD, begins_conf, is_conf, load_conf, parse_conf, split_archive
+from stream.config import load_conf, parse_conf
 from stream.errors import UsageError
 from stream.export import export_archive, export_conf, lister
 from stream.progress import Reporter
+from stream.schema.reading import HEAD, begins_conf, is_conf
 
 DESCRIPTION = """\
 Write the file system that the layers of an image make together as one tar:

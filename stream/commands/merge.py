@@ -9,8 +9,8 @@ from contextlib import ExitStack, suppress
 
 from stream import compression
 from stream.archives.images import Archive, ArchiveImage, open_archive
+from stream.archives.target import split_archive
 from stream.commands.output import add_output_arguments, opened_output
-from stream.config import split_archive
 from stream.errors import UsageError
 from stream.merging import merge
 from stream.progress import Reporter

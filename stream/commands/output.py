@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from stream import compression
-from stream.config import check_repo_tag
 from stream.errors import UsageError
+from stream.oci.reference import check_repo_tag
 from stream.output import is_terminal, output_file, standard_output
 from stream.text import one_line
 

@@ -6,13 +6,13 @@ import argparse
 import gc
 import json
 
-from stream.config import conf_name, read_conf
 from stream.errors import UsageError
 from stream.output import output_file, standard_output, write_all
 from stream.planning.plan import plan
 from stream.planning.previous import read_previous
 from stream.planning.spec import parse_spec
 from stream.progress import Reporter
+from stream.schema.reading import conf_name, read_conf
 
 DESCRIPTION = """\
 Print the conf of a specification: closure, layers, tag. The keys of SPEC are the

@@ -7,11 +7,12 @@ import os
 
 from stream import wrapping
 from stream.commands.output import add_tag_argument, given_tag
-from stream.config import MAX_CONF, conf_in, conf_name, parse_conf, read_conf
+from stream.config import parse_conf
 from stream.errors import UsageError
 from stream.installation import this_installation
 from stream.output import output_file, standard_output, write_all
 from stream.progress import Reporter
+from stream.schema.reading import MAX_CONF, conf_in, conf_name, read_conf
 from stream.text import one_line
 
 DESCRIPTION = """\

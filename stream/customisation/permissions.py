@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from stream.capabilities import ATTRIBUTE, capability_data
 from stream.customisation.redirect import Base, destination, make_directories
 from stream.customisation.tree import Node, OccupiedError, Tree, parts_of
 from stream.errors import RecipeError
 from stream.model import Permission, Recipe
+from stream.schema.capabilities import ATTRIBUTE, capability_data
 from stream.text import printable
 from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, DIRECTORY, FIFO, FILE, LINK
 

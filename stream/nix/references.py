@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from stream.checks import kind
 from stream.errors import ConfError, Fault
+from stream.faults import kind
 from stream.limits import MAX_FAULTS, MAX_SIZE
 from stream.model import StoreObject
 from stream.nix.hashes import sha256_of

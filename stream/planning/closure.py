@@ -10,8 +10,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from stream.checks import is_text, not_normal
 from stream.errors import ConfError, Fault
+from stream.faults import is_text, not_normal
 from stream.limits import MAX_FAULTS
 from stream.model import DEFAULT_STORE_DIR, StoreObject
 from stream.nix import query

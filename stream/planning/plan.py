@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from stream import config, recipe_config
+from stream import config
 from stream.errors import ConfError, Fault
 from stream.model import DEFAULT_STORE_DIR, Builtin, ImageConf, LayerPlan, NixDatabase, Recipe
 from stream.nix import query
@@ -22,6 +22,8 @@ from stream.planning import mentions
 from stream.planning.closure import Closure, Wanted, closure_of
 from stream.planning.spec import Spec
 from stream.planning.tag import derived_tag
+from stream.schema import recipe as recipe_config
+from stream.schema.reading import ignore
 from stream.sources import customisation, opened_base
 from stream.strategies.graph import Graph, part
 from stream.text import one_line
@@ -35,7 +37,7 @@ def plan(
     spec: Spec,
     previous: Sequence[Sequence[str]] | None = None,
     *,
-    warn: Callable[[str], None] = config.ignore,
+    warn: Callable[[str], None] = ignore,
 ) -> dict[str, Any]:
     """The conf of `spec`, as JSON will have it: complete, and checked as it will be when
     it is streamed. `previous` are the store layers of the build before. `warn` is called

@@ -7,8 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from stream.config import conf_in, conf_name, parse_object, read_conf
 from stream.errors import ConfError, Fault
+from stream.schema.reading import conf_in, conf_name, parse_object, read_conf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,13 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from stream import config, recipe_config
-from stream.checks import depth_of, kind, meant
+from stream import config
+from stream.archives.target import split_archive
 from stream.errors import ConfError, Fault
+from stream.faults import depth_of, kind, meant
 from stream.limits import MAX_DEPTH
 from stream.model import DEFAULT_STORE_DIR, ImageConf, Recipe
 from stream.nix import query
 from stream.nix.store_root import Disk
+from stream.schema import recipe as recipe_config
+from stream.schema.reading import ignore, parse_object
 
 # Handed on to the conf as they are.
 _PASSED = frozenset(
@@ -88,13 +91,13 @@ def is_spec(data: bytes) -> bool:
 
 
 def parse_spec(
-    data: bytes, *, name: str = "spec.json", warn: Callable[[str], None] = config.ignore
+    data: bytes, *, name: str = "spec.json", warn: Callable[[str], None] = ignore
 ) -> Spec:
     """The specification in `data`; `name` stands for it in messages. `warn` is called
     with one line for what is odd and no fault. Raises ConfError, with every fault: a key
     that is not known is one, as it is to the function whose arguments they are.
     """
-    config.parse_object(data, name)  # which knows half a character, and the standard's not
+    parse_object(data, name)  # which knows half a character, and the standard's not
     try:
         document = json.loads(data)  # of which large integers stay such
     except (RecursionError, ValueError) as error:
@@ -238,7 +241,7 @@ class _Reader:
             if name and tag:
                 self.fault("fromImage", "is missing: fromImageName and fromImageTag choose in it")
             return None
-        file, chosen = config.split_archive(path)
+        file, chosen = split_archive(path)
         if name and tag:
             if chosen:
                 self.fault("fromImageName", f"is given twice: fromImage says {chosen}")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
-from stream import documents
 from stream.model import Image, ImageConf, Layer
+from stream.oci import documents
 from stream.tarwriter import ArchiveWriter, LayerWriter
 
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from stream import documents
 from stream.model import Digest, Layer
+from stream.oci import documents
 from stream.sinks.docker_archive import DockerArchive
 
 

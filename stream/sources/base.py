@@ -19,9 +19,9 @@ from stream.archives.bytesource import ByteSource, FileBytes, pieces, read_exact
 from stream.archives.container import Blob, Container
 from stream.archives.decompress import decompressed
 from stream.archives.images import Archive, ArchiveImage, ArchiveLayer, open_archive
-from stream.documents import LAYER_TYPE, store_paths_comment
 from stream.errors import ArchiveError, DigestMismatch
 from stream.model import BaseReference, Descriptor, Digest, ImageConf, Layer, LayerPlan
+from stream.oci.documents import LAYER_TYPE, store_paths_comment
 from stream.sources.base_listing import BaseListing, Lister, held
 from stream.sources.layer import SourceLayer
 from stream.tarwriter import LayerWriter

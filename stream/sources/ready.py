@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stream.documents import store_paths_comment
 from stream.errors import SourceError
 from stream.model import CustomisationLayer
+from stream.oci.documents import store_paths_comment
 from stream.sources.layer import ListedLayer
 from stream.tarwriter import LayerWriter
 from stream.text import printable

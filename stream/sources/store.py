@@ -13,8 +13,8 @@ from itertools import pairwise
 
 import xxhash
 
-from stream.documents import store_paths_comment
 from stream.model import ImageConf, LayerPlan
+from stream.oci.documents import store_paths_comment
 from stream.sources.layer import SourceLayer
 from stream.tarwriter import Entries, LayerWriter
 from stream.text import printable

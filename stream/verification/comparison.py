@@ -19,8 +19,8 @@ from stream.archives.sequential import piped
 from stream.archives.tarreader import Member, read_members
 from stream.errors import ArchiveError
 from stream.model import Image, ImageConf
+from stream.oci.reference import qualified
 from stream.pipeline import write_image
-from stream.reference import qualified
 from stream.text import printable
 from stream.typeflags import FILE
 from stream.verification.documents import CheckedImage

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stream.archives.images import INDEX_TYPES, MAX_IMAGES, MAX_LAYERS
-from stream.config import check_repo_tag
-from stream.container_config import wrong_types
-from stream.reference import IMAGE_NAME, REF_NAME, qualified
+from stream.oci.container_config import wrong_types
+from stream.oci.reference import IMAGE_NAME, REF_NAME, check_repo_tag, qualified
 from stream.verification.findings import (
     ALL,
     BUILDAH,

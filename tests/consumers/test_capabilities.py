@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.capabilities import NAMES, capability_data
+from stream.schema.capabilities import NAMES, capability_data
 
 from .requirements import require, unmet
 

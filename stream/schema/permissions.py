@@ -20,9 +20,10 @@ import warnings
 from base64 import b64decode
 from typing import Any
 
-from stream.capabilities import capability_data
-from stream.checks import Fields, NoteFault, id_of, is_text, kind, no_id, not_normal
+from stream.faults import NoteFault, is_text, kind, not_normal
 from stream.model import Permission
+from stream.schema.capabilities import capability_data
+from stream.schema.fields import Fields, id_of, no_id
 
 MAX_PATH, MAX_NAME = 4096, 255  # bytes, as Linux has them
 MAX_XATTR_NAME, MAX_XATTR_VALUE = 255, 1 << 16  # bytes; linux/limits.h

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from stream.checks import Fields, NoteFault, kind, meant, not_normal
+from stream.faults import NoteFault, kind, meant, not_normal
 from stream.limits import MAX_FAULTS, MAX_SIZE
 from stream.model import Builtin, NixDatabase, Recipe, StoreObject
 from stream.nix.store_root import Disk, not_readable
-from stream.permission_config import read_directories, read_owner, read_permissions
+from stream.schema.fields import Fields
+from stream.schema.permissions import read_directories, read_owner, read_permissions
 
 KEYS = frozenset(
     {

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stream.model import Descriptor, Digest, ImageConf, Layer
-from stream.reference import IMAGE_NAME, REF_NAME, qualified, split
+from stream.oci.reference import IMAGE_NAME, REF_NAME, qualified, split
 
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import struct
 
-from stream.checks import meant
+from stream.faults import meant
 
 ATTRIBUTE = b"security.capability"
 MAX_TEXT = 4096  # characters

@@ -1,0 +1,1 @@
+"""What the OCI specifications say: documents, names, platforms. Knows no files."""
