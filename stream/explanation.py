@@ -18,8 +18,9 @@ from stream.archives.images import open_archive
 from stream.archives.target import split_archive
 from stream.errors import StreamImageError
 from stream.model import DEFAULT_CREATED, DEFAULT_STORE_DIR, Digest, ImageConf, Recipe
-from stream.sources import customisation, opened_base, store
-from stream.sources.base import BaseImage
+from stream.sources import opened_base, store
+from stream.sources.base.image import BaseImage
+from stream.sources.customisation import layer as customisation
 from stream.text import printable
 
 # What of a conf decides how the bytes of a store layer are written, and its default.

@@ -27,8 +27,9 @@ from stream.model import Digest, ImageConf
 from stream.nix.hashes import DIGITS
 from stream.oci.documents import image_config
 from stream.schema.reading import HEAD, begins_conf, head_of, is_conf
-from stream.sources import customisation, opened_base, store
-from stream.sources.base_listing import Lister
+from stream.sources import opened_base, store
+from stream.sources.base.listing import Lister
+from stream.sources.customisation import layer as customisation
 from stream.sources.layer import ListedLayer
 from stream.text import printable
 

@@ -15,7 +15,7 @@ from stream.observer import Observer
 from stream.oci import documents
 from stream.oci.reference import qualified
 from stream.pipeline import LayerWriting
-from stream.sources.base import archive_layers, check_listing
+from stream.sources.base.layers import archive_layers, check_listing
 from stream.tarwriter import ArchiveWriter
 
 MTIME = 1  # of all members, as in images made here

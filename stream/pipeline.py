@@ -21,12 +21,14 @@ from stream.model import Image, ImageConf, Layer
 from stream.observer import Observer
 from stream.sinks import ARCHIVE_FORMATS, ArchiveFormat
 from stream.sinks.docker_archive import DockerArchive
-from stream.sources import customisation, opened_base, store
+from stream.sources import opened_base, store
+from stream.sources.ahead import Ahead
+from stream.sources.customisation import layer as customisation
 from stream.sources.layer import SourceLayer
 from stream.tarwriter import LayerWriter
 
 if TYPE_CHECKING:
-    from stream.sources.base import BaseImage
+    from stream.sources.base.image import BaseImage
 
 
 def _sources(conf: ImageConf, top: SourceLayer | None) -> list[Callable[[], SourceLayer]]:
@@ -39,60 +41,6 @@ def _sources(conf: ImageConf, top: SourceLayer | None) -> list[Callable[[], Sour
     if top is not None:
         makers.append(lambda: top)
     return makers
-
-
-class _Ahead:
-    """Makes sources in the background, in order, ahead of the writing by a
-    bounded number of entries: walking costs the writing no time, and memory does
-    not grow with the image.
-
-    The thread is a daemon: a run that fails does not wait for a walk nobody
-    needs any more.
-    """
-
-    MAX_ENTRIES = 4096  # some 500 kB
-
-    def __init__(self, makers: Sequence[Callable[[], SourceLayer]]) -> None:
-        self._makers = makers
-        self._made: deque[SourceLayer | BaseException] = deque()
-        self._entries = 0
-        self._closed = False
-        self._changed = threading.Condition()
-        threading.Thread(target=self._run, name="walk-ahead", daemon=True).start()
-
-    def _run(self) -> None:
-        for make in self._makers:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._entries < self.MAX_ENTRIES)
-                if self._closed:
-                    return
-            made: SourceLayer | BaseException
-            try:
-                made = make()
-                count = made.entry_count
-            except BaseException as error:  # noqa: BLE001 — raised again in __iter__
-                made, count = error, self.MAX_ENTRIES
-            with self._changed:
-                self._made.append(made)
-                self._entries += count
-                self._changed.notify_all()
-
-    def __iter__(self) -> Iterator[SourceLayer]:
-        for _ in self._makers:
-            with self._changed:
-                self._changed.wait_for(lambda: self._made)
-                made = self._made.popleft()
-                if isinstance(made, BaseException):
-                    raise made
-                self._entries -= made.entry_count
-                self._changed.notify_all()
-            yield made
-
-    def close(self) -> None:
-        """Make no more."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
 
 
 class LayerSink(Protocol):
@@ -157,7 +105,7 @@ def _write_layers(
     known = {layer.diff_id: layer for layer in below}
     repeated: dict[int, Layer] = {}  # ours that the base has already, by their place
     count = 0
-    with closing(_Ahead(sources)) as ahead:
+    with closing(Ahead(sources)) as ahead:
         for count, source in enumerate(ahead, 1):
             if source.expected in known:
                 repeated[count] = replace(known[source.expected], comment=source.comment)

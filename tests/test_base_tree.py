@@ -14,13 +14,13 @@ from roots import flattened
 from stream.archives.bytesource import ByteSource
 from stream.archives.container import CompressedTar
 from stream.config import load_conf, parse_conf
-from stream.customisation.redirect import BaseEntry
 from stream.errors import ArchiveError
 from stream.pipeline import write_image
 from stream.planning.plan import plan
 from stream.planning.spec import parse_spec
 from stream.sources import opened_base
-from stream.sources.base_tree import base_entries, base_tree
+from stream.sources.base.tree import BaseEntry, base_entries
+from stream.sources.customisation.builtin import SHADOW_PATHS
 from stream.typeflags import DIRECTORY, FILE, LINK
 
 
@@ -43,7 +43,7 @@ def entries_of(directory: Path, archive: bytes, **conf: object) -> dict[bytes, B
     read = load_conf(str(directory / "conf.json"))
     with opened_base(read, entries=True) as base:
         assert base is not None
-        return base_entries(base_tree(base), read)
+        return base_entries(base.tree(), read, SHADOW_PATHS)
 
 
 LAYERS: list[list[Entry]] = [

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from stream.customisation.builtin import SHADOW_PATHS, nodes
 from stream.errors import RecipeError
 from stream.model import Builtin
 from stream.nix.store_root import Disk
+from stream.sources.customisation.builtin import SHADOW_PATHS, nodes
 from stream.typeflags import LINK
 
 PASSWD_LINE = "app:x:1000:1000:App:/home/app:/bin/sh"

@@ -20,13 +20,13 @@ from consumers.requirements import require, unmet
 from support import until
 
 import stream
-from stream.customisation import session
-from stream.customisation.commands import ran
-from stream.customisation.scratch import Scratch, scratch, write
-from stream.customisation.tree import Node, Tree, directory, file, link
 from stream.errors import CommandsError, SourceError
 from stream.model import Recipe
 from stream.nix.store_root import Disk
+from stream.sources.customisation.sandbox import session
+from stream.sources.customisation.sandbox.commands import ran
+from stream.sources.customisation.sandbox.scratch import Scratch, scratch, write
+from stream.sources.customisation.tree import Node, Tree, directory, file, link
 from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, FIFO, FILE, LINK
 
 SITES = [str(Path(stream.__file__).parent.parent), str(Path(orjson.__file__).parent.parent)]
@@ -611,7 +611,7 @@ def test_owner_that_fakeroot_does_not_tell() -> None:
             ["b", stat.S_IFREG, 1000, 1000, 1, 3, 0, 0, 0, 0, "", {}],
         ],
     }  # fmt: skip
-    from stream.customisation.commands import FAKE_ROOT, _Run
+    from stream.sources.customisation.sandbox.commands import FAKE_ROOT, _Run
 
     warnings: list[str] = []
     tree = _Run(FAKE_ROOT, "", Scratch(path=b"/x"), Disk(), 0, warnings.append).tree(
@@ -739,8 +739,8 @@ def test_removed_after_an_error(place: Path, raised: type[BaseException]) -> Non
 SIGNALLED = """
 import sys
 from stream import cli
-from stream.customisation.commands import ran
-from stream.customisation.tree import Tree
+from stream.sources.customisation.commands import ran
+from stream.sources.customisation.tree import Tree
 from stream.nix.store_root import Disk
 from stream.model import Recipe
 import signal, os

@@ -15,12 +15,12 @@ import pytest
 from roots import flattened, read_root
 
 from stream import inspection, wrapping
-from stream.customisation import make
-from stream.customisation.tree import Node, Tree, file, link
 from stream.errors import SourceError, StreamImageError
 from stream.export import export_conf
 from stream.model import ImageConf, Owner, Recipe
 from stream.pipeline import write_image
+from stream.sources.customisation import make
+from stream.sources.customisation.tree import Node, Tree, file, link
 from stream.typeflags import FILE
 from stream.verification import verify
 

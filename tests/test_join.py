@@ -14,11 +14,11 @@ from hypothesis import given, reject
 from hypothesis import strategies as st
 from trees import Directory, File, Link
 
-from stream.customisation import join as joining
-from stream.customisation.join import make_tree
-from stream.customisation.tree import Tree
 from stream.errors import ContentConflict, SourceError
 from stream.model import Builtin, Recipe
+from stream.sources.customisation import join as joining
+from stream.sources.customisation.join import make_tree
+from stream.sources.customisation.tree import Tree
 from stream.typeflags import DIRECTORY, FILE, LINK
 
 Shown = dict[bytes, str]
@@ -507,7 +507,7 @@ def test_a_directory_that_may_not_be_read(make: Make, without_privilege: list[st
     content = make(b"c", {b"secret": {b"f": HELLO}})
     os.chmod(content + b"/secret", 0)
     code = (
-        "import os, sys; from stream.customisation.join import make_tree; "
+        "import os, sys; from stream.sources.customisation.join import make_tree; "
         "from stream.model import Recipe; "
         "make_tree(Recipe(contents=(os.fsencode(sys.argv[1]),), first_wins=True))"
     )

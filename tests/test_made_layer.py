@@ -15,10 +15,10 @@ import trees
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stream.customisation.tree import Node, Tree, directory, file, link
 from stream.errors import SourceError
 from stream.model import Recipe
-from stream.sources.made import made_layer
+from stream.sources.customisation.made import made_layer
+from stream.sources.customisation.tree import Node, Tree, directory, file, link
 from stream.tarwriter import LayerWriter, encode_header, write_layer
 from stream.typeflags import DIRECTORY, FILE
 

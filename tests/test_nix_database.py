@@ -21,15 +21,15 @@ from roots import flattened
 
 from stream import typeflags
 from stream.config import parse_conf
-from stream.customisation import tree as nodes
-from stream.customisation.database import BaseDatabase, add_database
-from stream.customisation.tree import Tree
 from stream.errors import ArchiveError, RecipeError, SourceError
 from stream.model import NixDatabase, StoreObject
 from stream.nix.store_root import Disk
-from stream.sources import base_database as finding
 from stream.sources import opened_base
-from stream.sources.base_tree import base_tree
+from stream.sources.base import database as finding
+from stream.sources.base.database import BaseDatabase
+from stream.sources.customisation import tree as nodes
+from stream.sources.customisation.database import add_database
+from stream.sources.customisation.tree import Tree
 
 ALPHABET = "0123456789abcdfghijklmnpqrsvwxyz"  # Nix's base-32
 DATABASE = "nix/var/nix/db/db.sqlite"
@@ -560,7 +560,7 @@ def found_in(image: Path) -> BaseDatabase | None:
     )
     with opened_base(conf) as base:
         assert base is not None
-        return finding.base_database(base_tree(base))
+        return finding.base_database(base.tree())
 
 
 def with_database(data: bytes = b"data", **more: bytes) -> dict[str, bytes]:

@@ -2,12 +2,12 @@
 
 import pytest
 
-from stream.customisation.permissions import apply
-from stream.customisation.redirect import BaseEntry
-from stream.customisation.tree import Node, Tree, directory, file, link
 from stream.errors import RecipeError
 from stream.model import Permission, Recipe
 from stream.schema.capabilities import ATTRIBUTE, capability_data
+from stream.sources.base.tree import BaseEntry
+from stream.sources.customisation.permissions import apply
+from stream.sources.customisation.tree import Node, Tree, directory, file, link
 from stream.typeflags import DIRECTORY, FIFO, LINK
 
 

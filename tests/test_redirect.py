@@ -11,9 +11,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from stream.customisation.redirect import BaseEntry, destination, inherit, redirect
-from stream.customisation.tree import Node, Tree, directory, file, link
 from stream.errors import RecipeError
+from stream.sources.base.tree import BaseEntry
+from stream.sources.customisation.redirect import destination, inherit, redirect
+from stream.sources.customisation.tree import Node, Tree, directory, file, link
 from stream.typeflags import DIRECTORY, LINK
 
 # What is at a path: None for a directory, a link's target as text, a file's content as bytes.

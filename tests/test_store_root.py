@@ -20,7 +20,6 @@ from test_join import CONTENTS, NODES, built
 from trees import Directory, File, Link
 
 import stream
-from stream.customisation.join import make_tree
 from stream.errors import ConfError, ContentConflict, SourceError, StreamImageError
 from stream.limits import MAX_LINKS
 from stream.model import LayerPlan, Owner, Recipe
@@ -29,7 +28,8 @@ from stream.nix.store_root import Disk
 from stream.planning.closure import Wanted, alone, closure_of, from_nix
 from stream.planning.plan import plan
 from stream.planning.spec import parse_spec
-from stream.sources.made import made_layer
+from stream.sources.customisation.join import make_tree
+from stream.sources.customisation.made import made_layer
 from stream.tarwriter import Entries, LayerWriter, write_layer
 
 HASHES = ["0" * 32, "1" * 32, "2" * 32]

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.customisation.content import PIECE
-from stream.customisation.tree import Node, Tree, file, link
 from stream.errors import SourceError
 from stream.nix.hashes import MAX_STORE_NAME, STORE_NAME
 from stream.planning import mentions
+from stream.sources.customisation.content import PIECE
+from stream.sources.customisation.tree import Node, Tree, file, link
 from stream.typeflags import FILE
 
 STORE = b"/nix/store"

@@ -35,8 +35,9 @@ from stream.archives.tarreader import Member, read_members
 from stream.errors import ArchiveError, DigestMismatch
 from stream.model import Digest, ImageConf, LayerPlan
 from stream.observer import Observer
-from stream.sources import customisation, opened_base, store
-from stream.sources.base import check_listing
+from stream.sources import opened_base, store
+from stream.sources.base.layers import check_listing
+from stream.sources.customisation import layer as customisation
 from stream.sources.layer import ListedLayer, SourceLayer
 from stream.tarwriter import TarWriter, encode_header, encode_record, write_layer
 from stream.text import printable

@@ -12,10 +12,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from stream.customisation.content import pieces
-from stream.customisation.links import led_into
-from stream.customisation.tree import Tree
 from stream.nix.hashes import MAX_STORE_NAME, STORE_NAME
+from stream.sources.customisation.content import pieces
+from stream.sources.customisation.links import led_into
+from stream.sources.customisation.tree import Tree
 from stream.typeflags import FILE, LINK
 
 _NAME = re.compile(r"[0-9a-zA-Z+._?=-]+")

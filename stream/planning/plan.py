@@ -24,13 +24,14 @@ from stream.planning.spec import Spec
 from stream.planning.tag import derived_tag
 from stream.schema import recipe as recipe_config
 from stream.schema.reading import ignore
-from stream.sources import customisation, opened_base
+from stream.sources import opened_base
+from stream.sources.customisation import layer as customisation
 from stream.strategies.graph import Graph, part
 from stream.text import one_line
 from stream.typeflags import LINK
 
 if TYPE_CHECKING:
-    from stream.sources.base import BaseImage
+    from stream.sources.base.image import BaseImage
 
 
 def plan(

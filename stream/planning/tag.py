@@ -90,8 +90,8 @@ def _copied_digest(content: bytes, recipe: Recipe, disk: Disk) -> str:
     """The digest of what the recipe copies of `content`: as copying finds it, for links to
     directories lead to what stands beside a content.
     """
-    from stream.customisation.join import make_tree
-    from stream.sources.made import made_layer
+    from stream.sources.customisation.join import make_tree
+    from stream.sources.customisation.made import made_layer
 
     tree = make_tree(
         Recipe(copy_to_root=(content,), first_wins=True, keep_dirlinks=recipe.keep_dirlinks),

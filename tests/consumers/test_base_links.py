@@ -12,10 +12,11 @@ from typing import Final
 import pytest
 
 from stream.config import load_conf
-from stream.customisation.redirect import inherit, redirect
-from stream.customisation.tree import Tree, file, link
 from stream.sources import opened_base
-from stream.sources.base_tree import base_entries, base_tree
+from stream.sources.base.tree import base_entries
+from stream.sources.customisation.builtin import SHADOW_PATHS
+from stream.sources.customisation.redirect import inherit, redirect
+from stream.sources.customisation.tree import Tree, file, link
 
 from .consumer import Runner
 from .images import REPO_TAG, image_config
@@ -101,7 +102,7 @@ def top_layer(directory: Path, base: Path) -> Path:
     tree.put(b"srv/ours", file(b""))
     with opened_base(load_conf(str(conf)), entries=True) as below:
         assert below is not None
-        entries = base_entries(base_tree(below), load_conf(str(conf)))
+        entries = base_entries(below.tree(), load_conf(str(conf)), SHADOW_PATHS)
     redirect(tree, entries)
     inherit(tree, entries)
     listed = []

@@ -17,10 +17,11 @@ from typing import Any, Final
 import pytest
 
 from stream import typeflags
-from stream.customisation.database import BaseDatabase, add_database
-from stream.customisation.tree import Tree
 from stream.model import NixDatabase, StoreObject
 from stream.nix.store_root import Disk
+from stream.sources.base.database import BaseDatabase
+from stream.sources.customisation.database import add_database
+from stream.sources.customisation.tree import Tree
 
 from .requirements import require
 

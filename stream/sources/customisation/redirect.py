@@ -10,12 +10,13 @@ not where it comes from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from operator import itemgetter
-from typing import NamedTuple
 
-from stream.customisation.tree import (
+from stream.errors import RecipeError
+from stream.limits import MAX_LINKS
+from stream.sources.base.tree import Base, BaseEntry
+from stream.sources.customisation.tree import (
     DIRECTORY_MODE,
     Node,
     OccupiedError,
@@ -24,29 +25,10 @@ from stream.customisation.tree import (
     parts_of,
     under,
 )
-from stream.errors import RecipeError
-from stream.limits import MAX_LINKS
 from stream.text import printable
 from stream.typeflags import DIRECTORY, FILE, LINK
 
 MAX_STEPS = 1 << 22  # through links, for all paths; a long way counts more
-
-
-class BaseEntry(NamedTuple):
-    """A directory or a symbolic link of the base, or a file that can be missed. What else it
-    has does not matter.
-    """
-
-    typeflag: bytes
-    mode: int = DIRECTORY_MODE
-    uid: int = 0
-    gid: int = 0
-    link: bytes = b""
-    xattrs: Mapping[bytes, bytes] = {}
-
-
-# By path, as in a tree.
-Base = Mapping[bytes, BaseEntry]
 
 
 def redirect(tree: Tree, base: Base, *, first_wins: bool = False) -> None:

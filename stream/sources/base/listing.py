@@ -61,19 +61,16 @@ class BaseListing:
 
 class Lister:
     """Lists layers; is the `peruse` of an archive. Raises ArchiveError for more than
-    there is room for. `entries`: they are wanted, whatever the conf asks for.
+    there is room for. With `entries`, entries are listed whatever the conf asks for; `keep` reads
+    the content of some.
     """
 
-    def __init__(self, conf: ImageConf, *, entries: bool = False) -> None:
+    def __init__(self, conf: ImageConf, *, entries: bool = False, keep: Keep | None = None) -> None:
         recipe = conf.customisation_layer
         skip = conf.base is not None and conf.base.skip_store_paths
         self._store = parts_of(conf.store_dir) if skip else None
         self._budget = Budget() if entries or isinstance(recipe, Recipe) else None
-        self._keep: Keep | None = None
-        if isinstance(recipe, Recipe) and recipe.database is not None:
-            from stream.sources.base_database import keeper
-
-            self._keep = keeper()
+        self._keep = keep
 
     @property
     def is_needed(self) -> bool:

@@ -19,12 +19,20 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import BinaryIO, NamedTuple, TypeGuard
 
-from stream.customisation import builtin as builtins
-from stream.customisation.tree import DIRECTORY_MODE, Node, Tree, directory, link, parts_of, under
 from stream.errors import ContentConflict, SourceError
 from stream.limits import MAX_LINKS
 from stream.model import Builtin, Recipe
 from stream.nix.store_root import Disk
+from stream.sources.customisation import builtin as builtins
+from stream.sources.customisation.tree import (
+    DIRECTORY_MODE,
+    Node,
+    Tree,
+    directory,
+    link,
+    parts_of,
+    under,
+)
 from stream.text import printable
 from stream.typeflags import DIRECTORY, FILE, LINK
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from stream.customisation.redirect import Base, destination, make_directories
-from stream.customisation.tree import Node, OccupiedError, Tree, parts_of
 from stream.errors import RecipeError
 from stream.model import Permission, Recipe
 from stream.schema.capabilities import ATTRIBUTE, capability_data
+from stream.sources.base.tree import Base
+from stream.sources.customisation.redirect import destination, make_directories
+from stream.sources.customisation.tree import Node, OccupiedError, Tree, parts_of
 from stream.text import printable
 from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, DIRECTORY, FIFO, FILE, LINK
 

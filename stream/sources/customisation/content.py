@@ -11,8 +11,8 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from stream.customisation.tree import Node
 from stream.errors import SourceError
+from stream.sources.customisation.tree import Node
 
 CHANGED = "changed since it was walked"
 PIECE = 1 << 20

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from stream.customisation.redirect import Base
-from stream.customisation.tree import Tree
 from stream.model import CustomisationLayer, ImageConf, Recipe
+from stream.sources.base.tree import Base
+from stream.sources.customisation.tree import Tree
 from stream.sources.layer import ListedLayer
 from stream.text import printable
 
 if TYPE_CHECKING:
-    from stream.customisation.database import BaseDatabase
-    from stream.sources.base import BaseImage
+    from stream.sources.base.database import BaseDatabase
+    from stream.sources.base.image import BaseImage
 
 Warn = Callable[[str], None]
 
@@ -33,11 +33,11 @@ def opened(conf: ImageConf, base: BaseImage | None, warn: Warn) -> Iterator[List
     if means is None:
         yield None
     elif isinstance(means, CustomisationLayer):
-        from stream.sources.ready import ready_layer
+        from stream.sources.customisation.ready import ready_layer
 
         yield ready_layer(means)
     else:
-        from stream.sources.made import made_layer
+        from stream.sources.customisation.made import made_layer
 
         with _made(conf, means, base, warn) as (tree, entries):
             _warn_of_lost_links(tree, conf, entries, warn)
@@ -58,7 +58,7 @@ def _made(
     conf: ImageConf, recipe: Recipe, base: BaseImage | None, warn: Warn
 ) -> Iterator[tuple[Tree, Base]]:
     """The tree that `recipe` makes, and what is below it."""
-    from stream.customisation.make import made
+    from stream.sources.customisation.make import made
 
     entries, database = ({}, None) if base is None else _below(base, conf, recipe)
     with made(recipe, conf, base=entries, base_database=database, warn=warn) as tree:
@@ -67,13 +67,14 @@ def _made(
 
 def _below(base: BaseImage, conf: ImageConf, recipe: Recipe) -> tuple[Base, BaseDatabase | None]:
     """What `recipe` has to know of the base image."""
-    from stream.sources.base_tree import base_entries, base_tree
+    from stream.sources.base.tree import base_entries
+    from stream.sources.customisation.builtin import SHADOW_PATHS
 
-    tree = base_tree(base)
-    entries = base_entries(tree, conf)
+    tree = base.tree()
+    entries = base_entries(tree, conf, SHADOW_PATHS)
     if recipe.database is None:
         return entries, None
-    from stream.sources.base_database import base_database
+    from stream.sources.base.database import base_database
 
     return entries, base_database(tree)
 
@@ -81,7 +82,7 @@ def _below(base: BaseImage, conf: ImageConf, recipe: Recipe) -> tuple[Base, Base
 def _warn_of_lost_links(tree: Tree, conf: ImageConf, base: Base, warn: Warn) -> None:
     if not conf.store_layers:
         return  # for a host that mounts its store
-    from stream.customisation.links import lost_links
+    from stream.sources.customisation.links import lost_links
 
     known = {path for plan in conf.store_layers for path in plan.store_paths}
     lost = {

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from stream.customisation.content import CHANGED, PIECE, opened
-from stream.customisation.tree import Node, Tree
 from stream.errors import SourceError
+from stream.sources.customisation.content import CHANGED, PIECE, opened
+from stream.sources.customisation.tree import Node, Tree
 from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, FIFO, FILE, LINK
 
 # What copy_file_range(2) says where it cannot help.

@@ -5,15 +5,16 @@ Knows which files in Nix's directory matter; not what is in them.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from stream.archives.bytesource import ByteSource, pieces
 from stream.archives.container import where
 from stream.archives.flatten import Directory, Leaf, parts_of
 from stream.archives.tarreader import Member
-from stream.customisation.database import BaseDatabase
 from stream.errors import ArchiveError
 from stream.nix.registrations import MAX_DATABASE, SCHEMA_VERSION, STATE_DIR
-from stream.sources.base_listing import Keep
-from stream.sources.base_tree import BaseTree
+from stream.sources.base.listing import Keep
+from stream.sources.base.tree import BaseTree
 from stream.text import printable
 from stream.typeflags import FILE, LINK
 
@@ -25,6 +26,17 @@ _DATABASE, _SCHEMA, _CA_SCHEMA = (
 )
 # What SQLite has not yet brought into the database.
 _JOURNALS = (_DATABASE + b"-wal", _DATABASE + b"-journal")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseDatabase:
+    """The database of a base image: the file's content. `name` is for errors.
+    `has_realisations`: Nix has made its tables for content-addressed derivations, too.
+    """
+
+    name: str
+    data: bytes
+    has_realisations: bool = False
 
 
 def keeper() -> Keep:

@@ -1,28 +1,22 @@
-"""The base image: its layers, copied and verified, and what it says of itself.
-
-Knows image archives through `stream.archives`; not where the layers go. Layers
-come in the order in which the archive has them, each once, because a compressed
-archive is read from its front; the manifest's order is the image's.
+"""The layers of an archive as sources: copied, decompressed or left compressed, and verified
+while they pass. Knows not where they go.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, Self
 
 from stream.archives.bytesource import ByteSource, FileBytes, pieces, read_exactly
 from stream.archives.container import Blob, Container
 from stream.archives.decompress import decompressed
-from stream.archives.images import Archive, ArchiveImage, ArchiveLayer, open_archive
+from stream.archives.images import ArchiveImage, ArchiveLayer
 from stream.errors import ArchiveError, DigestMismatch
-from stream.model import BaseReference, Descriptor, Digest, ImageConf, Layer, LayerPlan
+from stream.model import Descriptor, Digest, Layer
 from stream.oci.documents import LAYER_TYPE, store_paths_comment
-from stream.sources.base_listing import BaseListing, Lister, held
 from stream.sources.layer import SourceLayer
 from stream.tarwriter import LayerWriter
 from stream.text import one_line
@@ -160,117 +154,8 @@ def archive_layers(
                 )
 
 
-class BaseImage:
-    """An image in an open archive, to be built on. A context manager. `listings` are of
-    its distinct layers, by their blobs, if any were made.
-    """
-
-    def __init__(
-        self,
-        reference: BaseReference,
-        archive: Archive,
-        image: ArchiveImage,
-        listings: dict[Blob, BaseListing],
-    ) -> None:
-        self.archive = archive
-        self.image = image
-        self.listings = listings
-        self._reference = reference
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.archive.container.close()
-
-    @property
-    def name(self) -> str:
-        """The archive's, for errors."""
-        return self.archive.name
-
-    @property
-    def layers(self) -> tuple[ArchiveLayer, ...]:
-        """The image's layers, bottom to top; one may be there twice."""
-        return self.image.layers
-
-    @property
-    def document(self) -> dict[str, Any]:
-        """The image's config, parsed."""
-        return self.image.document
-
-    @property
-    def architecture(self) -> str:
-        """What the image is for."""
-        return str(self.document.get("architecture"))
-
-    def distinct_layer_count(self) -> int:
-        """How many layers are written."""
-        return len({layer.diff_id for layer in self.layers})
-
-    def sizes(self) -> Iterator[int | None]:
-        """The size of each layer that is written, uncompressed, as far as it is known."""
-        for layer in {layer.diff_id: layer for layer in self.layers}.values():
-            yield layer.blob.content_size
-
-    def without_held(self, conf: ImageConf) -> ImageConf:
-        """`conf` without the store paths that the image holds already, if that is
-        what the conf asks for.
-        """
-        if not self._reference.skip_store_paths:
-            return conf
-        names = held(self.listings[layer.blob].store for layer in self.layers)
-        plans = (
-            LayerPlan(
-                store_paths=tuple(
-                    path for path in plan.store_paths if os.path.basename(path) not in names
-                )
-            )
-            for plan in conf.store_layers
-        )
-        return replace(conf, store_layers=tuple(plan for plan in plans if plan.store_paths))
-
-    def sources(self, *, carry_compressed: bool) -> Iterator[SourceLayer]:
-        """Each distinct layer, in the archive's order; one that is stored compressed
-        stays so, if it can, with `carry_compressed`.
-        """
-        return archive_layers(
-            self.archive.container,
-            self.layers,
-            owner="base image's",
-            carry_compressed=carry_compressed,
-        )
-
-    def in_order(self, written: Sequence[Layer]) -> list[Layer]:
-        """The image's layers, bottom to top, made of those `written`."""
-        by_diff_id = {layer.diff_id: layer for layer in written}
-        return [
-            replace(by_diff_id[layer.diff_id], comment=store_paths_comment([layer.name]))
-            for layer in self.layers
-        ]
-
-
 def _measured(container: Container, blob: Blob) -> Blob:
     return blob if blob.content_size is not None else container.measure(blob)
-
-
-def open_base_image(
-    reference: BaseReference, conf: ImageConf, *, entries: bool = False
-) -> BaseImage:
-    """The image that `reference` means; of several the one for the conf's architecture.
-    What the conf asks for is listed, with `entries` also its layers' entries. Raises
-    ArchiveError.
-    """
-    lister = Lister(conf, entries=entries)
-    archive = open_archive(reference.path, lister if lister.is_needed else None)
-    try:
-        image = archive.choose(reference.repo_tag, conf.architecture)
-        check_listing(archive.name, image)
-        blobs = dict.fromkeys(layer.blob for layer in image.layers)
-        listings = {blob: archive.container.perused(blob) for blob in blobs if lister.is_needed}
-    except BaseException:
-        archive.container.close()
-        raise
-    return BaseImage(reference, archive, image, listings)
 
 
 def check_listing(archive_name: str, *images: ArchiveImage) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from stream.customisation.tree import Node, directory, file, link
 from stream.errors import RecipeError
 from stream.model import Builtin
 from stream.nix.store_root import Disk
+from stream.sources.customisation.tree import Node, directory, file, link
 from stream.text import printable
 
 SHADOW_SETUP = "shadowSetup"

@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
-from stream.customisation import permissions
-from stream.customisation.join import make_tree
-from stream.customisation.redirect import Base, inherit, redirect
-from stream.customisation.tree import Tree
 from stream.model import ImageConf, Recipe
 from stream.nix.store_root import Disk
+from stream.sources.base.tree import Base
+from stream.sources.customisation import permissions
+from stream.sources.customisation.join import make_tree
+from stream.sources.customisation.redirect import inherit, redirect
+from stream.sources.customisation.tree import Tree
 
 if TYPE_CHECKING:
-    from stream.customisation.database import BaseDatabase
+    from stream.sources.base.database import BaseDatabase
 
 
 @contextmanager
@@ -36,7 +37,7 @@ def made(
     redirect(tree, base, first_wins=recipe.first_wins)
     known = inherit(tree, base)
     if recipe.database is not None:
-        from stream.customisation.database import add_database
+        from stream.sources.customisation.database import add_database
 
         add_database(
             tree,
@@ -61,6 +62,6 @@ def _after_commands(
     """What the commands make of `tree`: the same if there are none."""
     if not recipe.extra_commands and not recipe.fake_root_commands:
         return nullcontext(tree)
-    from stream.customisation.commands import ran
+    from stream.sources.customisation.sandbox.commands import ran
 
     return ran(tree, recipe, disk=Disk.of(conf), mtime=conf.mtime, warn=warn)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import xxhash
 
 from stream.archives.tarreader import XATTR, Member
-from stream.customisation.content import opened
-from stream.customisation.tree import Node, Tree
 from stream.model import Recipe
+from stream.sources.customisation.content import opened
+from stream.sources.customisation.tree import Node, Tree
 from stream.sources.layer import ListedLayer
 from stream.tarwriter import (
     LayerWriter,

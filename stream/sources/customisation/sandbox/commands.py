@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from stream.customisation import session
-from stream.customisation.scratch import Scratch, scratch, write
-from stream.customisation.tree import Node, Tree
 from stream.errors import CommandsError
 from stream.model import Recipe
 from stream.nix.store_root import Disk
+from stream.sources.customisation.sandbox import session
+from stream.sources.customisation.sandbox.scratch import Scratch, scratch, write
+from stream.sources.customisation.tree import Node, Tree
 from stream.text import one_line, printable
 from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, DIRECTORY, FIFO, FILE, LINK
 

@@ -6,16 +6,34 @@ Knows layers by their listings; not what the tree will be.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from stream.archives.flatten import Directory, Leaf, flatten
+from stream.archives.flatten import Directory, Leaf
 from stream.archives.tarreader import XATTR, Member
-from stream.customisation.builtin import SHADOW_PATHS
-from stream.customisation.redirect import BaseEntry
 from stream.model import ImageConf
-from stream.sources.base import BaseImage
-from stream.sources.base_listing import BaseListing
+from stream.sources.base.listing import BaseListing
 from stream.typeflags import DIRECTORY, FILE, LINK
+
+IMPLIED_MODE = 0o755  # of a directory that has no entry
+
+
+class BaseEntry(NamedTuple):
+    """A directory or a symbolic link of the base, or a file that can be missed. What else it
+    has does not matter.
+    """
+
+    typeflag: bytes
+    mode: int = IMPLIED_MODE
+    uid: int = 0
+    gid: int = 0
+    link: bytes = b""
+    xattrs: Mapping[bytes, bytes] = {}
+
+
+# By path, as in a tree.
+Base = Mapping[bytes, BaseEntry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +51,11 @@ class BaseTree:
         return typeflag, link
 
 
-def base_tree(base: BaseImage) -> BaseTree:
-    """The tree of `base`, whose entries were listed. Raises ArchiveError."""
-    layers = list(base.listings.values())
-    numbers = {blob: number for number, blob in enumerate(base.listings)}
-    root = flatten(
-        (numbers[layer.blob], base.listings[layer.blob].entries, f"{base.name}: {layer.name}")
-        for layer in base.layers
-    )
-    return BaseTree(base.name, root, layers)
-
-
-def base_entries(tree: BaseTree, conf: ImageConf) -> dict[bytes, BaseEntry]:
-    """The directories and symbolic links of `tree` by path, files that shadowSetup has, and
-    those in the store directory. The directories above the store are as the store layers
+def base_entries(
+    tree: BaseTree, conf: ImageConf, files: Collection[bytes] = ()
+) -> dict[bytes, BaseEntry]:
+    """The directories and symbolic links of `tree` by path, those of `files` that it has,
+    and the files in the store directory. The directories above the store are as the store layers
     of `conf` make them, if there are any.
     """
     store_prefix = conf.store_dir.strip(b"/") + b"/"
@@ -63,7 +72,7 @@ def base_entries(tree: BaseTree, conf: ImageConf) -> dict[bytes, BaseEntry]:
             typeflag, link = tree.entry(child)
             if typeflag == LINK:
                 found[path] = BaseEntry(LINK, link=link)
-            elif path in SHADOW_PATHS or prefix == store_prefix:
+            elif path in files or prefix == store_prefix:
                 found[path] = BaseEntry(FILE)
     if conf.store_layers:
         above = b""

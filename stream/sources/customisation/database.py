@@ -9,16 +9,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from stream.customisation import tree as nodes
-from stream.customisation.tree import Node, OccupiedError, Tree
 from stream.errors import ArchiveError, RecipeError, SourceError
 from stream.model import NixDatabase
 from stream.nix import registrations
 from stream.nix.hashes import STORE_NAME
 from stream.nix.registrations import NAR_HASH, SCHEMA_VERSION, STATE_DIR, Registration
 from stream.nix.store_root import Disk
+from stream.sources.base.database import BaseDatabase
+from stream.sources.customisation import tree as nodes
+from stream.sources.customisation.tree import Node, OccupiedError, Tree
 from stream.text import printable
 
 _DATABASE = "Nix database"  # in messages
@@ -30,17 +30,6 @@ _OUTPUT = rb'\("([^"\\]*)","([^"\\]*)","[^"\\]*","[^"\\]*"\)'
 _OUTPUTS = re.compile(
     rb'(?:Derive\(|DrvWithVersion\("[^"\\]*",)\[(' + _OUTPUT + rb"(?:," + _OUTPUT + rb")*)\],"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BaseDatabase:
-    """The database of a base image: the file's content. `name` is for errors.
-    `has_realisations`: Nix has made its tables for content-addressed derivations, too.
-    """
-
-    name: str
-    data: bytes
-    has_realisations: bool = False
 
 
 def add_database(

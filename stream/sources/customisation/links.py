@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
-from stream.customisation.tree import Tree
+from stream.sources.customisation.tree import Tree
 from stream.typeflags import LINK
 
 

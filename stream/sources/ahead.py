@@ -1,0 +1,63 @@
+"""Sources made in a thread, ahead of the writing. Knows not what they are made of."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+from stream.sources.layer import SourceLayer
+
+
+class Ahead:
+    """Makes sources in the background, in order, ahead of the writing by a
+    bounded number of entries: walking costs the writing no time, and memory does
+    not grow with the image.
+
+    The thread is a daemon: a run that fails does not wait for a walk nobody
+    needs any more.
+    """
+
+    MAX_ENTRIES = 4096  # some 500 kB
+
+    def __init__(self, makers: Sequence[Callable[[], SourceLayer]]) -> None:
+        self._makers = makers
+        self._made: deque[SourceLayer | BaseException] = deque()
+        self._entries = 0
+        self._closed = False
+        self._changed = threading.Condition()
+        threading.Thread(target=self._run, name="walk-ahead", daemon=True).start()
+
+    def _run(self) -> None:
+        for make in self._makers:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._entries < self.MAX_ENTRIES)
+                if self._closed:
+                    return
+            made: SourceLayer | BaseException
+            try:
+                made = make()
+                count = made.entry_count
+            except BaseException as error:  # noqa: BLE001 — raised again in __iter__
+                made, count = error, self.MAX_ENTRIES
+            with self._changed:
+                self._made.append(made)
+                self._entries += count
+                self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[SourceLayer]:
+        for _ in self._makers:
+            with self._changed:
+                self._changed.wait_for(lambda: self._made)
+                made = self._made.popleft()
+                if isinstance(made, BaseException):
+                    raise made
+                self._entries -= made.entry_count
+                self._changed.notify_all()
+            yield made
+
+    def close(self) -> None:
+        """Make no more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()

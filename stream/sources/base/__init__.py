@@ -1,0 +1,1 @@
+"""The base image: read once for what matters, then copied layer by layer."""

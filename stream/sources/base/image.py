@@ -1,0 +1,154 @@
+"""The base image: its layers, copied and verified, and what it says of itself.
+
+Knows image archives through `stream.archives`; not where the layers go. Layers
+come in the order in which the archive has them, each once, because a compressed
+archive is read from its front; the manifest's order is the image's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
+
+from stream.archives.container import Blob
+from stream.archives.images import Archive, ArchiveImage, ArchiveLayer, open_archive
+from stream.model import BaseReference, ImageConf, Layer, LayerPlan, Recipe
+from stream.oci.documents import store_paths_comment
+from stream.sources.base.layers import archive_layers, check_listing
+from stream.sources.base.listing import BaseListing, Keep, Lister, held
+from stream.sources.layer import SourceLayer
+
+if TYPE_CHECKING:
+    from stream.sources.base.tree import BaseTree
+
+
+class BaseImage:
+    """An image in an open archive, to be built on. A context manager. `listings` are of
+    its distinct layers, by their blobs, if any were made.
+    """
+
+    def __init__(
+        self,
+        reference: BaseReference,
+        archive: Archive,
+        image: ArchiveImage,
+        listings: dict[Blob, BaseListing],
+    ) -> None:
+        self.archive = archive
+        self.image = image
+        self.listings = listings
+        self._reference = reference
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.archive.container.close()
+
+    @property
+    def name(self) -> str:
+        """The archive's, for errors."""
+        return self.archive.name
+
+    @property
+    def layers(self) -> tuple[ArchiveLayer, ...]:
+        """The image's layers, bottom to top; one may be there twice."""
+        return self.image.layers
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The image's config, parsed."""
+        return self.image.document
+
+    @property
+    def architecture(self) -> str:
+        """What the image is for."""
+        return str(self.document.get("architecture"))
+
+    def tree(self) -> BaseTree:
+        """The image's layers as one tree; their entries were listed. Raises ArchiveError."""
+        from stream.archives.flatten import flatten
+        from stream.sources.base.tree import BaseTree
+
+        numbers = {blob: number for number, blob in enumerate(self.listings)}
+        root = flatten(
+            (numbers[layer.blob], self.listings[layer.blob].entries, f"{self.name}: {layer.name}")
+            for layer in self.layers
+        )
+        return BaseTree(self.name, root, list(self.listings.values()))
+
+    def distinct_layer_count(self) -> int:
+        """How many layers are written."""
+        return len({layer.diff_id for layer in self.layers})
+
+    def sizes(self) -> Iterator[int | None]:
+        """The size of each layer that is written, uncompressed, as far as it is known."""
+        for layer in {layer.diff_id: layer for layer in self.layers}.values():
+            yield layer.blob.content_size
+
+    def without_held(self, conf: ImageConf) -> ImageConf:
+        """`conf` without the store paths that the image holds already, if that is
+        what the conf asks for.
+        """
+        if not self._reference.skip_store_paths:
+            return conf
+        names = held(self.listings[layer.blob].store for layer in self.layers)
+        plans = (
+            LayerPlan(
+                store_paths=tuple(
+                    path for path in plan.store_paths if os.path.basename(path) not in names
+                )
+            )
+            for plan in conf.store_layers
+        )
+        return replace(conf, store_layers=tuple(plan for plan in plans if plan.store_paths))
+
+    def sources(self, *, carry_compressed: bool) -> Iterator[SourceLayer]:
+        """Each distinct layer, in the archive's order; one that is stored compressed
+        stays so, if it can, with `carry_compressed`.
+        """
+        return archive_layers(
+            self.archive.container,
+            self.layers,
+            owner="base image's",
+            carry_compressed=carry_compressed,
+        )
+
+    def in_order(self, written: Sequence[Layer]) -> list[Layer]:
+        """The image's layers, bottom to top, made of those `written`."""
+        by_diff_id = {layer.diff_id: layer for layer in written}
+        return [
+            replace(by_diff_id[layer.diff_id], comment=store_paths_comment([layer.name]))
+            for layer in self.layers
+        ]
+
+
+def _keep(conf: ImageConf) -> Keep | None:
+    recipe = conf.customisation_layer
+    if not isinstance(recipe, Recipe) or recipe.database is None:
+        return None
+    from stream.sources.base.database import keeper
+
+    return keeper()
+
+
+def open_base_image(
+    reference: BaseReference, conf: ImageConf, *, entries: bool = False
+) -> BaseImage:
+    """The image that `reference` means; of several the one for the conf's architecture.
+    What the conf asks for is listed, with `entries` also its layers' entries. Raises
+    ArchiveError.
+    """
+    lister = Lister(conf, entries=entries, keep=_keep(conf))
+    archive = open_archive(reference.path, lister if lister.is_needed else None)
+    try:
+        image = archive.choose(reference.repo_tag, conf.architecture)
+        check_listing(archive.name, image)
+        blobs = dict.fromkeys(layer.blob for layer in image.layers)
+        listings = {blob: archive.container.perused(blob) for blob in blobs if lister.is_needed}
+    except BaseException:
+        archive.container.close()
+        raise
+    return BaseImage(reference, archive, image, listings)

@@ -1,0 +1,1 @@
+"""Commands of a recipe: their tree on disk, and the program that runs them."""
