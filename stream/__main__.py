@@ -11,7 +11,7 @@ def main() -> int:
     # Python's would show where its imports stood.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from stream.cli import main as run
+    from stream.cli.main import main as run
 
     status = run()
     if status > 128:

@@ -11,7 +11,7 @@ import pytest
 from support import COMMAND, Store, members
 
 import stream
-from stream.cli import VERBS
+from stream.cli.main import VERBS
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ import pyzstd
 import zstandard
 from support import BALLAST, COMMAND, MIB, Run, Store, leftovers, members
 
-from stream.compression import CHOICES, Compression, compressed, for_name, parse
+from stream.cli.options import compression_of_name, parse_compression
+from stream.compression import CHOICES, Compression, compressed
 from stream.compression.codecs import CODECS as CODECS_BY_NAME
 from stream.compression.pump import Pump
 from stream.compression.workers import in_order
@@ -53,7 +54,10 @@ def write(fd: int, content: bytes) -> None:
 def compress(tmp_path: Path, text: str, content: bytes, threads: int | None = None) -> bytes:
     """The compressed form, by way of a file."""
     path = tmp_path / "compressed"
-    with path.open("wb") as file, compressed(file.fileno(), parse(text), threads=threads) as fd:
+    with (
+        path.open("wb") as file,
+        compressed(file.fileno(), parse_compression(text), threads=threads) as fd,
+    ):
         write(fd, content)
     return path.read_bytes()
 
@@ -144,7 +148,7 @@ def test_pieces_do_not_show(tmp_path: Path, codec: str) -> None:
             time.sleep(0.003)
 
     path = tmp_path / "dripped"
-    with path.open("wb") as file, compressed(file.fileno(), parse(codec)) as fd:
+    with path.open("wb") as file, compressed(file.fileno(), parse_compression(codec)) as fd:
         drip(fd)
     assert path.read_bytes() == compress(tmp_path, codec, content)
 
@@ -184,7 +188,7 @@ def test_failure_cuts_the_stream(tmp_path: Path, codec: str, size: int) -> None:
     with (  # noqa: PT012 — the body is what fails
         pytest.raises(KeyError, match="fault"),
         path.open("wb") as file,
-        compressed(file.fileno(), parse(codec), threads=1) as fd,
+        compressed(file.fileno(), parse_compression(codec), threads=1) as fd,
     ):
         write(fd, content)
         _wait_until_still(path)
@@ -228,7 +232,7 @@ def test_reader_closes_early(codec: str) -> None:
     """Without it a consumer that fails would leave us compressing for nobody, or hanging."""
     read_end, write_end = os.pipe()
     os.close(read_end)
-    with pytest.raises(ReaderClosedError), compressed(write_end, parse(codec)) as fd:  # noqa: PT012
+    with pytest.raises(ReaderClosedError), compressed(write_end, parse_compression(codec)) as fd:  # noqa: PT012
         while True:  # until the pump has told
             write(fd, LARGE)
     os.close(write_end)
@@ -240,7 +244,7 @@ def test_full_disk(codec: str, size: int) -> None:
     """Without it a full disk would be told as a reader that has gone, or not at all."""
     with open("/dev/full", "wb", buffering=0) as full:  # noqa: SIM117
         with pytest.raises(OutputError, match="No space left") as caught:
-            with compressed(full.fileno(), parse(codec)) as fd:
+            with compressed(full.fileno(), parse_compression(codec)) as fd:
                 write(fd, LARGE[:size])
     assert caught.value.errno == errno.ENOSPC
     assert not isinstance(caught.value, ReaderClosedError)
@@ -260,7 +264,7 @@ def test_non_blocking_output(codec: str, tmp_path: Path) -> None:
 
     reader = threading.Thread(target=slowly)
     reader.start()
-    with compressed(write_end, parse(codec)) as fd:
+    with compressed(write_end, parse_compression(codec)) as fd:
         write(fd, LARGE)
     os.close(write_end)
     reader.join()
@@ -274,7 +278,7 @@ def test_failure_does_not_wait_for_a_stalled_reader(codec: str) -> None:
     read_end, write_end = os.pipe()
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012, SIM117
-        with compressed(write_end, parse(codec)) as fd:
+        with compressed(write_end, parse_compression(codec)) as fd:
             write(fd, LARGE[: 900 * 1024])  # the pipe takes it, whoever reads
             time.sleep(0.1)
             raise KeyboardInterrupt
@@ -335,7 +339,7 @@ def test_memory_is_bounded(codec: str) -> None:
     reader.start()
     tracemalloc.start()
     try:
-        with compressed(write_end, parse(codec), threads=2) as fd:
+        with compressed(write_end, parse_compression(codec), threads=2) as fd:
             for _ in range(4):
                 write(fd, LARGE)
         peak = tracemalloc.get_traced_memory()[1]
@@ -361,7 +365,7 @@ def test_memory_is_bounded(codec: str) -> None:
 )
 def test_parse(text: str, expected: Compression) -> None:
     """Without it levels and defaults could change unseen."""
-    assert parse(text) == expected
+    assert parse_compression(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -386,7 +390,7 @@ def test_parse(text: str, expected: Compression) -> None:
 def test_parse_refuses(text: str, said: str) -> None:
     """Without it a mistyped level would be found out late, or compress otherwise than meant."""
     with pytest.raises(UsageError, match=said):
-        parse(text)
+        parse_compression(text)
 
 
 @pytest.mark.parametrize(
@@ -406,14 +410,14 @@ def test_parse_refuses(text: str, said: str) -> None:
 )
 def test_for_name(path: str, codec: str) -> None:
     """Without it image.tar.zst would hold a plain tar."""
-    assert for_name(path) == parse(codec)
+    assert compression_of_name(path) == parse_compression(codec)
 
 
 @pytest.mark.parametrize("path", ["image.tar.xz", "image.TBZ2", "a.b/image.tar.lz4"])
 def test_for_name_of_another_compression(path: str) -> None:
     """A name that promises what we do not write is not given to a plain tar."""
     with pytest.raises(UsageError, match="is not written"):
-        for_name(path)
+        compression_of_name(path)
 
 
 # --- the command

@@ -14,15 +14,16 @@ from pathlib import Path
 import pytest
 from roots import flattened, read_root
 
-from stream import inspection, wrapping
+from stream.cli import wrapper
 from stream.errors import SourceError, StreamImageError
-from stream.export import export_conf
 from stream.model import ImageConf, Owner, Recipe
 from stream.pipeline import write_image
 from stream.sources.customisation import make
 from stream.sources.customisation.tree import Node, Tree, file, link
+from stream.tools import inspect as inspection
+from stream.tools.export import export_conf
+from stream.tools.verify import verify
 from stream.typeflags import FILE
-from stream.verification import verify
 
 CONF = ImageConf(
     architecture="amd64",
@@ -201,4 +202,4 @@ def test_verify_against_the_conf(making: Making, tmp_path: Path) -> None:
 
 def test_wrap_takes_a_recipe() -> None:
     """Without it no executable could be made of such a conf: its paths are absolute already."""
-    wrapping.check(CONF, "conf.json")
+    wrapper.check(CONF, "conf.json")

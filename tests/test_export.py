@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from roots import Node, flattened, read_root
 from support import COMMAND, Store
 
+from stream.archives.flatten import lister
 from stream.archives.images import open_archive
 from stream.errors import ArchiveError
-from stream.export import export_archive, lister
+from stream.tools.export import export_archive
 
 HARD, DIRECTORY = tarfile.LNKTYPE, tarfile.DIRTYPE
 Entry = tuple[str, bytes | tarfile.TarInfo]
@@ -446,7 +447,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
             tar.addfile(info, io.BytesIO(bytes([number % 256]) * info.size))
     base = Base(layers=[layer.read_bytes()])
     program = (
-        "import sys; from stream.cli import main; status = main(sys.argv[1:]);"
+        "import sys; from stream.cli.main import main; status = main(sys.argv[1:]);"
         "peak = dict(line.split(':') for line in open('/proc/self/status'))['VmHWM'];"
         "print(peak.split()[0], file=sys.stderr); sys.exit(status)"
     )

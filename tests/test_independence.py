@@ -158,7 +158,7 @@ def test_output_and_input(tmp_path: Path, conf: str, expected: bytes, stream_ima
 
 AS_NOBODY = """
 import os, sys
-from stream.cli import main
+from stream.cli.main import main
 main([*sys.argv[1:], "-o", os.devnull])  # loads all modules: nobody may not be let to them
 os.setgroups([])
 os.setgid(65534)

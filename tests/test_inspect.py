@@ -25,9 +25,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import COMMAND
 
-from stream.commands import inspect as command
+from stream.cli.verbs import inspect as command
 from stream.errors import ArchiveError
-from stream.inspection import InspectedImage, InspectedLayer, Inspection, inspect
+from stream.tools.inspect import InspectedImage, InspectedLayer, Inspection, inspect
 
 HASHES = [character * 32 for character in "0123456789"]
 GLIBC, BASH = f"{HASHES[0]}-glibc-2.38", f"{HASHES[1]}-bash-5.2"
@@ -387,7 +387,7 @@ def test_terminal(conf: Path) -> None:
     program = (
         "import os, sys; os.environ.update(TERM='xterm-256color'); os.environ.pop('NO_COLOR', 0);"
     )
-    program += "from stream.cli import main; sys.exit(main(sys.argv[1:]))"
+    program += "from stream.cli.main import main; sys.exit(main(sys.argv[1:]))"
     status = pty.spawn([sys.executable, "-c", program, "inspect", str(conf)], read)
     assert status == 0
     assert b"\x1b[1mplanned:1" in shown

@@ -11,8 +11,8 @@ import pytest
 from support import COMMAND, Store, leftovers, members
 
 import stream
+from stream.cli.output import output_file
 from stream.errors import NixError, OutputError, SourceError, StreamImageError
-from stream.output import output_file
 
 
 @pytest.fixture

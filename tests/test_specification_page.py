@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stream.commands.plan import EPILOG
+from stream.cli.verbs.plan import EPILOG
 from stream.nix.references import parse_references
 from stream.planning.spec import KEYS, parse_spec
 from stream.schema.permissions import read_permissions

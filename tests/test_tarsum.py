@@ -19,7 +19,7 @@ from support import COMMAND, MIB
 
 from stream.archives.bytesource import StreamBytes
 from stream.errors import ArchiveError
-from stream.tarsum import tarsum
+from stream.tools.tarsum import tarsum
 
 XATTR = "SCHILY.xattr."
 NOTHING = "tarsum.v1+sha256:" + hashlib.sha256().hexdigest()

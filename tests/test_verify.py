@@ -22,9 +22,9 @@ from support import COMMAND, Store
 
 import stream
 from stream.archives.bytesource import StreamBytes
-from stream.verification import verify
-from stream.verification.findings import CONSUMERS, RULES
-from stream.verification.layers import check_layer
+from stream.tools.verify import verify
+from stream.tools.verify.findings import CONSUMERS, RULES
+from stream.tools.verify.layers import check_layer
 
 Members = list[tuple[str, Any]]
 
@@ -727,7 +727,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     path = tmp_path / "image.tar.zst"
     path.write_bytes(pyzstd.compress(Base(layers=[layer.getvalue()]).docker_archive(), 1))
     program = (
-        "import sys; from stream.cli import main; status = main(sys.argv[1:]);"
+        "import sys; from stream.cli.main import main; status = main(sys.argv[1:]);"
         "peak = dict(line.split(':') for line in open('/proc/self/status'))['VmHWM'];"
         "print(peak.split()[0]); sys.exit(status)"
     )

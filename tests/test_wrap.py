@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from support import BALLAST, COMMAND, MIB, Run, Store, assert_unfinished, leftovers, members
 
 import stream
-from stream import wrapping
-from stream.installation import Installation
+from stream.cli import wrapper
+from stream.cli.installation import Installation
 from stream.schema.reading import EMBEDDED, MAX_CONF
 
 PACKAGE = Path(stream.__file__).parent
@@ -192,7 +192,7 @@ def test_any_bytes_in_paths(names: Sequence[bytes], arguments: Sequence[bytes]) 
             installation = Installation(python=python, package=package, search_path=path)
             script = os.path.join(here, b"script")
             with open(script, "wb") as file:
-                file.write(wrapping.named(installation, package, "x:1"))
+                file.write(wrapper.named(installation, package, "x:1"))
             for shell in SHELLS:
                 said = subprocess.run(
                     [*shell, script, *arguments], stdout=subprocess.PIPE, check=True
@@ -326,7 +326,7 @@ def test_package_by_a_script(tmp_path: Path, conf: Path, traps: Path) -> None:
 def test_interpreter_that_cannot_be_named(conf: Path, tmp_path: Path) -> None:
     """Without it an interpreter inside another program would yield what cannot start."""
     for executable in ("", "/nonexistent/python", "/bin/false"):
-        code = f"import sys; sys.executable = {executable!r}; from stream.cli import main; sys.exit(main())"
+        code = f"import sys; sys.executable = {executable!r}; from stream.cli.main import main; sys.exit(main())"
         command = (sys.executable, "-c", code)
         done = _wrap(conf, "-o", tmp_path / "stream-hello", command=command)
         assert done.returncode == 2

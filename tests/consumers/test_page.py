@@ -7,7 +7,7 @@ import pytest
 from support import COMMAND, Store
 
 from stream import pipeline
-from stream.verification import CONSUMERS, documents, verify
+from stream.tools.verify import CONSUMERS, documents, verify
 
 from .table import COMPRESSIONS, FILE, FORMATS, LIMITS, ROWS, TAR, VERSIONS, Row, page
 

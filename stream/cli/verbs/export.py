@@ -6,15 +6,16 @@ import argparse
 
 from stream import compression
 from stream.archives.bytesource import StreamBytes, pieces
+from stream.archives.flatten import lister
 from stream.archives.images import open_archive
 from stream.archives.sequential import STANDARD_INPUT, Sequential
 from stream.archives.target import split_archive
-from stream.commands.output import add_output_arguments, opened_output
+from stream.cli.options import add_output_arguments, opened_output
+from stream.cli.progress import Reporter
 from stream.config import load_conf, parse_conf
 from stream.errors import UsageError
-from stream.export import export_archive, export_conf, lister
-from stream.progress import Reporter
 from stream.schema.reading import HEAD, begins_conf, is_conf
+from stream.tools.export import export_archive, export_conf
 
 DESCRIPTION = """\
 Write the file system that the layers of an image make together as one tar:

@@ -10,10 +10,10 @@ from contextlib import ExitStack, suppress
 from stream import compression
 from stream.archives.images import Archive, ArchiveImage, open_archive
 from stream.archives.target import split_archive
-from stream.commands.output import add_output_arguments, opened_output
+from stream.cli.options import add_output_arguments, opened_output
+from stream.cli.progress import Reporter
 from stream.errors import UsageError
-from stream.merging import merge
-from stream.progress import Reporter
+from stream.tools.merge import merge
 
 DESCRIPTION = """\
 Write one docker-archive that holds the images of all archives, each layer once.

@@ -1,6 +1,6 @@
 """Whether an image archive is what it says of itself, and who would refuse it."""
 
-from stream.verification.findings import CONSUMERS, Finding
-from stream.verification.verify import Verification, verify
+from stream.tools.verify.findings import CONSUMERS, Finding
+from stream.tools.verify.verify import Verification, verify
 
 __all__ = ["CONSUMERS", "Finding", "Verification", "verify"]

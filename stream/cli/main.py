@@ -17,14 +17,14 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import stream
+from stream.cli.output import hold_standard_descriptors
+from stream.cli.progress import MODES, Reporter, reporter
 from stream.errors import ConfError, ReaderClosedError, StreamImageError, UsageError
-from stream.output import hold_standard_descriptors
-from stream.progress import MODES, Reporter, reporter
 
 DONE, FAILED, BAD_USAGE = 0, 1, 2
 MAX_WORD = 30
 
-# Each is a module of stream.commands: DESCRIPTION, EPILOG, HAS_PROGRESS, add_arguments(parser)
+# Each is a module of stream.cli.verbs: DESCRIPTION, EPILOG, HAS_PROGRESS, add_arguments(parser)
 # and run(args, reporter), which returns an exit status if it is not 0. What is no
 # verb is the conf of the main job, `stream`.
 VERBS = frozenset({"explain", "export", "inspect", "merge", "plan", "tarsum", "verify", "wrap"})
@@ -87,7 +87,7 @@ def _meant(word: str) -> str | None:
 
 def _command(verb: str | None) -> Any:
     """The module that carries out `verb`, imported when it is wanted."""
-    return importlib.import_module(f"stream.commands.{verb or 'stream'}")
+    return importlib.import_module(f"stream.cli.verbs.{verb or 'stream'}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

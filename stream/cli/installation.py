@@ -16,7 +16,7 @@ from stream.errors import UsageError
 from stream.text import one_line
 
 # All that streaming needs, from the very file.
-_PROBE = "import os, stream, stream.commands.stream; sys.exit(not os.path.samefile(stream.__file__, sys.argv[1]))"
+_PROBE = "import os, stream, stream.cli.verbs.stream; sys.exit(not os.path.samefile(stream.__file__, sys.argv[1]))"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from stream.archives.sequential import STANDARD_INPUT, Sequential
 from stream.errors import ArchiveError
 from stream.model import ImageConf
-from stream.verification.comparison import compare
-from stream.verification.documents import CheckedImage, Documents
-from stream.verification.findings import CONSUMERS, Finding, Findings
-from stream.verification.scan import Scan
+from stream.tools.verify.comparison import compare
+from stream.tools.verify.documents import CheckedImage, Documents
+from stream.tools.verify.findings import CONSUMERS, Finding, Findings
+from stream.tools.verify.scan import Scan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 
-from stream.answer import say_text
 from stream.archives.sequential import STANDARD_INPUT, Sequential
+from stream.cli.output import say_text
+from stream.cli.progress import Reporter
 from stream.errors import UsageError
-from stream.progress import Reporter
-from stream.tarsum import tarsum
+from stream.tools.tarsum import tarsum
 
 DESCRIPTION = """\
 Print the TarSum (version 1) of a tar on standard input, plain or compressed: a

@@ -9,12 +9,11 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from stream.answer import say_json, say_text
-from stream.commands.output import add_tag_argument
-from stream.inspection import InspectedImage, InspectedLayer, Inspection, inspect
-from stream.output import is_terminal
-from stream.progress import Reporter, readable_size
+from stream.cli.options import add_tag_argument
+from stream.cli.output import is_terminal, say_json, say_text
+from stream.cli.progress import Reporter, readable_size
 from stream.text import one_line
+from stream.tools.inspect import InspectedImage, InspectedLayer, Inspection, inspect
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -6,12 +6,12 @@ import argparse
 import gc
 import json
 
+from stream.cli.output import output_file, standard_output, write_all
+from stream.cli.progress import Reporter
 from stream.errors import UsageError
-from stream.output import output_file, standard_output, write_all
 from stream.planning.plan import plan
 from stream.planning.previous import read_previous
 from stream.planning.spec import parse_spec
-from stream.progress import Reporter
 from stream.schema.reading import conf_name, read_conf
 
 DESCRIPTION = """\

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from stream import compression
+from stream.cli.output import is_terminal, output_file, standard_output
+from stream.compression import CHOICES, NONE, Compression
+from stream.compression.codecs import CODECS
 from stream.errors import UsageError
 from stream.oci.reference import check_repo_tag
-from stream.output import is_terminal, output_file, standard_output
 from stream.text import one_line
 
 
@@ -75,9 +78,67 @@ def opened_output(args: argparse.Namespace, command: str) -> Iterator[Target]:
             " or give -o FILE"
         )
     chosen = (
-        compression.for_name(args.output)
+        compression_of_name(args.output)
         if args.compress is None
-        else compression.parse(args.compress)
+        else parse_compression(args.compress)
     )
     with standard_output() if args.output == "-" else output_file(args.output) as fd:
         yield Target(fd=fd, compression=chosen)
+
+
+_BY_ENDING = {
+    ".gz": "gzip",
+    ".gzip": "gzip",
+    ".tgz": "gzip",
+    ".zst": "zstd",
+    ".zstd": "zstd",
+    ".tzst": "zstd",
+}
+_UNSUPPORTED = frozenset(
+    (
+        ".7z",
+        ".bz2",
+        ".lz",
+        ".lz4",
+        ".lzma",
+        ".lzo",
+        ".tbz",
+        ".tbz2",
+        ".txz",
+        ".tlz",
+        ".xz",
+        ".zip",
+        ".z",
+    )
+)
+
+
+def parse_compression(text: str) -> Compression:
+    """The compression spelt `CODEC` or `CODEC:LEVEL`. Raises UsageError."""
+    name, colon, level_text = text.partition(":")
+    if name not in CHOICES:
+        raise UsageError(f"--compress {text}: not one of {', '.join(CHOICES)}")
+    codec = CODECS.get(name)
+    if not colon:
+        return Compression(codec=name, level=codec.default_level if codec else 0)
+    if codec is None or not codec.levels:
+        raise UsageError(f"--compress {text}: {name} has no levels")
+    levels = {str(level): level for level in codec.levels}
+    if level_text not in levels:
+        lowest, *_, highest = levels
+        raise UsageError(f"--compress {text}: the levels of {name} are {lowest} to {highest}")
+    return Compression(codec=name, level=levels[level_text])
+
+
+def compression_of_name(path: str) -> Compression:
+    """The compression that a file of this name is expected to have.
+
+    Raises UsageError where it is one that we do not write.
+    """
+    _, ending = os.path.splitext(path)
+    if ending.lower() in _UNSUPPORTED:
+        raise UsageError(
+            f"-o {one_line(path)}: {ending} is not written: name it .tar, .tar.gz or .tar.zst,"
+            " or give --compress"
+        )
+    return parse_compression(_BY_ENDING.get(ending.lower(), NONE))

@@ -22,9 +22,9 @@ from stream.model import Image, ImageConf
 from stream.oci.reference import qualified
 from stream.pipeline import write_image
 from stream.text import printable
+from stream.tools.verify.documents import CheckedImage
+from stream.tools.verify.findings import Findings
 from stream.typeflags import FILE
-from stream.verification.documents import CheckedImage
-from stream.verification.findings import Findings
 
 # What is compared of two entries, and how it is called.
 _FIELDS = {

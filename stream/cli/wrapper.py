@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import os
 
+from stream.cli.installation import Installation
 from stream.errors import ConfError, Fault
-from stream.installation import Installation
 from stream.model import CustomisationLayer, ImageConf
 from stream.schema.reading import EMBEDDED
 from stream.text import printable

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from stream.commands.output import (
-    add_output_arguments,
-    add_tag_argument,
-    given_tag,
-    opened_output,
-)
+from stream.cli.options import add_output_arguments, add_tag_argument, given_tag, opened_output
+from stream.cli.progress import Reporter
 from stream.config import load_conf
 from stream.pipeline import write_image
-from stream.progress import Reporter
 from stream.sinks import ARCHIVE_FORMATS
 
 DESCRIPTION = "Stream a container image, made from store paths in one pass."

@@ -21,9 +21,9 @@ from stream.archives.sequential import Sequential
 from stream.errors import ArchiveError
 from stream.limits import MAX_LINKS
 from stream.text import printable
+from stream.tools.verify.findings import Findings
+from stream.tools.verify.layers import check_layer
 from stream.typeflags import FILE, HARD_LINK, LINK
-from stream.verification.findings import Findings
-from stream.verification.layers import check_layer
 
 
 @dataclass(slots=True, kw_only=True)

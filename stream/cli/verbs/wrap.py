@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 
-from stream import wrapping
-from stream.commands.output import add_tag_argument, given_tag
+from stream.cli import wrapper
+from stream.cli.installation import this_installation
+from stream.cli.options import add_tag_argument, given_tag
+from stream.cli.output import output_file, standard_output, write_all
+from stream.cli.progress import Reporter
 from stream.config import parse_conf
 from stream.errors import UsageError
-from stream.installation import this_installation
-from stream.output import output_file, standard_output, write_all
-from stream.progress import Reporter
 from stream.schema.reading import MAX_CONF, conf_in, conf_name, read_conf
 from stream.text import one_line
 
@@ -49,14 +49,14 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     repo_tag = given_tag(args)
     data, name = read_conf(args.conf), conf_name(args.conf)
     conf = parse_conf(data, name=name, repo_tag=repo_tag, warn=reporter.warning)
-    wrapping.check(conf, name)
+    wrapper.check(conf, name)
     if args.embed:
-        script = wrapping.embedding(this_installation(), conf_in(data, name), repo_tag)
+        script = wrapper.embedding(this_installation(), conf_in(data, name), repo_tag)
         if len(script) > MAX_CONF:  # it will be read as a conf is
             raise UsageError(one_line(f"{name} is too large to embed: leave out --embed"))
     else:
         path = os.fsencode(_lasting_path(args.conf, args.output))
-        script = wrapping.named(this_installation(), path, repo_tag)
+        script = wrapper.named(this_installation(), path, repo_tag)
     with standard_output() if args.output == "-" else output_file(args.output, mode=0o755) as fd:
         write_all(fd, script, "standard output" if args.output == "-" else args.output)
 

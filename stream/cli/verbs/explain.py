@@ -8,18 +8,17 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
-from stream.answer import say_json, say_text
+from stream.cli.output import is_terminal, say_json, say_text
+from stream.cli.progress import Reporter, readable_size
 from stream.config import parse_conf
 from stream.errors import UsageError
-from stream.explanation import ExplainedLayer, Explanation, explain
 from stream.nix.hashes import DIGITS
-from stream.output import is_terminal
 from stream.planning.plan import plan
 from stream.planning.previous import read_previous
 from stream.planning.spec import is_spec, parse_spec
-from stream.progress import Reporter, readable_size
 from stream.schema.reading import conf_in, conf_name, parse_object, read_conf
 from stream.text import one_line
+from stream.tools.explain import ExplainedLayer, Explanation, explain
 
 if TYPE_CHECKING:
     from rich.table import Table

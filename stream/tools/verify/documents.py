@@ -17,7 +17,7 @@ from typing import Any
 from stream.archives.images import INDEX_TYPES, MAX_IMAGES, MAX_LAYERS
 from stream.oci.container_config import wrong_types
 from stream.oci.reference import IMAGE_NAME, REF_NAME, check_repo_tag, qualified
-from stream.verification.findings import (
+from stream.tools.verify.findings import (
     ALL,
     BUILDAH,
     CONTAINERD,
@@ -27,7 +27,7 @@ from stream.verification.findings import (
     UMOCI,
     Findings,
 )
-from stream.verification.scan import Link, Members, Stored
+from stream.tools.verify.scan import Link, Members, Stored
 
 MANIFEST, INDEX = "manifest.json", "index.json"
 DOCKER_LIMIT, OVERLAY_LIMIT = 125, 128  # layers

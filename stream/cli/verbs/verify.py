@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from stream.answer import say_json, say_text
-from stream.commands.output import add_tag_argument
+from stream.cli.options import add_tag_argument
+from stream.cli.output import say_json, say_text
+from stream.cli.progress import Reporter, readable_size
 from stream.config import load_conf
 from stream.errors import UsageError
-from stream.progress import Reporter, readable_size
 from stream.text import one_line
-from stream.verification import Finding, Verification, verify
+from stream.tools.verify import Finding, Verification, verify
 
 DESCRIPTION = """\
 Recompute every digest of an archive, check its documents, its layers and their

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import re
 import secrets
 import select
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from stream.errors import OutputError, ReaderClosedError, StreamImageError, UsageError
 
@@ -171,3 +174,19 @@ def hold_standard_descriptors() -> None:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, mode)  # the lowest number that is free: this one
+
+
+def say_text(text: str) -> None:
+    """Write `text` and a newline. Raises OutputError.
+
+    In a locale that cannot write a character it stands escaped.
+    """
+    encoding = sys.stdout.encoding if sys.stdout is not None else "utf-8"
+    data = (text + "\n").encode(encoding, "backslashreplace")
+    with standard_output() as fd:
+        write_all(fd, data, "standard output")
+
+
+def say_json(document: Any) -> None:
+    """Write `document`, in ASCII and indented. Raises OutputError."""
+    say_text(json.dumps(document, indent=2))

@@ -1,0 +1,1 @@
+"""The command line: argv, exit statuses, and what a person sees."""
