@@ -26,7 +26,7 @@ def _floors() -> list[set[str]]:
 ROWS = _floors()
 DEPTH = {name: depth for depth, row in enumerate(ROWS) for name in row}
 MODULES = {
-    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
     if path != PACKAGE / "__init__.py"  # the library's face: it gathers names from everywhere
 }

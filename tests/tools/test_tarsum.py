@@ -148,7 +148,7 @@ def golden_tars() -> dict[str, bytes]:
 GOLDEN_TARS = golden_tars()
 GOLDEN = dict(
     line.split()
-    for line in (Path(__file__).parent / "golden/tarsum.txt").read_text("utf-8").splitlines()
+    for line in (Path(__file__).parents[1] / "golden/tarsum.txt").read_text("utf-8").splitlines()
     if not line.startswith("#")
 )
 

@@ -16,7 +16,7 @@ from stream.planning.spec import KEYS, parse_spec
 from stream.schema.permissions import read_permissions
 from stream.strategies.program import _TAKES, program_faults
 
-PAGE = (Path(__file__).parent.parent / "docs" / "plan.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "plan.md").read_text("utf-8")
 PROGRAMS = {
     "nix-build": "echo spec.json",
     "jq": f'{sys.executable} -c \'import json; print(json.load(open("conf.json"))["repo_tag"])\'',

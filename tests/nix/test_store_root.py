@@ -15,8 +15,8 @@ import pytest
 import trees
 from hypothesis import given
 from hypothesis import strategies as st
+from sources.customisation.test_join import CONTENTS, NODES, built
 from support import COMMAND, members
-from test_join import CONTENTS, NODES, built
 from trees import Directory, File, Link
 
 import stream

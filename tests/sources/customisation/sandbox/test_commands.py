@@ -29,7 +29,12 @@ from stream.sources.customisation.sandbox.scratch import Scratch, scratch, write
 from stream.sources.customisation.tree import Node, Tree, directory, file, link
 from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, FIFO, FILE, LINK
 
+TESTS = Path(__file__).parents[3]
 SITES = [str(Path(stream.__file__).parent.parent), str(Path(orjson.__file__).parent.parent)]
+DRIVEN = (  # code of another Python that calls these tests' functions
+    f"import sys; sys.path[:0] = {[*SITES, str(TESTS)]!r};"
+    " from sources.customisation.sandbox import test_commands as t; "
+)
 NOBODY = 65534
 pytestmark = pytest.mark.usefixtures("place")
 MTIME = 12345
@@ -486,7 +491,7 @@ def test_no_user_namespaces(place: Path) -> None:
     tree; owners are faked without it, too.
     """
     require(["setpriv"])
-    code = f"import sys; sys.path[:0] = {[*SITES, str(Path(__file__).parent)]!r}; import json, test_commands as t"
+    code = DRIVEN + "import json"
     code += "; print(json.dumps([t.outcome({'fake': 'touch a; chown 1:2 a', 'chroot': c}) for c in (True, False)]))"
     script = (
         'for kind in user mnt; do echo 0 > /proc/sys/user/max_${kind}_namespaces; done; exec "$@"'
@@ -507,7 +512,7 @@ def test_no_user_namespaces(place: Path) -> None:
 def test_half_of_the_namespaces(place: Path) -> None:
     """Where a user namespace is allowed and mounts are not, commands would run as nobody."""
     require(["setpriv"])
-    code = f"import sys; sys.path[:0] = {[*SITES, str(Path(__file__).parent)]!r}; import os, test_commands as t"
+    code = DRIVEN + "import os"
     code += "; print(os.readlink('/proc/self/ns/user'), t.outcome({'extra': 'readlink /proc/self/ns/user > ns'}))"
     script = 'echo 0 > /proc/sys/user/max_mnt_namespaces; exec "$@"'
     done = subprocess.run(
@@ -532,7 +537,7 @@ def test_root_without_capabilities(place: Path) -> None:
     """
     require(["setpriv"])
     commands = f"touch a; {SETCAP} cap_net_raw+ep a; stat -c %u a > owner"
-    code = f"import sys; sys.path[:0] = {[*SITES, str(Path(__file__).parent)]!r}; import json, os, test_commands as t"
+    code = DRIVEN + "import json, os"
     code += "; tried = t.session._if_allowed(t.session._become_root), os.getuid()"
     code += f"; print(json.dumps([tried, t.outcome({{'fake': {commands!r}}})]))"
     done = subprocess.run(
@@ -545,7 +550,7 @@ def test_root_without_capabilities(place: Path) -> None:
 DRIVER = """
 import json, sys
 sys.path[:0] = {sites!r}
-import test_commands
+from sources.customisation.sandbox import test_commands
 print(json.dumps([*map(test_commands.outcome, json.load(sys.stdin))]))
 """
 BOTH: list[dict[str, Any]] = [
@@ -579,8 +584,8 @@ def outcome(arguments: dict[str, Any]) -> Any:
 def test_root_and_nobody(place: Path) -> None:
     """Without it the image would depend on who makes it, or only root could."""
     python = shutil.which("python3", path="/usr/bin:/usr/local/bin:/run/current-system/sw/bin")
-    sites = [*SITES, str(Path(pytest.__file__).parent.parent), str(Path(__file__).parent)]
-    code = f"import sys; sys.path[:0] = {sites!r}; import orjson, test_commands"
+    sites = [*SITES, str(Path(pytest.__file__).parent.parent), str(TESTS)]
+    code = f"import sys; sys.path[:0] = {sites!r}; import orjson, sources.customisation.sandbox.test_commands"
     nobody: dict[str, Any] = {
         "user": NOBODY, "group": NOBODY, "extra_groups": [], "cwd": "/", "capture_output": True,
         "env": {"PATH": os.environ["PATH"], "TMPDIR": str(place), "PYTHONDONTWRITEBYTECODE": "1"},
@@ -738,8 +743,8 @@ def test_removed_after_an_error(place: Path, raised: type[BaseException]) -> Non
 
 SIGNALLED = """
 import sys
-from stream import cli
-from stream.sources.customisation.commands import ran
+from stream.cli import main as cli
+from stream.sources.customisation.sandbox.commands import ran
 from stream.sources.customisation.tree import Tree
 from stream.nix.store_root import Disk
 from stream.model import Recipe

@@ -19,7 +19,7 @@ from parity import assert_same, conf_of, streamed
 
 import stream
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 FILE = trees.File(0o644, 700, 1)
 
 

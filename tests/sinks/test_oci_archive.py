@@ -25,7 +25,7 @@ from stream.model import Descriptor, Layer
 from stream.sinks.oci_archive import OciArchive
 from stream.tarwriter import ArchiveWriter
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 FIRST, SECOND = layer_tar({"a": b"a" * 700}), layer_tar({"b": b"b"})
 TWICE = Base(layers=[FIRST, SECOND, FIRST], config={"Env": ["A=1"], "Labels": {"of": "base"}})
