@@ -6,11 +6,15 @@ Paths that end up in a tar are bytes; digests are `sha256:` and 64 hex digits.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NewType
 
 Digest = NewType("Digest", str)
+
+DEFAULT_STORE_DIR = "/nix/store"
+DEFAULT_CREATED = "1970-01-01T00:00:01+00:00"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,30 +164,55 @@ class Descriptor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KnownLayer:
+    """A layer known before its bytes are written. `diff_id` is the digest of its tar, `size`
+    the tar's bytes, if known; `digest` is that of the blob as stored, if known.
+    """
+
+    diff_id: Digest
+    size: int | None = None
+    digest: Digest | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """A layer that has been written. `archive_name` is its member name in the
-    archive, `size` its bytes, `comment` its line in the image's history. If the
-    member holds it compressed, `compressed` describes the member's bytes.
+    """A layer that has been written. `diff_id` is the digest of its tar, `size` the tar's
+    bytes, `comment` its line in the image's history. `descriptor` describes the bytes as
+    stored, which may be compressed; `archive_name` is the member of an archive that holds
+    them.
     """
 
     archive_name: str
     diff_id: Digest
     size: int
     comment: str
-    compressed: Descriptor | None = None
+    descriptor: Descriptor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageDocuments:
+    """What the documents of one image are made from: its config's bytes, the tags it gets,
+    its layers from bottom to top, its platform, and the annotations of its manifest.
+    """
+
+    config: bytes
+    repo_tags: tuple[str, ...]
+    layers: tuple[Layer, ...]
+    architecture: str
+    os: str = "linux"
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """An image that has been written. `image_id` is the digest of its config,
-    `size` the bytes of the whole archive.
+    """An image that has been written. `image_id` is the digest of `config`, the bytes of its
+    image config; `manifest` describes its OCI manifest, if there is one; `size` is the bytes
+    of everything that was written.
     """
 
     image_id: Digest
     repo_tags: tuple[str, ...]
     layers: tuple[Layer, ...]
+    config: bytes
+    manifest: Descriptor | None
     size: int
-
-
-DEFAULT_STORE_DIR = "/nix/store"
-DEFAULT_CREATED = "1970-01-01T00:00:01+00:00"

@@ -1,36 +1,40 @@
-"""Progress events while an image is written. Knows neither layers nor files."""
+"""Progress events while an image is written: numbers, strings and records.
+
+Knows neither sources nor files.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
 from stream.model import Image, Layer
-from stream.sources.layer import SourceLayer
 
 # Yields the size of each layer in bytes, None where it is not known.
 Sizes = Callable[[], Iterable[int | None]]
 
 
 class Observer:
-    """Is told what happens while an image is written; does nothing by itself."""
+    """Receives progress events; the default methods do nothing."""
 
     def started(self, layers: int, sizes: Sizes, position: Callable[[], int]) -> None:
-        """`layers` will be written; `position()` is the archive's bytes so far."""
+        """`layers` layers follow; `position()` is the number of bytes written so far."""
 
-    def layer_started(self, number: int, source: SourceLayer) -> None:
-        """Layer `number`, from 1, begins."""
+    def layer_started(self, number: int, label: str, archive_name: str, size: int) -> None:
+        """Layer `number`, counted from 1, begins: `size` bytes, called `label` in messages
+        and `archive_name` in an archive.
+        """
 
-    def layer_written(self, number: int, source: SourceLayer) -> None:
+    def layer_written(self, number: int) -> None:
         """All bytes of layer `number` are on their way."""
 
     def layer_completed(self, number: int, layer: Layer) -> None:
         """Layer `number` has its digest."""
 
     def finished(self, *images: Image) -> None:
-        """The archive is complete, and holds these."""
+        """Everything is written, and holds these images."""
 
     def exported(self, entries: int, size: int) -> None:
-        """A root file system is complete: so many entries, and bytes of tar."""
+        """A root file system is written: `entries` entries in `size` bytes of tar."""
 
     def warning(self, message: str) -> None:
-        """The image can be written, but `message` should be known."""
+        """The image can be written, but somebody should read `message`."""

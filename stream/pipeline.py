@@ -1,122 +1,23 @@
-"""The way of an image: sources, in order, into a sink. The only orchestrator.
+"""The way of images: sources, in order, into a sink. The only orchestrator.
 
-Knows neither argv, nor JSON keys, nor header bytes.
+Knows neither argv, nor JSON keys, nor header bytes, nor which sink it is.
 """
 
 from __future__ import annotations
 
-import io
-import os
-import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from itertools import count
+from typing import BinaryIO
 
-from stream.compression import UNCOMPRESSED, Compression, compressed
-from stream.errors import OutputError
-from stream.model import Image, ImageConf, Layer
+from stream.compression import UNCOMPRESSED, Compression
+from stream.interfaces import ImageSources, LayerSource, LayerWriter, Sink
+from stream.model import Digest, Image, ImageConf, KnownLayer, Layer
 from stream.observer import Observer
-from stream.sinks import ARCHIVE_FORMATS, ArchiveFormat
-from stream.sinks.docker_archive import DockerArchive
-from stream.sources import opened_base, store
-from stream.sources.ahead import Ahead
-from stream.sources.customisation import layer as customisation
-from stream.sources.layer import SourceLayer
-from stream.tarwriter import LayerWriter
-
-if TYPE_CHECKING:
-    from stream.sources.base.image import BaseImage
-
-
-def _sources(conf: ImageConf, top: SourceLayer | None) -> list[Callable[[], SourceLayer]]:
-    """What makes each layer's source, bottom to top: called when its turn comes,
-    so that only the metadata at hand is in memory.
-    """
-    makers: list[Callable[[], SourceLayer]] = [
-        partial(store.walk, conf, plan) for plan in conf.store_layers
-    ]
-    if top is not None:
-        makers.append(lambda: top)
-    return makers
-
-
-class LayerSink(Protocol):
-    """Takes layers."""
-
-    def begin_layer(self, archive_name: str, size: int) -> LayerWriter:
-        """Begin the next layer."""
-
-
-class LayerWriting:
-    """Writes layers one by one. A layer is completed when its hashing has caught
-    up, which never holds up the writing.
-    """
-
-    def __init__(self, sink: LayerSink, observer: Observer) -> None:
-        self.layers: list[Layer] = []
-        self._sink = sink
-        self._observer = observer
-        self._started = 0
-        self._open: deque[tuple[SourceLayer, LayerWriter]] = deque()
-
-    def write(self, source: SourceLayer) -> None:
-        """Write the bytes of `source`."""
-        self._started += 1
-        self._observer.layer_started(self._started, source)
-        writer = self._sink.begin_layer(source.archive_name, source.size)
-        source.write_to(writer)
-        writer.close()
-        self._observer.layer_written(self._started, source)
-        self._open.append((source, writer))
-        while self._open and self._open[0][1].is_hashed():
-            self._complete_oldest()
-
-    def complete(self) -> list[Layer]:
-        """The record of all that was written so far; waits for it."""
-        while self._open:
-            self._complete_oldest()
-        return self.layers
-
-    def _complete_oldest(self) -> None:
-        source, writer = self._open.popleft()
-        self.layers.append(source.record(writer.complete()))
-        self._observer.layer_completed(len(self.layers), self.layers[-1])
-
-
-def _write_layers(
-    sources: Sequence[Callable[[], SourceLayer]],
-    base: BaseImage | None,
-    sink: DockerArchive,
-    observer: Observer,
-) -> list[Layer]:
-    """Write every layer, the base image's before what `sources` make. Returns them bottom
-    to top.
-    """
-    writing = LayerWriting(sink, observer)
-    below: list[Layer] = []
-    if base is not None:
-        for layer in base.sources(carry_compressed=sink.carries_compressed):
-            writing.write(layer)
-        below = base.in_order(writing.complete())
-    written = len(writing.layers)
-    known = {layer.diff_id: layer for layer in below}
-    repeated: dict[int, Layer] = {}  # ours that the base has already, by their place
-    count = 0
-    with closing(Ahead(sources)) as ahead:
-        for count, source in enumerate(ahead, 1):
-            if source.expected in known:
-                repeated[count] = replace(known[source.expected], comment=source.comment)
-            else:
-                writing.write(source)
-    ours = iter(writing.complete()[written:])
-    return below + [repeated.get(place) or next(ours) for place in range(1, count + 1)]
-
-
-# dockerd's limit for the layers of one image; overlay file systems take three more
-MAX_LAYERS = 125
+from stream.sinks import ArchiveFormat, opened_archive
+from stream.sources import image
 
 
 def write_image(  # noqa: PLR0913 — the options of the command, each of its own
@@ -136,92 +37,111 @@ def write_image(  # noqa: PLR0913 — the options of the command, each of its ow
     trailer, and its reader sees that it is cut short. `output` is not closed.
     """
     observer = observer or Observer()
-    with ExitStack() as stack:
-        base = stack.enter_context(opened_base(conf))
-        if base is not None:
-            if base.architecture != conf.architecture:
-                observer.warning(
-                    f"the base image is for {base.architecture}, this one for {conf.architecture}"
-                )
-            conf = base.without_held(conf)
-        top = stack.enter_context(customisation.opened(conf, base, observer.warning))
-        sources = _sources(conf, top)
-        fd = stack.enter_context(_descriptor(output))
-        fd = stack.enter_context(compressed(fd, compression, threads=threads))
-        sink = stack.enter_context(ARCHIVE_FORMATS[archive_format](fd, conf))
-        if conf.annotations and not sink.carries_annotations:
+    with (
+        image.opened(conf, observer.warning) as sources,
+        opened_archive(
+            output, archive_format, mtime=conf.mtime, compression=compression, threads=threads
+        ) as sink,
+    ):
+        for warning in sources.warnings:
+            observer.warning(warning)
+        if conf.annotations and not sink.takes.annotations:
             observer.warning(f"annotations: {archive_format} has no place for them, left out")
-        total = len(sources) + (len(base.layers) if base else 0)
-        if total > MAX_LAYERS:
-            observer.warning(
-                f"{total} layers: docker takes at most {MAX_LAYERS}, podman and buildah 128"
-            )
-        written = len(sources) + (base.distinct_layer_count() if base else 0)
-        observer.started(written, partial(_sizes, sources, base), lambda: sink.position)
-        image = sink.finish(
-            _write_layers(sources, base, sink, observer), base.document if base else None
-        )
-    observer.finished(image)
-    return image
+        (written,) = write_images([sources], sink, observer)
+    observer.finished(written)
+    return written
 
 
-def _sizes(
-    sources: Sequence[Callable[[], SourceLayer]], base: BaseImage | None
-) -> Iterator[int | None]:
-    if base is not None:
-        yield from base.sizes()
-    for make in sources:
-        yield make().size
-
-
-def _write_all(output: BinaryIO, data: bytes) -> None:
-    """Write all of `data`: a raw object may take a part, or nothing yet (None)."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[output.write(rest) or 0 :]
-
-
-@contextmanager
-def _descriptor(output: int | BinaryIO) -> Iterator[int]:
-    """A file descriptor whose bytes reach `output`: its own where it has one,
-    else a pipe that a thread empties into it.
+def write_images(images: Sequence[ImageSources], sink: Sink, observer: Observer) -> list[Image]:
+    """Write `images` to `sink`: the layers of each that it does not hold, each once, then
+    the documents of all. Returns the record of each image.
     """
-    if isinstance(output, int):
-        yield output
-        return
-    # Of these alone the descriptor is where their bytes go: others have one too
-    # (gzip.GzipFile) and do more than write to it.
-    if isinstance(output, (io.FileIO, io.BufferedWriter, io.BufferedRandom)):
-        output.flush()
-        yield output.fileno()
-        return
+    layers = _LayerWriting(sink, observer)
+    observer.started(_count(images), lambda: _sizes(images), lambda: sink.position)
+    written = []
+    for sources in images:
+        skip = {known.diff_id for known in sources.known_layers() if layers.has(known)}
+        with closing(sources.layers(sink.takes, skip)) as left:
+            written.append([layers.write(source) for source in left])
+    known = layers.complete()
+    added = [
+        sink.add_image(documents)
+        for sources, numbers in zip(images, written, strict=True)
+        for documents in sources.documents([layers.records[n] for n in numbers], known)
+    ]
+    size = sink.finish()
+    return [replace(one, size=size) for one in added]
 
-    read_end, write_end = os.pipe()
-    failure: list[BaseException] = []
 
-    def pump() -> None:
-        with open(read_end, "rb", buffering=0) as pipe:
-            try:
-                while data := pipe.read(1 << 18):
-                    _write_all(output, data)
-            except BaseException as error:  # noqa: BLE001 — raised again below
-                failure.append(error)
+def _count(images: Sequence[ImageSources]) -> int:
+    known = {layer.diff_id for sources in images for layer in sources.known_layers()}
+    return len(known) + sum(sources.unknown_count() for sources in images)
 
-    thread = threading.Thread(target=pump, name="pump", daemon=True)
-    thread.start()
-    try:
-        yield write_end
-    except OutputError:
-        # The pump closed its end because the object failed: that is the cause.
-        os.close(write_end)
-        write_end = -1
-        thread.join()
-        if failure:
-            raise failure[0] from None
-        raise
-    finally:
-        if write_end >= 0:
-            os.close(write_end)
-            thread.join()
-    if failure:
-        raise failure[0]
+
+def _sizes(images: Sequence[ImageSources]) -> Iterator[int | None]:
+    known = {layer.diff_id: layer for sources in images for layer in sources.known_layers()}
+    yield from (layer.size for layer in known.values())
+    for sources in images:
+        yield from sources.unknown_sizes()
+
+
+class _LayerWriting:
+    """Writes layers one after the other, each once. A layer is completed when its hashing
+    has caught up, which never holds up the writing.
+    """
+
+    def __init__(self, sink: Sink, observer: Observer) -> None:
+        self.records: dict[int, Layer] = {}  # by the numbers that `write` returns
+        self._sink = sink
+        self._observer = observer
+        self._known: dict[Digest, Layer] = {}
+        self._passed: set[Digest] = set()  # diff_ids of what was begun, or is held
+        self._repeated: dict[int, LayerSource] = {}
+        self._open: deque[tuple[int, LayerWriter]] = deque()
+        self._numbers = count()
+        self._completed = count(1)
+        self._begun = 0
+
+    def has(self, known: KnownLayer) -> bool:
+        """Return whether `known` need not be written: it was, or the sink holds it."""
+        if known.diff_id not in self._passed:
+            held = self._sink.holds(known)
+            if held is None:
+                return False
+            self._known[known.diff_id] = held
+            self._passed.add(known.diff_id)
+        return True
+
+    def write(self, source: LayerSource) -> int:
+        """Write the bytes of `source`, if they were not. Returns the number of its record."""
+        number = next(self._numbers)
+        if source.diff_id in self._passed:
+            self._repeated[number] = source
+            return number
+        if source.diff_id is not None:
+            self._passed.add(source.diff_id)
+        writer = self._sink.begin_layer(source)
+        self._begun += 1
+        self._observer.layer_started(self._begun, source.label, writer.archive_name, source.size)
+        source.write_to(writer)
+        writer.close()
+        self._observer.layer_written(self._begun)
+        self._open.append((number, writer))
+        while self._open and self._open[0][1].is_hashed():
+            self._complete_oldest()
+        return number
+
+    def complete(self) -> Mapping[Digest, Layer]:
+        """Wait until all layers are hashed. Returns them and those held, by diff_id."""
+        while self._open:
+            self._complete_oldest()
+        for number, source in self._repeated.items():
+            assert source.diff_id is not None
+            self.records[number] = replace(self._known[source.diff_id], comment=source.comment)
+        return self._known
+
+    def _complete_oldest(self) -> None:
+        number, writer = self._open.popleft()
+        layer = self.records[number] = writer.complete()
+        self._known.setdefault(layer.diff_id, layer)
+        self._observer.layer_completed(next(self._completed), layer)

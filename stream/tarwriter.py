@@ -118,33 +118,31 @@ class Entries:
         return tar_size(self.size)
 
 
-class LayerWriter:
-    """A layer being written: content, then `close`, then `complete`."""
+class TarContent:
+    """The bytes of one tar, written in order."""
 
-    def __init__(self, native: _tarhash.Writer, archive_name: str, size: int) -> None:
-        self.archive_name = archive_name
+    def __init__(self, native: _tarhash.Writer, size: int) -> None:
         self.size = size
         self._native = native
         self._start = native.position
-        self._digest_number: int | None = None
 
     @property
     def written(self) -> int:
-        """Bytes of this layer so far."""
+        """The number of bytes of this tar so far."""
         return self._native.position - self._start
 
     def write_entries(self, entries: Entries) -> None:
-        """Write a whole layer: every entry with its file's content, the trailer.
+        """Write a whole tar: every entry with its file's content, and the trailer.
 
-        Raises SourceError naming a file that is not what was walked.
+        Raises SourceError for a file that is not the one that was walked.
         """
         with _translated():
             self._native.write_entries(entries._native)
         self.write_trailer()
 
     def copy(self, fd: int, count: int, path: bytes, offset: int = -1) -> None:
-        """Copy `count` bytes of `fd` from `offset`, or from where it stands if that
-        is negative; `path` names it in errors.
+        """Copy `count` bytes of `fd` from `offset`, or from its position if that is
+        negative. `path` names it in errors.
         """
         with _translated():
             self._native.copy(fd, count, path, offset)
@@ -160,35 +158,16 @@ class LayerWriter:
             self._native.write_zeros(_padding(self.written, BLOCK))
 
     def write_trailer(self) -> None:
-        """End the layer's tar."""
+        """End the tar."""
         with _translated():
             self._native.write_zeros(tar_size(self.written) - self.written)
 
-    def close(self) -> None:
-        """End the layer. Raises SizeMismatch if it is not what was announced."""
-        if self.written != self.size:
-            raise SizeMismatch(self.archive_name, self.size, self.written)
-        with _translated():
-            self._digest_number = self._native.end_hash()
-            self._native.write_zeros(_padding(self.size, BLOCK))
 
-    def is_hashed(self) -> bool:
-        """Whether complete() would not wait."""
-        number = self._digest_number
-        return number is not None and self._native.digest(number, wait=False) is not None
-
-    def complete(self) -> Digest:
-        """The digest of a closed layer; waits until it is hashed."""
-        if self._digest_number is None:
-            raise ValueError("complete() before close()")
-        return Digest("sha256:" + self._native.digest(self._digest_number).hex())
-
-
-def write_layer(fd: int, size: int, write_to: Callable[[LayerWriter], None]) -> None:
-    """Let `write_to` write a layer of `size` bytes to `fd`: the layer alone."""
+def write_layer(fd: int, size: int, write_to: Callable[[TarContent], None]) -> None:
+    """Let `write_to` write a tar of `size` bytes to `fd`, without an archive around it."""
     native = _tarhash.Writer(fd)
     try:
-        write_to(LayerWriter(native, "", size))
+        write_to(TarContent(native, size))
         with _translated():
             native.flush()
     finally:
@@ -257,12 +236,14 @@ class ArchiveWriter(TarWriter):
             )
         )
 
-    def begin_layer(self, archive_name: str, size: int) -> LayerWriter:
-        """Begin a member of `size` bytes whose content is hashed as it passes."""
+    def begin_member(self, name: str, size: int) -> _tarhash.Writer:
+        """Begin a member of `size` bytes whose content is hashed as it passes: see
+        MemberWriter.
+        """
         with _translated():
-            self._write_header(archive_name, size)
+            self._write_header(name, size)
             self._native.begin_hash()
-        return LayerWriter(self._native, archive_name, size)
+        return self._native
 
     def write_member(self, name: str, data: bytes) -> None:
         """Write a small member."""
@@ -275,3 +256,33 @@ class ArchiveWriter(TarWriter):
         """Write a hard link: `name` stands for the earlier member `target`, too."""
         with _translated():
             self._write_header(name, 0, target)
+
+
+class MemberWriter(TarContent):
+    """A member of an archive, `size` bytes that are hashed as they pass: content, then
+    `close`, then `hashed`.
+    """
+
+    def __init__(self, archive: ArchiveWriter, archive_name: str, size: int) -> None:
+        super().__init__(archive.begin_member(archive_name, size), size)
+        self.archive_name = archive_name
+        self._digest_number: int | None = None
+
+    def close(self) -> None:
+        """End the member. Raises SizeMismatch if it is not the size announced."""
+        if self.written != self.size:
+            raise SizeMismatch(self.archive_name, self.size, self.written)
+        with _translated():
+            self._digest_number = self._native.end_hash()
+            self._native.write_zeros(_padding(self.size, BLOCK))
+
+    def is_hashed(self) -> bool:
+        """Return whether `hashed` would not wait."""
+        number = self._digest_number
+        return number is not None and self._native.digest(number, wait=False) is not None
+
+    def hashed(self) -> Digest:
+        """Return the digest of the closed member; wait until it is hashed."""
+        if self._digest_number is None:
+            raise ValueError("the member is not closed")
+        return Digest("sha256:" + self._native.digest(self._digest_number).hex())

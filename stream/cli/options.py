@@ -14,6 +14,7 @@ from stream.compression import CHOICES, NONE, Compression
 from stream.compression.codecs import CODECS
 from stream.errors import UsageError
 from stream.oci.reference import check_repo_tag
+from stream.sinks import ARCHIVE_FORMATS
 from stream.text import one_line
 
 
@@ -38,6 +39,14 @@ def given_tag(args: argparse.Namespace) -> str | None:
     if repo_tag is not None and (wrong := check_repo_tag(repo_tag)):
         raise UsageError(one_line(f"--repo-tag: {wrong}"))
     return repo_tag
+
+
+def add_format_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option that chooses the archive's format."""
+    parser.add_argument(
+        "--format", choices=ARCHIVE_FORMATS, default="docker-archive",
+        help="docker-archive (default), or oci-archive, which is an OCI image layout as well",
+    )  # fmt: skip
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:

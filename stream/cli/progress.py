@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from stream.errors import StreamImageError
 from stream.model import Image, Layer
 from stream.observer import Observer, Sizes
-from stream.sources.layer import SourceLayer
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -101,8 +100,8 @@ class Plain(Reporter):
     def started(self, layers: int, sizes: Sizes, position: Callable[[], int]) -> None:
         self._layers = layers
 
-    def layer_started(self, number: int, source: SourceLayer) -> None:
-        self._labels[number] = source.label
+    def layer_started(self, number: int, label: str, archive_name: str, size: int) -> None:
+        self._labels[number] = label
 
     def layer_completed(self, number: int, layer: Layer) -> None:
         say(
@@ -132,9 +131,9 @@ class JsonLines(Reporter):
         self._layers, self._position = layers, position
         self._emit("start", layers=layers)
 
-    def layer_started(self, number: int, source: SourceLayer) -> None:
+    def layer_started(self, number: int, label: str, archive_name: str, size: int) -> None:
         self._emit(
-            "layer-start", layer=number, archive_name=source.archive_name, size=source.size,
+            "layer-start", layer=number, archive_name=archive_name, size=size,
             position=self._position(),
         )  # fmt: skip
 
@@ -214,7 +213,7 @@ class Bar(Reporter):
             return  # the pass meets the same fault and reports it
         progress.update(task, total=total)
 
-    def layer_started(self, number: int, source: SourceLayer) -> None:
+    def layer_started(self, number: int, label: str, archive_name: str, size: int) -> None:
         if self._progress:
             self._progress.update(self._task, description=f"layer {number}/{self._layers}")
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from stream.model import Descriptor, Digest, ImageConf, Layer
+from stream.model import Descriptor, Digest, ImageConf, ImageDocuments, Layer
 from stream.oci.reference import IMAGE_NAME, REF_NAME, qualified, split
 
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
@@ -117,33 +117,33 @@ def oci_manifest(config: bytes, layers: Sequence[Layer], annotations: Mapping[st
     document = {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
-        "config": _descriptor(_describe(CONFIG_TYPE, config)),
-        "layers": [_descriptor(layer_descriptor(layer)) for layer in layers],
+        "config": _descriptor(describe(CONFIG_TYPE, config)),
+        "layers": [_descriptor(layer.descriptor) for layer in layers],
     }
     if annotations:
         document["annotations"] = dict(annotations)
     return _compact(document)
 
 
-def oci_index(manifest: bytes, conf: ImageConf) -> bytes:
-    """The `index.json` of the one image whose OCI manifest's bytes are `manifest`."""
-    descriptor = {
-        **_descriptor(_describe(MANIFEST_TYPE, manifest)),
-        "annotations": {
-            IMAGE_NAME: qualified(conf.repo_tag),
-            REF_NAME: split(conf.repo_tag)[1],
-        },
-        "platform": {"architecture": conf.architecture, "os": "linux"},
-    }
-    document = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [descriptor]}
+class IndexEntry(NamedTuple):
+    """An image in an index: what describes its manifest, and what the manifest says."""
+
+    manifest: Descriptor
+    image: ImageDocuments
+
+
+def oci_index(entries: Iterable[IndexEntry]) -> bytes:
+    """The `index.json` of images: an entry for each tag, one without a name for none."""
+    manifests: list[dict[str, Any]] = []
+    for manifest, image in entries:
+        described = {
+            **_descriptor(manifest),
+            "platform": {"architecture": image.architecture, "os": image.os},
+        }
+        names = [{IMAGE_NAME: qualified(tag), REF_NAME: split(tag)[1]} for tag in image.repo_tags]
+        manifests += [{**described, "annotations": name} for name in names] or [described]
+    document = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests}
     return _compact(document)
-
-
-def layer_descriptor(layer: Layer) -> Descriptor:
-    """What the layer's archive member holds."""
-    return layer.compressed or Descriptor(
-        media_type=LAYER_TYPE, digest=layer.diff_id, size=layer.size
-    )
 
 
 def digest(data: bytes) -> Digest:
@@ -151,7 +151,8 @@ def digest(data: bytes) -> Digest:
     return Digest(f"sha256:{hashlib.sha256(data).hexdigest()}")
 
 
-def _describe(media_type: str, data: bytes) -> Descriptor:
+def describe(media_type: str, data: bytes) -> Descriptor:
+    """What describes `data`, bytes of the type `media_type`."""
     return Descriptor(media_type=media_type, digest=digest(data), size=len(data))
 
 

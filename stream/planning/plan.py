@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from stream import config
 from stream.errors import ConfError, Fault
-from stream.model import DEFAULT_STORE_DIR, Builtin, ImageConf, LayerPlan, NixDatabase, Recipe
+from stream.model import DEFAULT_STORE_DIR, Builtin, ImageConf, LayerPlan, NixDatabase
 from stream.nix import query
 from stream.nix.store_root import Disk
 from stream.planning import mentions
@@ -24,8 +24,8 @@ from stream.planning.spec import Spec
 from stream.planning.tag import derived_tag
 from stream.schema import recipe as recipe_config
 from stream.schema.reading import ignore
-from stream.sources import opened_base
-from stream.sources.customisation import layer as customisation
+from stream.sources.image import ImageSources, opened
+from stream.sources.layer import ListedLayer
 from stream.strategies.graph import Graph, part
 from stream.text import one_line
 from stream.typeflags import LINK
@@ -49,8 +49,9 @@ def plan(
         key = "layeringPipeline" if program else f"layering {spec.layering}"
         told = f"{key} keeps no layers of the build before: stable does"
         warn(one_line(f"{spec.source}: {told}"))
-    with opened_base(spec.conf) as base:
-        document = _untagged(spec, base, previous, warn)
+    with opened(spec.conf, warn) as sources:
+        base = sources.base
+        document = _untagged(spec, sources, previous, warn)
         base_image_id = base.image.image_id if base else None
     conf = _checked(spec, document)
     if spec.tag is None:
@@ -75,16 +76,16 @@ def _checked(spec: Spec, document: dict[str, Any]) -> ImageConf:
 
 def _untagged(
     spec: Spec,
-    base: BaseImage | None,
+    sources: ImageSources,
     previous: Sequence[Sequence[str]] | None,
     warn: Callable[[str], None],
 ) -> dict[str, Any]:
     """The conf, complete but for a tag that is derived."""
-    conf = spec.conf
+    conf, base = spec.conf, sources.base
     base_layers = len(base.layers) if base else 0
     _budget(spec, base_layers, least=0)
     document = {**spec.draft, "architecture": conf.architecture}
-    made = _made(conf, base, warn)
+    made = _made(sources)
     if not spec.include_store_paths and not spec.include_nix_database:
         return document
     closure = closure_of(
@@ -108,31 +109,32 @@ def _untagged(
 # ---- what is wanted
 
 
-def _made(conf: ImageConf, base: BaseImage | None, warn: Callable[[str], None]) -> list[str]:
+def _made(sources: ImageSources) -> list[str]:
     """The store paths that the customisation layer, once made, refers to, as far as they
     are there: what is mentioned in a text may be long gone.
     """
-    if isinstance(conf.customisation_layer, Recipe):
-        with customisation.made_tree(conf, conf.customisation_layer, base, warn) as tree:
-            found = mentions.in_tree(tree, conf.store_dir)
+    from stream.sources.customisation.made import MadeLayer
+
+    top = sources.customisation
+    if isinstance(top, MadeLayer):
+        found = mentions.in_tree(top.tree, sources.conf.store_dir)
     else:
-        found = _in_ready_layer(conf, warn)
-    disk = Disk.of(conf)
+        found = _in_ready_layer(top, sources.conf)
+    disk = Disk.of(sources.conf)
     return [os.fsdecode(path) for path in sorted(found) if disk.lexists(path)]
 
 
-def _in_ready_layer(conf: ImageConf, warn: Callable[[str], None]) -> set[bytes]:
+def _in_ready_layer(layer: ListedLayer | None, conf: ImageConf) -> set[bytes]:
     from stream.archives.bytesource import pieces
 
-    with customisation.opened(conf, None, warn) as layer:
-        if layer is None:
-            return set()
-        with layer.content() as content:
-            found = mentions.in_bytes(pieces(content), conf.store_dir)
-        # A header may cut a target, or have no end between it and what follows.
-        for member in layer.members():
-            if member.typeflag == LINK:
-                found |= mentions.in_link(member.name, member.link, conf.store_dir)
+    if layer is None:
+        return set()
+    with layer.content() as content:
+        found = mentions.in_bytes(pieces(content), conf.store_dir)
+    # A header may cut a target, or have no end between it and what follows.
+    for member in layer.members():
+        if member.typeflag == LINK:
+            found |= mentions.in_link(member.name, member.link, conf.store_dir)
     return found
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from stream.model import ImageConf, Owner, Recipe
 from stream.nix.hashes import STORE_NAME, compressed, nix_base32
 from stream.nix.store_root import Disk
-from stream.tarwriter import ArchiveWriter, Entries, LayerWriter
+from stream.tarwriter import ArchiveWriter, Entries, MemberWriter
 
 _HASHED = re.compile(STORE_NAME.encode())
 _TAG_BYTES = 20  # 32 characters, as in the name of a store path
@@ -83,7 +83,7 @@ def _content_digest(path: bytes) -> str:
     with _layer(entries.layer_size) as layer:
         layer.write_entries(entries)
         layer.close()
-        return layer.complete()
+        return layer.hashed()
 
 
 def _copied_digest(content: bytes, recipe: Recipe, disk: Disk) -> str:
@@ -101,15 +101,15 @@ def _copied_digest(content: bytes, recipe: Recipe, disk: Disk) -> str:
     with _layer(source.size) as layer:
         source.write_to(layer)
         layer.close()
-        return layer.complete()
+        return layer.hashed()
 
 
 @contextmanager
-def _layer(size: int) -> Iterator[LayerWriter]:
+def _layer(size: int) -> Iterator[MemberWriter]:
     """A layer that is only hashed."""
     fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     try:
         with ArchiveWriter(fd, mtime=0) as archive:
-            yield archive.begin_layer("layer.tar", size)
+            yield MemberWriter(archive, "layer.tar", size)
     finally:
         os.close(fd)

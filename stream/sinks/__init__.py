@@ -1,7 +1,13 @@
 """Where layers go: each module is one output format."""
 
-from typing import Literal
+from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import BinaryIO, Literal
+
+from stream.compression import UNCOMPRESSED, Compression, compressed
+from stream.pipes import descriptor_of
 from stream.sinks.docker_archive import DockerArchive
 from stream.sinks.oci_archive import OciArchive
 
@@ -10,3 +16,23 @@ ARCHIVE_FORMATS: dict[ArchiveFormat, type[DockerArchive]] = {
     "docker-archive": DockerArchive,
     "oci-archive": OciArchive,
 }
+
+
+@contextmanager
+def opened_archive(
+    output: int | BinaryIO,
+    archive_format: ArchiveFormat,
+    *,
+    mtime: int,
+    compression: Compression = UNCOMPRESSED,
+    threads: int | None = None,
+) -> Iterator[DockerArchive]:
+    """An archive being written to a file descriptor or binary file object, compressed by
+    `threads` threads (default: one per core). `output` is not closed.
+
+    Raises OutputError. Exceptions of a file object of the caller's pass through.
+    """
+    with ExitStack() as stack:
+        fd = stack.enter_context(descriptor_of(output))
+        fd = stack.enter_context(compressed(fd, compression, threads=threads))
+        yield stack.enter_context(ARCHIVE_FORMATS[archive_format](fd, mtime=mtime))

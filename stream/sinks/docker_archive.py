@@ -1,28 +1,71 @@
 """The docker-archive: what `docker load` reads, its manifest last.
 
-Knows the order of members and their names; not where the layers' bytes come
-from, nor how tar encodes them.
+Knows the order of members and their names; not where the layers' bytes come from, nor how
+tar encodes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
-from stream.model import Image, ImageConf, Layer
+from stream.errors import DigestMismatch
+from stream.interfaces import LayerSource, LayerWriter, Takes
+from stream.model import Descriptor, Digest, Image, ImageDocuments, KnownLayer, Layer
 from stream.oci import documents
-from stream.tarwriter import ArchiveWriter, LayerWriter
+from stream.tarwriter import ArchiveWriter, MemberWriter
+
+# The ending of a compressed layer's name.
+_ENDINGS = {"gzip": ".gz", "zstd": ".zst"}
+
+
+def layer_name(source: LayerSource) -> str:
+    """Return the name of the member that holds the layer of `source`."""
+    ending = _ENDINGS[source.compression] if source.compression else ""
+    return f"{source.fingerprint}/layer.tar{ending}"
+
+
+class _ArchiveLayer(MemberWriter):
+    """A layer being written into an archive. See `stream.interfaces.LayerWriter`."""
+
+    def __init__(self, archive: ArchiveWriter, source: LayerSource) -> None:
+        super().__init__(archive, layer_name(source), source.size)
+        self._comment = source.comment
+        self._compression = source.compression
+        self._expected = source.digest if source.compression else source.diff_id
+        self._content: tuple[Digest, int] | None = None
+
+    def describe_content(self, diff_id: Digest, size: int) -> None:
+        """See the interface."""
+        self._content = diff_id, size
+
+    def complete(self) -> Layer:
+        """See the interface."""
+        digest = self.hashed()
+        if self._expected is not None and digest != self._expected:
+            raise DigestMismatch(self._comment, self._expected, digest)
+        diff_id, size = self._content or (digest, self.size)
+        suffix = f"+{self._compression}" if self._compression else ""
+        return Layer(
+            archive_name=self.archive_name,
+            diff_id=diff_id,
+            size=size,
+            comment=self._comment,
+            descriptor=Descriptor(
+                media_type=documents.LAYER_TYPE + suffix, digest=digest, size=self.size
+            ),
+        )
 
 
 class DockerArchive:
-    """A docker-archive being written to `fd`. Layers first, then `finish`."""
+    """A docker-archive being written to `fd`, its members of time `mtime`. See
+    `stream.interfaces.Sink`. What is not finished has no manifest and no trailer.
+    """
 
-    carries_annotations: ClassVar[bool] = False
-    carries_compressed: ClassVar[bool] = False  # layers, each for itself
+    takes: ClassVar[Takes] = Takes()
 
-    def __init__(self, fd: int, conf: ImageConf) -> None:
-        self._conf = conf
-        self._archive = ArchiveWriter(fd, mtime=conf.mtime)
+    def __init__(self, fd: int, *, mtime: int) -> None:
+        self._archive = ArchiveWriter(fd, mtime=mtime)
+        self._items: list[dict[str, Any]] = []  # of manifest.json
 
     def __enter__(self) -> Self:
         return self
@@ -32,32 +75,39 @@ class DockerArchive:
 
     @property
     def position(self) -> int:
-        """Bytes of the archive so far; any thread may look."""
+        """See the interface."""
         return self._archive.position
 
-    def begin_layer(self, archive_name: str, size: int) -> LayerWriter:
-        """Begin the next layer, bottom to top."""
-        return self._archive.begin_layer(archive_name, size)
+    def holds(self, known: KnownLayer) -> Layer | None:
+        """See the interface. A new archive holds nothing."""
+        return None
 
-    def finish(self, layers: Sequence[Layer], base: dict[str, Any] | None = None) -> Image:
-        """Write config, manifest and trailer: from here on the archive loads. `base`
-        is the config of the image it is built on.
-        """
-        config = documents.image_config(self._conf, layers, base)
-        config_name = self._write_config(config, layers)
-        manifest = documents.archive_manifest(
-            [documents.archive_item(config_name, [self._conf.repo_tag], layers)]
-        )
-        self._archive.write_member("manifest.json", manifest)
+    def begin_layer(self, source: LayerSource) -> LayerWriter:
+        """See the interface."""
+        return _ArchiveLayer(self._archive, source)
+
+    def add_image(self, image: ImageDocuments) -> Image:
+        """See the interface."""
+        config_name, manifest = self._write_documents(image)
+        self._items.append(documents.archive_item(config_name, image.repo_tags, image.layers))
         return Image(
-            image_id=documents.digest(config),
-            repo_tags=(self._conf.repo_tag,),
-            layers=tuple(layers),
-            size=self._archive.finish(),
+            image_id=documents.digest(image.config),
+            repo_tags=image.repo_tags,
+            layers=image.layers,
+            config=image.config,
+            manifest=manifest,
+            size=0,
         )
 
-    def _write_config(self, config: bytes, layers: Sequence[Layer]) -> str:
-        """Write all documents but `manifest.json`. Returns the config's member name."""
-        name = f"{documents.digest(config).removeprefix('sha256:')}.json"
-        self._archive.write_member(name, config)
-        return name
+    def finish(self) -> int:
+        """See the interface."""
+        self._archive.write_member("manifest.json", documents.archive_manifest(self._items))
+        return self._archive.finish()
+
+    def _write_documents(self, image: ImageDocuments) -> tuple[str, Descriptor | None]:
+        """Write the documents of one image. Return the name of its config's member and what
+        describes its OCI manifest, if it has one.
+        """
+        name = f"{documents.digest(image.config).removeprefix('sha256:')}.json"
+        self._archive.write_member(name, image.config)
+        return name, None

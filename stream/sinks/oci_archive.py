@@ -1,20 +1,20 @@
 """The OCI image layout as a tar that is a docker-archive, too.
 
-A blob is named by its digest, which is known when its bytes have passed: each
-layer goes out once under its free name, and gets the name of a blob as a hard link
-behind. With `manifest.json` at the end, whoever reads a docker-archive reads this.
-OCI Image Specification, image-layout.md.
+A blob is named by its digest, which is known when its bytes have passed: each layer goes
+out once under its free name, and gets the name of a blob later, as a hard link. With
+`manifest.json` at the end, whoever reads a docker-archive reads this. OCI Image
+Specification, image-layout.md.
 
-Knows the order of members and their names; not where the layers' bytes come
-from, nor how tar encodes them.
+Knows the order of members and their names; not where the layers' bytes come from, nor how
+tar encodes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
-from stream.model import Digest, Layer
+from stream.interfaces import Takes
+from stream.model import Descriptor, Digest, ImageDocuments
 from stream.oci import documents
 from stream.sinks.docker_archive import DockerArchive
 
@@ -24,19 +24,35 @@ def _blob_name(digest: Digest) -> str:
 
 
 class OciArchive(DockerArchive):
-    """An OCI archive being written to `fd`. Layers first, then `finish`."""
+    """An OCI archive being written to `fd`. See DockerArchive."""
 
-    carries_annotations: ClassVar[bool] = True
-    carries_compressed: ClassVar[bool] = True
+    takes: ClassVar[Takes] = Takes(annotations=True, compressed_layers=True)
 
-    def _write_config(self, config: bytes, layers: Sequence[Layer]) -> str:
-        members = {documents.layer_descriptor(layer).digest: layer.archive_name for layer in layers}
-        for digest, archive_name in members.items():
-            self._archive.write_link(_blob_name(digest), archive_name)
-        manifest = documents.oci_manifest(config, layers, self._conf.annotations)
-        index = documents.oci_index(manifest, self._conf)
-        for blob in config, manifest:
-            self._archive.write_member(_blob_name(documents.digest(blob)), blob)
+    def __init__(self, fd: int, *, mtime: int) -> None:
+        super().__init__(fd, mtime=mtime)
+        self._blobs: set[Digest] = set()
+        self._index: list[documents.IndexEntry] = []
+
+    def finish(self) -> int:
+        """See the interface."""
         self._archive.write_member("oci-layout", documents.OCI_LAYOUT)
-        self._archive.write_member("index.json", index)
-        return _blob_name(documents.digest(config))
+        self._archive.write_member("index.json", documents.oci_index(self._index))
+        return super().finish()
+
+    def _write_documents(self, image: ImageDocuments) -> tuple[str, Descriptor | None]:
+        for layer in image.layers:
+            if layer.descriptor.digest not in self._blobs:
+                self._blobs.add(layer.descriptor.digest)
+                self._archive.write_link(_blob_name(layer.descriptor.digest), layer.archive_name)
+        self._write_blob(image.config)
+        manifest = documents.oci_manifest(image.config, image.layers, image.annotations)
+        self._write_blob(manifest)
+        descriptor = documents.describe(documents.MANIFEST_TYPE, manifest)
+        self._index.append(documents.IndexEntry(descriptor, image))
+        return _blob_name(documents.digest(image.config)), descriptor
+
+    def _write_blob(self, data: bytes) -> None:
+        digest = documents.digest(data)
+        if digest not in self._blobs:
+            self._blobs.add(digest)
+            self._archive.write_member(_blob_name(digest), data)

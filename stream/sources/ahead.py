@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from stream.sources.layer import SourceLayer
+from stream.interfaces import LayerSource
 
 
 class Ahead:
@@ -20,9 +20,9 @@ class Ahead:
 
     MAX_ENTRIES = 4096  # some 500 kB
 
-    def __init__(self, makers: Sequence[Callable[[], SourceLayer]]) -> None:
+    def __init__(self, makers: Sequence[Callable[[], LayerSource]]) -> None:
         self._makers = makers
-        self._made: deque[SourceLayer | BaseException] = deque()
+        self._made: deque[LayerSource | BaseException] = deque()
         self._entries = 0
         self._closed = False
         self._changed = threading.Condition()
@@ -34,7 +34,7 @@ class Ahead:
                 self._changed.wait_for(lambda: self._closed or self._entries < self.MAX_ENTRIES)
                 if self._closed:
                     return
-            made: SourceLayer | BaseException
+            made: LayerSource | BaseException
             try:
                 made = make()
                 count = made.entry_count
@@ -45,7 +45,7 @@ class Ahead:
                 self._entries += count
                 self._changed.notify_all()
 
-    def __iter__(self) -> Iterator[SourceLayer]:
+    def __iter__(self) -> Iterator[LayerSource]:
         for _ in self._makers:
             with self._changed:
                 self._changed.wait_for(lambda: self._made)

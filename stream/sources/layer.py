@@ -1,4 +1,4 @@
-"""What all sources of layers have in common."""
+"""The fields that all sources of layers have. See `stream.interfaces.LayerSource`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stream.errors import DigestMismatch
-from stream.model import Digest, Layer
-from stream.tarwriter import LayerWriter, write_layer
+from stream.interfaces import ContentWriter
+from stream.model import Digest
+from stream.tarwriter import write_layer
 
 if TYPE_CHECKING:
     from stream.archives.bytesource import ByteSource
@@ -17,48 +17,33 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SourceLayer:
-    """A layer whose size is known and whose bytes are to come.
+class SourceFields:
+    """What is known of a layer before its bytes are written."""
 
-    `archive_name` is its member's name in the archive, `size` the member's bytes,
-    `comment` its line in the image's history, `label` what a person may call it. If
-    `expected` is set, the member's bytes must have that digest. `entry_count` says
-    what its metadata costs while it waits.
-    """
-
-    archive_name: str
-    size: int
-    comment: str
     label: str
-    expected: Digest | None = None
+    comment: str
+    fingerprint: str
+    size: int
     entry_count: int = 0
-
-    def write_to(self, layer: LayerWriter) -> None:
-        """Write the member's bytes."""
-        raise NotImplementedError
-
-    def record(self, digest: Digest) -> Layer:
-        """The record of this layer, its member's bytes having `digest`.
-
-        Raises DigestMismatch if they are not the ones that were promised.
-        """
-        if self.expected is not None and digest != self.expected:
-            raise DigestMismatch(self.comment, self.expected, digest)
-        return Layer(
-            archive_name=self.archive_name, diff_id=digest, size=self.size, comment=self.comment
-        )
+    compression: str | None = None
+    diff_id: Digest | None = None
+    digest: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ListedLayer(SourceLayer):
-    """A layer whose members can be known before its bytes pass."""
+class ListedLayer(SourceFields):
+    """A layer whose members can be listed before its bytes pass."""
+
+    def write_to(self, writer: ContentWriter) -> None:
+        """Write the layer's tar. Raises SourceError."""
+        raise NotImplementedError
 
     def members(self) -> Iterator[Member]:
-        """The members of its tar, in order. Raises SourceError."""
+        """Yield the members of its tar, in order. Raises SourceError."""
         raise NotImplementedError
 
     def content(self) -> AbstractContextManager[ByteSource]:
-        """Its tar, to be read once from the front. Raises SourceError."""
+        """Open its tar, to be read once from the front. Raises SourceError."""
         from stream.archives.sequential import piped
 
         return piped(lambda fd: write_layer(fd, self.size, self.write_to), self.label)

@@ -13,17 +13,18 @@ from itertools import pairwise
 
 import xxhash
 
+from stream.interfaces import ContentWriter
 from stream.model import ImageConf, LayerPlan
 from stream.oci.documents import store_paths_comment
-from stream.sources.layer import SourceLayer
-from stream.tarwriter import Entries, LayerWriter
+from stream.sources.layer import SourceFields
+from stream.tarwriter import Entries
 from stream.text import printable
 
 ANCESTOR_MODE = 0o755
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoreLayer(SourceLayer):
+class StoreLayer(SourceFields):
     """A store layer that has been walked. `path_sizes` has the bytes in it of each of its
     store paths.
     """
@@ -31,9 +32,9 @@ class StoreLayer(SourceLayer):
     entries: Entries
     path_sizes: tuple[int, ...]
 
-    def write_to(self, layer: LayerWriter) -> None:
+    def write_to(self, writer: ContentWriter) -> None:
         """Write every entry. Raises SourceError for a file that has changed."""
-        layer.write_entries(self.entries)
+        writer.write_entries(self.entries)
 
 
 def _ancestors(store_dir: bytes) -> list[bytes]:
@@ -62,7 +63,7 @@ def walk(conf: ImageConf, plan: LayerPlan) -> StoreLayer:
         entries.walk(path)
         ends.append(entries.size)
     return StoreLayer(
-        archive_name=f"{_fingerprint(conf, entries)}/layer.tar",
+        fingerprint=_fingerprint(conf, entries),
         size=entries.layer_size,
         comment=store_paths_comment([path.decode() for path in plan.store_paths]),
         label=printable(plan.store_paths[0])

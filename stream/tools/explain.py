@@ -18,9 +18,8 @@ from stream.archives.images import open_archive
 from stream.archives.target import split_archive
 from stream.errors import StreamImageError
 from stream.model import DEFAULT_CREATED, DEFAULT_STORE_DIR, Digest, ImageConf, Recipe
-from stream.sources import opened_base, store
 from stream.sources.base.image import BaseImage
-from stream.sources.customisation import layer as customisation
+from stream.sources.image import ImageSources, opened
 from stream.text import printable
 
 # What of a conf decides how the bytes of a store layer are written, and its default.
@@ -85,12 +84,11 @@ def explain(
     `earlier`. `warn` is told what a person should know. Raises StreamImageError.
     """
     compare = None if earlier is None else _Comparison(document, earlier)
-    with opened_base(conf) as base:
-        left = base.without_held(conf) if base else conf
+    with opened(conf, warn) as sources:
         layers = (
-            *_base_layers(base, compare),
-            *_store_layers(left, compare),
-            *_customisation_layer(conf, base, compare, warn),
+            *_base_layers(sources.base, compare),
+            *_store_layers(sources, compare),
+            *_customisation_layer(sources, compare),
         )
     against = None if earlier is None else _tag(earlier)
     return Explanation(repo_tag=_tag(document), layers=layers, against=against)
@@ -149,9 +147,8 @@ def _base_layers(base: BaseImage | None, compare: _Comparison | None) -> Iterato
         )
 
 
-def _store_layers(conf: ImageConf, compare: _Comparison | None) -> Iterator[ExplainedLayer]:
-    for plan in conf.store_layers:
-        layer = store.walk(conf, plan)
+def _store_layers(sources: ImageSources, compare: _Comparison | None) -> Iterator[ExplainedLayer]:
+    for plan, layer in zip(sources.conf.store_layers, sources.walk_store_layers(), strict=True):
         paths = tuple(map(printable, plan.store_paths))
         yield ExplainedLayer(
             kind="store",
@@ -163,20 +160,16 @@ def _store_layers(conf: ImageConf, compare: _Comparison | None) -> Iterator[Expl
 
 
 def _customisation_layer(
-    conf: ImageConf,
-    base: BaseImage | None,
-    compare: _Comparison | None,
-    warn: Callable[[str], None],
+    sources: ImageSources, compare: _Comparison | None
 ) -> Iterator[ExplainedLayer]:
-    with customisation.opened(conf, base, warn) as layer:
-        if layer is not None:
-            stays = compare.has_customisation_layer() if compare else None
-            yield ExplainedLayer(
-                kind="customisation",
-                name=layer.label,
-                size=layer.size,
-                stays=None if stays and _may_have_changed(conf) else stays,
-            )
+    if (layer := sources.customisation) is not None:
+        stays = compare.has_customisation_layer() if compare else None
+        yield ExplainedLayer(
+            kind="customisation",
+            name=layer.label,
+            size=layer.size,
+            stays=None if stays and _may_have_changed(sources.conf) else stays,
+        )
 
 
 def _may_have_changed(conf: ImageConf) -> bool:

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import NamedTuple, Protocol, Self
+from typing import BinaryIO, NamedTuple, Protocol, Self
 
 from stream.archives.bytesource import PIECE, ByteSource, FileBytes, HashedBytes, pieces
 from stream.archives.container import Blob, range_of, where
@@ -26,21 +26,25 @@ from stream.archives.flatten import (
     Remains,
     flatten,
     listed,
+    lister,
     parts_of,
     remains,
 )
-from stream.archives.images import Archive, ArchiveImage
-from stream.archives.sequential import piped
+from stream.archives.images import Archive, ArchiveImage, open_archive
+from stream.archives.sequential import Sequential, piped
 from stream.archives.tarreader import Member, read_members
+from stream.compression import UNCOMPRESSED, Compression, compressed
 from stream.errors import ArchiveError, DigestMismatch
-from stream.model import Digest, ImageConf, LayerPlan
+from stream.model import Digest, ImageConf
 from stream.observer import Observer
-from stream.sources import opened_base, store
+from stream.pipes import descriptor_of
 from stream.sources.base.layers import check_listing
-from stream.sources.customisation import layer as customisation
-from stream.sources.layer import ListedLayer, SourceLayer
+from stream.sources.image import opened
+from stream.sources.layer import ListedLayer
+from stream.sources.store import StoreLayer
 from stream.tarwriter import TarWriter, encode_header, encode_record, write_layer
 from stream.text import printable
+from stream.tools.target import read_target
 from stream.typeflags import DIRECTORY, HARD_LINK
 
 # Of an extended header, what the header says anyway, or nobody restores. The rest, such
@@ -60,34 +64,57 @@ class Exported(NamedTuple):
     size: int
 
 
-def export_archive(
-    archive: Archive, image: ArchiveImage, fd: int, observer: Observer | None = None
+_ANY = "any:latest"  # a root file system has no tag
+
+
+def export(
+    target: ImageConf | str | os.PathLike[str],
+    output: int | BinaryIO,
+    observer: Observer | None = None,
+    *,
+    compression: Compression = UNCOMPRESSED,
+    threads: int | None = None,
 ) -> Exported:
-    """Write the root file system of `image` to `fd`. `archive` was opened with
-    a `lister()`. Raises ArchiveError, DigestMismatch or OutputError.
+    """Write the root file system of an image as one tar to a file descriptor or binary file
+    object: that of a conf, also in a file or on standard input (`-`), or of an archive,
+    `FILE` or `FILE:name:tag`.
+
+    Raises ConfError, SourceError, ArchiveError, DigestMismatch or OutputError; then the tar
+    has no trailer. `output` is not closed.
     """
+    observer = observer or Observer()
+    found = (
+        target
+        if isinstance(target, ImageConf)
+        else read_target(target, repo_tag=_ANY, warn=observer.warning)
+    )
+    if isinstance(found, Sequential):
+        raise ArchiveError(found.name, "an archive to export is read twice: save it to a file")
+    with ExitStack() as stack:
+        fd = stack.enter_context(descriptor_of(output))
+        fd = stack.enter_context(compressed(fd, compression, threads=threads))
+        if isinstance(found, ImageConf):
+            return _export_conf(found, fd, observer)
+        archive = stack.enter_context(open_archive(found.path, lister()))
+        return _export_archive(archive, archive.choose(found.repo_tag), fd, observer)
+
+
+def _export_archive(archive: Archive, image: ArchiveImage, fd: int, observer: Observer) -> Exported:
     check_listing(archive.name, image)
     blobs = dict.fromkeys(layer.blob for layer in image.layers)
     listings = {blob: archive.container.perused(blob) for blob in blobs}
-    return _export([_ArchiveLayers(archive, image, listings)], fd, observer or Observer())
+    return _export([_ArchiveLayers(archive, image, listings)], fd, observer)
 
 
-def export_conf(conf: ImageConf, fd: int, observer: Observer | None = None) -> Exported:
-    """Write the root file system of the image of `conf` to `fd`. Raises SourceError,
-    ArchiveError, DigestMismatch or OutputError.
-    """
-    observer = observer or Observer()
-    with ExitStack() as stack:
+def _export_conf(conf: ImageConf, fd: int, observer: Observer) -> Exported:
+    with opened(conf, observer.warning, entries=True) as sources:
         groups: list[_Layers] = []
-        base = stack.enter_context(opened_base(conf, entries=True))
-        if base is not None:
+        if (base := sources.base) is not None:
             listings = {blob: listing.entries for blob, listing in base.listings.items()}
             groups.append(_ArchiveLayers(base.archive, base.image, listings))
-            conf = base.without_held(conf)
-        groups += [_StoreLayer(conf, plan) for plan in conf.store_layers]
-        top = stack.enter_context(customisation.opened(conf, base, observer.warning))
-        if top is not None:
-            groups.append(_CustomisationLayer(top))
+        groups += [_StoreLayer(layer, conf) for layer in sources.walk_store_layers()]
+        if sources.customisation is not None:
+            groups.append(_CustomisationLayer(sources.customisation))
         return _export(groups, fd, observer)
 
 
@@ -104,10 +131,6 @@ class _Layer:
     size: int | None
     listing: Listing
     expected: Digest | None
-
-    def as_source(self) -> SourceLayer:
-        """What an observer is told of it."""
-        return SourceLayer(archive_name=self.name, size=self.size or 0, comment="", label=self.name)
 
 
 class _Layers(Protocol):
@@ -149,8 +172,8 @@ class _ArchiveLayers:
 class _StoreLayer:
     """A store layer, written into a pipe."""
 
-    def __init__(self, conf: ImageConf, plan: LayerPlan) -> None:
-        self._source = store.walk(conf, plan)
+    def __init__(self, source: StoreLayer, conf: ImageConf) -> None:
+        self._source = source
         owner = conf.owner
         listing = Listing()
         for typeflag, name, mode, link in self._source.entries.list():
@@ -181,7 +204,7 @@ class _CustomisationLayer:
             name=source.label,
             size=source.size,
             listing=listed(source.members(), source.label, Budget()),
-            expected=source.expected,
+            expected=source.diff_id,
         )
         self.layers = [self._layer]
 
@@ -249,7 +272,7 @@ def _export(groups: Sequence[_Layers], fd: int, observer: Observer) -> Exported:
         )
         output = _Output(remains(tree), writer)
         for count, (layer, source) in enumerate(_readings(groups), 1):
-            observer.layer_started(count, layer.as_source())
+            observer.layer_started(count, layer.name, layer.name, layer.size or 0)
             number = numbers[id(layer)]
             if isinstance(source, FileBytes):
                 check.begin(layer, source)

@@ -9,39 +9,29 @@ neither argv nor terminals.
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from stream.archives.bytesource import ByteSource, StreamBytes, pieces
+from stream.archives.container import Blob
 from stream.archives.decompress import MAGIC_SIZE, compression_of
 from stream.archives.images import Archive, ArchiveImage, open_archive, read_archive
-from stream.archives.sequential import STANDARD_INPUT, Sequential, SequentialTar
-from stream.archives.target import split_archive
-from stream.archives.tarreader import read_members
-from stream.config import load_conf, parse_conf
-from stream.errors import UsageError
+from stream.archives.sequential import Sequential, SequentialTar
+from stream.archives.summary import Summary, summarise
 from stream.model import Digest, ImageConf
-from stream.nix.hashes import DIGITS
 from stream.oci.documents import image_config
-from stream.schema.reading import HEAD, begins_conf, head_of, is_conf
-from stream.sources import opened_base, store
-from stream.sources.base.listing import Lister
-from stream.sources.customisation import layer as customisation
+from stream.schema.reading import conf_name, head_of, ignore
+from stream.sinks.docker_archive import layer_name
+from stream.sources.image import ImageSources, opened
 from stream.sources.layer import ListedLayer
+from stream.sources.store import StoreLayer
 from stream.text import printable
+from stream.tools.target import read_target
 
-# A store path as Nix and Guix make them: 32 digits of a hash, then a name.
-_STORE_PATH = re.compile(rf"((?:[^/]+/)*store)/([{DIGITS}]{{32}}-[^/]+)".encode())
 _COMMENT = re.compile(r"store paths: \[(.*)\]", re.DOTALL)
 _QUOTED_PATH = re.compile(r"""'(/[^']+)'|"(/[^"]+)\"""")
-_MAX_STORE_PATHS = 1 << 20  # of one layer
-# Entries near the root that may turn out to be store paths of another kind, when the
-# history names them. More are not worth their memory.
-_MAX_SHALLOW = 4096
-_MAX_DEPTH = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,74 +91,28 @@ class Inspection:
     images: tuple[InspectedImage, ...]
 
 
-def inspect(target: str, warn: Callable[[str], None], *, repo_tag: str | None = None) -> Inspection:
-    """What is at `target`: an archive, `FILE:name:tag` for one image in it, a conf, or
-    either on standard input (`-`). `repo_tag` takes the place of a conf's. Raises
-    StreamImageError.
+def inspect(
+    target: ImageConf | str | os.PathLike[str],
+    warn: Callable[[str], None] = ignore,
+    *,
+    repo_tag: str | None = None,
+) -> Inspection:
+    """Inspect `target`: a conf, an archive, `FILE:name:tag` for one image in it, or either on
+    standard input (`-`). `repo_tag` replaces a conf's. `warn` is called with a line for a
+    person. Raises StreamImageError.
     """
-    if target == "-":
-        return _inspect_standard_input(warn, repo_tag)
-    path, chosen = split_archive(target)
-    if is_conf(path):
-        if chosen is not None:
-            raise UsageError(f"{path} is a conf: there are no images in it to choose from")
-        return _planned(path, load_conf(path, repo_tag=repo_tag, warn=warn), warn)
-    with open_archive(path, _list_layer) as archive:
-        return _inspected(archive, compression_of(head_of(path)[:MAGIC_SIZE]), chosen)
-
-
-def _inspect_standard_input(warn: Callable[[str], None], repo_tag: str | None) -> Inspection:
-    file = Sequential(0, STANDARD_INPUT)
-    if begins_conf(file.peek(HEAD)):
-        data = b"".join(pieces(StreamBytes(file, file.name)))
-        conf = parse_conf(data, name=STANDARD_INPUT, repo_tag=repo_tag, warn=warn)
-        return _planned(STANDARD_INPUT, conf, warn)
-    compression = file.compression
-    with read_archive(SequentialTar(file, _list_layer)) as archive:
-        return _inspected(archive, compression, None)
-
-
-# ---- layers
-
-
-@dataclass(slots=True)
-class _Listing:
-    """What a layer's tar holds. `stores` has the items of each directory `…/store`,
-    `shallow` other paths near the root; paths are without the leading `/`.
-    """
-
-    entries: int = 0
-    size: int = 0
-    stores: dict[bytes, dict[bytes, None]] = field(default_factory=dict)
-    shallow: dict[bytes, None] = field(default_factory=dict)
-
-    def add(self, name: bytes) -> None:
-        self.entries += 1
-        path = b"/".join(part for part in name.split(b"/") if part not in (b"", b"."))
-        if match := _STORE_PATH.match(path):
-            names = self.stores.setdefault(match[1], {})
-            if len(names) < _MAX_STORE_PATHS:
-                names[match[2]] = None
-        elif len(self.shallow) < _MAX_SHALLOW and path.count(b"/") < _MAX_DEPTH:
-            self.shallow[path] = None
-
-    def store_paths(self, named: set[bytes]) -> tuple[str, ...]:
-        """The store paths, in order; those `named` are such if they are here."""
-        found = [
-            b"%s/%s" % (directory, name)
-            for directory, names in self.stores.items()
-            for name in names
-        ]
-        found += [path for path in self.shallow if path in named]
-        return tuple("/" + printable(path) for path in found)
-
-
-def _list_layer(content: ByteSource) -> _Listing:
-    listing = _Listing()
-    for member in read_members(content):
-        listing.add(member.name)
-    listing.size = content.position + sum(map(len, pieces(content)))
-    return listing
+    if isinstance(target, ImageConf):
+        return _planned("conf", target, warn)
+    found = read_target(target, repo_tag=repo_tag, warn=warn)
+    if isinstance(found, ImageConf):
+        return _planned(conf_name(target), found, warn)
+    if isinstance(found, Sequential):
+        compression = found.compression
+        with read_archive(SequentialTar(found, summarise)) as archive:
+            return _inspected(archive, compression, None)
+    compression = compression_of(head_of(found.path)[:MAGIC_SIZE])
+    with open_archive(found.path, summarise) as archive:
+        return _inspected(archive, compression, found.repo_tag)
 
 
 # ---- archives
@@ -190,24 +134,24 @@ def _image(archive: Archive, image: ArchiveImage) -> InspectedImage:
         image_id=image.image_id,
         repo_tags=image.repo_tags,
         document=image.document,
-        layers=tuple(_layers(archive, image)),
+        layers=tuple(_layers(image, archive.container.perused)),
     )
 
 
-def _layers(archive: Archive, image: ArchiveImage) -> Iterator[InspectedLayer]:
+def _layers(image: ArchiveImage, summary_of: Callable[[Blob], Summary]) -> Iterator[InspectedLayer]:
     history = _history(image.document, len(image.layers))
     named = set().union(*map(_store_paths, history))
     for layer, comment in zip(image.layers, history, strict=True):
-        listing: _Listing = archive.container.perused(layer.blob)
+        summary = summary_of(layer.blob)
         yield InspectedLayer(
             name=layer.name,
-            size=listing.size,
+            size=summary.size,
             stored_size=layer.blob.size,
             compression=layer.blob.compression,
             diff_id=layer.diff_id,
             digest=layer.digest,
-            entries=listing.entries,
-            store_paths=listing.store_paths(named),
+            entries=summary.entries,
+            store_paths=summary.store_paths(named),
             history=comment,
         )
 
@@ -241,55 +185,43 @@ def _store_paths(comment: str) -> set[bytes]:
 
 def _planned(name: str, conf: ImageConf, warn: Callable[[str], None]) -> Inspection:
     """The plan of `conf`. Its base image is read, its store paths are walked."""
-    below: Sequence[InspectedLayer] = ()
-    document = None
-    if conf.base is not None:
-        with open_archive(conf.base.path, _list_layer) as archive:
-            base = archive.choose(conf.base.repo_tag, conf.architecture)
-            below, document = tuple(_layers(archive, base)), base.document
-    # Read once more only for what it is to be known for: the listing above is of no use then.
-    reading = opened_base(conf) if Lister(conf).is_needed else nullcontext()
-    with reading as held, customisation.opened(conf, held, warn) as top:
-        ours = [*_planned_layers(held.without_held(conf) if held else conf)]
-        if top is not None:
-            ours.append(_listed_layer(top))
-    image = InspectedImage(
-        image_id=None,
-        repo_tags=(conf.repo_tag,),
-        document=json.loads(image_config(conf, (), document)),
-        layers=(*below, *ours),
-    )
+    with opened(conf, warn, summaries=True) as sources:
+        base = sources.base
+        below = (
+            () if base is None else _layers(base.image, lambda blob: base.listings[blob].summary)
+        )
+        layers = (*below, *_planned_layers(sources))
+        document = base.document if base else None
+        image = InspectedImage(
+            image_id=None,
+            repo_tags=(conf.repo_tag,),
+            document=json.loads(image_config(conf, (), document)),
+            layers=layers,
+        )
     return Inspection(name=name, kind="conf", also_oci=False, compression=None, images=(image,))
 
 
-def _planned_layers(conf: ImageConf) -> Iterator[InspectedLayer]:
-    for plan in conf.store_layers:
-        layer = store.walk(conf, plan)
-        yield InspectedLayer(
-            name=layer.archive_name,
-            size=layer.size,
-            stored_size=layer.size,
-            compression=None,
-            diff_id=None,
-            digest=None,
-            entries=layer.entry_count,
-            store_paths=tuple(map(printable, plan.store_paths)),
-            history=layer.comment,
-        )
+def _planned_layers(sources: ImageSources) -> Iterator[InspectedLayer]:
+    for plan, layer in zip(sources.conf.store_layers, sources.walk_store_layers(), strict=True):
+        yield _planned_layer(layer, layer.entry_count, tuple(map(printable, plan.store_paths)))
+    if (top := sources.customisation) is not None:
+        summary = Summary()
+        for member in top.members():
+            summary.add(member.name)
+        yield _planned_layer(top, summary.entries, summary.store_paths(set()))
 
 
-def _listed_layer(layer: ListedLayer) -> InspectedLayer:
-    listing = _Listing()
-    for member in layer.members():
-        listing.add(member.name)
+def _planned_layer(
+    layer: StoreLayer | ListedLayer, entries: int, store_paths: tuple[str, ...]
+) -> InspectedLayer:
     return InspectedLayer(
-        name=layer.archive_name,
+        name=layer_name(layer),
         size=layer.size,
         stored_size=layer.size,
         compression=None,
-        diff_id=layer.expected,
+        diff_id=layer.diff_id,
         digest=None,
-        entries=listing.entries,
-        store_paths=listing.store_paths(set()),
+        entries=entries,
+        store_paths=store_paths,
         history=layer.comment,
     )

@@ -1,29 +1,34 @@
 """Many images in one archive: each layer once, by its content.
 
-A layer is known by its diff_id, never by its member's name, and is verified while
-it passes. Nothing is staged. Knows archives; not argv.
+A layer is known by its diff_id, never by its member's name, and is verified while it
+passes. Nothing is staged. Knows archives; not argv.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import BinaryIO
 
-from stream.archives.images import Archive, ArchiveImage, ArchiveLayer
-from stream.model import Digest, Image
+from stream.archives.images import Archive, ArchiveImage, ArchiveLayer, open_archive
+from stream.archives.target import split_archive
+from stream.compression import UNCOMPRESSED, Compression
+from stream.interfaces import LayerSource, Takes
+from stream.model import Digest, Image, ImageDocuments, KnownLayer, Layer
 from stream.observer import Observer
-from stream.oci import documents
 from stream.oci.reference import qualified
-from stream.pipeline import LayerWriting
-from stream.sources.base.layers import archive_layers, check_listing
-from stream.tarwriter import ArchiveWriter
+from stream.pipeline import write_images
+from stream.sinks import ArchiveFormat, opened_archive
+from stream.sources.base.layers import archive_layers, check_listing, distinct_layers
 
 MTIME = 1  # of all members, as in images made here
 
 
 @dataclass(slots=True, kw_only=True)
 class _Images:
-    """Images by ID, in the order in which they came, and who has each tag."""
+    """Images by ID, in the order in which they came, and the owner of each tag."""
 
     images: dict[Digest, ArchiveImage] = field(default_factory=dict)
     owners: dict[str, tuple[str, Digest]] = field(default_factory=dict)  # by qualified tag
@@ -43,57 +48,96 @@ class _Images:
         return tuple(tag for tag, owner in self.owners.values() if owner == image_id)
 
 
-def merge(
-    inputs: Sequence[tuple[Archive, Sequence[ArchiveImage]]],
-    fd: int,
-    observer: Observer | None = None,
-) -> list[Image]:
-    """Write the images of all `inputs` to `fd` as one docker-archive.
+class _ArchiveSources:
+    """The images of several archives. See `stream.interfaces.ImageSources`. The first
+    archive that has a layer provides it.
+    """
 
-    Returns the record of each, in the order in which they came first. Of images that
-    share a tag the last one has it, as `docker load` would have it; `observer` is
-    told. Raises ArchiveError, DigestMismatch or OutputError; then there is no manifest.
+    def __init__(
+        self, inputs: Sequence[tuple[Archive, Sequence[ArchiveImage]]], observer: Observer
+    ) -> None:
+        self._found = _Images()
+        self._plan: list[tuple[Archive, list[ArchiveLayer]]] = []
+        given: set[Digest] = set()
+        for archive, images in inputs:
+            check_listing(archive.name, *images)
+            new: list[ArchiveLayer] = []
+            for image in images:
+                self._found.add(image, observer)
+                for layer in image.layers:
+                    if layer.diff_id not in given:
+                        given.add(layer.diff_id)
+                        new.append(layer)
+            self._plan.append((archive, new))
+
+    def known_layers(self) -> list[KnownLayer]:
+        """See the interface."""
+        return distinct_layers(layer for _, layers in self._plan for layer in layers)
+
+    def unknown_sizes(self) -> Iterator[int]:
+        """See the interface: none."""
+        return iter(())
+
+    def unknown_count(self) -> int:
+        """See the interface: none."""
+        return 0
+
+    def layers(self, takes: Takes, skip: Collection[Digest]) -> Generator[LayerSource, None, None]:
+        """See the interface."""
+        for archive, layers in self._plan:
+            yield from archive_layers(
+                archive.container,
+                [layer for layer in layers if layer.diff_id not in skip],
+                owner=f"{archive.name}:",
+                carry_compressed=takes.compressed_layers,
+            )
+
+    def documents(
+        self, layers: Sequence[Layer], known: Mapping[Digest, Layer]
+    ) -> Iterator[ImageDocuments]:
+        """See the interface."""
+        for image_id, image in self._found.images.items():
+            yield ImageDocuments(
+                config=image.config,
+                repo_tags=self._found.tags(image_id),
+                layers=tuple(known[layer.diff_id] for layer in image.layers),
+                architecture=str(image.document.get("architecture") or ""),
+                os=str(image.document.get("os") or "linux"),
+            )
+
+
+def merge(  # noqa: PLR0913 — the options of the command, each of its own
+    archives: Sequence[str | os.PathLike[str]],
+    output: int | BinaryIO,
+    observer: Observer | None = None,
+    *,
+    archive_format: ArchiveFormat = "docker-archive",
+    compression: Compression = UNCOMPRESSED,
+    threads: int | None = None,
+) -> list[Image]:
+    """Write the images of all `archives` as one archive to a file descriptor or binary file
+    object, each layer once. An archive is `FILE` for all its images or `FILE:name:tag` for
+    one of them.
+
+    Returns the record of each image, in the order in which they came first. Of images that
+    share a tag the last one has it, as `docker load` would have it; `observer` is warned.
+    Raises ArchiveError, DigestMismatch or OutputError; then there is no manifest. `output`
+    is not closed.
     """
     observer = observer or Observer()
-    found = _Images()
-    plan: list[tuple[Archive, list[ArchiveLayer]]] = []  # the first that has a layer gives it
-    given: set[Digest] = set()
-    for archive, images in inputs:
-        plan.append((archive, []))
-        check_listing(archive.name, *images)
-        for image in images:
-            found.add(image, observer)
-            for layer in image.layers:
-                if layer.diff_id not in given:
-                    given.add(layer.diff_id)
-                    plan[-1][1].append(layer)
-    with ArchiveWriter(fd, mtime=MTIME) as writer:
-        observer.started(
-            len(given),
-            lambda: (layer.blob.content_size for _, layers in plan for layer in layers),
-            lambda: writer.position,
+    with ExitStack() as stack:
+        inputs: list[tuple[Archive, Sequence[ArchiveImage]]] = []
+        for target in archives:
+            path, repo_tag = split_archive(os.fspath(target))
+            archive = stack.enter_context(open_archive(path))
+            chosen = archive.images if repo_tag is None else [archive.choose(repo_tag)]
+            inputs.append((archive, chosen))
+        sources = _ArchiveSources(inputs, observer)
+        sink = stack.enter_context(
+            opened_archive(
+                output, archive_format, mtime=MTIME, compression=compression, threads=threads
+            )
         )
-        writing = LayerWriting(writer, observer)
-        for archive, new in plan:
-            owner = f"{archive.name}:"
-            for source in archive_layers(
-                archive.container, new, owner=owner, carry_compressed=False
-            ):
-                writing.write(source)
-        by_diff_id = {layer.diff_id: layer for layer in writing.complete()}
-        items, written = [], []
-        for image_id, image in found.images.items():
-            name = f"{image_id.removeprefix('sha256:')}.json"
-            writer.write_member(name, image.config)
-            ours = tuple(by_diff_id[layer.diff_id] for layer in image.layers)
-            tags = found.tags(image_id)
-            items.append(documents.archive_item(name, tags, ours))
-            written.append((image_id, tags, ours))
-        writer.write_member("manifest.json", documents.archive_manifest(items))
-        size = writer.finish()
-    merged = [
-        Image(image_id=image_id, repo_tags=tags, layers=ours, size=size)
-        for image_id, tags, ours in written
-    ]
+        merged = write_images([sources], sink, observer)
     observer.finished(*merged)
     return merged

@@ -12,11 +12,11 @@ from typing import Final
 import pytest
 
 from stream.config import load_conf
-from stream.sources import opened_base
 from stream.sources.base.tree import base_entries
 from stream.sources.customisation.builtin import SHADOW_PATHS
 from stream.sources.customisation.redirect import inherit, redirect
 from stream.sources.customisation.tree import Tree, file, link
+from stream.sources.image import opened_base
 
 from .consumer import Runner
 from .images import REPO_TAG, image_config

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support import COMMAND, Store
 
-from stream import pipeline
+from stream.sources import image
 from stream.tools.verify import CONSUMERS, documents, verify
 
 from .table import COMPRESSIONS, FILE, FORMATS, LIMITS, ROWS, TAR, VERSIONS, Row, page
@@ -42,5 +42,5 @@ def test_limits_agree() -> None:
     """Without it the warning and `verify` draw the line where no consumer does."""
     limits = {limit.consumer: limit.layers for limit in LIMITS}
 
-    assert pipeline.MAX_LAYERS == documents.DOCKER_LIMIT == limits["docker"]
+    assert image.MAX_LAYERS == documents.DOCKER_LIMIT == limits["docker"]
     assert documents.OVERLAY_LIMIT == limits["podman"] == limits["buildah"]

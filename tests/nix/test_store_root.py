@@ -30,7 +30,7 @@ from stream.planning.plan import plan
 from stream.planning.spec import parse_spec
 from stream.sources.customisation.join import make_tree
 from stream.sources.customisation.made import made_layer
-from stream.tarwriter import Entries, LayerWriter, write_layer
+from stream.tarwriter import Entries, TarContent, write_layer
 
 HASHES = ["0" * 32, "1" * 32, "2" * 32]
 
@@ -142,7 +142,7 @@ def test_what_stands_above_the_store_is_not_looked_at(store_dir: bytes) -> None:
 # ---- layers
 
 
-def layer_bytes(size: int, write_to: Callable[[LayerWriter], None]) -> bytes:
+def layer_bytes(size: int, write_to: Callable[[TarContent], None]) -> bytes:
     """A layer as bytes."""
     with tempfile.TemporaryFile() as file:
         write_layer(file.fileno(), size, write_to)
@@ -150,7 +150,7 @@ def layer_bytes(size: int, write_to: Callable[[LayerWriter], None]) -> bytes:
         return file.read()
 
 
-def write_entries(entries: Entries, layer: LayerWriter) -> None:
+def write_entries(entries: Entries, layer: TarContent) -> None:
     """Write a layer of these."""
     layer.write_entries(entries)
 
@@ -181,7 +181,7 @@ def customised(recipe: Recipe, disk: Disk) -> object:
         return str(error)
     except SourceError as error:  # which names the path on disk
         return error.reason
-    return source.archive_name, layer_bytes(source.size, source.write_to)
+    return source.fingerprint, layer_bytes(source.size, source.write_to)
 
 
 @given(contents=CONTENTS, first_wins=st.booleans(), keep=st.booleans(), copied=st.booleans())

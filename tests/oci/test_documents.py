@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.model import Descriptor, Digest, ImageConf, Layer, Owner
+from stream.model import Descriptor, Digest, ImageConf, ImageDocuments, Layer, Owner
 from stream.oci.documents import (
+    IndexEntry,
     archive_item,
     archive_manifest,
     image_config,
@@ -23,12 +24,21 @@ from stream.oci.documents import (
 DIGESTS = [Digest("sha256:" + hashlib.sha256(name).hexdigest()) for name in (b"one", b"two")]
 LAYERS = [
     Layer(
-        archive_name="aa/layer.tar", diff_id=DIGESTS[0], size=10240, comment="store paths: ['/s/a']"
-    ),
-    Layer(
-        archive_name="bb/layer.tar", diff_id=DIGESTS[1], size=20480, comment="store paths: ['/s/b']"
-    ),
-]
+        archive_name=f"{name}/layer.tar", diff_id=diff_id, size=size, comment=comment,
+        descriptor=Descriptor(
+            media_type="application/vnd.oci.image.layer.v1.tar", digest=diff_id, size=size
+        ),
+    )
+    for name, diff_id, size, comment in (
+        ("aa", DIGESTS[0], 10240, "store paths: ['/s/a']"),
+        ("bb", DIGESTS[1], 20480, "store paths: ['/s/b']"),
+    )
+]  # fmt: skip
+
+
+def documents_with(*repo_tags: str) -> ImageDocuments:
+    """The documents of an image that has these tags."""
+    return ImageDocuments(config=b"{}", repo_tags=repo_tags, layers=(), architecture="arm64")
 
 
 def conf_with(**changes: Any) -> ImageConf:
@@ -141,7 +151,7 @@ def test_archive_manifest() -> None:
 def test_oci_manifest() -> None:
     """Compact and sorted; a layer that is kept compressed is described as it is kept."""
     kept = Descriptor(media_type="x+gzip", digest=DIGESTS[0], size=7)
-    layers = [LAYERS[0], dataclasses.replace(LAYERS[1], compressed=kept)]
+    layers = [LAYERS[0], dataclasses.replace(LAYERS[1], descriptor=kept)]
     assert oci_manifest(b"{}", layers, {"ü": "1", "a": "2"}) == (
         b'{"annotations":{"a":"2","\\u00fc":"1"}'
         b',"config":{"digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"'
@@ -151,6 +161,19 @@ def test_oci_manifest() -> None:
         b',{"digest":"' + DIGESTS[0].encode() + b'","mediaType":"x+gzip","size":7}]'
         b',"mediaType":"application/vnd.oci.image.manifest.v1+json","schemaVersion":2}'
     )
+
+
+MANIFEST = Descriptor(media_type="x", digest=DIGESTS[0], size=2)
+
+
+def test_several_images_in_the_oci_index() -> None:
+    """Without an entry for each tag, a tag would be lost; without one for none, an image."""
+    entries = [IndexEntry(MANIFEST, documents_with(*tags)) for tags in (("x:1", "y:2"), ())]
+    manifests = json.loads(oci_index(entries))["manifests"]
+    assert [entry.get("annotations", {}).get("io.containerd.image.name") for entry in manifests] == [
+        "docker.io/library/x:1", "docker.io/library/y:2", None,
+    ]  # fmt: skip
+    assert {entry["digest"] for entry in manifests} == {DIGESTS[0]}
 
 
 @pytest.mark.parametrize(
@@ -171,7 +194,7 @@ def test_oci_manifest() -> None:
 )
 def test_names_in_the_oci_index(repo_tag: str, image_name: str, ref_name: str) -> None:
     """Podman and containerd take the whole name from here, or leave the image without one."""
-    index = json.loads(oci_index(b"{}", conf_with(repo_tag=repo_tag)))
+    index = json.loads(oci_index([IndexEntry(MANIFEST, documents_with(repo_tag))]))
     (entry,) = index["manifests"]
     assert entry["annotations"] == {
         "io.containerd.image.name": image_name,

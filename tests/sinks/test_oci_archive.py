@@ -21,8 +21,10 @@ from handmade import Base, digest, layer_tar
 from parity import conf_of
 
 import stream
-from stream.model import Descriptor, Layer
+from stream.archives.bytesource import StreamBytes
+from stream.model import Descriptor, ImageDocuments
 from stream.sinks.oci_archive import OciArchive
+from stream.sources.base.layers import CarriedLayer
 from stream.tarwriter import ArchiveWriter
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -206,16 +208,23 @@ def test_compressed_layer(tmp_path: Path) -> None:
     descriptor = Descriptor(
         media_type=f"{LAYER_TYPE}+gzip", digest=stream.Digest(digest(data)), size=len(data)
     )
-    conf = stream.parse_conf(b'{"repo_tag":"x:1"}')
-    with open(tmp_path / "x.tar", "wb") as file, OciArchive(file.fileno(), conf) as sink:
-        member = sink.begin_layer("first/layer.tar", len(data))
-        member.write(data)
-        member.close()
-        layer = Layer(
-            archive_name="first/layer.tar", diff_id=stream.Digest(digest(FIRST)), size=len(FIRST),
-            comment="", compressed=descriptor,
-        )  # fmt: skip
-        sink.finish([layer])
+    source = CarriedLayer(
+        fingerprint="first", size=len(data), comment="", label="", compression="gzip",
+        diff_id=stream.Digest(digest(FIRST)), source=StreamBytes(io.BytesIO(data), "layer"),
+    )  # fmt: skip
+    with open(tmp_path / "x.tar", "wb") as file, OciArchive(file.fileno(), mtime=1) as sink:
+        writer = sink.begin_layer(source)
+        source.write_to(writer)
+        writer.close()
+        layer = writer.complete()
+        assert (layer.archive_name, layer.size) == ("first/layer.tar.gz", len(FIRST))
+        assert layer.descriptor == descriptor
+        config = json.dumps({"rootfs": {"diff_ids": [layer.diff_id]}}).encode()
+        image = ImageDocuments(
+            config=config, repo_tags=("x:1",), layers=(layer,), architecture="amd64"
+        )
+        sink.add_image(image)
+        sink.finish()
     found = Reading((tmp_path / "x.tar").read_bytes())
     (entry,) = found.manifest["layers"]
     assert entry["mediaType"] == f"{LAYER_TYPE}+gzip"

@@ -17,10 +17,8 @@ from hypothesis import strategies as st
 from roots import Node, flattened, read_root
 from support import COMMAND, Store
 
-from stream.archives.flatten import lister
-from stream.archives.images import open_archive
 from stream.errors import ArchiveError
-from stream.tools.export import export_archive
+from stream.tools.export import export
 
 HARD, DIRECTORY = tarfile.LNKTYPE, tarfile.DIRTYPE
 Entry = tuple[str, bytes | tarfile.TarInfo]
@@ -41,8 +39,8 @@ def exported(archive: bytes | Path, directory: Path) -> bytes:
     if isinstance(archive, bytes):
         path.write_bytes(archive)
     out = directory / "root.tar"
-    with out.open("wb") as file, open_archive(str(path), lister()) as opened:
-        export_archive(opened, opened.choose(None), file.fileno())
+    with out.open("wb") as file:
+        export(path, file)
     return out.read_bytes()
 
 

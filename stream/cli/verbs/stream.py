@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from stream.cli.options import add_output_arguments, add_tag_argument, given_tag, opened_output
+from stream.cli.options import (
+    add_format_argument,
+    add_output_arguments,
+    add_tag_argument,
+    given_tag,
+    opened_output,
+)
 from stream.cli.progress import Reporter
 from stream.config import load_conf
 from stream.pipeline import write_image
-from stream.sinks import ARCHIVE_FORMATS
 
 DESCRIPTION = "Stream a container image, made from store paths in one pass."
 EPILOG = """\
@@ -33,10 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this verb."""
     parser.add_argument("conf", metavar="CONF", help="the conf JSON; - for standard input")
     add_tag_argument(parser)
-    parser.add_argument(
-        "--format", choices=ARCHIVE_FORMATS, default="docker-archive",
-        help="docker-archive (default), or oci-archive, which is an OCI image layout as well",
-    )  # fmt: skip
+    add_format_argument(parser)
     add_output_arguments(parser)
 
 

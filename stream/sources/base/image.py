@@ -8,17 +8,17 @@ archive is read from its front; the manifest's order is the image's.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from stream.archives.container import Blob
 from stream.archives.images import Archive, ArchiveImage, ArchiveLayer, open_archive
-from stream.model import BaseReference, ImageConf, Layer, LayerPlan, Recipe
+from stream.interfaces import LayerSource
+from stream.model import BaseReference, Digest, ImageConf, KnownLayer, Layer, LayerPlan, Recipe
 from stream.oci.documents import store_paths_comment
-from stream.sources.base.layers import archive_layers, check_listing
+from stream.sources.base.layers import archive_layers, check_listing, distinct_layers
 from stream.sources.base.listing import BaseListing, Keep, Lister, held
-from stream.sources.layer import SourceLayer
 
 if TYPE_CHECKING:
     from stream.sources.base.tree import BaseTree
@@ -79,15 +79,6 @@ class BaseImage:
         )
         return BaseTree(self.name, root, list(self.listings.values()))
 
-    def distinct_layer_count(self) -> int:
-        """How many layers are written."""
-        return len({layer.diff_id for layer in self.layers})
-
-    def sizes(self) -> Iterator[int | None]:
-        """The size of each layer that is written, uncompressed, as far as it is known."""
-        for layer in {layer.diff_id: layer for layer in self.layers}.values():
-            yield layer.blob.content_size
-
     def without_held(self, conf: ImageConf) -> ImageConf:
         """`conf` without the store paths that the image holds already, if that is
         what the conf asks for.
@@ -105,22 +96,25 @@ class BaseImage:
         )
         return replace(conf, store_layers=tuple(plan for plan in plans if plan.store_paths))
 
-    def sources(self, *, carry_compressed: bool) -> Iterator[SourceLayer]:
-        """Each distinct layer, in the archive's order; one that is stored compressed
-        stays so, if it can, with `carry_compressed`.
-        """
+    def sources(
+        self, *, carry_compressed: bool, skip: Collection[Digest] = ()
+    ) -> Iterator[LayerSource]:
+        """Yield each distinct layer whose diff_id is not in `skip`: see `archive_layers`."""
         return archive_layers(
             self.archive.container,
-            self.layers,
+            [layer for layer in self.layers if layer.diff_id not in skip],
             owner="base image's",
             carry_compressed=carry_compressed,
         )
 
-    def in_order(self, written: Sequence[Layer]) -> list[Layer]:
-        """The image's layers, bottom to top, made of those `written`."""
-        by_diff_id = {layer.diff_id: layer for layer in written}
+    def known_layers(self) -> list[KnownLayer]:
+        """Return each distinct layer."""
+        return distinct_layers(self.layers)
+
+    def in_order(self, known: Mapping[Digest, Layer]) -> list[Layer]:
+        """Return the image's layers, bottom to top, from those `known` by diff_id."""
         return [
-            replace(by_diff_id[layer.diff_id], comment=store_paths_comment([layer.name]))
+            replace(known[layer.diff_id], comment=store_paths_comment([layer.name]))
             for layer in self.layers
         ]
 
@@ -135,13 +129,13 @@ def _keep(conf: ImageConf) -> Keep | None:
 
 
 def open_base_image(
-    reference: BaseReference, conf: ImageConf, *, entries: bool = False
+    reference: BaseReference, conf: ImageConf, *, entries: bool = False, summaries: bool = False
 ) -> BaseImage:
-    """The image that `reference` means; of several the one for the conf's architecture.
-    What the conf asks for is listed, with `entries` also its layers' entries. Raises
-    ArchiveError.
+    """Open the image that `reference` means; of several the one for the conf's architecture.
+    What the conf asks for is listed, with `entries` also its layers' entries, with
+    `summaries` a summary of each. Raises ArchiveError.
     """
-    lister = Lister(conf, entries=entries, keep=_keep(conf))
+    lister = Lister(conf, entries=entries, summaries=summaries, keep=_keep(conf))
     archive = open_archive(reference.path, lister if lister.is_needed else None)
     try:
         image = archive.choose(reference.repo_tag, conf.architecture)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 
 from stream.archives.bytesource import ByteSource, FileBytes, pieces, read_exactly
@@ -15,48 +15,50 @@ from stream.archives.container import Blob, Container
 from stream.archives.decompress import decompressed
 from stream.archives.images import ArchiveImage, ArchiveLayer
 from stream.errors import ArchiveError, DigestMismatch
-from stream.model import Descriptor, Digest, Layer
-from stream.oci.documents import LAYER_TYPE, store_paths_comment
-from stream.sources.layer import SourceLayer
-from stream.tarwriter import LayerWriter
+from stream.interfaces import ContentWriter, LayerSource, LayerWriter
+from stream.model import Digest, KnownLayer
+from stream.oci.documents import store_paths_comment
+from stream.sources.layer import SourceFields
 from stream.text import one_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BaseLayer(SourceLayer):
-    """A base image's layer at hand: its bytes are to be read before the next one's."""
+class BaseLayer(SourceFields):
+    """A layer of an archive, to be written uncompressed. Its bytes are read before the next
+    layer's; they are stored with `stored_compression`.
+    """
 
     source: ByteSource
-    compression: str | None
+    stored_compression: str | None
 
-    def write_to(self, layer: LayerWriter) -> None:
+    def write_to(self, writer: ContentWriter) -> None:
         """Copy the layer, uncompressed. Raises ArchiveError."""
         source = self.source
-        if self.compression is None and isinstance(source, FileBytes):
+        if self.stored_compression is None and isinstance(source, FileBytes):
             fd, offset = source.range
-            layer.copy(fd, self.size, source.name.encode("utf-8", "surrogateescape"), offset)
+            writer.copy(fd, self.size, source.name.encode("utf-8", "surrogateescape"), offset)
             return
-        if self.compression is not None:
-            source = decompressed(source, self.compression, source.name)
+        if self.stored_compression is not None:
+            source = decompressed(source, self.stored_compression, source.name)
         for piece in pieces(source, self.size):
-            layer.write(piece)
-        if self.compression is not None and source.read(1):
+            writer.write(piece)
+        if self.stored_compression is not None and source.read(1):
             raise ArchiveError(source.name, "changed between two readings")
 
 
 class _Tee:
-    """What is read from `source` is written to `layer`, too."""
+    """A byte source that also writes what is read from it."""
 
-    def __init__(self, source: ByteSource, layer: LayerWriter) -> None:
+    def __init__(self, source: ByteSource, writer: ContentWriter) -> None:
         self.name = source.name
         self.position = 0
         self._source = source
-        self._layer = layer
+        self._writer = writer
 
     def read(self, count: int) -> bytes:
         """See ByteSource."""
         data = self._source.read(count)
-        self._layer.write(data)
+        self._writer.write(data)
         self.position += len(data)
         return data
 
@@ -66,59 +68,45 @@ class _Tee:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CarriedLayer(SourceLayer):
-    """A base image's layer that stays compressed as it is; its content is verified
-    while it passes.
+class CarriedLayer(SourceFields):
+    """A layer of an archive that stays compressed as it is; its content is verified while
+    it passes.
     """
 
     source: ByteSource
     compression: str
     diff_id: Digest
-    content_sizes: list[int] = field(default_factory=list)  # one, when it has passed
 
-    def write_to(self, layer: LayerWriter) -> None:
-        """Copy the stored bytes. Raises ArchiveError, or DigestMismatch for a content
-        that is not its diff_id's.
+    def write_to(self, writer: LayerWriter) -> None:
+        """Copy the stored bytes. Raises ArchiveError, or DigestMismatch for content that
+        does not have the diff_id.
         """
-        stored = _Tee(self.source, layer)
+        stored = _Tee(self.source, writer)
         content = hashlib.sha256()
         size = 0
         for piece in pieces(decompressed(stored, self.compression, stored.name)):
             content.update(piece)
             size += len(piece)
-        for _ in pieces(stored):  # what is behind the compressed content is stored as well
+        for _ in pieces(stored):  # bytes after the compressed content are stored as well
             pass
         found = Digest(f"sha256:{content.hexdigest()}")
         if found != self.diff_id:
             raise DigestMismatch(self.comment, self.diff_id, found)
-        self.content_sizes.append(size)
-
-    def record(self, digest: Digest) -> Layer:
-        """See SourceLayer."""
-        if self.expected is not None and digest != self.expected:
-            raise DigestMismatch(self.comment, self.expected, digest)
-        return Layer(
-            archive_name=self.archive_name,
-            diff_id=self.diff_id,
-            size=self.content_sizes[0],
-            comment=self.comment,
-            compressed=Descriptor(
-                media_type=f"{LAYER_TYPE}+{self.compression}", digest=digest, size=self.size
-            ),
-        )
+        writer.describe_content(found, size)
 
 
-# Compressions that OCI has media types for, and the ending of such a layer's name.
-_CARRIED = {"gzip": ".gz", "zstd": ".zst"}
+# The compressions that OCI has media types for.
+_CARRIED = frozenset({"gzip", "zstd"})
 
 
 def archive_layers(
     container: Container, layers: Iterable[ArchiveLayer], *, owner: str, carry_compressed: bool
-) -> Iterator[SourceLayer]:
-    """Each distinct layer, in the container's order; one that is stored compressed
-    stays so, if it can, with `carry_compressed`. `owner` says in messages whose they are.
+) -> Iterator[LayerSource]:
+    """Yield each distinct layer, in the container's order. With `carry_compressed`, one
+    that is stored compressed stays so if OCI allows it. `owner` says in messages whose
+    layers they are.
     """
-    carried = _CARRIED if carry_compressed else {}
+    carried = _CARRIED if carry_compressed else frozenset()
     first = {layer.diff_id: layer for layer in reversed(list(layers))}
     by_blob = {
         blob if blob.compression in carried else _measured(container, blob): layer
@@ -127,31 +115,43 @@ def archive_layers(
     with closing(container.read(list(by_blob))) as reading:
         for blob, source in reading:
             layer = by_blob[blob]
-            name = f"{layer.diff_id.removeprefix('sha256:')}/layer.tar"
+            fingerprint = layer.diff_id.removeprefix("sha256:")
             comment = store_paths_comment([layer.name])
             label = one_line(f"{owner} {layer.name}")
             if blob.compression in carried:
+                assert blob.compression is not None
                 yield CarriedLayer(
-                    archive_name=name + carried[blob.compression],
+                    fingerprint=fingerprint,
                     size=blob.size,
                     comment=comment,
                     label=label,
-                    expected=layer.digest,
-                    source=source,
-                    compression=blob.compression,
                     diff_id=layer.diff_id,
+                    digest=layer.digest,
+                    compression=blob.compression,
+                    source=source,
                 )
             else:
                 assert blob.content_size is not None
                 yield BaseLayer(
-                    archive_name=name,
+                    fingerprint=fingerprint,
                     size=blob.content_size,
                     comment=comment,
                     label=label,
-                    expected=layer.diff_id,
+                    diff_id=layer.diff_id,
                     source=source,
-                    compression=blob.compression,
+                    stored_compression=blob.compression,
                 )
+
+
+def distinct_layers(layers: Iterable[ArchiveLayer]) -> list[KnownLayer]:
+    """Return each distinct layer once, in the order given."""
+    found: dict[Digest, KnownLayer] = {}
+    for layer in layers:
+        if layer.diff_id not in found:
+            found[layer.diff_id] = KnownLayer(
+                diff_id=layer.diff_id, size=layer.blob.content_size, digest=layer.digest
+            )
+    return list(found.values())
 
 
 def _measured(container: Container, blob: Blob) -> Blob:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from stream.archives.bytesource import ByteSource
 from stream.archives.flatten import OPAQUE, WHITEOUT, Budget, Listing, parts_of
+from stream.archives.summary import Summary, size_of
 from stream.archives.tarreader import Member, read_members
 from stream.model import ImageConf, Recipe
 
@@ -51,35 +52,46 @@ class StoreListing:
 @dataclass(slots=True)
 class BaseListing:
     """A layer: what it does to the store, its entries, and of some of them, by their
-    number, the content; each as far as it is asked for.
+    number, the content, and a summary; each only if it is asked for.
     """
 
     store: StoreListing = field(default_factory=StoreListing)
     entries: Listing = field(default_factory=Listing)
     contents: dict[int, bytes] = field(default_factory=dict)
+    summary: Summary = field(default_factory=Summary)
 
 
 class Lister:
-    """Lists layers; is the `peruse` of an archive. Raises ArchiveError for more than
-    there is room for. With `entries`, entries are listed whatever the conf asks for; `keep` reads
-    the content of some.
+    """Lists layers: the `peruse` of an archive. Lists what the conf asks for, with `entries`
+    the entries in any case, with `summaries` a summary; `keep` reads the content of some
+    entries. Raises ArchiveError for more than there is room for.
     """
 
-    def __init__(self, conf: ImageConf, *, entries: bool = False, keep: Keep | None = None) -> None:
+    def __init__(
+        self,
+        conf: ImageConf,
+        *,
+        entries: bool = False,
+        summaries: bool = False,
+        keep: Keep | None = None,
+    ) -> None:
         recipe = conf.customisation_layer
         skip = conf.base is not None and conf.base.skip_store_paths
         self._store = parts_of(conf.store_dir) if skip else None
         self._budget = Budget() if entries or isinstance(recipe, Recipe) else None
+        self._summaries = summaries
         self._keep = keep
 
     @property
     def is_needed(self) -> bool:
-        """Whether there is anything to be listed."""
-        return self._store is not None or self._budget is not None
+        """Whether there is anything to list."""
+        return self._store is not None or self._budget is not None or self._summaries
 
     def __call__(self, layer: ByteSource) -> BaseListing:
         found = BaseListing()
         for member in read_members(layer):
+            if self._summaries:
+                found.summary.add(member.name)
             if self._store is not None:
                 found.store.add(member.name, self._store)
             if self._budget is not None:
@@ -88,6 +100,8 @@ class Lister:
                 if content is not None:
                     found.contents[len(found.entries.entries)] = content
                 found.entries.add(member)
+        if self._summaries:
+            found.summary.size = size_of(layer)
         return found
 
 

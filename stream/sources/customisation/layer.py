@@ -24,7 +24,9 @@ Warn = Callable[[str], None]
 
 
 @contextmanager
-def opened(conf: ImageConf, base: BaseImage | None, warn: Warn) -> Iterator[ListedLayer | None]:
+def opened_customisation_layer(
+    conf: ImageConf, base: BaseImage | None, warn: Warn
+) -> Iterator[ListedLayer | None]:
     """The customisation layer's source, None if `conf` has none. What a recipe makes above
     `base`, the conf's base image, is made at once, and what it needs is there until the
     end. `warn` is told what a person should know. Raises StreamImageError.
@@ -42,15 +44,6 @@ def opened(conf: ImageConf, base: BaseImage | None, warn: Warn) -> Iterator[List
         with _made(conf, means, base, warn) as (tree, entries):
             _warn_of_lost_links(tree, conf, entries, warn)
             yield made_layer(tree, means, mtime=conf.mtime)
-
-
-@contextmanager
-def made_tree(
-    conf: ImageConf, recipe: Recipe, base: BaseImage | None, warn: Warn
-) -> Iterator[Tree]:
-    """The tree that `recipe` makes: see `opened`. Raises StreamImageError."""
-    with _made(conf, recipe, base, warn) as (tree, _):
-        yield tree
 
 
 @contextmanager

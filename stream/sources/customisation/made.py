@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 import xxhash
 
 from stream.archives.tarreader import XATTR, Member
+from stream.interfaces import ContentWriter
 from stream.model import Recipe
 from stream.sources.customisation.content import opened
 from stream.sources.customisation.tree import Node, Tree
 from stream.sources.layer import ListedLayer
 from stream.tarwriter import (
-    LayerWriter,
     encode_header,
     encode_record,
     padded,
@@ -36,23 +36,23 @@ class MadeLayer(ListedLayer):
     tree: Tree
     mtime: int
 
-    def write_to(self, layer: LayerWriter) -> None:
+    def write_to(self, writer: ContentWriter) -> None:
         """Write every entry. Raises SourceError for a file that has changed."""
         waiting: list[bytes] = []
         for path, node in self.tree.entries():
             waiting.append(_header(path, node, self.mtime))
             if node.source or node.data or len(waiting) == _BATCH:
-                layer.write(b"".join(waiting))
+                writer.write(b"".join(waiting))
                 waiting.clear()
             if node.data:
-                layer.write(node.data)
-                layer.pad()
+                writer.write(node.data)
+                writer.pad()
             elif node.source:
                 with opened(node) as fd:
-                    layer.copy(fd, node.size, node.source)
-                layer.pad()
-        layer.write(b"".join(waiting))
-        layer.write_trailer()
+                    writer.copy(fd, node.size, node.source)
+                writer.pad()
+        writer.write(b"".join(waiting))
+        writer.write_trailer()
 
     def members(self) -> Iterator[Member]:
         """See ListedLayer."""
@@ -119,7 +119,7 @@ def made_layer(tree: Tree, recipe: Recipe, *, mtime: int) -> MadeLayer:
         size += len(header) + padded(_size(node))
         count += 1
     return MadeLayer(
-        archive_name=f"{digest.hexdigest()}/layer.tar",
+        fingerprint=digest.hexdigest(),
         size=tar_size(size),
         comment="customisation layer",
         label="customisation layer",

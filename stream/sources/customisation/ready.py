@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stream.errors import SourceError
+from stream.interfaces import ContentWriter
 from stream.model import CustomisationLayer
 from stream.oci.documents import store_paths_comment
 from stream.sources.layer import ListedLayer
-from stream.tarwriter import LayerWriter
 from stream.text import printable
 
 if TYPE_CHECKING:
@@ -62,19 +62,19 @@ class ReadyLayer(ListedLayer):
         finally:
             os.close(fd)
 
-    def write_to(self, layer: LayerWriter) -> None:
+    def write_to(self, writer: ContentWriter) -> None:
         """Copy the file. Raises SourceError if it is not `size` bytes long."""
         with self._opened() as fd:
-            layer.copy(fd, self.size, self.path)
+            writer.copy(fd, self.size, self.path)
 
 
 def ready_layer(plan: CustomisationLayer) -> ReadyLayer:
     """`plan` as a source of bytes. Named by its checksum, which its bytes must have."""
     return ReadyLayer(
-        archive_name=f"{plan.checksum.removeprefix('sha256:')}/layer.tar",
+        fingerprint=plan.checksum.removeprefix("sha256:"),
         size=plan.size,
         comment=store_paths_comment([plan.path]),
         label="customisation layer",
         path=f"{plan.path}/layer.tar".encode(),
-        expected=plan.checksum,
+        diff_id=plan.checksum,
     )

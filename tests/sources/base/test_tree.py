@@ -18,9 +18,9 @@ from stream.errors import ArchiveError
 from stream.pipeline import write_image
 from stream.planning.plan import plan
 from stream.planning.spec import parse_spec
-from stream.sources import opened_base
 from stream.sources.base.tree import BaseEntry, base_entries
 from stream.sources.customisation.builtin import SHADOW_PATHS
+from stream.sources.image import opened_base
 from stream.typeflags import DIRECTORY, FILE, LINK
 
 

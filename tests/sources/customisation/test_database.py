@@ -24,12 +24,12 @@ from stream.config import parse_conf
 from stream.errors import ArchiveError, RecipeError, SourceError
 from stream.model import NixDatabase, StoreObject
 from stream.nix.store_root import Disk
-from stream.sources import opened_base
 from stream.sources.base import database as finding
 from stream.sources.base.database import BaseDatabase
 from stream.sources.customisation import tree as nodes
 from stream.sources.customisation.database import add_database
 from stream.sources.customisation.tree import Tree
+from stream.sources.image import opened_base
 
 ALPHABET = "0123456789abcdfghijklmnpqrsvwxyz"  # Nix's base-32
 DATABASE = "nix/var/nix/db/db.sqlite"

@@ -21,7 +21,7 @@ from stream.pipeline import write_image
 from stream.sources.customisation import make
 from stream.sources.customisation.tree import Node, Tree, file, link
 from stream.tools import inspect as inspection
-from stream.tools.export import export_conf
+from stream.tools.export import export
 from stream.tools.verify import verify
 from stream.typeflags import FILE
 
@@ -135,7 +135,7 @@ def test_what_it_needs_goes_at_the_end(making: Making, tmp_path: Path) -> None:
         _written()
     assert making.begun == making.ended == 1
     with open(os.devnull, "wb") as output, pytest.raises(SourceError, match="changed"):
-        export_conf(CONF, output.fileno())
+        export(CONF, output.fileno())
     assert making.begun == making.ended == 2
 
 
@@ -159,7 +159,7 @@ def test_export(making: Making, tmp_path: Path) -> None:
     """Without it a root file system would lack the layer, or what its entries are."""
     path = tmp_path / "root.tar"
     with path.open("wb") as output:
-        exported = export_conf(CONF, output.fileno())
+        exported = export(CONF, output.fileno())
     assert (exported.entries, making.begun, making.ended) == (len(NAMES), 1, 1)
     root = read_root(path.read_bytes())
     archive = _written()

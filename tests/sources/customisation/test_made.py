@@ -19,7 +19,7 @@ from stream.errors import SourceError
 from stream.model import Recipe
 from stream.sources.customisation.made import made_layer
 from stream.sources.customisation.tree import Node, Tree, directory, file, link
-from stream.tarwriter import LayerWriter, encode_header, write_layer
+from stream.tarwriter import TarContent, encode_header, write_layer
 from stream.typeflags import DIRECTORY, FILE
 
 RECIPE = Recipe()
@@ -382,13 +382,13 @@ def test_file_rewritten_while_it_is_read(tmp_path: Path, monkeypatch: pytest.Mon
     path = tmp_path / "file"
     path.write_bytes(b"content")
     tree = _tree_of(path)
-    copy = LayerWriter.copy
+    copy = TarContent.copy
 
-    def copy_and_rewrite(self: LayerWriter, fd: int, count: int, name: bytes) -> None:
+    def copy_and_rewrite(self: TarContent, fd: int, count: int, name: bytes) -> None:
         copy(self, fd, count, name)
         _rewrite(path)
 
-    monkeypatch.setattr(LayerWriter, "copy", copy_and_rewrite)
+    monkeypatch.setattr(TarContent, "copy", copy_and_rewrite)
     with pytest.raises(SourceError, match="changed since it was walked"):
         layer_bytes(tree)
 
@@ -405,7 +405,7 @@ def test_size_of_what_has_no_content() -> None:
 
 
 def _named(tree: Tree, recipe: Recipe = RECIPE, mtime: int = 0) -> str:
-    return made_layer(tree, recipe, mtime=mtime).archive_name
+    return made_layer(tree, recipe, mtime=mtime).fingerprint
 
 
 def _tree_with(path: bytes, node: Node) -> Tree:

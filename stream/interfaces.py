@@ -1,0 +1,149 @@
+"""The interfaces that an image passes through: sources of layers, what they write to, sinks.
+
+A source knows what a layer holds, a sink knows where it goes, and neither knows the other:
+`pipeline.write_images` joins them. A digest exists only on the record that `complete`
+returns, so code that needs one before the bytes have passed cannot be written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from stream.model import Digest, Image, ImageDocuments, KnownLayer, Layer
+from stream.tarwriter import Entries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Takes:
+    """The features a sink supports: annotations of a manifest, and layers that are stored
+    compressed one by one.
+    """
+
+    annotations: bool = False
+    compressed_layers: bool = False
+
+
+class ContentWriter(Protocol):
+    """The bytes of a layer being written, in order."""
+
+    def write(self, data: bytes) -> None:
+        """Write `data`."""
+
+    def copy(self, fd: int, count: int, path: bytes, offset: int = -1) -> None:
+        """Copy `count` bytes of `fd` from `offset`, or from its position if that is
+        negative. `path` names it in errors. Raises SourceError if there are fewer.
+        """
+
+    def write_entries(self, entries: Entries) -> None:
+        """Write a whole tar: every entry with its file's content, and the trailer."""
+
+    def pad(self) -> None:
+        """End a member's content."""
+
+    def write_trailer(self) -> None:
+        """End the tar."""
+
+
+class LayerWriter(ContentWriter, Protocol):
+    """A layer being written: content, then `close`, then `complete`."""
+
+    @property
+    def archive_name(self) -> str:
+        """The name of the layer in its sink."""
+
+    def describe_content(self, diff_id: Digest, size: int) -> None:
+        """Say what compressed bytes hold: a tar of `size` bytes with this digest."""
+
+    def close(self) -> None:
+        """End the layer. Raises SizeMismatch if it is not the size announced."""
+
+    def is_hashed(self) -> bool:
+        """Return whether `complete` would not wait."""
+
+    def complete(self) -> Layer:
+        """Return the record of the closed layer; wait until it is hashed.
+
+        Raises DigestMismatch if its bytes are not those that the source promised.
+        """
+
+
+class LayerSource(Protocol):
+    """A layer of known size whose bytes are to come.
+
+    `fingerprint` is hexadecimal and stands for the content; `size` is in bytes as they are
+    written, which are compressed with `compression` if that is set; `entry_count` is the
+    number of tar entries held in memory; `label` is for people, `comment` for the image's
+    history. `diff_id` is that of the tar and `digest` that of compressed bytes, where they
+    are known beforehand: then the bytes written must have them.
+    """
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def comment(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def entry_count(self) -> int: ...
+    @property
+    def compression(self) -> str | None: ...
+    @property
+    def diff_id(self) -> Digest | None: ...
+    @property
+    def digest(self) -> Digest | None: ...
+
+    def write_to(self, writer: LayerWriter) -> None:
+        """Write the layer's bytes. Raises SourceError or ArchiveError."""
+
+
+class ImageSources(Protocol):
+    """The layers of one or more images, and their documents once the layers are written."""
+
+    def known_layers(self) -> Sequence[KnownLayer]:
+        """Return the distinct layers whose diff_ids are known before they are written."""
+
+    def unknown_sizes(self) -> Iterator[int]:
+        """Yield the size in bytes of every other layer. Raises SourceError."""
+
+    def unknown_count(self) -> int:
+        """Return how many those are."""
+
+    def layers(self, takes: Takes, skip: Collection[Digest]) -> Generator[LayerSource, None, None]:
+        """Yield each layer to write, in an order that suits its reading. A base layer whose
+        diff_id is in `skip` is left out. A source is written before the next is asked for.
+        """
+
+    def documents(
+        self, layers: Sequence[Layer], known: Mapping[Digest, Layer]
+    ) -> Iterator[ImageDocuments]:
+        """Yield what each image's config and manifests say. `layers` are the records of the
+        sources that `layers()` yielded, in order; `known` has them and those left out.
+        """
+
+
+class Sink(Protocol):
+    """Where images go. Layers come first, then each image's documents, then the end.
+
+    `position` is the number of bytes written so far; any thread may read it.
+    """
+
+    @property
+    def takes(self) -> Takes: ...
+    @property
+    def position(self) -> int: ...
+
+    def holds(self, known: KnownLayer) -> Layer | None:
+        """Return the record of a layer that need not be written, as it is there already."""
+
+    def begin_layer(self, source: LayerSource) -> LayerWriter:
+        """Begin the next layer."""
+
+    def add_image(self, documents: ImageDocuments) -> Image:
+        """Add an image whose layers were all written or held. Its `size` is still 0."""
+
+    def finish(self) -> int:
+        """Make the images visible: manifest, index, trailer. Return the bytes of it all."""

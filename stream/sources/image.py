@@ -1,0 +1,145 @@
+"""The layers of a conf: base image, store layers, customisation layer.
+
+Said once for all who need them: stream, plan, export, inspect and explain. Knows neither
+what is in a layer nor where it goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from stream.interfaces import LayerSource, Takes
+from stream.model import Digest, ImageConf, ImageDocuments, KnownLayer, Layer
+from stream.oci.documents import image_config
+from stream.sources.ahead import Ahead
+from stream.sources.customisation.layer import opened_customisation_layer
+from stream.sources.layer import ListedLayer
+from stream.sources.store import StoreLayer, walk
+
+if TYPE_CHECKING:
+    from stream.sources.base.image import BaseImage
+
+# dockerd's limit for the layers of one image; overlay file systems take three more
+MAX_LAYERS = 125
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSources:
+    """The layers of the image of `conf`, in which store paths that the base image holds are
+    left out if the conf says so. See `stream.interfaces.ImageSources`.
+    """
+
+    conf: ImageConf
+    base: BaseImage | None
+    customisation: ListedLayer | None
+
+    @property
+    def warnings(self) -> Iterator[str]:
+        """What a person should know of the image as a whole."""
+        base = self.base
+        if base is not None and base.architecture != self.conf.architecture:
+            yield f"the base image is for {base.architecture}, this one for {self.conf.architecture}"
+        total = self.unknown_count() + len(base.layers if base else ())
+        total += self.customisation is not None and self.customisation.diff_id is not None
+        if total > MAX_LAYERS:
+            yield f"{total} layers: docker takes at most {MAX_LAYERS}, podman and buildah 128"
+
+    def walk_store_layers(self) -> Iterator[StoreLayer]:
+        """Yield each store layer, walked when its turn comes, so that only the metadata at
+        hand is in memory. Raises SourceError.
+        """
+        for plan in self.conf.store_layers:
+            yield walk(self.conf, plan)
+
+    # ---- for the pipeline
+
+    def known_layers(self) -> Sequence[KnownLayer]:
+        """See the interface."""
+        top = self.customisation
+        known = self.base.known_layers() if self.base else []
+        if top is not None and top.diff_id is not None:
+            known.append(KnownLayer(diff_id=top.diff_id, size=top.size))
+        return known
+
+    def unknown_sizes(self) -> Iterator[int]:
+        """See the interface."""
+        yield from (layer.size for layer in self.walk_store_layers())
+        if self.customisation is not None and self.customisation.diff_id is None:
+            yield self.customisation.size
+
+    def unknown_count(self) -> int:
+        """See the interface."""
+        made = self.customisation is not None and self.customisation.diff_id is None
+        return len(self.conf.store_layers) + made
+
+    def layers(self, takes: Takes, skip: Collection[Digest]) -> Generator[LayerSource, None, None]:
+        """See the interface. Store layers are walked in the background, ahead of the writing."""
+        if self.base is not None:
+            yield from self.base.sources(carry_compressed=takes.compressed_layers, skip=skip)
+        walks: list[Callable[[], LayerSource]] = [
+            partial(walk, self.conf, plan) for plan in self.conf.store_layers
+        ]
+        with closing(Ahead(walks)) as ahead:
+            yield from ahead
+        if self.customisation is not None:
+            yield self.customisation
+
+    def documents(
+        self, layers: Sequence[Layer], known: Mapping[Digest, Layer]
+    ) -> Iterator[ImageDocuments]:
+        """See the interface."""
+        count = len(self.conf.store_layers) + (self.customisation is not None)
+        ours = layers[len(layers) - count :]
+        below = self.base.in_order(known) if self.base else []
+        everything = (*below, *ours)
+        document = self.base.document if self.base else None
+        repo_tag = self.conf.repo_tag
+        yield ImageDocuments(
+            config=image_config(self.conf, everything, document),
+            repo_tags=(repo_tag,),
+            layers=everything,
+            architecture=self.conf.architecture,
+            annotations=self.conf.annotations,
+        )
+
+
+@contextmanager
+def opened_base(
+    conf: ImageConf, *, entries: bool = False, summaries: bool = False
+) -> Iterator[BaseImage | None]:
+    """The base image of `conf`, read once for all that a run has to know of it; None if it
+    has none. See `stream.sources.base.image.open_base_image`.
+    """
+    if conf.base is None:
+        yield None
+        return
+    from stream.sources.base.image import open_base_image
+
+    with open_base_image(conf.base, conf, entries=entries, summaries=summaries) as base:
+        yield base
+
+
+@contextmanager
+def opened(
+    conf: ImageConf,
+    warn: Callable[[str], None],
+    *,
+    entries: bool = False,
+    summaries: bool = False,
+) -> Iterator[ImageSources]:
+    """The sources of the image of `conf`. A base image is listed in one reading, with the
+    entries or summaries of its layers if they are asked for; what a recipe makes is made
+    at once, and is there until the end. `warn` is called with a line for a person.
+
+    Raises StreamImageError.
+    """
+    with ExitStack() as stack:
+        base = stack.enter_context(opened_base(conf, entries=entries, summaries=summaries))
+        if base is not None:
+            conf = base.without_held(conf)
+        top = stack.enter_context(opened_customisation_layer(conf, base, warn))
+        yield ImageSources(conf=conf, base=base, customisation=top)
