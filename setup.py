@@ -1,6 +1,7 @@
 """The C extension; everything else is in pyproject.toml."""
 
 import os
+from glob import glob
 
 from setuptools import Extension, setup
 
@@ -8,10 +9,8 @@ setup(
     ext_modules=[
         Extension(
             "stream._tarhash",
-            sources=[
-                f"native/{name}.c" for name in ("copy", "entries", "header", "pool", "tarhash")
-            ],
-            depends=["native/core.h"],
+            sources=sorted(glob("native/*.c")),
+            depends=sorted(glob("native/*.h")),
             libraries=["crypto"],
             define_macros=[("_GNU_SOURCE", "1"), ("_FILE_OFFSET_BITS", "64")],
             extra_compile_args=["-std=c11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"]

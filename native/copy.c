@@ -1,6 +1,4 @@
-/* File content into the pool: read straight into the pool's buffers, so that
- * no byte is copied on the way. */
-#include "core.h"
+#include "copy.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -51,12 +49,12 @@ int copy_range(struct pool *pool, int source, off_t offset, uint64_t count,
     return 0;
 }
 
-/* The directory of the file at hand, open: its files are next to each other, and the
- * way to it is long. Begins with `fd` -1. */
+/* The directory of the last file, kept open: the next one is often in it too, and its
+ * path long. `fd` is -1 at first. */
 struct directory {
-    int fd;
+    int fd; /* -1 if none is open */
     size_t length;
-    char path[PATH_MAX];
+    char path[PATH_MAX]; /* terminated */
 };
 
 static void directory_close(struct directory *directory)
@@ -66,7 +64,8 @@ static void directory_close(struct directory *directory)
     directory->fd = -1;
 }
 
-/* Open the directory of `path`. Returns the name in it, NULL on failure. */
+/* Open the directory of the file at `path`. Returns the file's name in it, which is a
+ * part of `path`, or NULL with errno set. */
 static const char *directory_enter(struct directory *directory, const char *path)
 {
     const char *slash = strrchr(path, '/');
@@ -83,22 +82,23 @@ static const char *directory_enter(struct directory *directory, const char *path
     return directory->fd < 0 ? NULL : name;
 }
 
-/* The content of a regular file. The status is taken after the reading: if it
- * is what the walk saw, nothing replaced, cut, lengthened or rewrote the file
- * in between. Never waits on what is no longer a file (O_NONBLOCK), never
- * follows what became a link (O_NOFOLLOW). */
-static int copy_file(struct pool *pool, const struct entries *entries,
-                     const struct entry *entry, const struct witness *witness,
-                     struct directory *directory, struct fault *fault)
+/* Copy the content of a regular file. Its status is taken after reading: if it is still
+ * the one the walk saw, nothing replaced, truncated, extended or rewrote the file in
+ * between. Never waits for a file that has become a FIFO (O_NONBLOCK), nor follows one
+ * that has become a symbolic link (O_NOFOLLOW). */
+static int copy_file(struct pool *pool, const struct records *records,
+                     const struct header_entry *entry,
+                     const struct records_witness *witness, struct directory *directory,
+                     struct fault *fault)
 {
     char path[PATH_MAX];
     struct stat now;
-    size_t root_length = entries->root_length;
+    size_t root_length = records->root_length;
 
     if (root_length + entry->name_length >= sizeof path)
         return fault_at(fault, FAULT_READ, ENAMETOOLONG, NULL, entry->name,
                         entry->name_length);
-    memcpy(path, entries->root, root_length);
+    memcpy(path, records->root, root_length);
     memcpy(path + root_length, entry->name, entry->name_length);
     path[root_length + entry->name_length] = '\0';
 
@@ -126,8 +126,8 @@ static int copy_file(struct pool *pool, const struct entries *entries,
     return result;
 }
 
-static int write_header(struct pool *pool, const struct stamp *stamp,
-                        const struct entry *entry, struct fault *fault)
+static int write_header(struct pool *pool, const struct header_stamp *stamp,
+                        const struct header_entry *entry, struct fault *fault)
 {
     uint8_t *space;
     size_t room, size = header_size(stamp, entry);
@@ -139,7 +139,7 @@ static int write_header(struct pool *pool, const struct stamp *stamp,
         pool_advance(pool, size);
         return 0;
     }
-    uint8_t *header = malloc(size); /* on the edge between two slots */
+    uint8_t *header = malloc(size); /* it straddles two slots */
     if (!header)
         return fault_set(fault, FAULT_MEMORY, 0);
     header_encode(stamp, entry, header);
@@ -148,32 +148,33 @@ static int write_header(struct pool *pool, const struct stamp *stamp,
     return result;
 }
 
-static int copy_entry(struct pool *pool, const struct entries *entries,
-                      const struct entry *entry, const struct witness *witness,
-                      struct directory *directory, struct fault *fault)
+static int copy_entry(struct pool *pool, const struct records *records,
+                      const struct header_entry *entry,
+                      const struct records_witness *witness, struct directory *directory,
+                      struct fault *fault)
 {
-    if (write_header(pool, &entries->stamp, entry, fault) < 0)
+    if (write_header(pool, &records->stamp, entry, fault) < 0)
         return -1;
     if (entry->typeflag != '0')
         return 0;
-    if (copy_file(pool, entries, entry, witness, directory, fault) < 0)
+    if (copy_file(pool, records, entry, witness, directory, fault) < 0)
         return -1;
-    return pool_zeros(pool, (size_t)(-entry->size % BLOCK), fault);
+    return pool_zeros(pool, (size_t)(-entry->size % HEADER_BLOCK), fault);
 }
 
-int copy_entries(struct pool *pool, const struct entries *entries, struct fault *fault)
+int copy_records(struct pool *pool, const struct records *records, struct fault *fault)
 {
-    struct cursor cursor = {0};
+    struct records_cursor cursor = {0};
     struct directory directory = {.fd = -1};
     int result = 0;
-    for (size_t i = 0; result == 0 && i < entries->count; i++) {
-        struct entry entry;
-        result = entries_decode(entries, &cursor, &entry, fault);
+    for (size_t i = 0; result == 0 && i < records->count; i++) {
+        struct header_entry entry;
+        result = records_decode(records, &cursor, &entry, fault);
         if (result == 0)
-            result = copy_entry(pool, entries, &entry, &entries->witnesses[i], &directory,
+            result = copy_entry(pool, records, &entry, &records->witnesses[i], &directory,
                                 fault);
     }
     directory_close(&directory);
-    cursor_free(&cursor);
+    records_cursor_free(&cursor);
     return result;
 }

@@ -1,9 +1,6 @@
-/* Tar headers as CPython's tarfile writes them in its default (PAX) format:
- * one ustar block, preceded by an extended header ("././@PaxHeader") when a
- * field does not fit or is not ASCII. See POSIX.1-2008, pax, "ustar
- * Interchange Format" and "pax Extended Header". And headers in GNU tar's own
- * format, see its manual, "Basic Tar Format". */
-#include "core.h"
+#include "header.h"
+
+#include "name.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,27 +23,6 @@ enum {
 static const uint64_t MAX_ID = 07777777;
 static const uint64_t MAX_NUMBER = 077777777777;
 
-int fault_set(struct fault *fault, enum fault_kind kind, int errnum)
-{
-    fault->kind = kind;
-    fault->errnum = errnum;
-    fault->reason = NULL;
-    fault->path[0] = '\0';
-    return -1;
-}
-
-int fault_at(struct fault *fault, enum fault_kind kind, int errnum,
-             const char *reason, const uint8_t *path, size_t length)
-{
-    fault_set(fault, kind, errnum);
-    fault->reason = reason;
-    if (length >= sizeof fault->path)
-        length = sizeof fault->path - 1;
-    memcpy(fault->path, path, length);
-    fault->path[length] = '\0';
-    return -1;
-}
-
 /* ---- text ------------------------------------------------------------- */
 
 static int is_ascii(const uint8_t *text, size_t length)
@@ -57,73 +33,20 @@ static int is_ascii(const uint8_t *text, size_t length)
     return seen < 0x80;
 }
 
-/* The code point at `text` (length > 0) and its width in bytes. A byte that
- * does not begin a well-formed sequence (RFC 3629) stands alone, as Python's
- * surrogateescape has it. */
-static uint32_t decode(const uint8_t *text, size_t length, size_t *width)
-{
-    uint8_t first = text[0];
-    size_t need;
-    uint32_t code, least;
-
-    *width = 1;
-    if (first < 0x80)
-        return first;
-    if (first >= 0xC2 && first <= 0xDF)
-        need = 2, code = first & 0x1F, least = 0x80;
-    else if (first >= 0xE0 && first <= 0xEF)
-        need = 3, code = first & 0x0F, least = 0x800;
-    else if (first >= 0xF0 && first <= 0xF4)
-        need = 4, code = first & 0x07, least = 0x10000;
-    else
-        return 0xDC00u + first;
-    if (length < need)
-        return 0xDC00u + first;
-    for (size_t i = 1; i < need; i++) {
-        if ((text[i] & 0xC0) != 0x80)
-            return 0xDC00u + first;
-        code = code << 6 | (text[i] & 0x3F);
-    }
-    if (code < least || code > 0x10FFFF || (code >= 0xD800 && code <= 0xDFFF))
-        return 0xDC00u + first;
-    *width = need;
-    return code;
-}
-
-int name_is_utf8(const uint8_t *name, size_t length)
-{
-    size_t width;
-    for (size_t i = 0; i < length; i += width) {
-        uint32_t code = decode(name + i, length - i, &width);
-        if (code >= 0xDC80 && code <= 0xDCFF)
-            return 0;
-    }
-    return 1;
-}
-
-int name_compare(const uint8_t *a, size_t a_length, const uint8_t *b, size_t b_length)
-{
-    size_t i = 0, j = 0, width;
-    while (i < a_length && j < b_length) {
-        uint32_t left = decode(a + i, a_length - i, &width);
-        i += width;
-        uint32_t right = decode(b + j, b_length - j, &width);
-        j += width;
-        if (left != right)
-            return left < right ? -1 : 1;
-    }
-    return (i < a_length) - (j < b_length);
-}
-
-/* Put `text` into a header field: cut to its width, `?` for each character
- * that is not ASCII. Returns the sum of the bytes put. */
+/* Put `text` into a header field: cut to its width, with `?` for each character that is
+ * not ASCII. Returns the sum of the bytes put. */
 static uint32_t put_text(uint8_t *field, size_t width, const uint8_t *text, size_t length)
 {
     uint32_t sum = 0;
     size_t step;
     for (size_t i = 0, at = 0; i < length && at < width; i += step, at++) {
-        uint32_t code = decode(text + i, length - i, &step);
-        field[at] = code < 0x80 ? (uint8_t)code : '?';
+        if (text[i] < 0x80) {
+            field[at] = text[i];
+            step = 1;
+        } else {
+            field[at] = '?';
+            name_decode(text + i, length - i, &step);
+        }
         sum += field[at];
     }
     return sum;
@@ -141,8 +64,8 @@ static uint32_t put_octal(uint8_t *field, size_t width, uint64_t value)
     return sum;
 }
 
-/* Put `value`, a negative number as two's complement: as octal digits if they
- * suffice, else as GNU tar does, big-endian behind a byte that says so. */
+/* Put `value`, in two's complement if it is `negative`: as octal digits and a NUL if it
+ * fits, else as GNU tar does, big-endian after a byte of 0x80 or 0xFF. */
 static void put_number(uint8_t *field, size_t width, uint64_t value, int negative)
 {
     if (!negative && value >> 3 * (width - 1) == 0) {
@@ -158,7 +81,7 @@ static void put_number(uint8_t *field, size_t width, uint64_t value, int negativ
 
 static void put_checksum(uint8_t *header, uint32_t sum)
 {
-    sum += 8 * ' '; /* the field itself counts as blanks */
+    sum += 8 * ' '; /* the field itself counts as spaces */
     put_octal(header + CHECKSUM, 7, sum);
     header[CHECKSUM + 7] = ' ';
 }
@@ -173,7 +96,7 @@ static size_t digits(size_t number)
     return count;
 }
 
-/* Bytes of the record "<length> <key>=<value>\n", whose length counts itself. */
+/* Return the bytes of the record "<length> <key>=<value>\n", whose length counts itself. */
 static size_t record_size(size_t key_length, size_t value_length)
 {
     size_t rest = key_length + value_length + 3, size = rest;
@@ -185,6 +108,7 @@ static size_t record_size(size_t key_length, size_t value_length)
     }
 }
 
+/* Put a record and return its end. */
 static uint8_t *put_record(uint8_t *out, const char *key, const void *value, size_t length)
 {
     size_t key_length = strlen(key);
@@ -202,13 +126,15 @@ static int name_needs_pax(const uint8_t *name, size_t length, size_t width)
     return length > width || !is_ascii(name, length);
 }
 
+/* The contents of an entry's extended header. */
 struct needs {
-    int name, link, size;
-    size_t payload; /* bytes of PAX records, 0 if no extended header is needed */
-    int binary;
+    int name, link, size; /* 1 if there is a record of it */
+    size_t payload;       /* bytes of all records, 0 if no extended header is needed */
+    int binary;           /* a value is not UTF-8, which hdrcharset has to announce */
 };
 
-static struct needs measure(const struct stamp *stamp, const struct entry *entry)
+static struct needs measure(const struct header_stamp *stamp,
+                            const struct header_entry *entry)
 {
     struct needs needs = {0};
 
@@ -238,19 +164,20 @@ static struct needs measure(const struct stamp *stamp, const struct entry *entry
 
 static size_t padded(size_t size)
 {
-    return (size + BLOCK - 1) / BLOCK * BLOCK;
+    return (size + HEADER_BLOCK - 1) / HEADER_BLOCK * HEADER_BLOCK;
 }
 
-static size_t pax_size(const struct stamp *stamp, const struct entry *entry)
+static size_t pax_size(const struct header_stamp *stamp, const struct header_entry *entry)
 {
     struct needs needs = measure(stamp, entry);
-    return needs.payload ? BLOCK + padded(needs.payload) + BLOCK : BLOCK;
+    size_t extended = needs.payload ? HEADER_BLOCK + padded(needs.payload) : 0;
+    return extended + HEADER_BLOCK;
 }
 
 static uint32_t sum_of(const uint8_t *header)
 {
     uint32_t sum = 0;
-    for (size_t i = 0; i < BLOCK; i++)
+    for (size_t i = 0; i < HEADER_BLOCK; i++)
         sum += header[i];
     return sum;
 }
@@ -258,12 +185,12 @@ static uint32_t sum_of(const uint8_t *header)
 static const char MAGIC_POSIX[] = "ustar\00000", MAGIC_GNU[] = "ustar  ";
 enum { MAGIC_WIDTH = 8 };
 
-/* The block before `size` bytes that say more of the entry behind them; these
- * are zeros still. */
+/* Put the header of a member of `size` bytes that describe the next member, and zeros for
+ * these bytes and their padding. */
 static void put_special(uint8_t *out, const char *name, uint64_t mode, size_t size,
                         uint8_t typeflag, const char *magic)
 {
-    memset(out, 0, BLOCK + padded(size));
+    memset(out, 0, HEADER_BLOCK + padded(size));
     memcpy(out + NAME, name, strlen(name));
     put_octal(out + MODE, MODE_WIDTH, mode);
     put_octal(out + UID, ID_WIDTH, 0);
@@ -275,12 +202,14 @@ static void put_special(uint8_t *out, const char *name, uint64_t mode, size_t si
     put_checksum(out, sum_of(out));
 }
 
-/* The extended header before an entry: its block, the records, their padding. */
-static uint8_t *put_extended(const struct stamp *stamp, const struct entry *entry,
+/* Put the extended header of an entry: its block, the records, their padding. Returns
+ * the end. */
+static uint8_t *put_extended(const struct header_stamp *stamp,
+                             const struct header_entry *entry,
                              const struct needs *needs, uint8_t *out)
 {
     put_special(out, "././@PaxHeader", 0, needs->payload, 'x', MAGIC_POSIX);
-    uint8_t *at = out + BLOCK;
+    uint8_t *at = out + HEADER_BLOCK;
     if (needs->binary) {
         memcpy(at, HDRCHARSET, sizeof HDRCHARSET - 1);
         at += sizeof HDRCHARSET - 1;
@@ -299,16 +228,17 @@ static uint8_t *put_extended(const struct stamp *stamp, const struct entry *entr
     }
     if (stamp->after_length)
         memcpy(at, stamp->after, stamp->after_length);
-    return out + BLOCK + padded(needs->payload);
+    return out + HEADER_BLOCK + padded(needs->payload);
 }
 
-static void pax_encode(const struct stamp *stamp, const struct entry *entry, uint8_t *out)
+static void pax_encode(const struct header_stamp *stamp, const struct header_entry *entry,
+                       uint8_t *out)
 {
     struct needs needs = measure(stamp, entry);
     if (needs.payload)
         out = put_extended(stamp, entry, &needs, out);
 
-    memcpy(out, stamp->header, BLOCK);
+    memcpy(out, stamp->header, HEADER_BLOCK);
     uint32_t sum = stamp->sum;
     sum += put_text(out + NAME, NAME_WIDTH, entry->name, entry->name_length);
     sum += put_octal(out + MODE, MODE_WIDTH, entry->mode & 07777);
@@ -321,10 +251,11 @@ static void pax_encode(const struct stamp *stamp, const struct entry *entry, uin
 
 /* ---- GNU tar's format --------------------------------------------------- */
 
-/* Bytes of the member that has a name or link target too long for its field. */
+/* Return the bytes of the member that holds a name or link target too long for its field,
+ * or 0 if it fits. */
 static size_t long_size(size_t length, size_t width)
 {
-    return length > width ? BLOCK + padded(length + 1) : 0;
+    return length > width ? HEADER_BLOCK + padded(length + 1) : 0;
 }
 
 static uint8_t *put_long(uint8_t *out, uint8_t typeflag, const uint8_t *text, size_t length,
@@ -333,18 +264,19 @@ static uint8_t *put_long(uint8_t *out, uint8_t typeflag, const uint8_t *text, si
     if (length <= width)
         return out;
     put_special(out, "././@LongLink", 0644, length + 1, typeflag, MAGIC_GNU);
-    memcpy(out + BLOCK, text, length);
+    memcpy(out + HEADER_BLOCK, text, length);
     return out + long_size(length, width);
 }
 
-static size_t gnu_size(const struct stamp *stamp, const struct entry *entry)
+static size_t gnu_size(const struct header_stamp *stamp, const struct header_entry *entry)
 {
-    size_t records = stamp->after_length ? BLOCK + padded(stamp->after_length) : 0;
+    size_t records = stamp->after_length ? HEADER_BLOCK + padded(stamp->after_length) : 0;
     return records + long_size(entry->link_length, LINK_WIDTH) +
-           long_size(entry->name_length, NAME_WIDTH) + BLOCK;
+           long_size(entry->name_length, NAME_WIDTH) + HEADER_BLOCK;
 }
 
-static void gnu_encode(const struct stamp *stamp, const struct entry *entry, uint8_t *out)
+static void gnu_encode(const struct header_stamp *stamp, const struct header_entry *entry,
+                       uint8_t *out)
 {
     size_t name = entry->name_length, link = entry->link_length;
     struct needs records = {.payload = stamp->after_length};
@@ -354,7 +286,7 @@ static void gnu_encode(const struct stamp *stamp, const struct entry *entry, uin
     out = put_long(out, 'K', entry->link, link, LINK_WIDTH);
     out = put_long(out, 'L', entry->name, name, NAME_WIDTH);
 
-    memcpy(out, stamp->header, BLOCK);
+    memcpy(out, stamp->header, HEADER_BLOCK);
     memcpy(out + NAME, entry->name, name < NAME_WIDTH ? name : NAME_WIDTH);
     put_octal(out + MODE, MODE_WIDTH, entry->mode & 07777);
     put_number(out + SIZE, NUMBER_WIDTH, entry->size, 0);
@@ -363,14 +295,15 @@ static void gnu_encode(const struct stamp *stamp, const struct entry *entry, uin
     put_checksum(out, sum_of(out));
 }
 
-/* ---- either --------------------------------------------------------------- */
+/* ---- either format ------------------------------------------------------ */
 
-size_t header_size(const struct stamp *stamp, const struct entry *entry)
+size_t header_size(const struct header_stamp *stamp, const struct header_entry *entry)
 {
     return stamp->gnu ? gnu_size(stamp, entry) : pax_size(stamp, entry);
 }
 
-void header_encode(const struct stamp *stamp, const struct entry *entry, uint8_t *out)
+void header_encode(const struct header_stamp *stamp, const struct header_entry *entry,
+                   uint8_t *out)
 {
     if (stamp->gnu)
         gnu_encode(stamp, entry, out);
@@ -378,9 +311,9 @@ void header_encode(const struct stamp *stamp, const struct entry *entry, uint8_t
         pax_encode(stamp, entry, out);
 }
 
-/* ---- what all entries share ------------------------------------------- */
+/* ---- the stamp ---------------------------------------------------------- */
 
-int stamp_init(struct stamp *stamp, int64_t mtime, uint64_t uid, uint64_t gid,
+int header_init(struct header_stamp *stamp, int64_t mtime, uint64_t uid, uint64_t gid,
                const char *uname, const char *gname, struct fault *fault)
 {
     size_t uname_length = strlen(uname), gname_length = strlen(gname);
@@ -391,7 +324,7 @@ int stamp_init(struct stamp *stamp, int64_t mtime, uint64_t uid, uint64_t gid,
     stamp->before = malloc(uname_length + gname_length + 160);
     stamp->after = malloc(64);
     if (!stamp->before || !stamp->after) {
-        stamp_free(stamp);
+        header_free(stamp);
         return fault_set(fault, FAULT_MEMORY, 0);
     }
 
@@ -430,7 +363,7 @@ int stamp_init(struct stamp *stamp, int64_t mtime, uint64_t uid, uint64_t gid,
     return 0;
 }
 
-void stamp_init_gnu(struct stamp *stamp, int64_t mtime, uint64_t uid, uint64_t gid)
+void header_init_gnu(struct header_stamp *stamp, int64_t mtime, uint64_t uid, uint64_t gid)
 {
     memset(stamp, 0, sizeof *stamp);
     stamp->gnu = 1;
@@ -440,14 +373,14 @@ void stamp_init_gnu(struct stamp *stamp, int64_t mtime, uint64_t uid, uint64_t g
     memcpy(stamp->header + MAGIC, MAGIC_GNU, MAGIC_WIDTH);
 }
 
-void stamp_set_device(struct stamp *stamp, uint32_t major, uint32_t minor)
+void header_set_device(struct header_stamp *stamp, uint32_t major, uint32_t minor)
 {
     put_octal(stamp->header + MAJOR, DEVICE_WIDTH, major);
     put_octal(stamp->header + MINOR, DEVICE_WIDTH, minor);
     stamp->sum = sum_of(stamp->header);
 }
 
-int stamp_add_records(struct stamp *stamp, const uint8_t *records, size_t length,
+int header_add_records(struct header_stamp *stamp, const uint8_t *records, size_t length,
                       struct fault *fault)
 {
     if (!length)
@@ -462,7 +395,7 @@ int stamp_add_records(struct stamp *stamp, const uint8_t *records, size_t length
     return 0;
 }
 
-void stamp_free(struct stamp *stamp)
+void header_free(struct header_stamp *stamp)
 {
     free(stamp->before);
     free(stamp->after);

@@ -1,13 +1,4 @@
-/* Buffers between one thread that fills and writes them and some that hash them.
- *
- * The caller's thread takes a free slot, fills it, hands it to the thread that hashes
- * its layer and at once writes it to the file descriptor, so hashing, writing and the
- * next reading overlap. The slot is free again when it has been written (always true:
- * the filling thread writes it itself before it takes another) and hashed. Layers are
- * hashed in turn by several threads: each is one core's work, but the next one begins
- * before the last is through. Memory is the slots, whatever passes. SHA-256 is
- * libcrypto's. */
-#include "core.h"
+#include "pool.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -21,13 +12,13 @@
 #include <unistd.h>
 
 enum { SLOTS = 64, SLOT_SIZE = 256 * 1024, MAX_HASHERS = 4 };
-/* Who waited for a free slot goes on when there are so many: each waking of a thread
- * costs more than the hashing of some kilobytes. */
+/* After waiting for a free slot, resume only once this many are free: waking a thread
+ * costs more than hashing some kilobytes. */
 enum { SLOTS_AT_ONCE = 4 };
-/* Slots between two looks at whether a signal came. */
+/* Slots written between two checks for signals. */
 enum { SLOTS_PER_CHECK = 4 };
-/* Hashed at a time, while the next is fetched: as many cache lines as a core can
- * fetch without stalling. */
+/* Bytes hashed while the next ones are fetched: as many cache lines as a core can fetch
+ * without stalling. */
 enum { STRETCH = 2 * 1024, CACHE_LINE = 64 };
 enum { PIPE_SIZE = 1024 * 1024 };
 
@@ -35,21 +26,22 @@ struct slot {
     uint8_t *data; /* allocated when it is first filled */
     size_t length;
     size_t layer;
-    int end; /* its bytes are the layer's last */
-    struct slot *next;
+    int end; /* these are the layer's last bytes */
+    struct slot *next; /* in the free list or a hasher's queue */
 };
 
 struct result {
     int known;
-    uint8_t digest[DIGEST_SIZE];
+    uint8_t digest[POOL_DIGEST_SIZE];
 };
 
+/* A hashing thread. Its queue is shared, under the pool's lock. */
 struct hasher {
     struct pool *pool;
     pthread_t thread;
-    int started;
-    pthread_cond_t more;
-    struct slot *first, *last; /* to be hashed, in order */
+    int started; /* the caller's own */
+    pthread_cond_t more; /* there is a slot in the queue, or `stop` is set */
+    struct slot *first, *last; /* the queue; `last` is undefined if `first` is NULL */
 };
 
 struct pool {
@@ -58,31 +50,32 @@ struct pool {
     void *context;
     struct slot slots[SLOTS];
 
-    /* The filling thread's own. */
-    struct fault broken; /* why a write failed: what follows it would leave a hole */
-    struct slot *open;   /* being filled */
+    /* The caller's own. */
+    struct fault broken; /* why a write failed: any later one would leave a hole */
+    struct slot *open;   /* being filled, or NULL */
     int hashing;         /* between pool_hash_begin and pool_hash_end */
     size_t ends;         /* layers ended */
-    uint64_t passed;     /* slots written, to pace the looks at signals */
+    uint64_t passed;     /* slots written, to pace the checks for signals */
 
-    /* Shared, under `lock`. */
+    /* Shared by all threads, under `lock`. */
     pthread_mutex_t lock;
-    pthread_cond_t progress;   /* what the filling thread waits for */
-    struct slot *free;         /* the last one hashed first: it is in a cache */
-    size_t free_count, wanted; /* and how many of them are waited for */
-    struct result *results;    /* of the layers ended */
+    pthread_cond_t progress;   /* the caller waits for it, for slots or a digest */
+    struct slot *free;         /* the last one hashed comes first: it is in a cache */
+    size_t free_count, wanted; /* slots in `free`; how many of them end the caller's wait */
+    struct result *results;    /* of layers that have ended */
     size_t result_capacity;
-    int stop, failed;
+    int stop;          /* the hashers are to return */
+    int failed;        /* libcrypto failed; no digest can be trusted */
     uint64_t position; /* atomic, relaxed: for watching */
 
-    size_t hasher_count;
+    size_t hasher_count; /* constant */
     struct hasher hashers[MAX_HASHERS];
 };
 
 /* ---- the hashing threads ------------------------------------------------ */
 
-/* Hash a slot, fetching each stretch into this core's cache while the one
- * before it is hashed: another core filled it. */
+/* Hash a slot, fetching each stretch into this core's cache while the one before it is
+ * hashed: another core filled it. Returns 0 if libcrypto fails. */
 static int hash_slot(EVP_MD_CTX *context, const struct slot *slot)
 {
     int ok = 1;
@@ -96,7 +89,7 @@ static int hash_slot(EVP_MD_CTX *context, const struct slot *slot)
     return ok;
 }
 
-/* Called with the lock held. */
+/* Put a slot on the free list. Called with the lock held. */
 static void release(struct pool *pool, struct slot *slot)
 {
     slot->next = pool->free;
@@ -104,6 +97,8 @@ static void release(struct pool *pool, struct slot *slot)
     pool->free_count++;
 }
 
+/* The body of a hashing thread. After a failure it still frees slots, so that the caller
+ * wakes up and sees it. */
 static void *hash_slots(void *argument)
 {
     struct hasher *hasher = argument;
@@ -129,7 +124,7 @@ static void *hash_slots(void *argument)
 
         pthread_mutex_lock(&pool->lock);
         if (ok && slot->end) {
-            memcpy(pool->results[slot->layer].digest, digest, DIGEST_SIZE);
+            memcpy(pool->results[slot->layer].digest, digest, POOL_DIGEST_SIZE);
             pool->results[slot->layer].known = 1;
         }
         pool->failed |= !ok;
@@ -143,8 +138,8 @@ static void *hash_slots(void *argument)
     return NULL;
 }
 
-/* Signals are for the threads of the program, never for a hasher: a write that
- * waits must be the one that is interrupted. */
+/* Start a hashing thread with all signals blocked, so that they interrupt a write that
+ * waits instead. Returns 0, or an error number. */
 static int start_hasher(struct hasher *hasher)
 {
     sigset_t all, before;
@@ -156,7 +151,8 @@ static int start_hasher(struct hasher *hasher)
     return error;
 }
 
-/* A thread for each core but none for more than MAX_HASHERS. */
+/* Return the number of hashing threads: one per core that this thread may use, at least
+ * one and at most MAX_HASHERS. */
 static size_t hasher_count(void)
 {
     cpu_set_t cpus;
@@ -188,8 +184,8 @@ struct pool *pool_new(int fd, int (*interrupted)(void *), void *context,
         pool->hashers[i].pool = pool;
         pthread_cond_init(&pool->hashers[i].more, NULL);
     }
-    /* A reader that wakes up more rarely costs less. Refused, the pipe stays as
-     * it is; what is no pipe has no size. */
+    /* A reader that wakes up more rarely costs less. If this is refused, the pipe stays
+     * as it is; a descriptor that is not a pipe has no pipe size. */
     int pipe_size = fcntl(fd, F_GETPIPE_SZ);
     if (pipe_size >= 0 && pipe_size < PIPE_SIZE)
         (void)fcntl(fd, F_SETPIPE_SZ, PIPE_SIZE);
@@ -210,7 +206,7 @@ void pool_free(struct pool *pool)
     }
     pthread_cond_destroy(&pool->progress);
     pthread_mutex_destroy(&pool->lock);
-    /* Each slot is a block of its own, so that a sanitizer sees a step beyond it. */
+    /* Each slot is a block of its own, so that a sanitizer sees an overrun. */
     for (size_t i = 0; i < SLOTS; i++)
         free(pool->slots[i].data);
     free(pool->results);
@@ -231,8 +227,8 @@ int pool_check_interrupted(struct pool *pool, struct fault *fault)
     return 0;
 }
 
-/* write(2) until all is out: pipes take parts, signals interrupt, and a
- * descriptor shared with others can be non-blocking. */
+/* Call write(2) until all is written: pipes take parts, signals interrupt, and a
+ * descriptor shared with other processes can be non-blocking. */
 static int write_all(struct pool *pool, const uint8_t *data, size_t length,
                      struct fault *fault)
 {
@@ -260,7 +256,8 @@ static int write_all(struct pool *pool, const uint8_t *data, size_t length,
     return 0;
 }
 
-/* Hand the open slot to the layer's hasher and write it. */
+/* Hand the open slot to the layer's hasher, if there is a layer, and write it. `end` is 1
+ * for the layer's last slot, which may be empty. */
 static int publish(struct pool *pool, int end, struct fault *fault)
 {
     if (pool->broken.kind != FAULT_NONE) {
@@ -283,7 +280,7 @@ static int publish(struct pool *pool, int end, struct fault *fault)
     }
     pthread_mutex_lock(&pool->lock);
     if (!pool->hashing) {
-        release(pool, slot); /* nobody takes it before it is written below */
+        release(pool, slot); /* only this thread takes slots, and it writes first */
     } else {
         if (hasher->first)
             hasher->last->next = slot;
@@ -303,7 +300,8 @@ static int publish(struct pool *pool, int end, struct fault *fault)
     return 0;
 }
 
-/* Take a free slot; if there is none, wait for some. */
+/* Make sure that there is an open slot: take a free one, waiting for it if there is
+ * none. */
 static int open_slot(struct pool *pool, struct fault *fault)
 {
     if (pool->open)
@@ -403,7 +401,7 @@ int pool_hash_begin(struct pool *pool, struct fault *fault)
     return 0;
 }
 
-/* Make room for the result of the layer at hand. */
+/* Make room for the result of the current layer. */
 static int reserve_result(struct pool *pool, struct fault *fault)
 {
     if (pool->ends < pool->result_capacity)
@@ -433,8 +431,8 @@ int pool_hash_end(struct pool *pool, size_t *number, struct fault *fault)
     return 0;
 }
 
-int pool_digest(struct pool *pool, size_t number, int wait, uint8_t digest[DIGEST_SIZE],
-                struct fault *fault)
+int pool_digest(struct pool *pool, size_t number, int wait,
+                uint8_t digest[POOL_DIGEST_SIZE], struct fault *fault)
 {
     if (number >= pool->ends)
         return fault_set(fault, FAULT_STATE, 0);
@@ -443,7 +441,7 @@ int pool_digest(struct pool *pool, size_t number, int wait, uint8_t digest[DIGES
         pthread_cond_wait(&pool->progress, &pool->lock);
     int failed = pool->failed, known = pool->results[number].known;
     if (known)
-        memcpy(digest, pool->results[number].digest, DIGEST_SIZE);
+        memcpy(digest, pool->results[number].digest, POOL_DIGEST_SIZE);
     pthread_mutex_unlock(&pool->lock);
     return failed ? fault_set(fault, FAULT_CRYPTO, 0) : known;
 }

@@ -12,7 +12,12 @@
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 
-#include "core.h"
+#include "copy.h"
+#include "fault.h"
+#include "header.h"
+#include "pool.h"
+#include "records.h"
+#include "walk.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -98,7 +103,7 @@ static int check_length(Py_ssize_t length)
 
 struct entries_object {
     PyObject_HEAD
-    struct entries entries;
+    struct records records;
     int busy;
     Py_ssize_t exports; /* buffers that others hold: the records must not move */
 };
@@ -119,8 +124,8 @@ static PyObject *entries_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     struct entries_object *self = (struct entries_object *)allocate(type, 0);
     if (!self)
         return NULL;
-    if (stamp_init(&self->entries.stamp, mtime, uid, gid, uname, gname, &fault) < 0 ||
-        entries_set_root(&self->entries, root, &fault) < 0) {
+    if (header_init(&self->records.stamp, mtime, uid, gid, uname, gname, &fault) < 0 ||
+        records_set_root(&self->records, root, &fault) < 0) {
         Py_DECREF(self);
         return raise_fault(state, &fault);
     }
@@ -133,7 +138,7 @@ static void entries_dealloc(PyObject *object)
     PyTypeObject *type = Py_TYPE(object);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
 
-    entries_free(&self->entries);
+    records_free(&self->records);
     release(object);
     Py_DECREF(type);
 }
@@ -172,7 +177,7 @@ static PyObject *entries_add_method(PyObject *object, PyObject *args, PyObject *
         PyErr_SetString(PyExc_ValueError, "typeflag must be b'1', b'2' or b'5'");
         return NULL;
     }
-    struct entry entry = {
+    struct header_entry entry = {
         .typeflag = (uint8_t)typeflag,
         .mode = (uint16_t)(mode & 07777),
         .name = (const uint8_t *)name,
@@ -180,10 +185,10 @@ static PyObject *entries_add_method(PyObject *object, PyObject *args, PyObject *
         .link = (const uint8_t *)link,
         .link_length = (uint32_t)link_length,
     };
-    static const struct witness none;
+    static const struct records_witness none;
     if (claim_for_change(self) < 0)
         return NULL;
-    int result = entries_add(&self->entries, &entry, &none, &fault);
+    int result = records_add(&self->records, &entry, &none, &fault);
     self->busy = 0;
     if (result < 0)
         return raise_fault(state, &fault);
@@ -216,7 +221,7 @@ static PyObject *entries_walk_method(PyObject *object, PyObject *argument)
     if (claim_for_change(self) < 0)
         return NULL;
     Py_BEGIN_ALLOW_THREADS
-    result = entries_walk(&self->entries, path, &fault);
+    result = walk_tree(&self->records, path, &fault);
     Py_END_ALLOW_THREADS
     self->busy = 0;
     if (result < 0)
@@ -232,16 +237,16 @@ static PyObject *entries_list_method(PyObject *object, PyObject *Py_UNUSED(ignor
 {
     struct entries_object *self = (struct entries_object *)object;
     const struct module_state *state = PyType_GetModuleState(Py_TYPE(object));
-    struct cursor cursor = {0};
-    struct entry entry;
+    struct records_cursor cursor = {0};
+    struct header_entry entry;
     struct fault fault;
 
     if (claim(&self->busy) < 0)
         return NULL;
-    PyObject *list = PyList_New((Py_ssize_t)self->entries.count);
-    for (size_t i = 0; list && i < self->entries.count; i++) {
+    PyObject *list = PyList_New((Py_ssize_t)self->records.count);
+    for (size_t i = 0; list && i < self->records.count; i++) {
         PyObject *item = NULL;
-        if (entries_decode(&self->entries, &cursor, &entry, &fault) < 0)
+        if (records_decode(&self->records, &cursor, &entry, &fault) < 0)
             raise_fault(state, &fault);
         else
             item = Py_BuildValue("(cy#iy#)", (char)entry.typeflag, (const char *)entry.name,
@@ -250,7 +255,7 @@ static PyObject *entries_list_method(PyObject *object, PyObject *Py_UNUSED(ignor
         if (!item || PyList_SetItem(list, (Py_ssize_t)i, item) < 0)
             Py_CLEAR(list);
     }
-    cursor_free(&cursor);
+    records_cursor_free(&cursor);
     self->busy = 0;
     return list;
 }
@@ -258,25 +263,25 @@ static PyObject *entries_list_method(PyObject *object, PyObject *Py_UNUSED(ignor
 static PyObject *entries_tar_size(PyObject *object, void *Py_UNUSED(closure))
 {
     return PyLong_FromUnsignedLongLong(
-        ((struct entries_object *)object)->entries.tar_size);
+        ((struct entries_object *)object)->records.tar_size);
 }
 
 static Py_ssize_t entries_length(PyObject *object)
 {
-    return (Py_ssize_t)((struct entries_object *)object)->entries.count;
+    return (Py_ssize_t)((struct entries_object *)object)->records.count;
 }
 
 static int entries_get_buffer(PyObject *object, Py_buffer *view, int flags)
 {
     struct entries_object *self = (struct entries_object *)object;
     static uint8_t empty;
-    uint8_t *records = self->entries.records ? self->entries.records : &empty;
+    uint8_t *records = self->records.bytes ? self->records.bytes : &empty;
 
     if (self->busy) {
         PyErr_SetString(PyExc_BufferError, "in use by another thread");
         return -1;
     }
-    if (PyBuffer_FillInfo(view, object, records, (Py_ssize_t)self->entries.length, 1,
+    if (PyBuffer_FillInfo(view, object, records, (Py_ssize_t)self->records.length, 1,
                           flags) < 0)
         return -1;
     self->exports++;
@@ -463,7 +468,7 @@ static PyObject *writer_write_entries(PyObject *object, PyObject *argument)
         return NULL;
     int result = enter(self);
     if (result == 0) {
-        result = copy_entries(self->pool, &entries->entries, &fault);
+        result = copy_records(self->pool, &entries->records, &fault);
         result = leave(self, result, &fault);
     }
     entries->busy = 0;
@@ -537,7 +542,7 @@ static PyObject *writer_digest(PyObject *object, PyObject *args, PyObject *kwarg
 {
     static char *keywords[] = {"number", "wait", NULL};
     struct writer_object *self = (struct writer_object *)object;
-    uint8_t digest[DIGEST_SIZE];
+    uint8_t digest[POOL_DIGEST_SIZE];
     struct fault fault;
     uint64_t number;
     int wait = 1;
@@ -551,7 +556,7 @@ static PyObject *writer_digest(PyObject *object, PyObject *args, PyObject *kwarg
         return NULL;
     if (!known)
         Py_RETURN_NONE;
-    return PyBytes_FromStringAndSize((char *)digest, DIGEST_SIZE);
+    return PyBytes_FromStringAndSize((char *)digest, POOL_DIGEST_SIZE);
 }
 
 PyDoc_STRVAR(writer_flush_doc,
@@ -653,8 +658,8 @@ static PyObject *encode_header(PyObject *module, PyObject *args, PyObject *kwarg
     static char *keywords[] = {"name", "mode", "size", "mtime", "link", "typeflag", "uid",
                                "gid", "uname", "gname", "device", "records", "gnu", NULL};
     const struct module_state *state = PyModule_GetState(module);
-    struct entry entry = {.typeflag = '0'};
-    struct stamp stamp;
+    struct header_entry entry = {.typeflag = '0'};
+    struct header_stamp stamp;
     struct fault fault;
     const char *name, *link = "", *records = "", *uname = "", *gname = "";
     Py_ssize_t name_length, link_length = 0, records_length = 0;
@@ -686,12 +691,13 @@ static PyObject *encode_header(PyObject *module, PyObject *args, PyObject *kwarg
     entry.link = (const uint8_t *)link;
     entry.link_length = (uint32_t)link_length;
     if (gnu)
-        stamp_init_gnu(&stamp, mtime, uid, gid);
-    else if (stamp_init(&stamp, mtime, uid, gid, uname, gname, &fault) < 0)
+        header_init_gnu(&stamp, mtime, uid, gid);
+    else if (header_init(&stamp, mtime, uid, gid, uname, gname, &fault) < 0)
         return raise_fault(state, &fault);
     if (entry.typeflag == '3' || entry.typeflag == '4')
-        stamp_set_device(&stamp, major, minor);
-    if (stamp_add_records(&stamp, (const uint8_t *)records, (size_t)records_length, &fault) < 0) {
+        header_set_device(&stamp, major, minor);
+    if (header_add_records(&stamp, (const uint8_t *)records, (size_t)records_length,
+                           &fault) < 0) {
         raise_fault(state, &fault);
         goto done;
     }
@@ -699,7 +705,7 @@ static PyObject *encode_header(PyObject *module, PyObject *args, PyObject *kwarg
     if (header)
         header_encode(&stamp, &entry, (uint8_t *)PyBytes_AsString(header));
 done:
-    stamp_free(&stamp);
+    header_free(&stamp);
     return header;
 }
 

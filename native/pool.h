@@ -1,0 +1,91 @@
+/* Buffers between one thread that fills and writes them and several that hash them.
+ *
+ *            pool_space, pool_advance      publish
+ *   caller  -------------------------> slot -----> write(2), by the caller's thread
+ *                                            \---> SHA-256, by the layer's hashing thread
+ *
+ * The caller's thread takes a free slot, fills it, hands it to the thread that hashes
+ * its layer and writes it to the file descriptor at once, so that hashing, writing and
+ * the next reading overlap. A slot is free again when it has been written and hashed.
+ *
+ * A layer is hashed by one thread, and a pool has one hashing thread per core that the
+ * process may use, at most 4: layer n belongs to thread n modulo their number, so that
+ * the next layer can begin before the last is through. Each starts with its first layer,
+ * ends in pool_free(), blocks all signals, and calls neither `interrupted` nor Python.
+ *
+ * A pool takes 16 MiB at most, whatever passes: 64 slots of 256 KiB, allocated when they
+ * are first needed; and some 40 bytes for each layer's digest. */
+#ifndef STREAM_IMAGE_POOL_H
+#define STREAM_IMAGE_POOL_H
+
+#include "fault.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { POOL_DIGEST_SIZE = 32 }; /* bytes of a SHA-256 */
+
+/* All functions but pool_position() belong to one thread at a time, "the caller". */
+struct pool;
+
+/* Return a pool that writes to `fd`, or NULL with the fault filled in. The descriptor
+ * stays the caller's and must outlive the pool; a pipe is enlarged to 1 MiB if
+ * that is allowed.
+ *
+ * `interrupted(context)` is called from the caller's thread, inside of other pool
+ * functions: after a system call that a signal interrupted and after every few slots. If
+ * it returns non-zero, the running call fails with FAULT_INTERRUPTED. It may not call
+ * the pool. */
+struct pool *pool_new(int fd, int (*interrupted)(void *), void *context,
+                      struct fault *fault);
+
+/* End the hashing threads, each after the slot it is hashing, and free the pool. Does not
+ * flush: bytes still in an unwritten slot are dropped. Does not fail. */
+void pool_free(struct pool *pool);
+
+/* Return the number of bytes taken so far, written or not. Any thread may call this while
+ * another is in the pool. */
+uint64_t pool_position(struct pool *pool);
+
+/* Call the callback now: for callers whose own system call failed with EINTR. Fails with
+ * FAULT_INTERRUPTED alone. */
+int pool_check_interrupted(struct pool *pool, struct fault *fault);
+
+/* Set `*space` and `*length` to the free bytes at hand, at least one and at most a slot.
+ * They belong to the caller until the next call of another pool function. Writes a slot
+ * that is full, and waits for a free one.
+ *
+ * Fails with FAULT_WRITE, FAULT_INTERRUPTED, FAULT_MEMORY or FAULT_CRYPTO, as do all
+ * functions below that take bytes. After a failed write the pool is broken: it
+ * writes nothing more, lest the output have a hole, and fails with the same fault. */
+int pool_space(struct pool *pool, uint8_t **space, size_t *length, struct fault *fault);
+
+/* Take the first `length` of the bytes that pool_space() gave, which the caller has
+ * filled. */
+void pool_advance(struct pool *pool, size_t length);
+
+/* Take `length` bytes of `data`, which are copied. On failure some may have been
+ * taken. */
+int pool_write(struct pool *pool, const uint8_t *data, size_t length, struct fault *fault);
+
+/* Take `length` zero bytes. On failure some may have been taken. */
+int pool_zeros(struct pool *pool, size_t length, struct fault *fault);
+
+/* Write everything taken so far to the file descriptor. Does not fsync(2). */
+int pool_flush(struct pool *pool, struct fault *fault);
+
+/* Begin a layer: hash the bytes taken from here to pool_hash_end(). Flushes. Fails with
+ * FAULT_STATE inside a layer. */
+int pool_hash_begin(struct pool *pool, struct fault *fault);
+
+/* End the layer and set `*number` to its number, from 0 and in order, for pool_digest().
+ * Flushes, but does not wait for the hash. Fails with FAULT_STATE outside a layer. */
+int pool_hash_end(struct pool *pool, size_t *number, struct fault *fault);
+
+/* Write the SHA-256 of layer `number` to `digest` and return 1. If it is not known yet,
+ * wait for it, or return 0 if `wait` is 0. May be called repeatedly. Returns -1 with
+ * FAULT_STATE if no layer of this number has ended, or FAULT_CRYPTO. */
+int pool_digest(struct pool *pool, size_t number, int wait,
+                uint8_t digest[POOL_DIGEST_SIZE], struct fault *fault);
+
+#endif
