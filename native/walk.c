@@ -100,7 +100,7 @@ static int listing_add(struct listing *listing, const char *name, size_t length)
         return -1;
     listing->items = items;
     char *names = memory_grow(listing->names, listing->names_length, length + 1,
-                       &listing->names_capacity, 1);
+                              &listing->names_capacity, 1);
     if (!names)
         return -1;
     listing->names = names;

@@ -6,6 +6,9 @@ import hashlib
 import itertools
 import os
 import random
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +20,7 @@ from stream import _tarhash
 from stream._tarhash import Entries, EntryError, Writer
 
 MIB = 1 << 20
+ROOT = Path(_tarhash.__file__).parent.parent
 OWNER: dict[str, Any] = {
     "mtime": 1,
     "uid": 0,
@@ -445,3 +449,41 @@ def test_faults_name_the_path_on_disk(tmp_path: Path, writer: Writer) -> None:
     with pytest.raises(FileNotFoundError) as missing:
         entries.walk(b"/no")
     assert missing.value.filename == bytes(tmp_path / "no")
+
+
+# ---- the C itself
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The object files of the extension, compiled as for an installation."""
+    directory = tmp_path_factory.mktemp("objects")
+    build = [f"--build-temp={directory}", f"--build-lib={directory}"]
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--force", *build],
+        check=True, cwd=ROOT, env=_without_sanitizers(),
+    )  # fmt: skip
+    return directory / "native"
+
+
+def _without_sanitizers() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if k not in {"STREAM_IMAGE_CFLAGS", "LD_PRELOAD"}}
+
+
+@pytest.mark.parametrize("unit", sorted(path.stem for path in ROOT.glob("native/*.c")))
+def test_a_header_for_each_source(objects: Path, unit: str) -> None:
+    """Without it a name would not tell its file, nor a header its contract."""
+    source = (ROOT / "native" / f"{unit}.c").read_text("utf-8")
+    # It compiles, so its first header needs no other before it.
+    assert re.findall("#include (.*)", source)[0] == f'"{unit}.h"'
+    header = (ROOT / "native" / f"{unit}.h").read_text("utf-8")
+    code = re.sub(r"/\*.*?\*/", "", header, flags=re.DOTALL)
+    declared = set(re.findall(r"^\w[\w *]*?(\w+)(?:\(|;$)", code, re.MULTILINE))
+    tags = set(re.findall(r"^(?:struct|enum) (\w+)(?: \{|;)", code, re.MULTILINE))
+    symbols = subprocess.check_output(
+        ["nm", "--defined-only", "--extern-only", "--format=just-symbols", objects / f"{unit}.o"]
+    )
+    assert set(symbols.decode().split()) == declared - tags
+    assert {name for name in declared | tags if not re.match(f"{unit}(_|$)", name)} <= {
+        "PyInit__tarhash"
+    }
