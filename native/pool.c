@@ -194,6 +194,8 @@ struct pool *pool_new(int fd, int (*interrupted)(void *), void *context,
 
 void pool_free(struct pool *pool)
 {
+    if (!pool)
+        return;
     pthread_mutex_lock(&pool->lock);
     pool->stop = 1;
     for (size_t i = 0; i < pool->hasher_count; i++)

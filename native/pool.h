@@ -40,7 +40,7 @@ struct pool *pool_new(int fd, int (*interrupted)(void *), void *context,
                       struct fault *fault);
 
 /* End the hashing threads, each after the slot it is hashing, and free the pool. Does not
- * flush: bytes still in an unwritten slot are dropped. Does not fail. */
+ * flush: bytes still in an unwritten slot are dropped. Does nothing for NULL. */
 void pool_free(struct pool *pool);
 
 /* Return the number of bytes taken so far, written or not. Any thread may call this while

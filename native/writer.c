@@ -52,8 +52,7 @@ static void writer_dealloc(PyObject *object)
     PyTypeObject *type = Py_TYPE(object);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
 
-    if (self->pool)
-        pool_free(self->pool);
+    pool_free(self->pool);
     release(object);
     Py_DECREF(type);
 }
@@ -256,17 +255,16 @@ static PyObject *writer_close(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     struct writer *self = (struct writer *)object;
 
-    if (self->busy && tarhash_claim(&self->busy) < 0)
+    if (tarhash_claim(&self->busy) < 0)
         return NULL;
     struct pool *pool = self->pool;
     if (pool)
         self->position = pool_position(pool);
     self->pool = NULL;
-    if (pool) {
-        Py_BEGIN_ALLOW_THREADS
-        pool_free(pool);
-        Py_END_ALLOW_THREADS
-    }
+    self->busy = 0; /* others find it closed, and need not wait for what follows */
+    Py_BEGIN_ALLOW_THREADS
+    pool_free(pool);
+    Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
 

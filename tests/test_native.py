@@ -487,3 +487,14 @@ def test_a_header_for_each_source(objects: Path, unit: str) -> None:
     assert {name for name in declared | tags if not re.match(f"{unit}(_|$)", name)} <= {
         "PyInit__tarhash"
     }
+
+
+def test_no_pool_to_free(objects: Path, tmp_path: Path) -> None:
+    """Without it cleaning up after a pool that could not be made would crash."""
+    (tmp_path / "main.c").write_text('#include "pool.h"\nint main(void) { pool_free(NULL); }\n')
+    subprocess.run(
+        ["cc", "-I", ROOT / "native", tmp_path / "main.c", objects / "pool.o", objects / "fault.o",
+         "-lcrypto", "-pthread", "-o", tmp_path / "main"],
+        check=True, env=_without_sanitizers(),
+    )  # fmt: skip
+    subprocess.run([tmp_path / "main"], check=True, env=_without_sanitizers())
