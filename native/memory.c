@@ -16,7 +16,7 @@ static size_t larger(size_t capacity, size_t first, size_t wanted)
 
 void *memory_grow(void *block, size_t used, size_t need, size_t *capacity, size_t unit)
 {
-    if (used + need <= *capacity)
+    if (block && used + need <= *capacity)
         return block;
     size_t items = larger(*capacity, FIRST_ITEMS, used + need);
     void *bigger = realloc(block, items * unit);

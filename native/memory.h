@@ -9,9 +9,9 @@
  * `block` is from malloc or NULL, `*capacity` the number of items it has room for, 0 at
  * first.
  *
- * Returns the block, which may have moved, and updates `*capacity`. Returns NULL if
- * there is no memory, then the old block is untouched, or if block and room are both
- * empty. The caller frees it with free(). */
+ * Returns the block, which may have moved and is never NULL even if nothing is needed,
+ * and updates `*capacity`. Returns NULL if there is no memory; the old block is then
+ * untouched. The caller frees the block with free(). */
 void *memory_grow(void *block, size_t used, size_t need, size_t *capacity, size_t unit);
 
 /* The same in whole pages from the system: what they grow to is moved by remapping, not

@@ -49,7 +49,7 @@ int records_add(struct records *records, const struct header_entry *entry,
     size_t need = RECORD_HEAD + rest + entry->link_length;
     uint8_t *last =
         memory_grow(records->last, 0, entry->name_length, &records->last_capacity, 1);
-    if (!last && entry->name_length)
+    if (!last)
         return fault_set(fault, FAULT_MEMORY, 0);
     records->last = last;
     uint8_t *bytes =
@@ -100,7 +100,7 @@ int records_decode(const struct records *records, struct records_cursor *cursor,
     uint32_t shared = le32toh(lengths[0]), rest = le32toh(lengths[1]);
     uint8_t *name =
         memory_grow(cursor->name, 0, (size_t)shared + rest, &cursor->name_capacity, 1);
-    if (!name && shared + rest)
+    if (!name)
         return fault_set(fault, FAULT_MEMORY, 0);
     cursor->name = name;
     if (rest)

@@ -337,6 +337,9 @@ def test_bad_descriptor() -> None:
 
 def test_list(tree: Path) -> None:
     """Without it an export would not know what is in a layer before it passes."""
+    entries = Entries(**OWNER)
+    entries.add(b"2", b"", 0o777, b"")
+    assert entries.list() == [(b"2", b"", 0o777, b"")]
     entries = _entries(tree)
     entries.add(b"1", b"hard", 0o600, b"\xff" * 200)
     listed = entries.list()
