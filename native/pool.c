@@ -258,8 +258,20 @@ static int write_all(struct pool *pool, const uint8_t *data, size_t length,
     return 0;
 }
 
+/* Make every later write fail like this one. A signal handler's exception is raised only
+ * once: after it they are interrupted writes. Returns -1. */
+static int break_off(struct pool *pool, const struct fault *fault)
+{
+    if (fault->kind == FAULT_INTERRUPTED)
+        fault_set(&pool->broken, FAULT_WRITE, EINTR);
+    else
+        pool->broken = *fault;
+    return -1;
+}
+
 /* Hand the open slot to the layer's hasher, if there is a layer, and write it. `end` is 1
- * for the layer's last slot, which may be empty. */
+ * for the layer's last slot, which may be empty. There need not be a slot if the pool is
+ * broken. */
 static int publish(struct pool *pool, int end, struct fault *fault)
 {
     if (pool->broken.kind != FAULT_NONE) {
@@ -277,8 +289,7 @@ static int publish(struct pool *pool, int end, struct fault *fault)
     struct hasher *hasher = &pool->hashers[pool->ends % pool->hasher_count];
     if (pool->hashing && !hasher->started && start_hasher(hasher)) {
         fault_set(fault, FAULT_MEMORY, 0);
-        pool->broken = *fault;
-        return -1;
+        return break_off(pool, fault);
     }
     pthread_mutex_lock(&pool->lock);
     if (!pool->hashing) {
@@ -293,12 +304,10 @@ static int publish(struct pool *pool, int end, struct fault *fault)
     }
     pthread_mutex_unlock(&pool->lock);
 
-    if (write_all(pool, data, length, fault) < 0) {
-        pool->broken = *fault;
-        return -1;
-    }
-    if (++pool->passed % SLOTS_PER_CHECK == 0)
-        return pool_check_interrupted(pool, fault);
+    if (write_all(pool, data, length, fault) < 0)
+        return break_off(pool, fault);
+    if (++pool->passed % SLOTS_PER_CHECK == 0 && pool_check_interrupted(pool, fault) < 0)
+        return break_off(pool, fault);
     return 0;
 }
 
@@ -388,7 +397,9 @@ int pool_zeros(struct pool *pool, size_t length, struct fault *fault)
 
 int pool_flush(struct pool *pool, struct fault *fault)
 {
-    return pool->open ? publish(pool, 0, fault) : 0;
+    if (!pool->open && pool->broken.kind == FAULT_NONE)
+        return 0;
+    return publish(pool, 0, fault);
 }
 
 /* ---- hashing ----------------------------------------------------------- */

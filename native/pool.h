@@ -56,8 +56,9 @@ int pool_check_interrupted(struct pool *pool, struct fault *fault);
  * that is full, and waits for a free one.
  *
  * Fails with FAULT_WRITE, FAULT_INTERRUPTED, FAULT_MEMORY or FAULT_CRYPTO, as do all
- * functions below that take bytes. After a failed write the pool is broken: it
- * writes nothing more, lest the output have a hole, and fails with the same fault. */
+ * functions below that take or write bytes. After a failed write the pool is broken: it
+ * writes nothing more, so that the output has no hole, and fails with the same fault, or
+ * after FAULT_INTERRUPTED with FAULT_WRITE and EINTR. */
 int pool_space(struct pool *pool, uint8_t **space, size_t *length, struct fault *fault);
 
 /* Take the first `length` of the bytes that pool_space() gave, which the caller has

@@ -7,9 +7,11 @@ import itertools
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -254,6 +256,53 @@ def test_nothing_after_a_failed_write() -> None:
             _in_turn(call, writer.flush)
     writer.close()
     os.close(write_end)
+
+
+class _RaisedByHandlerError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("output", ["null", "pipe"])
+def test_nothing_after_an_interrupted_write(output: str) -> None:
+    """Without it a call after Ctrl-C would end in a SystemError, or an archive with a hole in it."""
+    read_end, write_end = os.pipe()
+    null = os.open(os.devnull, os.O_WRONLY)
+    writer = Writer(null if output == "null" else write_end)
+    raised = threading.Event()
+
+    def handle(*_: object) -> None:
+        if not raised.is_set():
+            raised.set()
+            raise _RaisedByHandlerError
+
+    def interrupt() -> None:
+        while not raised.is_set():
+            if writer.position:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+            time.sleep(0.01)
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    thread = threading.Thread(target=interrupt)
+    try:
+        writer.begin_hash()
+        thread.start()
+        with pytest.raises(_RaisedByHandlerError):
+            writer.write_zeros(1 << 40)
+        calls: list[Callable[[], object]] = [
+            writer.flush,
+            writer.end_hash,
+            lambda: writer.write_zeros(MIB),
+        ]
+        for call in calls:
+            with pytest.raises(InterruptedError):
+                call()
+    finally:
+        raised.set()
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+        writer.close()
+        for descriptor in (read_end, write_end, null):
+            os.close(descriptor)
 
 
 def test_position_after_close(writer: Writer) -> None:
