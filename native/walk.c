@@ -50,7 +50,7 @@ struct listing {
 struct walker {
     struct records *records;
     struct fault *fault;
-    char path[PATH_MAX + 2]; /* on disk, of the current entry, with room for a slash */
+    char path[PATH_MAX + 256]; /* on disk, of the current entry; longer only for faults */
     size_t length;
     char target[PATH_MAX]; /* of a link; here to keep the recursion's frames small */
 };
@@ -60,6 +60,20 @@ static int walk_fault(struct walker *walker, enum fault_kind kind, int errnum,
 {
     return fault_at(walker->fault, kind, errnum, reason, (uint8_t *)walker->path,
                     walker->length);
+}
+
+/* Go from the directory at `parent_length` in the path to the item `name` in it. What
+ * does not fit is cut. */
+static void enter(struct walker *walker, size_t parent_length, const char *name,
+                  size_t length)
+{
+    size_t room = sizeof walker->path - parent_length - 2;
+    if (length > room)
+        length = room;
+    walker->path[parent_length] = '/';
+    memcpy(walker->path + parent_length + 1, name, length);
+    walker->length = parent_length + 1 + length;
+    walker->path[walker->length] = '\0';
 }
 
 static const char *unsupported(mode_t mode)
@@ -157,11 +171,7 @@ static int list_directory(struct walker *walker, struct listing *listing)
         struct stat stat;
         if (fstatat(fd, name, &stat, AT_SYMLINK_NOFOLLOW) < 0) {
             int errnum = errno;
-            size_t room = sizeof walker->path - walker->length - 2;
-            size_t length = item->length < room ? item->length : room;
-            walker->path[walker->length] = '/';
-            memcpy(walker->path + walker->length + 1, name, length);
-            walker->length += length + 1;
+            enter(walker, walker->length, name, item->length);
             walk_fault(walker, FAULT_READ, errnum, NULL);
             goto exit;
         }
@@ -183,15 +193,11 @@ static int walk_directory(struct walker *walker)
 
     for (size_t i = 0; result == 0 && i < listing.count; i++) {
         const struct item *item = &listing.items[i];
-        if (parent_length + 1 + item->length >= PATH_MAX) {
+        enter(walker, parent_length, listing.names + item->name, item->length);
+        if (walker->length >= PATH_MAX)
             result = walk_fault(walker, FAULT_READ, ENAMETOOLONG, NULL);
-            break;
-        }
-        walker->path[parent_length] = '/';
-        memcpy(walker->path + parent_length + 1, listing.names + item->name,
-               item->length + 1);
-        walker->length = parent_length + 1 + item->length;
-        result = walk_entry(walker, &item->status);
+        else
+            result = walk_entry(walker, &item->status);
     }
     if (result == 0) {
         walker->length = parent_length;

@@ -470,8 +470,9 @@ def test_paths_as_long_as_there_are(store_dir: bytes, length: int, writer: Write
             writer.write_entries(entries)
             assert len(entries.list()[-1][1]) == length - len(root)
         else:
-            with pytest.raises(OSError, match="File name too long"):
+            with pytest.raises(OSError, match="File name too long") as caught:
                 entries.walk(path)
+            assert len(caught.value.filename) == length
 
 
 @pytest.mark.parametrize(("root", "path"), [(4096, 1), (4095, 1), (2048, 2048), (1, 4095)])
