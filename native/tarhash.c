@@ -94,18 +94,17 @@ static PyObject *encode_header(PyObject *module, PyObject *args, PyObject *kwarg
     struct fault fault;
     const char *name, *link = "", *records = "", *uname = "", *gname = "";
     Py_ssize_t name_length, link_length = 0, records_length = 0;
-    uint64_t uid = 0, gid = 0;
-    unsigned int major = 0, minor = 0;
+    uint64_t uid = 0, gid = 0, major = 0, minor = 0;
     long long mtime;
     int mode, gnu = 0;
     PyObject *header = NULL;
 
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "y#iO&L|$y#cO&O&yy(II)y#p:encode_header", keywords, &name,
+            args, kwargs, "y#iO&L|$y#cO&O&yy(O&O&)y#p:encode_header", keywords, &name,
             &name_length, &mode, tarhash_to_uint64, &entry.size, &mtime, &link,
             &link_length, (char *)&entry.typeflag, tarhash_to_uint64, &uid,
-            tarhash_to_uint64, &gid, &uname, &gname, &major, &minor, &records,
-            &records_length, &gnu) ||
+            tarhash_to_uint64, &gid, &uname, &gname, tarhash_to_uint64, &major,
+            tarhash_to_uint64, &minor, &records, &records_length, &gnu) ||
         tarhash_check_length(name_length) < 0 || tarhash_check_length(link_length) < 0 ||
         tarhash_check_length(records_length) < 0)
         return NULL;
@@ -127,7 +126,7 @@ static PyObject *encode_header(PyObject *module, PyObject *args, PyObject *kwarg
     else if (header_init(&stamp, mtime, uid, gid, uname, gname, &fault) < 0)
         return tarhash_raise(state, &fault);
     if (entry.typeflag == '3' || entry.typeflag == '4')
-        header_set_device(&stamp, major, minor);
+        header_set_device(&stamp, (uint32_t)major, (uint32_t)minor);
     if (header_add_records(&stamp, (const uint8_t *)records, (size_t)records_length,
                            &fault) < 0) {
         tarhash_raise(state, &fault);

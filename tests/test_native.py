@@ -346,6 +346,10 @@ def test_odd_arguments() -> None:
     for root, kind in ((b"/a\0b", ValueError), ("/text", TypeError), (None, TypeError)):
         with pytest.raises(kind):
             Entries(**{**OWNER, "root": root})
+    for number in (-1, 2**21, 2**32, 2**64):
+        for device in ((number, 0), (0, number)):
+            with pytest.raises((OverflowError, ValueError)):
+                _tarhash.encode_header(b"null", 0, 0, 0, typeflag=b"3", device=device)
     for mtime in (-(2**63), 2**63 - 1, -1, 8**11, 0):
         odd = Entries(
             mtime=mtime, uid=2**64 - 1, gid=2**64 - 1, uname="ü" * 400, gname="", root=b""
