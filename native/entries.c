@@ -195,6 +195,7 @@ static int entries_get_buffer(PyObject *object, Py_buffer *view, int flags)
     static uint8_t empty;
     uint8_t *records = self->records.bytes ? self->records.bytes : &empty;
 
+    view->obj = NULL; /* what the protocol asks for on failure */
     if (self->busy) {
         PyErr_SetString(PyExc_BufferError, "in use by another thread");
         return -1;

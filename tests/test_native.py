@@ -1,6 +1,7 @@
 """The extension by itself: its contract with threads, buffers and descriptors."""
 
 import contextlib
+import ctypes
 import fcntl
 import hashlib
 import itertools
@@ -162,6 +163,16 @@ def test_buffer_forbids_growth(tmp_path: Path) -> None:
             entries.add(b"5", b"/d/", 0o755)
     entries.add(b"5", b"/d/", 0o755)
     assert len(entries) == 2
+
+
+def test_refused_buffer() -> None:
+    """Without it who releases a buffer that was refused would release an object at random."""
+    prototype = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_void_p, ctypes.c_int)
+    get_buffer = prototype(("PyObject_GetBuffer", ctypes.pythonapi))
+    pointers = (ctypes.c_void_p * 16)(*[1] * 16)  # a Py_buffer: the second is `obj`
+    with pytest.raises(BufferError):
+        get_buffer(Entries(**OWNER), pointers, 1)  # PyBUF_WRITABLE
+    assert pointers[1] is None
 
 
 def test_writers_side_by_side(tree: Path, tmp_path: Path) -> None:
