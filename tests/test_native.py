@@ -390,6 +390,51 @@ def test_gnu_header_of_any_length(length: int) -> None:
         assert len(header) == 512 * (blocks + 1)
 
 
+def test_references_on_every_path(tmp_path: Path, writer: Writer) -> None:
+    """Without it a call that fails, or one that succeeds, could keep an object or free one in use."""
+    os.mkfifo(tmp_path / "pipe")
+    fifo, gone, data = bytes(tmp_path / "pipe"), bytes(tmp_path / "gone"), bytearray(b"data")
+    entries, changed = Entries(**OWNER), Entries(**OWNER)
+    entries.add(b"2", b"name", 0, b"target")
+    (tmp_path / "file").write_bytes(b"content")
+    changed.walk(bytes(tmp_path / "file"))
+    (tmp_path / "file").unlink()
+    calls: list[Callable[[], object]] = [
+        lambda: Entries(**OWNER),
+        lambda: Entries(**{**OWNER, "root": None}),
+        lambda: entries.walk(gone),
+        lambda: entries.walk(fifo),
+        lambda: entries.add(b"x", gone, 0),
+        entries.list,
+        lambda: bytes(memoryview(entries)),
+        lambda: Writer(999).flush(),
+        lambda: writer.write(data),
+        lambda: writer.write(None),  # type: ignore[arg-type]
+        lambda: writer.write_entries(entries),
+        lambda: writer.write_entries(changed),
+        lambda: writer.write_entries(None),  # type: ignore[arg-type]
+        lambda: writer.copy(999, 1, gone),
+        writer.begin_hash,
+        lambda: writer.digest(writer.end_hash()),
+        lambda: writer.digest(2**63),
+        lambda: _tarhash.encode_header(gone, 0, 0, 0),
+        lambda: _tarhash.encode_header(gone, 0, 0, 0, device=(2**21, 0)),
+    ]
+    objects = [Entries, Writer, EntryError, gone, fifo, data, entries, changed, writer]
+
+    def run() -> tuple[list[int], int]:
+        for call in calls * 100:
+            with contextlib.suppress(Exception):
+                call()
+        return [sys.getrefcount(item) for item in objects], sys.getallocatedblocks()
+
+    run()
+    references, blocks = run()
+    again, more = run()
+    assert again == references
+    assert more < blocks + 50
+
+
 def test_bad_descriptor() -> None:
     """Without it a descriptor that is none could count as written."""
     writer = Writer(999)
