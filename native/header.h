@@ -1,7 +1,7 @@
 /* One member of a tar as its header blocks, in one of two formats:
  *
  *   - PAX, to the byte as CPython's tarfile writes it by default: one ustar block,
- *     behind an extended header if a field does not fit or is not ASCII. See
+ *     preceded by an extended header if a field does not fit or is not ASCII. See
  *     POSIX.1-2008, pax, "ustar Interchange Format" and "pax Extended Header".
  *   - GNU tar's own. See its manual, "Basic Tar Format".
  */

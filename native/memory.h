@@ -14,10 +14,10 @@
  * untouched. The caller frees the block with free(). */
 void *memory_grow(void *block, size_t used, size_t need, size_t *capacity, size_t unit);
 
-/* The same in whole pages from the system: what they grow to is moved by remapping, not
- * copying, and goes back to the system when it is freed, not to an allocator that keeps
- * it. For what is large and short-lived. `need` is at least 1. The caller frees the
- * block with memory_free_pages(). */
+/* The same for blocks of whole pages from the system, which move by remapping instead of
+ * copying and go back to the system when they are freed, not to an allocator that keeps
+ * them: for large, short-lived data. `need` is at least 1. The caller frees the block
+ * with memory_free_pages(). */
 void *memory_grow_pages(void *block, size_t used, size_t need, size_t *capacity,
                         size_t unit);
 

@@ -26,7 +26,7 @@ struct slot {
     uint8_t *data; /* allocated when it is first filled */
     size_t length;
     size_t layer;
-    int end; /* these are the layer's last bytes */
+    int end;           /* these are the layer's last bytes */
     struct slot *next; /* in the free list or a hasher's queue */
 };
 
@@ -39,8 +39,8 @@ struct result {
 struct hasher {
     struct pool *pool;
     pthread_t thread;
-    int started; /* the caller's own */
-    pthread_cond_t more; /* there is a slot in the queue, or `stop` is set */
+    int started;               /* the caller's own */
+    pthread_cond_t more;       /* there is a slot in the queue, or `stop` is set */
     struct slot *first, *last; /* the queue; `last` is undefined if `first` is NULL */
 };
 

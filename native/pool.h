@@ -10,11 +10,12 @@
  *
  * A layer is hashed by one thread, and a pool has one hashing thread per core that the
  * process may use, at most 4: layer n belongs to thread n modulo their number, so that
- * the next layer can begin before the last is through. Each starts with its first layer,
- * ends in pool_free(), blocks all signals, and calls neither `interrupted` nor Python.
+ * the next layer can begin before the previous one is finished. A thread starts with its
+ * first layer, ends in pool_free(), blocks all signals, and calls neither `interrupted`
+ * nor Python.
  *
- * A pool takes 16 MiB at most, whatever passes: 64 slots of 256 KiB, allocated when they
- * are first needed; and some 40 bytes for each layer's digest. */
+ * A pool's buffers take 16 MiB at most, however much is written: 64 slots of 256 KiB, each
+ * allocated when it is first needed. A layer's digest takes some 40 bytes. */
 #ifndef STREAM_IMAGE_POOL_H
 #define STREAM_IMAGE_POOL_H
 
@@ -29,13 +30,13 @@ enum { POOL_DIGEST_SIZE = 32 }; /* bytes of a SHA-256 */
 struct pool;
 
 /* Return a pool that writes to `fd`, or NULL with the fault filled in. The descriptor
- * stays the caller's and must outlive the pool; a pipe is enlarged to 1 MiB if
- * that is allowed.
+ * stays the caller's and must outlive the pool; a pipe is enlarged to 1 MiB if that is
+ * allowed.
  *
- * `interrupted(context)` is called from the caller's thread, inside of other pool
- * functions: after a system call that a signal interrupted and after every few slots. If
- * it returns non-zero, the running call fails with FAULT_INTERRUPTED. It may not call
- * the pool. */
+ * `interrupted(context)` is called in the caller's thread, from within other pool
+ * functions: after a system call that a signal interrupted, and after every few slots. If
+ * it returns non-zero, the running call fails with FAULT_INTERRUPTED. Of the pool's
+ * functions it may call only pool_position(). */
 struct pool *pool_new(int fd, int (*interrupted)(void *), void *context,
                       struct fault *fault);
 
@@ -51,9 +52,9 @@ uint64_t pool_position(struct pool *pool);
  * FAULT_INTERRUPTED alone. */
 int pool_check_interrupted(struct pool *pool, struct fault *fault);
 
-/* Set `*space` and `*length` to the free bytes at hand, at least one and at most a slot.
- * They belong to the caller until the next call of another pool function. Writes a slot
- * that is full, and waits for a free one.
+/* Set `*space` and `*length` to free bytes, at least one and at most a slot. The caller
+ * may fill them until it calls another function of this pool but
+ * pool_check_interrupted(). Writes a slot that is full, and waits for a free one.
  *
  * Fails with FAULT_WRITE, FAULT_INTERRUPTED, FAULT_MEMORY or FAULT_CRYPTO, as do all
  * functions below that take or write bytes. After a failed write the pool is broken: it
@@ -80,7 +81,8 @@ int pool_flush(struct pool *pool, struct fault *fault);
 int pool_hash_begin(struct pool *pool, struct fault *fault);
 
 /* End the layer and set `*number` to its number, from 0 and in order, for pool_digest().
- * Flushes, but does not wait for the hash. Fails with FAULT_STATE outside a layer. */
+ * Flushes, but does not wait for the hash. Fails with FAULT_STATE outside a layer; after
+ * any failure the layer has not ended. */
 int pool_hash_end(struct pool *pool, size_t *number, struct fault *fault);
 
 /* Write the SHA-256 of layer `number` to `digest` and return 1. If it is not known yet,

@@ -4,8 +4,8 @@
  *               rest of the name | link target
  * with little-endian numbers, so that equal trees give equal bytes on every machine:
  * a layer's fingerprint is made of them. A name is the first `shared` bytes of the one
- * before, as many as are equal, and the rest. Most of a path is its directory, and
- * metadata is what a run's memory is spent on. */
+ * before, as many as are equal, and the rest: most of a path is its directory's, and
+ * metadata takes most of a run's memory. */
 #ifndef STREAM_IMAGE_RECORDS_H
 #define STREAM_IMAGE_RECORDS_H
 
@@ -38,14 +38,15 @@ struct records {
     size_t last_length, last_capacity;
 };
 
-/* A reader's place in the records. Zeros at first, at the end records_cursor_free(). */
+/* A reader's place in the records. Zeros at first; records_cursor_free() ends its use. */
 struct records_cursor {
     size_t offset;
     uint8_t *name; /* of the entry decoded last */
     size_t name_capacity;
 };
 
-/* Set the root, once: terminated, copied, empty for names that are paths on disk. */
+/* Set the root, once. It is terminated, is copied, and is empty if the names are paths on
+ * disk as they are. */
 int records_set_root(struct records *records, const char *root, struct fault *fault);
 
 /* Free what the records hold, the stamp too, but not the struct, which may not be used
@@ -58,8 +59,8 @@ int records_add(struct records *records, const struct header_entry *entry,
                 const struct records_witness *witness, struct fault *fault);
 
 /* Decode the entry at the cursor and advance to the next. To be called `count` times at
- * most. The entry's name is good until the next call with this cursor, its link until
- * records are added. Several cursors may read at the same time, in several threads. */
+ * most. The entry's name is valid until the next call with this cursor, its link until
+ * an entry is added. Several cursors may read at the same time, in several threads. */
 int records_decode(const struct records *records, struct records_cursor *cursor,
                    struct header_entry *entry, struct fault *fault);
 
