@@ -44,7 +44,8 @@ def say(text: str) -> None:
 
 def _image_line(image: Image) -> str:
     layers = "1 layer" if len(image.layers) == 1 else f"{len(image.layers)} layers"
-    return f"{' '.join(image.repo_tags) or 'untagged'} {image.image_id}: {layers}"
+    manifest = f" (manifest {image.manifest.digest})" if image.manifest else ""
+    return f"{' '.join(image.repo_tags) or 'untagged'} {image.image_id}{manifest}: {layers}"
 
 
 class Reporter(Observer):
@@ -145,9 +146,10 @@ class JsonLines(Reporter):
 
     def finished(self, *images: Image) -> None:
         for image in images:
+            manifest = {"manifest": image.manifest.digest} if image.manifest else {}
             self._emit(
                 "done", repo_tags=image.repo_tags, image_id=image.image_id,
-                layers=len(image.layers), size=image.size,
+                layers=len(image.layers), size=image.size, **manifest,
             )  # fmt: skip
 
     def exported(self, entries: int, size: int) -> None:

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import subprocess
+import tarfile
 import time
 from pathlib import Path
 
@@ -79,6 +80,17 @@ def test_json(conf: Path) -> None:
     assert done.keys() == {"event", "seconds", "repo_tags", "image_id", "layers", "size"}
     assert done["event"] == "done"
     assert [event["seconds"] for event in events] == sorted(event["seconds"] for event in events)
+
+
+def test_manifest_of_an_oci_archive(conf: Path, tmp_path: Path) -> None:
+    """Without it the digest to pull the image by would have to be dug out of the archive."""
+    out = tmp_path / "out.tar"
+    arguments = ("--format", "oci-archive", "-o", out)
+    done = json.loads(_said(conf, *arguments, "--progress", "json")[-1])
+    with tarfile.open(out) as tar:
+        (entry,) = json.loads(tar.extractfile("index.json").read())["manifests"]  # type: ignore[union-attr]
+    assert done["manifest"] == entry["digest"]
+    assert f"(manifest {entry['digest']})" in _said(conf, *arguments, "--progress", "none")[-1]
 
 
 @pytest.mark.parametrize("kind", ["ConfError", "SourceError"])

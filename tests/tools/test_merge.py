@@ -64,6 +64,36 @@ def test_merge(inputs: list[str], stream_image: Run) -> None:
     assert [line.split(" ")[0] for line in said[4:]] == ["one:1", "both:latest", "untagged"]
 
 
+def test_oci_archive(inputs: list[str], stream_image: Run) -> None:
+    """Without it what is merged would not reach podman, or a registry, as OCI."""
+    done = stream_image("merge", *inputs, "--format", "oci-archive", "-q")
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
+        assert tar.getnames()[-3:] == ["oci-layout", "index.json", "manifest.json"]
+        read = {info.name: tar.extractfile(info).read() for info in tar if not info.isdir()}  # type: ignore[union-attr]
+    blobs = {name: data for name, data in read.items() if name.startswith("blobs/")}
+    assert all(name == f"blobs/sha256/{digest(data)[7:]}" for name, data in blobs.items())
+    index = json.loads(read["index.json"])["manifests"]
+    names = [
+        entry.get("annotations", {}).get("io.containerd.image.name", "").rpartition("/")[2]
+        for entry in index
+    ]
+    assert names == ["one:1", "both:latest", ""]
+    kinds = []
+    for base, entry in zip((ONE, TWO, THREE), index, strict=True):
+        manifest = json.loads(blobs[f"blobs/sha256/{entry['digest'][7:]}"])
+        config = blobs[f"blobs/sha256/{manifest['config']['digest'][7:]}"]
+        assert config == json.dumps(base.document()).encode()
+        for layer, described in zip(base.layers, manifest["layers"], strict=True):
+            stored = blobs[f"blobs/sha256/{described['digest'][7:]}"]
+            assert len(stored) == described["size"]
+            packed = described["mediaType"].endswith("+zstd")
+            assert (pyzstd.decompress(stored) if packed else stored) == layer
+            kinds.append(packed)
+    # The shared layer comes from the first archive; the others stay compressed as they are.
+    assert kinds == [False, False, True, False, False, False]
+
+
 def test_same_image_twice(inputs: list[str], stream_image: Run, tmp_path: Path) -> None:
     """An image that is in two archives under two tags is one image with both."""
     again = Base(layers=ONE.layers, tags=["again:1"])

@@ -1,0 +1,223 @@
+"""The order of things, seen from a source and a sink of the tests' own: no tar, no files."""
+
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from stream.interfaces import LayerSource, LayerWriter, Takes
+from stream.model import Descriptor, Digest, Image, ImageDocuments, KnownLayer, Layer
+from stream.observer import Observer
+from stream.pipeline import write_images
+
+
+def digest_of(name: str) -> Digest:
+    """A digest that stands for the layer `name`."""
+    return Digest(f"sha256:{name}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A layer of the tests. With `known`, its diff_id is known before it is written."""
+
+    fingerprint: str
+    known: bool = False
+    comment: str = ""
+    log: list[str] = field(default_factory=list)
+    label: str = ""
+    size: int = 1
+    entry_count: int = 1
+    compression: str | None = None
+    digest: Digest | None = None
+
+    @property
+    def diff_id(self) -> Digest | None:
+        """Its digest, if it is known."""
+        return digest_of(self.fingerprint) if self.known else None
+
+    def write_to(self, writer: LayerWriter) -> None:
+        """Write, and note it."""
+        self.log.append(f"write {self.fingerprint}")
+        writer.write(b"x")
+
+
+class Writer:
+    """A layer being written; `slow` ones are hashed only when somebody waits."""
+
+    def __init__(self, source: LayerSource, log: list[str], *, slow: bool) -> None:
+        self.archive_name = source.fingerprint
+        self._source = source
+        self._log = log
+        self._slow = slow
+
+    def write(self, data: bytes) -> None:
+        """Take bytes."""
+
+    def __getattr__(self, name: str) -> None:
+        raise AssertionError(f"{name} is not for these sources")
+
+    def close(self) -> None:
+        """End it."""
+        self._log.append(f"close {self.archive_name}")
+
+    def is_hashed(self) -> bool:
+        """Whether complete() would not wait."""
+        return not self._slow
+
+    def complete(self) -> Layer:
+        """Its record."""
+        self._log.append(f"complete {self.archive_name}")
+        return record(self._source)
+
+
+def record(source: LayerSource) -> Layer:
+    """The record of a layer."""
+    digest = digest_of(source.fingerprint)
+    return Layer(
+        archive_name=source.fingerprint, diff_id=digest, size=1, comment=source.comment,
+        descriptor=Descriptor(media_type="x", digest=digest, size=1),
+    )  # fmt: skip
+
+
+class Sink:
+    """A sink that notes what it is asked, and has the layers `held`."""
+
+    takes = Takes()
+    position = 0
+
+    def __init__(self, *held: str, slow: bool = False) -> None:
+        self.log: list[str] = []
+        self._held = held
+        self._slow = slow
+
+    def holds(self, known: KnownLayer) -> Layer | None:
+        """Whether it has the layer."""
+        name = known.diff_id.removeprefix("sha256:")
+        return record(Source(fingerprint=name)) if name in self._held else None
+
+    def begin_layer(self, source: LayerSource) -> LayerWriter:
+        """Begin a layer."""
+        self.log.append(f"begin {source.fingerprint}")
+        return Writer(source, self.log, slow=self._slow)  # type: ignore[return-value]
+
+    def add_image(self, documents: ImageDocuments) -> Image:
+        """Note an image with its layers."""
+        layers = " ".join(layer.archive_name + layer.comment for layer in documents.layers)
+        self.log.append(f"image {layers}")
+        return Image(
+            image_id=digest_of("config"), repo_tags=(), layers=documents.layers, config=b"",
+            manifest=None, size=0,
+        )  # fmt: skip
+
+    def finish(self) -> int:
+        """The end."""
+        self.log.append("finish")
+        return 7
+
+
+class Sources:
+    """One image of layers."""
+
+    def __init__(self, *sources: Source) -> None:
+        self._sources = sources
+
+    def known_layers(self) -> list[KnownLayer]:
+        """Those that are known."""
+        ids = dict.fromkeys(source.diff_id for source in self._sources)
+        return [KnownLayer(diff_id=diff_id) for diff_id in ids if diff_id]
+
+    def unknown_sizes(self) -> Iterator[int]:
+        """The others' sizes."""
+        return (source.size for source in self._sources if not source.known)
+
+    def unknown_count(self) -> int:
+        """How many those are."""
+        return sum(not source.known for source in self._sources)
+
+    def layers(self, takes: Takes, skip: Collection[Digest]) -> Generator[LayerSource, None, None]:
+        """All; leaving out what is held is for those whose reading costs."""
+        yield from self._sources
+
+    def documents(
+        self, layers: Sequence[Layer], known: Mapping[Digest, Layer]
+    ) -> Iterator[ImageDocuments]:
+        """Of one image."""
+        yield ImageDocuments(config=b"", repo_tags=(), layers=tuple(layers), architecture="")
+
+
+class Count(Observer):
+    """Notes how many layers are announced, begun and completed."""
+
+    def __init__(self) -> None:
+        self.announced = 0
+        self.begun: list[int] = []
+        self.completed: list[int] = []
+
+    def started(self, layers: int, *_: object) -> None:
+        """Note the number announced."""
+        self.announced = layers
+
+    def layer_started(self, number: int, *_: object) -> None:
+        """Note a layer."""
+        self.begun.append(number)
+
+    def layer_completed(self, number: int, layer: Layer) -> None:
+        """Note a layer."""
+        self.completed.append(number)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_layers_then_documents_then_the_end(*, slow: bool) -> None:
+    """Without this order a run that fails could leave an image that loads."""
+    sink, count = Sink(slow=slow), Count()
+    (image,) = write_images(
+        [Sources(Source(fingerprint="a"), Source(fingerprint="b"))], sink, count
+    )
+    late = ["complete a", "complete b"]
+    expected = ["begin a", "close a", "begin b", "close b"]
+    if slow:
+        expected += late
+    else:
+        expected[2:2], expected[5:] = late[:1], late[1:]
+    assert sink.log == [*expected, "image a b", "finish"]
+    assert image.size == 7
+    assert (count.announced, count.begun, count.completed) == (2, [1, 2], [1, 2])
+
+
+def test_a_layer_that_the_sink_holds_is_not_read() -> None:
+    """Without it everything would be read and sent again though one layer changed."""
+    log: list[str] = []
+    sources = [Source(fingerprint=name, known=True, log=log) for name in "ab"]
+    sink = Sink("a")
+    write_images([Sources(*sources, Source(fingerprint="c", log=log))], sink, Observer())
+    assert log == ["write b", "write c"]
+    assert sink.log[-2:] == ["image a b c", "finish"]
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_layer_is_written_once(*, slow: bool) -> None:
+    """Without it a layer that two images share, or one has twice, would be sent twice."""
+    sink, count = Sink(slow=slow), Count()
+    one = Sources(Source(fingerprint="a", known=True), Source(fingerprint="b"))
+    two = Sources(Source(fingerprint="a", known=True, comment="!"), Source(fingerprint="c"))
+    write_images([one, two], sink, count)
+    assert [line for line in sink.log if line.startswith("begin")] == [
+        "begin a",
+        "begin b",
+        "begin c",
+    ]
+    assert sink.log[-3:] == ["image a b", "image a! c", "finish"]
+    assert (count.announced, count.begun, count.completed) == (3, [1, 2, 3], [1, 2, 3])
+
+
+def test_a_source_that_fails_ends_it() -> None:
+    """Without it a broken image could be loaded."""
+
+    class Failing(Source):
+        def write_to(self, writer: LayerWriter) -> None:
+            raise ZeroDivisionError
+
+    sink = Sink()
+    with pytest.raises(ZeroDivisionError):
+        write_images([Sources(Source(fingerprint="a"), Failing(fingerprint="b"))], sink, Observer())
+    assert sink.log == ["begin a", "close a", "complete a", "begin b"]
