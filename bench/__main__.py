@@ -38,6 +38,10 @@ def main_parser() -> argparse.ArgumentParser:
         "--dir", default=os.path.join(_ROOT, ".bench"),
         help="where inputs are built once and reused (default .bench; in memory: /dev/shm/bench)",
     )  # fmt: skip
+    parser.add_argument(
+        "--before", metavar="PYTHON",
+        help="compare with the stream-image of another environment: its interpreter",
+    )  # fmt: skip
     parser.add_argument("--check", action="store_true", help="compare the images as well")
     parser.add_argument("--json", metavar="FILE", help="write the raw numbers there")
     return parser
@@ -54,6 +58,7 @@ def main() -> int:
         runs=args.runs,
         slow_runs=args.slow_runs or args.runs,
         only=set(args.only) if args.only else None,
+        before=args.before and os.path.abspath(args.before),
         check=args.check,
     )
     os.chdir(_ROOT)  # where `python -m stream` finds the source tree

@@ -16,6 +16,7 @@ from bench.contenders import (
     IMAGES,
     RATIO_LIMITS,
     US,
+    before,
     compressors,
     contenders,
     joiners,
@@ -54,6 +55,7 @@ class Options:
     runs: int
     slow_runs: int
     only: set[str] | None
+    before: str | None
     check: bool
 
 
@@ -65,6 +67,7 @@ def compare(build: Callable[[str, float], shapes.Shape], options: Options) -> Se
         f" {len(shape.paths)} store paths"
     )
     running = contenders(shape, options.only)
+    running += before(options.before, stream_command(shape))
     taken = measure.measure(running, options.runs, options.slow_runs)
     targets = {}
     if ours := taken.get(US):
@@ -220,7 +223,8 @@ def join(options: Options) -> Section:
     shape = shapes.join(options.directory, options.scale)
     with archives.work(options.directory) as work:
         ours, other = joiners(shape, work)
-        taken = measure.measure([ours, other], options.runs, options.runs)
+        running = [ours, other, *before(options.before, stream_command(shape))]
+        taken = measure.measure(running, options.runs, options.runs)
     reached = report.ratio(taken[ours.name], taken[other.name])
     targets = {other.name: verdict(f"≤ {_JOIN_LIMIT:g}", met=reached <= _JOIN_LIMIT)}
     section = Section(title=f"join: {shape.entries:,} entries of {len(shape.paths)} contents")
@@ -254,10 +258,14 @@ def plan(options: Options) -> Section:
         }
         command = shapes.plan_command(options.directory, count)
         calls[_COMMAND] = partial(measure.run, (command,))
+        for contender in before(options.before, command):
+            calls[f"{_COMMAND} before"] = partial(measure.run, contender.pipeline)
         for name, call in calls.items():
             times = sorted(_seconds(call) for _ in range(options.runs))
             # Of the command, Python's start is a part that planning cannot change.
-            target = "" if name == _COMMAND else verdict(f"< {limit:g}", met=times[-1] < limit)
+            target = (
+                "" if name.startswith(_COMMAND) else verdict(f"< {limit:g}", met=times[-1] < limit)
+            )
             section.lines.append(
                 f"| {count:,} | {name} | {median(times):.3f} | {times[0]:.3f}-{times[-1]:.3f}"
                 f" | {target} |"

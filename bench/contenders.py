@@ -13,6 +13,7 @@ from bench.measure import Contender, Pipeline
 from bench.shapes import Shape
 
 US = "stream"
+BEFORE = "stream before"
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _TAR = ("tar", "-cf", "-", "-P", "--hard-dereference")
 
@@ -96,6 +97,16 @@ def joiners(shape: Shape, work: str) -> list[Contender]:
 def stream_command(shape: Shape) -> tuple[str, ...]:
     """Our own command for a shape."""
     return (sys.executable, "-m", "stream", "-q", shape.conf)
+
+
+def before(python: str | None, command: tuple[str, ...]) -> list[Contender]:
+    """Our own `command` as another installation runs it, whose interpreter is `python`; none
+    without one. `-P` keeps the working directory's package out of it.
+    """
+    if python is None:
+        return []
+    _, *arguments = command
+    return [Contender(name=BEFORE, pipeline=((python, "-P", *arguments),))]
 
 
 def _files(shape: Shape) -> list[str]:
