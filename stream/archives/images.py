@@ -13,10 +13,13 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 
+from stream.archives.bytesource import ByteSource
 from stream.archives.container import Blob, Container, Peruse, open_container, where
+from stream.archives.decompress import decompressed
 from stream.errors import ArchiveError
 from stream.faults import depth_of
 from stream.limits import MAX_DEPTH
@@ -85,6 +88,15 @@ class Archive:
     def name(self) -> str:
         """For errors."""
         return self.container.name
+
+    @contextmanager
+    def layer_content(self, layer: ArchiveLayer) -> Iterator[ByteSource]:
+        """The tar of `layer`, uncompressed. Raises ArchiveError."""
+        with closing(self.container.read([layer.blob])) as reading:
+            for _, source in reading:
+                compression = layer.blob.compression
+                yield decompressed(source, compression, source.name) if compression else source
+                return
 
     def choose(self, reference: str | None, architecture: str | None = None) -> ArchiveImage:
         """The image tagged `reference`, or the first one; of several the one for

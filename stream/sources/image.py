@@ -21,6 +21,7 @@ from stream.sources.layer import ListedLayer
 from stream.sources.store import StoreLayer, walk
 
 if TYPE_CHECKING:
+    from stream.archives.bytesource import ByteSource
     from stream.sources.base.image import BaseImage
 
 # dockerd's limit for the layers of one image; overlay file systems take three more
@@ -54,6 +55,22 @@ class ImageSources:
         """
         for plan in self.conf.store_layers:
             yield walk(self.conf, plan)
+
+    @contextmanager
+    def layer_content(self, index: int) -> Iterator[ByteSource]:
+        """The tar of the layer at `index`, from 0 at the bottom, to be read once from the
+        front. Raises SourceError or ArchiveError.
+        """
+        below = len(self.base.layers) if self.base else 0
+        if self.base is not None and index < below:
+            with self.base.layer_content(index) as content:
+                yield content
+            return
+        plans = self.conf.store_layers[index - below : index - below + 1]
+        layer = walk(self.conf, plans[0]) if plans else self.customisation
+        assert layer is not None, "an index of a layer"
+        with layer.content() as content:
+            yield content
 
     # ---- for the pipeline
 

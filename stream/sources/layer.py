@@ -31,15 +31,11 @@ class SourceFields:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ListedLayer(SourceFields):
-    """A layer whose members can be listed before its bytes pass."""
+class ReadableLayer(SourceFields):
+    """A layer whose tar can be written more than once, and so be read as well."""
 
     def write_to(self, writer: ContentWriter) -> None:
         """Write the layer's tar. Raises SourceError."""
-        raise NotImplementedError
-
-    def members(self) -> Iterator[Member]:
-        """Yield the members of its tar, in order. Raises SourceError."""
         raise NotImplementedError
 
     def content(self) -> AbstractContextManager[ByteSource]:
@@ -47,3 +43,12 @@ class ListedLayer(SourceFields):
         from stream.archives.sequential import piped
 
         return piped(lambda fd: write_layer(fd, self.size, self.write_to), self.label)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedLayer(ReadableLayer):
+    """A layer whose members can be listed before its bytes pass."""
+
+    def members(self) -> Iterator[Member]:
+        """Yield the members of its tar, in order. Raises SourceError."""
+        raise NotImplementedError

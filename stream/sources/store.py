@@ -16,7 +16,7 @@ import xxhash
 from stream.interfaces import ContentWriter
 from stream.model import ImageConf, LayerPlan
 from stream.oci.documents import store_paths_comment
-from stream.sources.layer import SourceFields
+from stream.sources.layer import ReadableLayer
 from stream.tarwriter import Entries
 from stream.text import printable
 
@@ -24,7 +24,7 @@ ANCESTOR_MODE = 0o755
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoreLayer(SourceFields):
+class StoreLayer(ReadableLayer):
     """A store layer that has been walked. `path_sizes` has the bytes in it of each of its
     store paths.
     """

@@ -31,7 +31,7 @@ from stream.archives.flatten import (
     remains,
 )
 from stream.archives.images import Archive, ArchiveImage, open_archive
-from stream.archives.sequential import Sequential, piped
+from stream.archives.sequential import Sequential
 from stream.archives.tarreader import Member, read_members
 from stream.compression import UNCOMPRESSED, Compression, compressed
 from stream.errors import ArchiveError, DigestMismatch
@@ -42,7 +42,7 @@ from stream.sources.base.layers import check_listing
 from stream.sources.image import opened
 from stream.sources.layer import ListedLayer
 from stream.sources.store import StoreLayer
-from stream.tarwriter import TarWriter, encode_header, encode_record, write_layer
+from stream.tarwriter import TarWriter, encode_header, encode_record
 from stream.text import printable
 from stream.tools.target import read_target
 from stream.typeflags import DIRECTORY, HARD_LINK
@@ -188,10 +188,7 @@ class _StoreLayer:
         self.layers = [self._layer]
 
     def read(self) -> Iterator[tuple[_Layer, ByteSource]]:
-        source = self._source
-        with piped(
-            lambda fd: write_layer(fd, source.size, source.write_to), self._layer.name
-        ) as content:
+        with self._source.content() as content:
             yield self._layer, content
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
+from stream.archives.bytesource import ByteSource
 from stream.archives.container import Blob
 from stream.archives.images import Archive, ArchiveImage, ArchiveLayer, open_archive
 from stream.interfaces import LayerSource
@@ -110,6 +112,12 @@ class BaseImage:
     def known_layers(self) -> list[KnownLayer]:
         """Return each distinct layer."""
         return distinct_layers(self.layers)
+
+    @contextmanager
+    def layer_content(self, index: int) -> Iterator[ByteSource]:
+        """The tar of the layer at `index`, uncompressed. Raises ArchiveError."""
+        with self.archive.layer_content(self.layers[index]) as content:
+            yield content
 
     def in_order(self, known: Mapping[Digest, Layer]) -> list[Layer]:
         """Return the image's layers, bottom to top, from those `known` by diff_id."""
