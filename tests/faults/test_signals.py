@@ -76,12 +76,20 @@ def _target(link: Path) -> str:
         return ""
 
 
+def _is_caught(signum: signal.Signals, process: "subprocess.Popen[bytes]") -> bool:
+    """The program has a handler for a signal: it has started up."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = int(status.split("SigCgt:", 1)[1].split(None, 1)[0], 16)
+    return bool(caught >> (signum - 1) & 1)
+
+
 def test_while_waiting_for_a_fifo(store: Store, tmp_path: Path) -> None:
     """Without it `-o FIFO` that nobody reads could only be killed."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     store.file("one", b"")
     with Run(store.conf(["one"]), "-o", fifo, "--progress", "none") as run:
+        until(lambda: _is_caught(signal.SIGTERM, run.process))
         time.sleep(0.5)  # from outside nothing tells that it waits: /proc would need privileges
         outcome, seconds = run.stopped_by(signal.SIGTERM)
     assert (outcome.status, outcome.stderr) == (128 + signal.SIGTERM, "")
