@@ -131,7 +131,7 @@ def test_compressed_layers(check: Callable[..., Any], compress: Callable[[bytes]
     assert ("zstd-layer" in check(archive, faults=False)) == (compress is pyzstd.compress)
     media_type = "gzip" if compress is gzip.compress else "zstd"
     files = BASE.oci_files(stored)
-    assert check(tar_of([*files.items()])) == {"media-type"}
+    assert check(tar_of([*files.items()])) == {"media-type-mismatch"}
     assert check(tar_of([*relabelled(files, f"tar+{media_type}").items()])) == set()
 
 
@@ -176,22 +176,22 @@ def layered(*entries: tuple[str, Any]) -> bytes:
 DIRECTORY, HARD = tarfile.DIRTYPE, tarfile.LNKTYPE
 
 LAYER_FAULTS: dict[str, tuple[str, list[tuple[str, Any]]]] = {
-    "file twice": ("path-twice", [entry("a"), entry("a")]),
-    "file twice, once with a dot": ("path-twice", [entry("a"), entry("./a")]),
-    "directory twice": ("path-twice", [entry("a", DIRECTORY), entry("a/", DIRECTORY)]),
+    "file twice": ("duplicate-path", [entry("a"), entry("a")]),
+    "file twice, once with a dot": ("duplicate-path", [entry("a"), entry("./a")]),
+    "directory twice": ("duplicate-path", [entry("a", DIRECTORY), entry("a/", DIRECTORY)]),
     "directory twice, with content": (
-        "path-twice",
+        "duplicate-path",
         [entry("a", DIRECTORY), entry("a/b"), entry("a", DIRECTORY)],
     ),
-    "file twice, once absolute": ("path-twice-but-for-slash", [entry("a"), entry("/a")]),
-    "through a link": ("through-link", [entry("l", tarfile.SYMTYPE, "etc"), entry("l/x")]),
+    "file twice, once absolute": ("duplicate-path-slash", [entry("a"), entry("/a")]),
+    "through a link": ("path-through-symlink", [entry("l", tarfile.SYMTYPE, "etc"), entry("l/x")]),
     "deep through a link": (
-        "through-link",
+        "path-through-symlink",
         [entry("d", DIRECTORY), entry("d/l", tarfile.SYMTYPE, "/"), entry("d/l/x/y/z")],
     ),
-    "below a file": ("in-no-directory", [entry("f"), entry("f/x")]),
+    "below a file": ("parent-not-directory", [entry("f"), entry("f/x")]),
     "a link where a directory is": (
-        "in-no-directory",
+        "parent-not-directory",
         [entry("d/x"), entry("d", tarfile.SYMTYPE, "/")],
     ),
     "hard link to another layer": ("hard-link-to-other-layer", [entry("h", HARD, "etc/a")]),
@@ -204,12 +204,12 @@ LAYER_FAULTS: dict[str, tuple[str, list[tuple[str, Any]]]] = {
         "hard-link-to-directory",
         [entry("d", DIRECTORY), entry("h", HARD, "d")],
     ),
-    "hard link upwards": ("path-name", [entry("h", HARD, "../f")]),
-    "upwards": ("path-name", [entry("../x")]),
-    "upwards within": ("path-name", [entry("a/../x")]),
-    "two slashes": ("path-name", [entry("a//x")]),
-    "absolute upwards": ("path-name", [entry("/../x")]),
-    "a dot within": ("path-name", [entry("a/./x")]),
+    "hard link upwards": ("path-not-normalized", [entry("h", HARD, "../f")]),
+    "upwards": ("path-not-normalized", [entry("../x")]),
+    "upwards within": ("path-not-normalized", [entry("a/../x")]),
+    "two slashes": ("path-not-normalized", [entry("a//x")]),
+    "absolute upwards": ("path-not-normalized", [entry("/../x")]),
+    "a dot within": ("path-not-normalized", [entry("a/./x")]),
     "no tar": ("layer-unreadable", []),
 }
 
@@ -271,7 +271,7 @@ def rootfs(*layers: bytes) -> dict[str, Any]:
     return {"type": "layers", "diff_ids": [digest(layer) for layer in layers]}
 
 
-def two_opinions() -> bytes:
+def conflicting_manifest_and_index() -> bytes:
     """An OCI layout, and a docker-archive of another image in it."""
     members, item = Base(layers=LAYERS[:1]).docker_members()
     manifest = json.dumps([item]).encode()
@@ -283,27 +283,27 @@ THREE_TOLD = [*HISTORY, {"comment": "three"}, {"comment": "none", "empty_layer":
 
 FAULTS: dict[str, tuple[set[str], Callable[[], bytes]]] = {
     "other layer content": (
-        {"diff-id"},
+        {"diff-id-mismatch"},
         lambda: docker(lambda m, _: m.__setitem__(1, (m[1][0], layer_tar({"other": b""})))),
     ),
     "layers exchanged": (
-        {"diff-id"},
+        {"diff-id-mismatch"},
         lambda: docker(lambda _, i: i["Layers"].reverse()),
     ),
-    "layer missing": ({"missing"}, lambda: docker(lambda m, _: m.pop(0))),
+    "layer missing": ({"member-missing"}, lambda: docker(lambda m, _: m.pop(0))),
     "layer is a dangling link": (
-        {"missing"},
+        {"member-missing"},
         lambda: docker(lambda m, _: m.__setitem__(0, (m[0][0], link("nowhere")))),
     ),
     "layer is a loop of links": (
-        {"missing"},
+        {"member-missing"},
         lambda: docker(
             lambda m, _: m.__setitem__(slice(0, 1), [(m[0][0], link("../l")), ("l", link(m[0][0]))])
         ),
     ),
-    "config missing": ({"missing"}, lambda: docker(lambda m, _: m.pop())),
+    "config missing": ({"member-missing"}, lambda: docker(lambda m, _: m.pop())),
     "config named by another digest": (
-        {"config-name"},
+        {"config-name-mismatch"},
         lambda: docker(
             lambda m, i: (
                 m.__setitem__(-1, ("0" * 64 + ".json", m[-1][1])),
@@ -312,64 +312,76 @@ FAULTS: dict[str, tuple[set[str], Callable[[], bytes]]] = {
         ),
     ),
     "layer not listed": (
-        {"layer-count", "diff-id"},
+        {"layer-count-mismatch", "diff-id-mismatch"},
         lambda: docker(lambda _, i: i["Layers"].pop(0)),
     ),
-    "no Layers": ({"document", "layer-count"}, lambda: docker(lambda _, i: i.pop("Layers"))),
-    "no Config": ({"document"}, lambda: docker(lambda _, i: i.pop("Config"))),
-    "no list": ({"document"}, lambda: tar_of([("manifest.json", b"{}")])),
+    "no Layers": (
+        {"document-invalid", "layer-count-mismatch"},
+        lambda: docker(lambda _, i: i.pop("Layers")),
+    ),
+    "no Config": ({"document-invalid"}, lambda: docker(lambda _, i: i.pop("Config"))),
+    "no list": ({"document-invalid"}, lambda: tar_of([("manifest.json", b"{}")])),
     "an empty list": ({"no-image"}, lambda: tar_of([("manifest.json", b"[]")])),
-    "no JSON": ({"document"}, lambda: tar_of([("manifest.json", b"[")])),
+    "no JSON": ({"document-invalid"}, lambda: tar_of([("manifest.json", b"[")])),
     "nothing": ({"no-image"}, lambda: tar_of([("x", b"")])),
     "member twice": (
-        {"member-twice"},
+        {"duplicate-member"},
         lambda: docker(lambda m, _: m.append(m[0])),
     ),
-    "name upwards": ({"member-name"}, lambda: docker(lambda m, _: m.append(("../x", b"")))),
-    "name absolute": ({"member-name"}, lambda: docker(lambda m, _: m.append(("/x", b"")))),
+    "name upwards": (
+        {"member-outside-archive"},
+        lambda: docker(lambda m, _: m.append(("../x", b""))),
+    ),
+    "name absolute": (
+        {"member-outside-archive"},
+        lambda: docker(lambda m, _: m.append(("/x", b""))),
+    ),
     "link upwards": (
-        {"member-name"},
+        {"member-outside-archive"},
         lambda: docker(lambda m, _: m.append(("x/y", link("../../z")))),
     ),
-    "no architecture": ({"platform"}, lambda: configured(architecture=None)),
-    "no os": ({"platform"}, lambda: configured(os="")),
+    "no architecture": ({"no-platform"}, lambda: configured(architecture=None)),
+    "no os": ({"no-platform"}, lambda: configured(os="")),
     "too few diff_ids": (
-        {"layer-count", "history-count"},
+        {"layer-count-mismatch", "history-count-mismatch"},
         lambda: configured(rootfs=rootfs(LAYERS[0])),
     ),
-    "no rootfs": ({"document", "layer-count", "history-count"}, lambda: configured(rootfs=None)),
-    "history too long": ({"history-count"}, lambda: configured(history=THREE_TOLD)),
-    "history no list": ({"document"}, lambda: configured(history={"a": 1})),
+    "no rootfs": (
+        {"document-invalid", "layer-count-mismatch", "history-count-mismatch"},
+        lambda: configured(rootfs=None),
+    ),
+    "history too long": ({"history-count-mismatch"}, lambda: configured(history=THREE_TOLD)),
+    "history no list": ({"document-invalid"}, lambda: configured(history={"a": 1})),
     "tag without tag": ({"tag-incomplete"}, lambda: docker(lambda _, i: i.update(RepoTags=["x"]))),
     "tag upper-case": ({"tag-invalid"}, lambda: docker(lambda _, i: i.update(RepoTags=["X:1"]))),
-    "tags no list": ({"document"}, lambda: docker(lambda _, i: i.update(RepoTags="x:1"))),
-    "cut": ({"unreadable"}, lambda: BASE.docker_archive()[:4000]),
-    "cut gzip": ({"unreadable"}, lambda: gzip.compress(BASE.docker_archive())[:-9]),
+    "tags no list": ({"document-invalid"}, lambda: docker(lambda _, i: i.update(RepoTags="x:1"))),
+    "cut": ({"archive-unreadable"}, lambda: BASE.docker_archive()[:4000]),
+    "cut gzip": ({"archive-unreadable"}, lambda: gzip.compress(BASE.docker_archive())[:-9]),
     "gzip checksum": (
-        {"unreadable"},
+        {"archive-unreadable"},
         lambda: gzip.compress(BASE.docker_archive())[:-8] + bytes(8),
     ),
     "blob changed": (
-        {"digest", "diff-id", "layer-unreadable"},
+        {"digest-mismatch", "diff-id-mismatch", "layer-unreadable"},
         lambda: oci(lambda f: f.update({LAYER_BLOB: b"y" + f[LAYER_BLOB][1:]})),
     ),
     "blob too long": (
-        {"digest", "diff-id", "size"},
+        {"digest-mismatch", "diff-id-mismatch", "size-mismatch"},
         lambda: oci(lambda f: f.update({LAYER_BLOB: f[LAYER_BLOB] + b"x"})),
     ),
-    "blob missing": ({"missing"}, lambda: oci(lambda f: f.pop(LAYER_BLOB))),
-    "no oci-layout": ({"oci-layout"}, lambda: oci(lambda f: f.pop("oci-layout"))),
+    "blob missing": ({"member-missing"}, lambda: oci(lambda f: f.pop(LAYER_BLOB))),
+    "no oci-layout": ({"no-oci-layout-file"}, lambda: oci(lambda f: f.pop("oci-layout"))),
     "index without manifests": (
-        {"document", "no-image"},
+        {"document-invalid", "no-image"},
         lambda: oci(lambda f: f.update({"index.json": b"{}"})),
     ),
     "index names nothing": (
-        {"missing"},
+        {"member-missing"},
         lambda: oci(lambda f: f.pop(next(n for n in f if json_of(f[n]).get("layers")))),
     ),
-    "two opinions": (
-        {"two-opinions"},
-        two_opinions,
+    "manifest and index conflict": (
+        {"manifest-index-conflict"},
+        conflicting_manifest_and_index,
     ),
 }
 
@@ -389,7 +401,7 @@ def json_of(data: bytes) -> dict[str, Any]:
         (case, compressor)
         for case, (rules, _) in FAULTS.items()
         for compressor in ("plain", "zstd")
-        if compressor == "plain" or rules != {"unreadable"}  # which would be whole inside
+        if compressor == "plain" or rules != {"archive-unreadable"}  # which would be whole inside
     ],
 )
 def test_faults_in_archives(check: Callable[..., Any], case: str, compressor: str) -> None:
@@ -419,12 +431,12 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
     assert (status, document["sound"]) == (1, False)
     faults = [finding for finding in document["findings"] if finding["fault"]]
     assert sorted(finding["rule"] for finding in faults) == [
+        "duplicate-path",
+        "duplicate-path",
         "hard-link-to-other-layer",
         "hard-link-to-other-layer",
-        "history-count",
-        "member-name",
-        "path-twice",
-        "path-twice",
+        "history-count-mismatch",
+        "member-outside-archive",
         "tag-incomplete",
     ]
     assert document["refused_by"] == ["docker", "podman", "containerd", "umoci"]
@@ -443,13 +455,13 @@ def test_many_alike_are_counted(tmp_path: Path) -> None:
 
 TASTES: dict[str, tuple[set[str], Callable[[], bytes]]] = {
     "link to no layer": (
-        {"link-to-no-layer"},
+        {"layer-link-unlisted"},
         lambda: docker(
             lambda m, _: m.__setitem__(slice(0, 1), [(m[0][0], link("kept")), ("0/kept", m[0][1])])
         ),
     ),
     "hard link to no layer": (
-        {"link-to-no-layer", "hard-linked-layer"},
+        {"layer-link-unlisted", "layer-link-hard"},
         lambda: docker(
             lambda m, _: m.__setitem__(
                 slice(0, 1), [("kept", m[0][1]), (m[0][0], link("kept", HARD))]
@@ -457,25 +469,25 @@ TASTES: dict[str, tuple[set[str], Callable[[], bytes]]] = {
         ),
     ),
     "absolute link": (
-        {"link-to-no-layer", "absolute-link"},
+        {"layer-link-unlisted", "layer-link-absolute"},
         lambda: docker(
             lambda m, _: m.__setitem__(slice(0, 1), [(m[0][0], link("/k")), ("k", m[0][1])])
         ),
     ),
     "names with a dot": (
-        {"dot-name"},
+        {"dot-slash-name"},
         lambda: docker(lambda _, i: i.update(Layers=[f"./{name}" for name in i["Layers"]])),
     ),
     "untagged": ({"untagged"}, lambda: docker(lambda _, i: i.update(RepoTags=None))),
     "126 layers": (
-        {"many-layers"},
+        {"docker-layer-limit"},
         lambda: Base(layers=LAYERS[:1] * 126).docker_archive(names=["x"] * 126),
     ),
     "129 layers": (
-        {"too-many-layers"},
+        {"overlay-layer-limit"},
         lambda: Base(layers=LAYERS[:1] * 129).docker_archive(names=["x"] * 129),
     ),
-    "gzip": ({"gzip"}, lambda: gzip.compress(BASE.docker_archive())),
+    "gzip": ({"gzip-archive"}, lambda: gzip.compress(BASE.docker_archive())),
     "plain": (set(), BASE.docker_archive),
 }
 
@@ -498,10 +510,10 @@ def test_consumers_of_a_hybrid(tmp_path: Path) -> None:
     path.write_bytes(tar_of(hybrid))
     found = verify(str(path))
     assert not found.faults
-    (dotted, _) = [finding for finding in found.findings if finding.rule == "dot-name"]
+    (dotted, _) = [finding for finding in found.findings if finding.rule == "dot-slash-name"]
     assert dotted.refused_by == ()
     path.write_bytes(tar_of([item for item in hybrid if item[0] != "index.json"]))
-    refused = {f.refused_by for f in verify(str(path)).findings if f.rule == "dot-name"}
+    refused = {f.refused_by for f in verify(str(path)).findings if f.rule == "dot-slash-name"}
     assert refused == {("containerd",)}
 
 
@@ -538,24 +550,24 @@ def naive(members: Sequence[tarfile.TarInfo]) -> set[str]:  # noqa: PLR0912
         if info.isdir():
             inner = inner.removesuffix("/")
         if (inner or not info.isdir()) and {"", ".", ".."} & set(inner.split("/")):
-            broken.add("path-name" if not (info.isdir() and inner == ".") else "")
+            broken.add("path-not-normalized" if not (info.isdir() and inner == ".") else "")
         if info.islnk() and ".." in info.linkname.split("/"):
-            broken.add("path-name")
+            broken.add("path-not-normalized")
     for index, info in enumerate(good):
         path, before, after = key(info.name), good[:index], good[index + 1 :]
         for other in before:
             if key(other.name) == path:
                 first = next(one for one in good if key(one.name) == path)
                 same = first.name.startswith("/") == info.name.startswith("/")
-                broken.add("path-twice" if same else "path-twice-but-for-slash")
+                broken.add("duplicate-path" if same else "duplicate-path-slash")
         firsts = {key(one.name): one for one in reversed(before)}
         for name, other in firsts.items():
             # What is below a path that had entries before is that path's fault.
             known = any(key(one.name).startswith(f"{name}/") for one in before)
             if name and path.startswith(f"{name}/") and not other.isdir() and not known:
-                broken.add("through-link" if other.issym() else "in-no-directory")
+                broken.add("path-through-symlink" if other.issym() else "parent-not-directory")
         if not info.isdir() and any(key(other.name).startswith(f"{path}/") for other in before):
-            broken.add("in-no-directory")
+            broken.add("parent-not-directory")
         if info.islnk() and ".." not in info.linkname.split("/"):
             target = key(info.linkname)
             if target not in firsts or target == path:
@@ -755,6 +767,6 @@ def test_keys_that_differ_in_case(check: Callable[..., Any]) -> None:
         members.append(("other.json", json.dumps(other).encode()))
         item |= {"config": "other.json", "layers": item["Layers"][:1]}
 
-    assert check(docker(change)) == {"two-opinions"}
+    assert check(docker(change)) == {"duplicate-key"}
     labels = {"Labels": {"a": "1", "A": "2"}}
     assert check(Base(layers=LAYERS, config=labels).docker_archive()) == set()

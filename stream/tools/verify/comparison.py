@@ -45,7 +45,7 @@ def compare(
     finally:
         os.close(fd)
     if len(images) != 1:
-        findings.add("conf", "", f"holds {len(images)} images, the conf yields 1")
+        findings.add("conf-mismatch", "", f"holds {len(images)} images, the conf yields 1")
     for found in images[:1]:
         _compare_image(path, found, expected, conf, findings)
 
@@ -54,7 +54,7 @@ def _compare_image(
     path: str | None, found: CheckedImage, expected: Image, conf: ImageConf, findings: Findings
 ) -> None:
     def differ(message: str) -> None:
-        findings.add("conf", "", message)
+        findings.add("conf-mismatch", "", message)
 
     if [*map(qualified, found.repo_tags)] != [*map(qualified, expected.repo_tags)]:
         tags = ", ".join(found.repo_tags) or "nothing"

@@ -125,14 +125,16 @@ class Documents:
                 stored, _ = self._members.follow(name)
                 if stored and stored.digest != f"sha256:{match[1]}":
                     found = stored.digest.removeprefix("sha256:")
-                    self._note("digest", name, f"its sha256 is {found}")
+                    self._note("digest-mismatch", name, f"its sha256 is {found}")
 
     def _compare(self, docker: list[CheckedImage], oci: list[CheckedImage]) -> None:
         if not docker or not oci:
             return
         ids = [{image.image_id for image in images} for images in (docker, oci)]
         if ids[0] != ids[1]:
-            self._note("two-opinions", "", f"{MANIFEST} and {INDEX} hold different images")
+            self._note(
+                "manifest-index-conflict", "", f"{MANIFEST} and {INDEX} hold different images"
+            )
             return
         tags = [
             {(image.image_id, qualified(tag)) for image in images for tag in image.repo_tags}
@@ -140,7 +142,7 @@ class Documents:
         ]
         missing = sorted({tag for _, tag in tags[0] - tags[1]})
         if tags[1] and missing:
-            self._note("two-opinions", INDEX, f"does not name {', '.join(missing)}")
+            self._note("manifest-index-conflict", INDEX, f"does not name {', '.join(missing)}")
 
     # ---- JSON
 
@@ -149,7 +151,9 @@ class Documents:
         stored, links = self._members.follow(name)
         if stored is None:
             what = "is missing" if not links else "is a link that leads to nothing"
-            self._note("missing", name, what + (f": {named_in} names it" if named_in else ""))
+            self._note(
+                "member-missing", name, what + (f": {named_in} names it" if named_in else "")
+            )
         return stored
 
     def _json(self, stored: Stored | None, kind: type) -> Any:
@@ -160,18 +164,18 @@ class Documents:
         if stored.document is None or self._parsed > MAX_PARSED:
             one = f"is no JSON, or too large ({stored.size} bytes)"
             all_of_them = f"more than {MAX_PARSED} bytes of JSON are to be looked at"
-            self._note("document", stored.name, all_of_them if stored.document else one)
+            self._note("document-invalid", stored.name, all_of_them if stored.document else one)
             return None
         try:
             value = json.loads(stored.document.decode(), object_pairs_hook=self._object(stored))
         except RecursionError:
-            self._note("document", stored.name, "is nested too deep")
+            self._note("document-invalid", stored.name, "is nested too deep")
             return None
         except ValueError as error:
-            self._note("document", stored.name, f"is not JSON: {error}")
+            self._note("document-invalid", stored.name, f"is not JSON: {error}")
             return None
         if not isinstance(value, kind):
-            self._note("document", stored.name, f"is no JSON {_kind(kind)}")
+            self._note("document-invalid", stored.name, f"is no JSON {_kind(kind)}")
             return None
         return value
 
@@ -184,7 +188,7 @@ class Documents:
             seen: set[str] = set()
             for key, _ in pairs:
                 if (folded := key.lower()) in seen:
-                    self._note("two-opinions", stored.name, f"has {key} twice, but for case")
+                    self._note("duplicate-key", stored.name, f"has {key} twice, but for case")
                 if folded in _KEYS:
                     seen.add(folded)
             return dict(pairs)
@@ -197,13 +201,15 @@ class Documents:
         if isinstance(value, kind):
             return value
         what = "is missing" if value is None else f"is no {_kind(kind)}"
-        self._note("document", name, f"{key} {what}")
+        self._note("document-invalid", name, f"{key} {what}")
         return kind()
 
     def _some(self, name: str, items: list[Any], count: int) -> list[Any]:
         """`items`, but no more than `count`."""
         if len(items) > count:
-            self._note("document", name, f"lists {len(items)}; {count} of them are looked at")
+            self._note(
+                "document-invalid", name, f"lists {len(items)}; {count} of them are looked at"
+            )
         return items[:count]
 
     def _objects(self, name: str, items: list[Any]) -> Iterator[dict[str, Any]]:
@@ -211,7 +217,7 @@ class Documents:
             if isinstance(item, dict):
                 yield item
             else:
-                self._note("document", name, "a list holds what is no object")
+                self._note("document-invalid", name, "a list holds what is no object")
 
     # ---- docker-archive
 
@@ -232,21 +238,21 @@ class Documents:
         if config and (match := _CONFIG_NAME.fullmatch(config_name)):
             self._check_config_name(config_name, match[1], config)
         if config_name.startswith("./"):
-            self._note("dot-name", MANIFEST, f"writes {config_name} with ./")
+            self._note("dot-slash-name", MANIFEST, f"writes {config_name} with ./")
         tags = self._docker_tags(item.get("RepoTags"))
         return self._image(config, layers, tags, MANIFEST, "zstd-layer")
 
     def _check_config_name(self, name: str, expected: str, config: Stored) -> None:
         found = config.digest.removeprefix("sha256:")
         if found != expected:
-            self._note("config-name", name, f"its sha256 is {found}")
+            self._note("config-name-mismatch", name, f"its sha256 is {found}")
 
     def _docker_layer(self, name: object, listed: set[str]) -> Stored | None:
         if not isinstance(name, str):
-            self._note("document", MANIFEST, "Layers holds what is no name")
+            self._note("document-invalid", MANIFEST, "Layers holds what is no name")
             return None
         if name.startswith("./"):
-            self._note("dot-name", MANIFEST, f"writes {name} with ./")
+            self._note("dot-slash-name", MANIFEST, f"writes {name} with ./")
         stored = self._stored(name, MANIFEST)
         _, links = self._members.follow(name)
         if stored is not None and links:
@@ -255,18 +261,18 @@ class Documents:
 
     def _check_links(self, name: str, stored: Stored, links: list[Link], listed: set[str]) -> None:
         if any(link.hard for link in links):
-            self._note("hard-linked-layer", name, "a layer that is a hard link")
+            self._note("layer-link-hard", name, "a layer that is a hard link")
         if any(link.absolute for link in links):
-            self._note("absolute-link", name, "a layer that is a link to an absolute name")
+            self._note("layer-link-absolute", name, "a layer that is a link to an absolute name")
         if stored.name not in listed:
-            self._note("link-to-no-layer", name, f"a link to {stored.name}, which is not listed")
+            self._note("layer-link-unlisted", name, f"a link to {stored.name}, which is not listed")
 
     def _docker_tags(self, tags: object) -> tuple[str, ...]:
         if not tags:
             self._note("untagged", "", "has an image without a tag")
             return ()
         if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-            self._note("document", MANIFEST, "RepoTags is no list of strings")
+            self._note("document-invalid", MANIFEST, "RepoTags is no list of strings")
             return ()
         for tag in tags:
             if wrong := check_repo_tag(tag):
@@ -278,7 +284,7 @@ class Documents:
 
     def _oci_images(self) -> Iterator[CheckedImage]:
         if "oci-layout" not in self._members.by_name:
-            self._note("oci-layout", "oci-layout", "is missing")
+            self._note("no-oci-layout-file", "oci-layout", "is missing")
         else:
             layout = self._json(self._stored("oci-layout"), dict)
             if layout is not None:
@@ -296,7 +302,7 @@ class Documents:
         for descriptor in self._objects(name, self._some(name, descriptors, MAX_IMAGES)):
             self._descriptors += 1
             if self._descriptors > MAX_IMAGES:
-                self._note("document", name, f"more than {MAX_IMAGES} images in all")
+                self._note("document-invalid", name, f"more than {MAX_IMAGES} images in all")
                 return
             tags = self._oci_tags(descriptor) if depth == 0 else above
             stored = self._described(name, descriptor)
@@ -305,7 +311,9 @@ class Documents:
                 continue
             if descriptor.get("mediaType") in INDEX_TYPES or "manifests" in manifest:
                 if depth >= MAX_INDEXES:
-                    self._note("document", stored.name, "is an index in an index in an index …")
+                    self._note(
+                        "document-invalid", stored.name, "is an index in an index in an index …"
+                    )
                 elif stored.name not in self._indexes:
                     self._indexes.add(stored.name)
                     yield from self._index_images(stored.name, manifest, tags, depth + 1)
@@ -327,12 +335,12 @@ class Documents:
         digest = self._get(name, descriptor, "digest", str)
         if not _DIGEST.fullmatch(digest):
             if digest:
-                self._note("document", name, f"digest {digest!r} is no sha256 digest")
+                self._note("document-invalid", name, f"digest {digest!r} is no sha256 digest")
             return None
         stored = self._stored(f"blobs/sha256/{digest.removeprefix('sha256:')}", name)
         size = descriptor.get("size")
         if stored is not None and size != stored.size:
-            self._note("size", stored.name, f"has {stored.size} bytes, {name} says {size}")
+            self._note("size-mismatch", stored.name, f"has {stored.size} bytes, {name} says {size}")
         return stored
 
     def _oci_image(
@@ -350,12 +358,14 @@ class Documents:
 
     def _check_media_type(self, stored: Stored, media_type: object, name: str) -> None:
         if not isinstance(media_type, str):
-            self._note("document", name, "a layer has no mediaType")
+            self._note("document-invalid", name, "a layer has no mediaType")
             return
         for end, compression in _MEDIA_TYPES.items():
             if media_type.endswith(end) and compression != stored.compression:
                 kept = stored.compression or "not compressed"
-                self._note("media-type", stored.name, f"is {kept}, {name} says {media_type}")
+                self._note(
+                    "media-type-mismatch", stored.name, f"is {kept}, {name} says {media_type}"
+                )
 
     # ---- both
 
@@ -371,9 +381,9 @@ class Documents:
         if config is not None and document is not None:
             self._check_config(config, document, layers, named_in)
         if len(layers) > OVERLAY_LIMIT:
-            self._note("too-many-layers", "", f"has {len(layers)} layers")
+            self._note("overlay-layer-limit", "", f"has {len(layers)} layers")
         elif len(layers) > DOCKER_LIMIT:
-            self._note("many-layers", "", f"has {len(layers)} layers")
+            self._note("docker-layer-limit", "", f"has {len(layers)} layers")
         for layer in filter(None, layers):
             self.layers[layer.name] = layer
             if layer.compression == "zstd":
@@ -398,31 +408,31 @@ class Documents:
         name = config.name
         for key in ("architecture", "os"):
             if not isinstance(document.get(key), str) or not document[key]:
-                self._note("platform", name, f"has no {key}")
+                self._note("no-platform", name, f"has no {key}")
         container_config = document.get("config")
         if isinstance(container_config, dict):
             for place, message in wrong_types(container_config):
-                self._note("config-type", name, f"config.{place} {message}")
+                self._note("config-invalid", name, f"config.{place} {message}")
         rootfs = self._get(name, document, "rootfs", dict)
         if rootfs and rootfs.get("type") != "layers":
-            self._note("document", name, "rootfs.type is not 'layers'")
+            self._note("document-invalid", name, "rootfs.type is not 'layers'")
         diff_ids = self._get(name, rootfs, "diff_ids", list) if rootfs else []
         history = document.get("history") or []
         if not isinstance(history, list):
-            self._note("document", name, "history is no list")
+            self._note("document-invalid", name, "history is no list")
         elif history:
             told = sum(not (isinstance(e, dict) and e.get("empty_layer")) for e in history)
             if told != len(diff_ids):
                 message = f"its history tells of {told} layers, its diff_ids of {len(diff_ids)}"
-                self._note("history-count", name, message)
+                self._note("history-count-mismatch", name, message)
         if len(diff_ids) != len(layers):
             message = f"has {len(diff_ids)} diff_ids, {named_in} lists {len(layers)} layers"
-            self._note("layer-count", name, message)
+            self._note("layer-count-mismatch", name, message)
         for number, (layer, diff_id) in enumerate(zip(layers, diff_ids, strict=False), 1):
             if layer is not None and layer.content_digest != diff_id:
                 found = layer.content_digest or "of what cannot be read"
                 message = f"its diff_id is {found}, {name} says {diff_id} (layer {number})"
-                self._note("diff-id", layer.name, message)
+                self._note("diff-id-mismatch", layer.name, message)
 
 
 def _is_attestation(descriptor: dict[str, Any]) -> bool:

@@ -41,46 +41,49 @@ def _taste(*consumers: str) -> Rule:
 
 RULES: dict[str, Rule] = {
     # The archive
-    "unreadable": _fault(*CONSUMERS),  # no tar, cut short, damaged, a bomb
+    "archive-unreadable": _fault(*CONSUMERS),  # no tar, cut short, damaged, a bomb
     "no-image": _fault(*CONSUMERS),
-    "member-name": _fault(),  # leaves the archive
-    "member-twice": _fault(),
+    "member-outside-archive": _fault(),  # leaves the archive
+    "duplicate-member": _fault(),
     # Its documents
-    "document": _fault(*CONSUMERS),  # missing, no JSON, of another shape
-    "missing": _fault(*CONSUMERS),  # a blob that a document names
-    "size": _fault(),
-    "digest": _fault(SKOPEO, PODMAN, CONTAINERD, UMOCI),  # of what an OCI layout names by it
-    "config-name": _fault(),  # is a digest, of something else
-    "media-type": _fault(),
-    "oci-layout": _fault(),
-    "two-opinions": _fault(),  # manifest.json and index.json tell of different images
-    "layer-count": _fault(DOCKER, PODMAN, CONTAINERD, SKOPEO, BUILDAH),
-    "diff-id": _fault(DOCKER, PODMAN, CONTAINERD, SKOPEO, BUILDAH),
-    "history-count": _fault(),
-    "platform": _fault(CONTAINERD),  # no os or architecture
-    "config-type": _fault(PODMAN, CONTAINERD),  # Env that is no list, and the like
+    "document-invalid": _fault(*CONSUMERS),  # missing, no JSON, of another shape
+    "member-missing": _fault(*CONSUMERS),  # a blob that a document names
+    "size-mismatch": _fault(),
+    "digest-mismatch": _fault(
+        SKOPEO, PODMAN, CONTAINERD, UMOCI
+    ),  # of what an OCI layout names by it
+    "config-name-mismatch": _fault(),  # is a digest, of something else
+    "media-type-mismatch": _fault(),
+    "no-oci-layout-file": _fault(),
+    "manifest-index-conflict": _fault(),  # manifest.json and index.json tell of different images
+    "duplicate-key": _fault(),  # of which readers take one or the other
+    "layer-count-mismatch": _fault(DOCKER, PODMAN, CONTAINERD, SKOPEO, BUILDAH),
+    "diff-id-mismatch": _fault(DOCKER, PODMAN, CONTAINERD, SKOPEO, BUILDAH),
+    "history-count-mismatch": _fault(),
+    "no-platform": _fault(CONTAINERD),  # no os or architecture
+    "config-invalid": _fault(PODMAN, CONTAINERD),  # Env that is no list, and the like
     "tag-incomplete": _fault(DOCKER, PODMAN),
     "tag-invalid": _fault(DOCKER, PODMAN, CONTAINERD),
     # A layer's tar
     "layer-unreadable": _fault(*CONSUMERS),
-    "path-name": _fault(),  # has .. or is not normal
-    "path-twice": _fault(DOCKER, PODMAN),
-    "path-twice-but-for-slash": _fault(),
-    "through-link": _fault(DOCKER, PODMAN),  # where the target lies in a lower layer
-    "in-no-directory": _fault(),
+    "path-not-normalized": _fault(),  # has .. or is not normal
+    "duplicate-path": _fault(DOCKER, PODMAN),
+    "duplicate-path-slash": _fault(),
+    "path-through-symlink": _fault(DOCKER, PODMAN),  # where the target lies in a lower layer
+    "parent-not-directory": _fault(),
     "hard-link-before-target": _fault(DOCKER, PODMAN, CONTAINERD, UMOCI),
     "hard-link-to-other-layer": _fault(DOCKER, PODMAN, CONTAINERD),
     "hard-link-to-directory": _fault(),
     "too-many-entries": _fault(),
     # What a conf yields
-    "conf": _fault(),
+    "conf-mismatch": _fault(),
     # Good archives that not everybody reads
     "directory": _taste(DOCKER, CONTAINERD),
-    "gzip": _taste(PODMAN, CONTAINERD, SKOPEO, BUILDAH),
-    "oci-gzip": _taste(CONTAINERD),
-    "zstd": _taste(DOCKER, CONTAINERD),
-    "bzip2": _taste(CONTAINERD),
-    "xz": _taste(CONTAINERD),
+    "gzip-archive": _taste(PODMAN, CONTAINERD, SKOPEO, BUILDAH),
+    "oci-gzip-archive": _taste(CONTAINERD),
+    "zstd-archive": _taste(DOCKER, CONTAINERD),
+    "bzip2-archive": _taste(CONTAINERD),
+    "xz-archive": _taste(CONTAINERD),
     "no-manifest": _taste(DOCKER),
     "no-index": _taste(UMOCI),
     "zstd-layer": _taste(DOCKER),
@@ -88,12 +91,12 @@ RULES: dict[str, Rule] = {
     "untagged": _taste(CONTAINERD),
     "no-ref-name": _taste(UMOCI),
     "no-image-name": _taste(CONTAINERD),
-    "dot-name": _taste(CONTAINERD),
-    "absolute-link": _taste(CONTAINERD),
-    "hard-linked-layer": _taste(CONTAINERD),
-    "link-to-no-layer": _taste(PODMAN, SKOPEO, BUILDAH),
-    "many-layers": _taste(DOCKER),
-    "too-many-layers": _taste(DOCKER, PODMAN),
+    "dot-slash-name": _taste(CONTAINERD),
+    "layer-link-absolute": _taste(CONTAINERD),
+    "layer-link-hard": _taste(CONTAINERD),
+    "layer-link-unlisted": _taste(PODMAN, SKOPEO, BUILDAH),
+    "docker-layer-limit": _taste(DOCKER),
+    "overlay-layer-limit": _taste(DOCKER, PODMAN),
 }
 
 

@@ -72,7 +72,7 @@ class _Layer:
         self.entries += 1
         shown = printable(member.name)
         if not _is_normal(member):
-            self._report("path-name", f"{shown}: a name that is not normal")
+            self._report("path-not-normalized", f"{shown}: a name that is not normal")
         parts = _parts(member.name)
         if b".." in parts:
             return
@@ -80,7 +80,7 @@ class _Layer:
         self._check_repetition(path, member, shown)
         self._check_parents(path, shown)
         if member.typeflag != DIRECTORY and path in self._parents:
-            self._report("in-no-directory", f"{shown}: is no directory, but entries are in it")
+            self._report("parent-not-directory", f"{shown}: is no directory, but entries are in it")
         if member.typeflag == HARD_LINK:
             self._check_hard_link(path, member, shown)
         self._paths.setdefault(path, member.typeflag)
@@ -92,7 +92,7 @@ class _Layer:
             same = absolute == (path in self._absolute)
             what = "directory" if member.typeflag == DIRECTORY else "path"
             self._report(
-                "path-twice" if same else "path-twice-but-for-slash",
+                "duplicate-path" if same else "duplicate-path-slash",
                 f"{shown}: the same {what} twice",
             )
         elif absolute:
@@ -109,18 +109,20 @@ class _Layer:
             kind = self._paths.get(parent, DIRECTORY)
             if kind == LINK:
                 self._report(
-                    "through-link", f"{shown}: goes through the symbolic link {printable(parent)}"
+                    "path-through-symlink",
+                    f"{shown}: goes through the symbolic link {printable(parent)}",
                 )
             elif kind != DIRECTORY:
                 self._report(
-                    "in-no-directory", f"{shown}: is in {printable(parent)}, which is no directory"
+                    "parent-not-directory",
+                    f"{shown}: is in {printable(parent)}, which is no directory",
                 )
 
     def _check_hard_link(self, path: bytes, member: Member, shown: str) -> None:
         target = b"/".join(_parts(member.link))
         if b".." in _parts(member.link):
             message = f"{shown}: a hard link to {printable(member.link)}, a name that is not normal"
-            self._report("path-name", message)
+            self._report("path-not-normalized", message)
         elif target not in self._paths or target == path:
             self._waiting.append((path, target))
         elif self._paths[target] == DIRECTORY:

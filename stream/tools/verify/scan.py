@@ -146,7 +146,7 @@ class Scan:
 
     def _unreadable(self, reason: str) -> None:
         self.members.readable = False
-        self._findings.add("unreadable", "", reason)
+        self._findings.add("archive-unreadable", "", reason)
 
     # ---- names
 
@@ -155,13 +155,15 @@ class Scan:
         text = name.decode("utf-8", "surrogateescape")
         parts = [part for part in text.split("/") if part not in ("", ".")]
         if text.startswith("/") or ".." in parts:
-            self._findings.add("member-name", printable(name), "a name that leaves the archive")
+            self._findings.add(
+                "member-outside-archive", printable(name), "a name that leaves the archive"
+            )
             return None
         return "/".join(parts)
 
     def _add(self, name: str, member: Stored | Link) -> None:
         if name in self.members.by_name:
-            self._findings.add("member-twice", name, "two members of this name")
+            self._findings.add("duplicate-member", name, "two members of this name")
         self.members.by_name.setdefault(name, member)
 
     def _add_symlink(self, name: str, link: bytes) -> None:
@@ -169,7 +171,7 @@ class Scan:
         target = posixpath.normpath(posixpath.join(posixpath.dirname(name), text)).lstrip("/")
         if target == ".." or target.startswith("../"):
             message = f"a link that leaves the archive ({printable(link)})"
-            self._findings.add("member-name", name, message)
+            self._findings.add("member-outside-archive", name, message)
         else:
             self._add(name, Link(target, hard=False, absolute=text.startswith("/")))
 

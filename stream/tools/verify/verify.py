@@ -55,7 +55,7 @@ def verify(target: str, conf: ImageConf | None = None) -> Verification:
     documents.check()
     if scan.compression is not None:
         layout = documents.has_index and scan.compression == "gzip"
-        rule = "oci-gzip" if layout else scan.compression
+        rule = "oci-gzip-archive" if layout else f"{scan.compression}-archive"
         findings.add(rule, "", f"is compressed with {scan.compression}")
     if conf is not None and scan.members.readable:
         compare(None if target == "-" else target, documents.images, conf, findings)
