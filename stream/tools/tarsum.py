@@ -1,9 +1,9 @@
 """TarSum, version 1: Docker's checksum of a tar. It depends neither on the order of
-the members nor on their times, so that the same files give the same sum.
+the members nor on their times, so the same files have the same sum.
 
-The TarSum Checksum Specification, as Docker's program carries it out: of user and
-group names it hashes only that there are such, and members are what Go's
-archive/tar takes for them. Knows neither files nor images.
+The TarSum Checksum Specification, as Docker implements it: user and group names are
+hashed as if they were empty, and members are those that Go's archive/tar finds. Must not
+know files or images.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ _SHOWN = 200  # bytes of a name that are kept for an error
 
 
 def tarsum(source: ByteSource) -> str:
-    """The TarSum of the tar in `source`, which is read to its end:
-    `tarsum.v1+sha256:` and 64 hexadecimal digits. Memory grows with the number of
-    members alone. Raises ArchiveError, also for a tar whose sum is not defined.
+    """Return the TarSum of the tar in `source`: `tarsum.v1+sha256:` and 64 hexadecimal
+    digits.
+
+    `source` is read to its end, and memory grows with the number of members alone. Raises
+    ArchiveError if the tar cannot be read or its TarSum is undefined.
     """
     sums = _Sums(source.name)
     for member in read_members(source, global_members=True, max_name=MAX_EXTENSION):
@@ -32,7 +34,7 @@ def tarsum(source: ByteSource) -> str:
         for piece in pieces(source, member.size):
             checksum.update(piece)
         sums.add(member.name, checksum.digest())
-    # Who writes what is behind the tar's end waits for a reader.
+    # A writer of padding after the tar's end would otherwise block, or see a closed pipe.
     for _ in pieces(source):
         pass
     total = hashlib.sha256()
@@ -42,8 +44,8 @@ def tarsum(source: ByteSource) -> str:
 
 
 def _header(member: Member, header: Stated) -> bytes:
-    """What is hashed of a member before its content: keys and values, one by one."""
-    # To Go a contiguous file is of a type of its own; what states no type is a file.
+    """Return the bytes hashed before a member's content: its keys and values, joined."""
+    # Go keeps the type of a contiguous file, and takes a member without a type for a file.
     typeflag = member.typeflag if header.typeflag == b"\0" else header.typeflag
     fields: list[tuple[bytes, bytes | int]] = [
         (b"name", member.name),
@@ -69,17 +71,17 @@ def _header(member: Member, header: Stated) -> bytes:
 
 
 class _Sums:
-    """The members' sums. Of names it keeps digests, for they can be long."""
+    """The sums of all members. Paths are kept as digests, as they can be long."""
 
     def __init__(self, source: str) -> None:
         self._source = source
         self._sums: list[bytes] = []
         self._paths: list[bytes] = []
         self._seen: set[bytes] = set()
-        self._repeated: dict[bytes, bytes] = {}  # path and the beginning of its name
+        self._repeated: dict[bytes, bytes] = {}  # digest of a path: beginning of its name
 
     def add(self, name: bytes, digest: bytes) -> None:
-        """The next member's."""
+        """Add the sum `digest` of the next member, called `name`."""
         normal = posixpath.normpath(b"/" + name.lstrip(b"/"))
         path = hashlib.blake2b(normal, digest_size=16).digest()
         if path in self._seen:
@@ -89,8 +91,8 @@ class _Sums:
         self._paths.append(path)
 
     def in_order(self) -> list[bytes]:
-        """All of them, sorted, but those of one path as they came. Raises
-        ArchiveError where that cannot be had.
+        """Return all sums, sorted, except that those of one path stay in the order of
+        their members. Raises ArchiveError if no such order exists.
         """
         order = sorted(self._sums)
         result = order.copy()
@@ -102,13 +104,13 @@ class _Sums:
             ascending = sorted(group)
             if group == ascending:
                 continue
-            # With another member's sum between them they would have to come both before
-            # and after it: what Docker makes of that differs by its sorting algorithm.
+            # With another member's sum between them, they would have to be both before and
+            # after it; Docker's result then depends on its sorting algorithm.
             start = bisect_left(order, ascending[0])
             if order[start : start + len(group)] != ascending:
                 name = printable(self._repeated[path])
                 raise ArchiveError(
-                    self._source, f"{name}: is in it more than once, so that it has no TarSum"
+                    self._source, f"{name}: occurs more than once; TarSum is undefined for this tar"
                 )
             result[start : start + len(group)] = group
         return result

@@ -1,4 +1,4 @@
-"""`stream-image tarsum`, held against Docker's own program and the plain algorithm over tarfile."""
+"""`stream-image tarsum`, compared with Docker's own sums and a plain algorithm over tarfile."""
 
 import hashlib
 import io
@@ -29,15 +29,15 @@ FORMATS: list[Format] = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_F
 
 
 def ours(data: bytes) -> str:
-    """Our sum of a tar."""
+    """Return our sum of a tar."""
     source = StreamBytes(io.BytesIO(data), "layer")
     found = tarsum(source)
-    assert source.position == len(data), "who writes the tar would meet a closed pipe"
+    assert source.position == len(data), "the tar's writer would meet a closed pipe"
     return found
 
 
 def member(name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, **more: object) -> Entry:
-    """A member to be written; `more` are attributes of its TarInfo."""
+    """Return a member to write; `more` are attributes of its TarInfo."""
     info = tarfile.TarInfo(name)
     info.type, info.size = kind, len(content)
     for key, value in more.items():
@@ -46,7 +46,7 @@ def member(name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, **mor
 
 
 def written(*entries: Entry, form: Format = tarfile.PAX_FORMAT, **pax: str) -> bytes:
-    """A tar of these; `pax` are the records of a global header."""
+    """Return a tar of these members; `pax` are the records of a global header."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=form, pax_headers=pax) as tar:
         for info, content in entries:
@@ -57,7 +57,7 @@ def written(*entries: Entry, form: Format = tarfile.PAX_FORMAT, **pax: str) -> b
 
 
 def patched(data: bytes, *patches: tuple[int, bytes]) -> bytes:
-    """`data` with bytes of its first header replaced, and the checksum to fit."""
+    """Return `data` with bytes of its first header replaced and the checksum corrected."""
     block = bytearray(data[:512])
     for at, value in patches:
         block[at : at + len(value)] = value
@@ -70,7 +70,7 @@ def patched(data: bytes, *patches: tuple[int, bytes]) -> bytes:
 
 
 def golden_tars() -> dict[str, bytes]:
-    """Tars of every kind that writers of tars make."""
+    """Return tars of every kind that common writers produce."""
     gnu: Format = tarfile.GNU_FORMAT
     ustar: Format = tarfile.USTAR_FORMAT
     small = member("file", b"content")
@@ -155,12 +155,12 @@ GOLDEN = dict(
 
 @pytest.mark.parametrize("name", GOLDEN_TARS)
 def test_docker_gives_the_same(name: str) -> None:
-    """What is not Docker's sum is none, however well it follows the specification."""
+    """Without it a sum could follow the specification and still differ from Docker's."""
     assert ours(GOLDEN_TARS[name]) == GOLDEN[name]
 
 
 def test_every_golden_sum_is_used() -> None:
-    """A case that is lost would go unnoticed."""
+    """Without it a lost case would go unnoticed."""
     assert GOLDEN.keys() == GOLDEN_TARS.keys()
 
 
@@ -168,7 +168,7 @@ def test_every_golden_sum_is_used() -> None:
 
 
 def plainly(data: bytes) -> str:
-    """The sum of a tar without a path twice, by the book."""
+    """Return the sum of a tar without duplicate paths, by the specification."""
     sums = []
     with tarfile.open(fileobj=io.BytesIO(data), errors="surrogateescape") as tar:
         for info in tar:
@@ -196,7 +196,7 @@ KINDS = st.sampled_from(b"0 1 2 3 4 5 6".split())
 
 @st.composite
 def trees(draw: st.DrawFn) -> tuple[Format, list[Entry]]:
-    """A format and members, each with a path of its own."""
+    """Draw a format and members, each with a path of its own."""
     form = draw(st.sampled_from(FORMATS))
     largest = (1 << 21) - 1 if form == tarfile.USTAR_FORMAT else 1 << 32
     entries = []
@@ -228,7 +228,7 @@ def trees(draw: st.DrawFn) -> tuple[Format, list[Entry]]:
 
 @given(trees(), st.randoms(use_true_random=False))
 def test_every_format(tree: tuple[Format, list[Entry]], shuffler: random.Random) -> None:
-    """What a member is does not depend on how its header is written, nor on its place."""
+    """Without it a sum could depend on the header's format or the order of the members."""
     form, entries = tree
     data = written(*entries, form=form)
     found = ours(data)
@@ -238,17 +238,17 @@ def test_every_format(tree: tuple[Format, list[Entry]], shuffler: random.Random)
 
 
 def test_order_of_one_path() -> None:
-    """Who extracts the tar ends up with the last: that is not the same as with the first."""
+    """Extraction keeps the last of two: without it either order would give one sum."""
     one, other = member("x", b"1"), member("./x", b"2")
     assert ours(written(one, other)) != ours(written(other, one))
 
 
 def test_a_path_twice_around_another() -> None:
-    """What Docker's sort makes of that is an accident, and no sum to go by."""
+    """Without it we would print a sum that in Docker depends on the sorting algorithm."""
     pair = [member("d/x", b"1"), member("./d//x", b"2")]
     others = [member(str(number), b"") for number in range(40)]
     tars = [written(*pair, *others), written(*reversed(pair), *others)]
-    with pytest.raises(ArchiveError, match="x: is in it more than once, so that it has no TarSum"):
+    with pytest.raises(ArchiveError, match="x: occurs more than once; TarSum is undefined"):
         list(map(ours, tars))  # in one order of the two the sums ascend
 
 
@@ -256,13 +256,13 @@ def test_a_path_twice_around_another() -> None:
 
 
 def command(data: bytes) -> "subprocess.CompletedProcess[bytes]":
-    """`stream-image tarsum` with `data` on its standard input."""
+    """Run `stream-image tarsum` with `data` on its standard input."""
     return subprocess.run([*COMMAND, "tarsum"], input=data, capture_output=True, check=False)
 
 
 @pytest.mark.parametrize("compressor", handmade.COMPRESSORS)
 def test_every_compression(compressor: str) -> None:
-    """A layer is the same layer however it is packed."""
+    """Without it the sum of a layer could depend on how it is compressed."""
     done = command(handmade.COMPRESSORS[compressor](GOLDEN_TARS["long-pax"]))
     assert (done.stdout.decode(), done.stderr) == (GOLDEN["long-pax"] + "\n", b"")
     assert done.returncode == 0
@@ -285,7 +285,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_no_sum_of_what_is_no_tar(fault: str) -> None:
-    """The sum of half a layer would pass for that of another layer."""
+    """Without it the sum of half a layer would pass for that of another layer."""
     data, reason = FAULTS[fault]
     done = command(data)
     assert (done.returncode, done.stdout) == (1, b"")
@@ -295,7 +295,7 @@ def test_no_sum_of_what_is_no_tar(fault: str) -> None:
 
 
 def test_a_terminal_is_refused() -> None:
-    """Who forgets the tar would wait for ever."""
+    """Without it a forgotten redirection would wait forever."""
     master, terminal = os.openpty()
     done = subprocess.run(
         [*COMMAND, "tarsum"], stdin=terminal, capture_output=True, check=False, timeout=60
@@ -314,11 +314,11 @@ def test_a_terminal_is_refused() -> None:
 def test_damage_is_met_with_a_sum_or_an_error(
     data: bytes, changes: list[tuple[int, int]], at: int
 ) -> None:
-    """A traceback tells nobody what is wrong with his file."""
+    """Without it a damaged tar could end in a traceback."""
     damaged = bytearray(data)
     for place, value in changes:
         damaged[place % len(data)] = value
-    # With a checksum to fit, or nothing but that would be seen.
+    # With a correct checksum, or nothing but that fault would be found.
     start = at * 512 % len(data)
     end = bytes(damaged[start:])
     try:
@@ -328,7 +328,7 @@ def test_damage_is_met_with_a_sum_or_an_error(
 
 
 class Pieces:
-    """A file that is made while it is read."""
+    """A file generated while it is read."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
@@ -342,7 +342,7 @@ class Pieces:
 
 
 def large_file() -> Iterator[bytes]:
-    """A tar of one large file."""
+    """Yield a tar of one large file."""
     info = tarfile.TarInfo("large")
     info.size = 300 * MIB
     yield info.tobuf(tarfile.GNU_FORMAT)
@@ -352,7 +352,7 @@ def large_file() -> Iterator[bytes]:
 
 
 def long_names() -> Iterator[bytes]:
-    """A tar of names as long as can be."""
+    """Yield a tar whose names are as long as allowed."""
     for number in range(100):
         info = tarfile.TarInfo(f"{number}/" + "n" * (MIB - 100))
         yield info.tobuf(tarfile.GNU_FORMAT)
@@ -360,7 +360,7 @@ def long_names() -> Iterator[bytes]:
 
 
 def long_repeated_names() -> Iterator[bytes]:
-    """The same, each twice."""
+    """Yield the same tar with each name twice."""
     for number in range(100):
         info = tarfile.TarInfo(f"{number // 2}/" + "n" * (MIB - 100))
         yield info.tobuf(tarfile.GNU_FORMAT)
@@ -369,7 +369,7 @@ def long_repeated_names() -> Iterator[bytes]:
 
 @pytest.mark.parametrize("tar", [large_file, long_names, long_repeated_names])
 def test_memory(tar: Callable[[], Iterator[bytes]]) -> None:
-    """A layer of any size goes through; what a hostile one can fill is what it counts."""
+    """Without it a large or hostile layer could exhaust memory."""
     source = StreamBytes(Pieces(tar()), "layer")
     tracemalloc.start()
     try:

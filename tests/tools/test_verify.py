@@ -91,7 +91,7 @@ def test_what_we_write(store: Store, compress: str, archive_format: str) -> None
     for args, stdin in ((path, b""), ("-", path.read_bytes())):
         status, said = run(args, "--conf", conf, stdin=stdin)
         assert (status, len(said.splitlines())) == (0, 1), said
-        assert f"sound, and what {conf} yields: 1 image, 2 layers, " in said
+        assert f"sound and equal to what {conf} yields: 1 image, 2 layers, " in said
     assert "sound: 1 image, 2 layers, " in run(path)[1]
     assert run(path, "-q") == (0, "")
 
@@ -425,7 +425,7 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
     status, said = run(path)
     assert status == 1
     assert said.startswith(f"{path}: 7 faults\n"), said
-    assert "\n  1/layer.tar: a: the same path twice\n    refused by docker, podman\n" in said
+    assert "\n  1/layer.tar: a: duplicate path\n    refused by docker, podman\n" in said
     status, said = run(path, "--json")
     document = json.loads(said)
     assert (status, document["sound"]) == (1, False)
@@ -643,7 +643,7 @@ def changed_content(store: Store) -> str:
     """One byte."""
     path = store.path("b/bin/b")
     path.write_bytes(b"x" + path.read_bytes()[1:])
-    return "layer 2 is the first that differs from what the conf yields: {}/b/bin/b: other content"
+    return "layer 2 is the first to differ from the conf's image: {}/b/bin/b: content differs"
 
 
 def changed_size(store: Store) -> str:
@@ -668,19 +668,19 @@ def changed_link(store: Store) -> str:
 def added(store: Store) -> str:
     """An entry at the end."""
     store.file("c/zz", b"")
-    return "layer 2 {}/c/zz is missing"
+    return "layer 2 {}/c/zz: missing"
 
 
 def added_between(store: Store) -> str:
     """An entry before another."""
     store.file("b/bin/aa", b"")
-    return "layer 2 {}/b/bin/b stands where {}/b/bin/aa should"
+    return "layer 2 {}/b/bin/b: expected {}/b/bin/aa here"
 
 
 def removed(store: Store) -> str:
     """An entry gone."""
     store.path("c/link").unlink()
-    return "layer 2 {}/c/link is too much"
+    return "layer 2 {}/c/link: unexpected entry"
 
 
 @pytest.mark.parametrize(
@@ -702,7 +702,7 @@ def test_not_what_the_conf_yields(
     assert words[0].strip() in said.splitlines()[1]
     status, said = run("-", "--conf", conf, stdin=path.read_bytes())
     assert status == 1
-    assert f"{words[0].split()[0]} {words[0].split()[1]} is the first that differs" in said
+    assert f"{words[0].split()[0]} {words[0].split()[1]} is the first to differ" in said
 
 
 def test_other_tag_config_or_layers(store: Store) -> None:
@@ -713,10 +713,10 @@ def test_other_tag_config_or_layers(store: Store) -> None:
     store.conf(["a"], repo_tag="other:2", config={"Cmd": ["y"]})
     status, said = run(path, "--conf", conf)
     assert status == 1
-    assert "is tagged test:1, the conf says other:2\n" in said
-    assert "; the configs differ in 'config'\n" in said
+    assert "is tagged test:1; the conf's tag is other:2\n" in said
+    assert "; the image configs differ in 'config'\n" in said
     store.conf(["a"], ["b"])
-    assert "has 1 layers, the conf yields 2\n" in run(path, "--conf", conf)[1]
+    assert "number of layers is 1, not 2\n" in run(path, "--conf", conf)[1]
     store.conf(["none"])
     assert run(path, "--conf", conf)[0] == 2
 
@@ -755,7 +755,7 @@ def test_names_with_many_parents() -> None:
     found: list[str] = []
     layer = StreamBytes(io.BytesIO(layer_tar(dict.fromkeys(names, b""))), "x")
     entries = check_layer(layer, lambda rule, message: found.append(f"{rule}: {message}"))
-    assert found == ["too-many-entries: too many long names: the rest is not checked"]
+    assert found == ["too-many-entries: too many long names; the rest is not checked"]
     assert entries < len(names)
 
 

@@ -1,4 +1,4 @@
-"""`stream-image verify`: whether an archive is whole, and who would refuse it."""
+"""`stream-image verify`: check an archive, optionally against a conf."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from stream.tools.verify import Finding, Verification, verify
 
 DESCRIPTION = """\
 Recompute every digest of an archive, check its documents, its layers and their
-tars, and say what each consumer would refuse. All faults are shown."""
+tars, and report what each consumer would refuse. All faults are reported."""
 EPILOG = """\
 Examples: stream-image verify image.tar.zst
           stream-image verify image.tar --conf conf.json
           stream-image conf.json | stream-image verify -
-Exit status: 0 if the archive has no fault, 1 if it has one.
-The rules and the members of the JSON are described in docs/verify.md.
+Exit status: 0 if the archive is sound, 1 if it has faults.
+docs/verify.md describes the rules and the JSON.
 """
 HAS_PROGRESS = False
 
@@ -34,19 +34,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this verb."""
     parser.add_argument(
         "archive", metavar="ARCHIVE",
-        help="a docker-archive or OCI layout, however compressed; - for standard input",
+        help="a docker-archive or OCI layout in any compression; - for standard input",
     )  # fmt: skip
     parser.add_argument(
-        "--conf", metavar="CONF", help="check that it is exactly what this conf yields now"
+        "--conf", metavar="CONF", help="check that the archive is exactly what CONF yields now"
     )
     add_tag_argument(parser)
-    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> int:
-    """Verify and say. Raises StreamImageError."""
+    """Verify the archive and print the result. Raises StreamImageError."""
     if args.archive == args.conf == "-":
-        raise UsageError("only one of archive and conf can come from standard input")
+        raise UsageError("only one of ARCHIVE and CONF can be standard input")
     conf = (
         None
         if args.conf is None
@@ -100,7 +100,7 @@ def _document(verification: Verification) -> dict[str, Any]:
 def _lines(verification: Verification, conf: str | None) -> Iterator[str]:
     name = one_line(verification.name)
     if not verification.faults:
-        sound = "sound" if conf is None else f"sound, and what {one_line(conf)} yields"
+        sound = "sound" if conf is None else f"sound and equal to what {one_line(conf)} yields"
         yield f"{name}: {sound}: {_summary(verification)}{_not_for(verification)}"
         return
     yield f"{name}: {_counted(sum(f.count for f in verification.faults), 'fault')}"
@@ -110,7 +110,7 @@ def _lines(verification: Verification, conf: str | None) -> Iterator[str]:
             yield f"    refused by {', '.join(finding.refused_by)}"
     for finding in verification.findings:
         if finding.refused_by and not finding.fault:
-            yield f"  no fault, but not for {', '.join(finding.refused_by)}: {finding}"
+            yield f"  not a fault, but refused by {', '.join(finding.refused_by)}: {finding}"
 
 
 def _counted(count: int, what: str) -> str:
@@ -128,15 +128,15 @@ def _summary(verification: Verification) -> str:
 
 
 def _not_for(verification: Verification) -> str:
-    """Who does not read a sound archive, and the first reason of each."""
+    """Return the consumers that refuse a sound archive, each with its first reason."""
     reasons: dict[Finding, list[str]] = {}
     for consumer, refusals in verification.refusals.items():
-        # What it is no archive of, everybody knows.
+        # A docker-archive need not be an OCI layout as well, nor the other way round.
         why = [finding for finding in refusals if finding.rule not in _FORMATS]
         if why:
             reasons.setdefault(why[0], []).append(consumer)
     if not reasons:
         return ""
-    return "; not for " + "; ".join(
+    return "; refused by " + "; ".join(
         f"{', '.join(consumers)}: {finding}" for finding, consumers in reasons.items()
     )

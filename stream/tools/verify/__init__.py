@@ -1,4 +1,4 @@
-"""Whether an image archive is what it says of itself, and who would refuse it."""
+"""Check that an image archive is what it claims to be, and which consumers would refuse it."""
 
 from stream.tools.verify.findings import CONSUMERS, Finding
 from stream.tools.verify.verify import Verification, verify

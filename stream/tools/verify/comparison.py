@@ -1,7 +1,8 @@
-"""Whether an archive is exactly what a conf yields now: the conf's image is written
-anew, to nowhere, and only where something differs once more, to see what.
+"""Compare an archive with the image that a conf yields now.
 
-Knows the pipeline, and archives as they are read.
+The image is built from the conf and discarded; only where the two differ is it built
+again, to find the first difference. Knows the pipeline and reading archives; must not
+know which rules an archive breaks by itself.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from stream.tools.verify.documents import CheckedImage
 from stream.tools.verify.findings import Findings
 from stream.typeflags import FILE
 
-# What is compared of two entries, and how it is called.
+# The fields of an entry that are compared, and their names in messages.
 _FIELDS = {
     "typeflag": "type", "link": "link target", "size": "size", "mode": "mode", "uid": "uid", "gid": "gid",
     "uname": "user name", "gname": "group name", "mtime": "mtime", "device": "device number",
@@ -36,8 +37,11 @@ _FIELDS = {
 def compare(
     path: str | None, images: Sequence[CheckedImage], conf: ImageConf, findings: Findings
 ) -> None:
-    """Note how `images`, those of the archive at `path` (None: it cannot be read
-    again), differ from what `conf` yields. Raises StreamImageError if it yields none.
+    """Note how `images` differ from the image of `conf`.
+
+    `path` is the archive that holds `images`, or None if it cannot be read again; then
+    the first differing entry is not searched for. Raises StreamImageError if `conf`
+    yields no image.
     """
     fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     try:
@@ -45,7 +49,7 @@ def compare(
     finally:
         os.close(fd)
     if len(images) != 1:
-        findings.add("conf-mismatch", "", f"holds {len(images)} images, the conf yields 1")
+        findings.add("conf-mismatch", "", f"holds {len(images)} images; the conf yields 1")
     for found in images[:1]:
         _compare_image(path, found, expected, conf, findings)
 
@@ -58,13 +62,13 @@ def _compare_image(
 
     if [*map(qualified, found.repo_tags)] != [*map(qualified, expected.repo_tags)]:
         tags = ", ".join(found.repo_tags) or "nothing"
-        differ(f"is tagged {tags}, the conf says {conf.repo_tag}")
+        differ(f"is tagged {tags}; the conf's tag is {conf.repo_tag}")
     counts = len(found.layers), len(expected.layers)
     if counts[0] != counts[1]:
-        differ(f"has {counts[0]} layers, the conf yields {counts[1]}")
+        differ(f"number of layers is {counts[0]}, not {counts[1]}")
     for number, (ours, theirs) in enumerate(zip(found.layers, expected.layers, strict=False)):
         if ours.diff_id != theirs.diff_id:
-            message = f"layer {number + 1} is the first that differs from what the conf yields"
+            message = f"layer {number + 1} is the first to differ from the conf's image"
             where = path and _first_difference(path, found, number, theirs.archive_name, conf)
             differ(f"{message}: {where}" if where else message)
             break
@@ -73,13 +77,15 @@ def _compare_image(
             layer.diff_id for layer in expected.layers
         ]
         where = _config_difference(path, found, conf) if path and same else ""
-        message = f"the image ID is {found.image_id}, the conf yields {expected.image_id}"
+        message = f"image ID is {found.image_id}; the conf yields {expected.image_id}"
         differ(message + where)
 
 
 @contextmanager
 def _written(conf: ImageConf) -> Iterator[Iterator[tuple[str, Part]]]:
-    """The members of the archive that `conf` yields, as they are written."""
+    """Yield an iterator over the members of the archive that `conf` yields, as they are
+    written: each name and content.
+    """
     with piped(lambda fd: write_image(conf, fd), "the conf's image") as source:
         yield (
             (printable(member.name), Part(source, member.size, printable(member.name)))
@@ -90,8 +96,8 @@ def _written(conf: ImageConf) -> Iterator[Iterator[tuple[str, Part]]]:
 def _first_difference(
     path: str, found: CheckedImage, number: int, archive_name: str, conf: ImageConf
 ) -> str:
-    """How the layer `number` of the archive differs from the one that `conf` writes as
-    `archive_name`; empty if there is no telling.
+    """Describe how the layer `number` of the archive differs from the one that `conf`
+    writes as `archive_name`. Returns an empty string if that cannot be found out.
     """
     try:
         with _layer(path, found, number) as theirs, _written(conf) as members:
@@ -99,13 +105,13 @@ def _first_difference(
                 if name == archive_name:
                     return _layer_difference(theirs, part)
     except ArchiveError:
-        pass  # what is wrong with the archive was found before
+        pass  # the faults of the archive have been noted already
     return ""
 
 
 @contextmanager
 def _layer(path: str, found: CheckedImage, number: int) -> Iterator[ByteSource]:
-    """The content of a layer of an archive."""
+    """Yield the uncompressed content of the layer `number` of `found`."""
     with open_archive(path) as archive:
         image = next(image for image in archive.images if image.image_id == found.image_id)
         blob = image.layers[number].blob
@@ -119,19 +125,19 @@ def _layer(path: str, found: CheckedImage, number: int) -> Iterator[ByteSource]:
 def _layer_difference(theirs: ByteSource, ours: ByteSource) -> str:
     for member, expected in zip_longest(read_members(theirs), read_members(ours)):
         if member is None:
-            return f"{printable(expected.name)} is missing"
+            return f"{printable(expected.name)}: missing"
         shown = printable(member.name)
         if expected is None:
-            return f"{shown} is too much"
+            return f"{shown}: unexpected entry"
         if member.name != expected.name:
-            return f"{shown} stands where {printable(expected.name)} should"
+            return f"{shown}: expected {printable(expected.name)} here"
         for field, what in _FIELDS.items():
             if getattr(member, field) != getattr(expected, field):
                 values = (_shown(field, entry) for entry in (member, expected))
                 return f"{shown}: {what} is {next(values)}, not {next(values)}"
         if member.typeflag == FILE and not _same_content(theirs, ours, member.size):
-            return f"{shown}: other content"
-    return "only in how its tar is written"
+            return f"{shown}: content differs"
+    return "same entries, encoded differently"
 
 
 def _shown(field: str, member: Member) -> str:
@@ -147,7 +153,9 @@ def _same_content(theirs: ByteSource, ours: ByteSource, size: int) -> bool:
 
 
 def _config_difference(path: str, found: CheckedImage, conf: ImageConf) -> str:
-    """Which part of the config differs, when the layers do not."""
+    """Describe which key of the image configs differs. Returns an empty string if that
+    cannot be found out.
+    """
     config = b"{}"
     try:
         with _written(conf) as members:
@@ -161,5 +169,5 @@ def _config_difference(path: str, found: CheckedImage, conf: ImageConf) -> str:
         return ""
     for key in (*ours, *theirs):
         if ours.get(key) != theirs.get(key):
-            return f"; the configs differ in {key!r}"
-    return "; the configs differ only in how they are written"
+            return f"; the image configs differ in {key!r}"
+    return "; the image configs hold the same values, encoded differently"

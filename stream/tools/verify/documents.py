@@ -1,9 +1,9 @@
-"""What an archive's documents say, held against what is there: `manifest.json` of
-`docker save`, and the OCI image layout (image-layout.md, image-index.md,
-manifest.md, config.md).
+"""Check an archive's documents against its members: `manifest.json` of `docker save`, and
+the OCI image layout.
 
-Whatever is found wrong is noted, and the rest is still looked at. Knows members by
-name; not how they are kept.
+OCI Image Specification, image-layout.md, image-index.md, manifest.md and config.md. A
+fault is noted, and the check goes on. Members are known by name; must not know how they
+are stored.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from stream.tools.verify.scan import Link, Members, Stored
 
 MANIFEST, INDEX = "manifest.json", "index.json"
 DOCKER_LIMIT, OVERLAY_LIMIT = 125, 128  # layers
-MAX_INDEXES = 4  # one in another
-MAX_PARSED = 1 << 27  # bytes of JSON; what many images share is parsed for each
+MAX_INDEXES = 4  # levels of nesting
+MAX_PARSED = 1 << 27  # bytes of JSON in all; a document that images share counts each time
 
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 _CONFIG_NAME = re.compile(r"([0-9a-f]{64})(?:\.json)?")
 _BLOB_NAME = re.compile(r"blobs/sha256/([0-9a-f]{64})")
 _KINDS: dict[type, str] = {dict: "object", list: "list", str: "string"}
-# Of all documents; other keys, such as labels', may differ in case alone.
+# Keys of any document that must not occur in two spellings; labels, for one, may.
 _KEYS = frozenset(
     ["architecture", "config", "diff_ids", "digest", "history", "layers", "manifests", "mediatype"]
     + ["os", "repotags", "rootfs", "size"]
@@ -48,7 +48,7 @@ _MEDIA_TYPES = {"+gzip": "gzip", ".gzip": "gzip", "+zstd": "zstd", ".tar": None,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedLayer:
-    """A layer as it is: `diff_id` of its bytes."""
+    """A layer as found in the archive; `diff_id` is computed from its bytes."""
 
     name: str
     diff_id: str
@@ -56,7 +56,9 @@ class CheckedLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedImage:
-    """An image as it is, whatever the documents say. `image_id` is that of its config."""
+    """An image as found in the archive. `image_id` is computed from the config's bytes,
+    and empty if there is no config.
+    """
 
     image_id: str
     repo_tags: tuple[str, ...]
@@ -64,8 +66,8 @@ class CheckedImage:
 
 
 class Documents:
-    """Checks the documents among `members`. `images` are those that were found;
-    `layers` the members that are layers.
+    """A check of the documents among `members`. After `check`, `images` holds the images
+    found, and `layers` the members that are layers, by name.
     """
 
     def __init__(self, members: Members, findings: Findings) -> None:
@@ -73,23 +75,23 @@ class Documents:
         self.layers: dict[str, Stored] = {}
         self._members = members
         self._findings = findings
-        self._readers = ALL  # of the documents at hand
-        self._indexes: set[str] = set()  # that were looked at
-        self._descriptors = 0  # met in them
-        self._parsed = 0
+        self._readers = ALL  # the consumers that read the documents being checked
+        self._indexes: set[str] = set()  # already checked
+        self._descriptors = 0  # in all indexes so far
+        self._parsed = 0  # bytes
 
     @property
     def has_manifest(self) -> bool:
-        """Whether it is a docker-archive."""
+        """True if the archive is a docker-archive."""
         return MANIFEST in self._members.by_name
 
     @property
     def has_index(self) -> bool:
-        """Whether it is an OCI layout."""
+        """True if the archive is an OCI image layout."""
         return INDEX in self._members.by_name
 
     def check(self) -> None:
-        """Check all there is."""
+        """Check all documents, and note the findings of the layers they list."""
         has_manifest, has_index = self.has_manifest, self.has_index
         if not has_manifest and not has_index:
             if self._members.readable:
@@ -99,10 +101,10 @@ class Documents:
         if not has_manifest:
             self._note("no-manifest", "", f"has no {MANIFEST}")
         if not has_index:
-            self._note("no-index", "", "is no OCI layout")
+            self._note("no-index", "", "is not an OCI image layout")
         docker_images: list[CheckedImage] = []
         if has_manifest:
-            # Where there is an index too, podman and containerd follow that.
+            # If there is also an index, podman and containerd read that instead.
             also = () if has_index else (PODMAN, CONTAINERD)
             self._readers = frozenset({DOCKER, SKOPEO, BUILDAH, *also})
             docker_images = list(self._docker_images())
@@ -125,7 +127,7 @@ class Documents:
                 stored, _ = self._members.follow(name)
                 if stored and stored.digest != f"sha256:{match[1]}":
                     found = stored.digest.removeprefix("sha256:")
-                    self._note("digest-mismatch", name, f"its sha256 is {found}")
+                    self._note("digest-mismatch", name, f"sha256 is {found}")
 
     def _compare(self, docker: list[CheckedImage], oci: list[CheckedImage]) -> None:
         if not docker or not oci:
@@ -147,48 +149,54 @@ class Documents:
     # ---- JSON
 
     def _stored(self, name: str, named_in: str = "") -> Stored | None:
-        """The member called `name`, which `named_in` names."""
+        """Return the member called `name`, to which the document `named_in` refers."""
         stored, links = self._members.follow(name)
         if stored is None:
-            what = "is missing" if not links else "is a link that leads to nothing"
+            what = "missing" if not links else "dangling link"
             self._note(
-                "member-missing", name, what + (f": {named_in} names it" if named_in else "")
+                "member-missing",
+                name,
+                what + (f", but {named_in} refers to it" if named_in else ""),
             )
         return stored
 
     def _json(self, stored: Stored | None, kind: type) -> Any:
-        """The document in `stored`, which must be a `kind`, else None."""
+        """Parse the document in `stored`. Returns None, with a finding, if it is not a
+        `kind`.
+        """
         if stored is None:
             return None
         self._parsed += len(stored.document or b"")
         if stored.document is None or self._parsed > MAX_PARSED:
-            one = f"is no JSON, or too large ({stored.size} bytes)"
-            all_of_them = f"more than {MAX_PARSED} bytes of JSON are to be looked at"
+            one = f"not JSON, or too large ({stored.size} bytes)"
+            all_of_them = f"not checked: more than {MAX_PARSED} bytes of JSON in all documents"
             self._note("document-invalid", stored.name, all_of_them if stored.document else one)
             return None
         try:
             value = json.loads(stored.document.decode(), object_pairs_hook=self._object(stored))
         except RecursionError:
-            self._note("document-invalid", stored.name, "is nested too deep")
+            self._note("document-invalid", stored.name, "nested too deeply")
             return None
         except ValueError as error:
-            self._note("document-invalid", stored.name, f"is not JSON: {error}")
+            self._note("document-invalid", stored.name, f"not JSON: {error}")
             return None
         if not isinstance(value, kind):
-            self._note("document-invalid", stored.name, f"is no JSON {_kind(kind)}")
+            self._note("document-invalid", stored.name, f"not a JSON {_kind(kind)}")
             return None
         return value
 
     def _object(self, stored: Stored) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
-        """Makes an object of its pairs, and notes those of which consumers, to whom case
-        does not matter, see another one.
+        """Return a hook that makes an object of key-value pairs and notes duplicate keys.
+        Keys are compared without regard to case, as docker does.
         """
 
         def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             seen: set[str] = set()
             for key, _ in pairs:
                 if (folded := key.lower()) in seen:
-                    self._note("duplicate-key", stored.name, f"has {key} twice, but for case")
+                    self._note(
+                        "duplicate-key", stored.name, f"key {key} occurs twice (case is ignored)"
+                    )
                 if folded in _KEYS:
                     seen.add(folded)
             return dict(pairs)
@@ -196,19 +204,19 @@ class Documents:
         return made
 
     def _get(self, name: str, document: dict[str, Any], key: str, kind: type) -> Any:
-        """`document[key]`, which must be a `kind`, else an empty one."""
+        """Return `document[key]`, or an empty `kind`, with a finding, if it is not one."""
         value = document.get(key)
         if isinstance(value, kind):
             return value
-        what = "is missing" if value is None else f"is no {_kind(kind)}"
+        what = "is missing" if value is None else f"is not of type {_kind(kind)}"
         self._note("document-invalid", name, f"{key} {what}")
         return kind()
 
     def _some(self, name: str, items: list[Any], count: int) -> list[Any]:
-        """`items`, but no more than `count`."""
+        """Return the first `count` of `items`, with a finding if there are more."""
         if len(items) > count:
             self._note(
-                "document-invalid", name, f"lists {len(items)}; {count} of them are looked at"
+                "document-invalid", name, f"list of {len(items)} items; only {count} are checked"
             )
         return items[:count]
 
@@ -217,14 +225,14 @@ class Documents:
             if isinstance(item, dict):
                 yield item
             else:
-                self._note("document-invalid", name, "a list holds what is no object")
+                self._note("document-invalid", name, "list item is not an object")
 
     # ---- docker-archive
 
     def _docker_images(self) -> Iterator[CheckedImage]:
         items = self._json(self._stored(MANIFEST), list)
         if items == []:
-            self._note("no-image", MANIFEST, "lists no image")
+            self._note("no-image", MANIFEST, "lists no images")
         for item in self._objects(MANIFEST, self._some(MANIFEST, items or [], MAX_IMAGES)):
             yield self._docker_image(item)
 
@@ -238,21 +246,21 @@ class Documents:
         if config and (match := _CONFIG_NAME.fullmatch(config_name)):
             self._check_config_name(config_name, match[1], config)
         if config_name.startswith("./"):
-            self._note("dot-slash-name", MANIFEST, f"writes {config_name} with ./")
+            self._note("dot-slash-name", MANIFEST, f"name {config_name} begins with ./")
         tags = self._docker_tags(item.get("RepoTags"))
         return self._image(config, layers, tags, MANIFEST, "zstd-layer")
 
     def _check_config_name(self, name: str, expected: str, config: Stored) -> None:
         found = config.digest.removeprefix("sha256:")
         if found != expected:
-            self._note("config-name-mismatch", name, f"its sha256 is {found}")
+            self._note("config-name-mismatch", name, f"sha256 is {found}")
 
     def _docker_layer(self, name: object, listed: set[str]) -> Stored | None:
         if not isinstance(name, str):
-            self._note("document-invalid", MANIFEST, "Layers holds what is no name")
+            self._note("document-invalid", MANIFEST, "Layers: item is not a string")
             return None
         if name.startswith("./"):
-            self._note("dot-slash-name", MANIFEST, f"writes {name} with ./")
+            self._note("dot-slash-name", MANIFEST, f"name {name} begins with ./")
         stored = self._stored(name, MANIFEST)
         _, links = self._members.follow(name)
         if stored is not None and links:
@@ -261,18 +269,22 @@ class Documents:
 
     def _check_links(self, name: str, stored: Stored, links: list[Link], listed: set[str]) -> None:
         if any(link.hard for link in links):
-            self._note("layer-link-hard", name, "a layer that is a hard link")
+            self._note("layer-link-hard", name, "layer is a hard link")
         if any(link.absolute for link in links):
-            self._note("layer-link-absolute", name, "a layer that is a link to an absolute name")
+            self._note("layer-link-absolute", name, "layer is a link to an absolute name")
         if stored.name not in listed:
-            self._note("layer-link-unlisted", name, f"a link to {stored.name}, which is not listed")
+            self._note(
+                "layer-link-unlisted",
+                name,
+                f"layer is a link to {stored.name}, which is not listed",
+            )
 
     def _docker_tags(self, tags: object) -> tuple[str, ...]:
         if not tags:
-            self._note("untagged", "", "has an image without a tag")
+            self._note("untagged", "", "contains an image without a tag")
             return ()
         if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-            self._note("document-invalid", MANIFEST, "RepoTags is no list of strings")
+            self._note("document-invalid", MANIFEST, "RepoTags is not a list of strings")
             return ()
         for tag in tags:
             if wrong := check_repo_tag(tag):
@@ -284,7 +296,7 @@ class Documents:
 
     def _oci_images(self) -> Iterator[CheckedImage]:
         if "oci-layout" not in self._members.by_name:
-            self._note("no-oci-layout-file", "oci-layout", "is missing")
+            self._note("no-oci-layout-file", "oci-layout", "missing")
         else:
             layout = self._json(self._stored("oci-layout"), dict)
             if layout is not None:
@@ -298,11 +310,15 @@ class Documents:
     ) -> Iterator[CheckedImage]:
         descriptors = self._get(name, index, "manifests", list)
         if not descriptors:
-            self._note("no-image", name, "lists no image")
+            self._note("no-image", name, "lists no images")
         for descriptor in self._objects(name, self._some(name, descriptors, MAX_IMAGES)):
             self._descriptors += 1
             if self._descriptors > MAX_IMAGES:
-                self._note("document-invalid", name, f"more than {MAX_IMAGES} images in all")
+                self._note(
+                    "document-invalid",
+                    name,
+                    f"more than {MAX_IMAGES} images in all; the rest is not checked",
+                )
                 return
             tags = self._oci_tags(descriptor) if depth == 0 else above
             stored = self._described(name, descriptor)
@@ -312,7 +328,9 @@ class Documents:
             if descriptor.get("mediaType") in INDEX_TYPES or "manifests" in manifest:
                 if depth >= MAX_INDEXES:
                     self._note(
-                        "document-invalid", stored.name, "is an index in an index in an index …"
+                        "document-invalid",
+                        stored.name,
+                        f"indexes are nested more than {MAX_INDEXES} deep",
                     )
                 elif stored.name not in self._indexes:
                     self._indexes.add(stored.name)
@@ -324,23 +342,25 @@ class Documents:
         annotations = descriptor.get("annotations")
         names = annotations if isinstance(annotations, dict) else {}
         if not names.get(IMAGE_NAME):
-            self._note("no-image-name", INDEX, f"has no annotation {IMAGE_NAME}")
+            self._note("no-image-name", INDEX, f"lacks the annotation {IMAGE_NAME}")
         if not names.get(REF_NAME):
-            self._note("no-ref-name", INDEX, f"has no annotation {REF_NAME}")
+            self._note("no-ref-name", INDEX, f"lacks the annotation {REF_NAME}")
         name = names.get(IMAGE_NAME) or names.get(REF_NAME)
         return (name,) if isinstance(name, str) else ()
 
     def _described(self, name: str, descriptor: dict[str, Any]) -> Stored | None:
-        """The blob that a descriptor in `name` means."""
+        """Return the blob that `descriptor`, in the document `name`, refers to."""
         digest = self._get(name, descriptor, "digest", str)
         if not _DIGEST.fullmatch(digest):
             if digest:
-                self._note("document-invalid", name, f"digest {digest!r} is no sha256 digest")
+                self._note("document-invalid", name, f"digest {digest!r} is not a sha256 digest")
             return None
         stored = self._stored(f"blobs/sha256/{digest.removeprefix('sha256:')}", name)
         size = descriptor.get("size")
         if stored is not None and size != stored.size:
-            self._note("size-mismatch", stored.name, f"has {stored.size} bytes, {name} says {size}")
+            self._note(
+                "size-mismatch", stored.name, f"size is {stored.size} bytes; {name} states {size}"
+            )
         return stored
 
     def _oci_image(
@@ -358,13 +378,15 @@ class Documents:
 
     def _check_media_type(self, stored: Stored, media_type: object, name: str) -> None:
         if not isinstance(media_type, str):
-            self._note("document-invalid", name, "a layer has no mediaType")
+            self._note("document-invalid", name, "layer has no mediaType")
             return
         for end, compression in _MEDIA_TYPES.items():
             if media_type.endswith(end) and compression != stored.compression:
-                kept = stored.compression or "not compressed"
+                kept = stored.compression or "uncompressed"
                 self._note(
-                    "media-type-mismatch", stored.name, f"is {kept}, {name} says {media_type}"
+                    "media-type-mismatch",
+                    stored.name,
+                    f"content is {kept}; {name} states {media_type}",
                 )
 
     # ---- both
@@ -387,7 +409,7 @@ class Documents:
         for layer in filter(None, layers):
             self.layers[layer.name] = layer
             if layer.compression == "zstd":
-                self._note(zstd_rule, "", "has layers compressed with zstd")
+                self._note(zstd_rule, "", "contains layers compressed with zstd")
         return CheckedImage(
             image_id=config.digest if config else "",
             repo_tags=tags,
@@ -419,24 +441,26 @@ class Documents:
         diff_ids = self._get(name, rootfs, "diff_ids", list) if rootfs else []
         history = document.get("history") or []
         if not isinstance(history, list):
-            self._note("document-invalid", name, "history is no list")
+            self._note("document-invalid", name, "history is not a list")
         elif history:
-            told = sum(not (isinstance(e, dict) and e.get("empty_layer")) for e in history)
-            if told != len(diff_ids):
-                message = f"its history tells of {told} layers, its diff_ids of {len(diff_ids)}"
+            counted = sum(not (isinstance(e, dict) and e.get("empty_layer")) for e in history)
+            if counted != len(diff_ids):
+                message = f"history describes {counted} layers; there are {len(diff_ids)} diff_ids"
                 self._note("history-count-mismatch", name, message)
         if len(diff_ids) != len(layers):
-            message = f"has {len(diff_ids)} diff_ids, {named_in} lists {len(layers)} layers"
+            message = f"has {len(diff_ids)} diff_ids; {named_in} lists {len(layers)} layers"
             self._note("layer-count-mismatch", name, message)
         for number, (layer, diff_id) in enumerate(zip(layers, diff_ids, strict=False), 1):
             if layer is not None and layer.content_digest != diff_id:
-                found = layer.content_digest or "of what cannot be read"
-                message = f"its diff_id is {found}, {name} says {diff_id} (layer {number})"
+                found = layer.content_digest or "unknown, as the layer cannot be read"
+                message = f"diff_id is {found}; {name} states {diff_id} (layer {number})"
                 self._note("diff-id-mismatch", layer.name, message)
 
 
 def _is_attestation(descriptor: dict[str, Any]) -> bool:
-    """What buildkit stores beside images, for the platform unknown/unknown."""
+    """Return True for the attestations that buildkit stores beside images, under the
+    platform unknown/unknown.
+    """
     platform = descriptor.get("platform")
     return isinstance(platform, dict) and platform.get("os") == "unknown"
 

@@ -1,8 +1,9 @@
-"""What can be wrong with an archive, and which consumers refuse it for that.
+"""The rules that an archive can break, the consumers that refuse it for each, and the
+findings.
 
-The table is what was tried with docker 20.10, podman 4.3, containerd 1.6, skopeo
-1.9, buildah 1.28 and umoci 0.4; who is not named read the archive all the same, or
-was not tried. Knows nothing of how a finding comes about.
+The table was established by trying docker 20.10, podman 4.3, containerd 1.6, skopeo
+1.9, buildah 1.28 and umoci 0.4. A consumer that is not listed accepts the archive or
+was not tried. Must not know how an archive is read or checked.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ SKOPEO, BUILDAH, UMOCI = "skopeo", "buildah", "umoci"
 CONSUMERS = (DOCKER, PODMAN, CONTAINERD, SKOPEO, BUILDAH, UMOCI)
 ALL = frozenset(CONSUMERS)
 
-MAX_ALIKE = 20  # findings of one rule at one place; more are counted
+MAX_ALIKE = 20  # findings of one rule at one place that are kept; the rest is counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """Who refuses an archive that breaks it. What is no fault is only not to
-    everybody's taste.
+    """A rule: the consumers that refuse an archive that breaks it. `fault` is false for
+    sound archives that some consumers reject.
     """
 
     refused_by: frozenset[str]
@@ -41,43 +42,41 @@ def _taste(*consumers: str) -> Rule:
 
 RULES: dict[str, Rule] = {
     # The archive
-    "archive-unreadable": _fault(*CONSUMERS),  # no tar, cut short, damaged, a bomb
+    "archive-unreadable": _fault(*CONSUMERS),  # not a tar, truncated, damaged, a bomb
     "no-image": _fault(*CONSUMERS),
-    "member-outside-archive": _fault(),  # leaves the archive
+    "member-outside-archive": _fault(),  # a name or link with .. or a leading slash
     "duplicate-member": _fault(),
     # Its documents
-    "document-invalid": _fault(*CONSUMERS),  # missing, no JSON, of another shape
-    "member-missing": _fault(*CONSUMERS),  # a blob that a document names
+    "document-invalid": _fault(*CONSUMERS),  # not JSON, lacks a key, has a wrong type
+    "member-missing": _fault(*CONSUMERS),  # a document refers to it
     "size-mismatch": _fault(),
-    "digest-mismatch": _fault(
-        SKOPEO, PODMAN, CONTAINERD, UMOCI
-    ),  # of what an OCI layout names by it
-    "config-name-mismatch": _fault(),  # is a digest, of something else
+    "digest-mismatch": _fault(SKOPEO, PODMAN, CONTAINERD, UMOCI),  # of a blob in blobs/sha256
+    "config-name-mismatch": _fault(),  # its name is the digest of something else
     "media-type-mismatch": _fault(),
     "no-oci-layout-file": _fault(),
-    "manifest-index-conflict": _fault(),  # manifest.json and index.json tell of different images
-    "duplicate-key": _fault(),  # of which readers take one or the other
+    "manifest-index-conflict": _fault(),  # different images or tags
+    "duplicate-key": _fault(),  # readers disagree on which one counts
     "layer-count-mismatch": _fault(DOCKER, PODMAN, CONTAINERD, SKOPEO, BUILDAH),
     "diff-id-mismatch": _fault(DOCKER, PODMAN, CONTAINERD, SKOPEO, BUILDAH),
     "history-count-mismatch": _fault(),
     "no-platform": _fault(CONTAINERD),  # no os or architecture
-    "config-invalid": _fault(PODMAN, CONTAINERD),  # Env that is no list, and the like
+    "config-invalid": _fault(PODMAN, CONTAINERD),  # a wrong type, such as an Env that is not a list
     "tag-incomplete": _fault(DOCKER, PODMAN),
     "tag-invalid": _fault(DOCKER, PODMAN, CONTAINERD),
     # A layer's tar
     "layer-unreadable": _fault(*CONSUMERS),
-    "path-not-normalized": _fault(),  # has .. or is not normal
+    "path-not-normalized": _fault(),  # has .., //, or a . inside
     "duplicate-path": _fault(DOCKER, PODMAN),
     "duplicate-path-slash": _fault(),
-    "path-through-symlink": _fault(DOCKER, PODMAN),  # where the target lies in a lower layer
+    "path-through-symlink": _fault(DOCKER, PODMAN),  # refused if the target is in a lower layer
     "parent-not-directory": _fault(),
     "hard-link-before-target": _fault(DOCKER, PODMAN, CONTAINERD, UMOCI),
     "hard-link-to-other-layer": _fault(DOCKER, PODMAN, CONTAINERD),
     "hard-link-to-directory": _fault(),
     "too-many-entries": _fault(),
-    # What a conf yields
+    # Compared with a conf
     "conf-mismatch": _fault(),
-    # Good archives that not everybody reads
+    # Sound archives that some consumers reject
     "directory": _taste(DOCKER, CONTAINERD),
     "gzip-archive": _taste(PODMAN, CONTAINERD, SKOPEO, BUILDAH),
     "oci-gzip-archive": _taste(CONTAINERD),
@@ -102,9 +101,9 @@ RULES: dict[str, Rule] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing found: by which `rule`, at which `place` (a member's name, or empty
-    for the whole), and the consumers that refuse the archive for it. One with a
-    `count` stands for so many more of its kind.
+    """A breach of `rule` at `place` (a member's name, or empty for the whole archive),
+    and the consumers that refuse the archive for it. With a `count` above 1 it stands for
+    that many further findings of its kind.
     """
 
     rule: str
@@ -115,7 +114,7 @@ class Finding:
 
     @property
     def fault(self) -> bool:
-        """Whether the archive is wrong, not only not to everybody's taste."""
+        """True if the archive is wrong, not only rejected by some consumers."""
         return RULES[self.rule].fault
 
     def __str__(self) -> str:
@@ -123,14 +122,16 @@ class Finding:
 
 
 class Findings:
-    """Collects findings; of a great many alike it keeps some and counts the rest."""
+    """A collection of findings. Of those of one rule at one place it keeps the first
+    MAX_ALIKE and counts the rest.
+    """
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str, str], frozenset[str]] = {}
         self._alike: Counter[tuple[str, str]] = Counter()
 
     def add(self, rule: str, place: str, message: str, readers: Iterable[str] = CONSUMERS) -> None:
-        """Note what was found. `readers` are the consumers that look at that part."""
+        """Add a finding. `readers` are the consumers that read that part of the archive."""
         key = (rule, one_line(place), one_line(message))
         refused_by = RULES[rule].refused_by.intersection(readers)
         if key in self._found:
@@ -141,18 +142,18 @@ class Findings:
             self._found[key] = refused_by
 
     def include(self, place: str, other: Findings) -> None:
-        """Note what was found in something at `place`, by itself."""
+        """Add the findings of `other`, which are about the member at `place`."""
         for rule, _, message in other._found:
             self.add(rule, place, message)
         for (rule, _), count in other._alike.items():
             self._alike[rule, one_line(place)] += max(count - MAX_ALIKE, 0)
 
     def all(self) -> tuple[Finding, ...]:
-        """What was found, in the order of finding."""
+        """Return the findings in the order in which they were added."""
         found = [_finding(*key, refused_by) for key, refused_by in self._found.items()]
         for (rule, place), count in self._alike.items():
             if (more := count - MAX_ALIKE) > 0:
-                message = f"and {more} more of this kind"
+                message = f"{more} more of this kind"
                 found.append(_finding(rule, place, message, frozenset(), more))
         return tuple(found)
 

@@ -1,8 +1,8 @@
-"""A layer's tar: what must hold of its entries, whatever image it is part of.
+"""Check the entries of a layer's tar, whatever image the layer is part of.
 
-OCI Image Specification, layer.md; the rest is what extracting it entry by entry
-needs. Memory grows with the number of entries, and with nothing else. Knows
-neither archives nor images.
+OCI Image Specification, layer.md; the other rules follow from extracting the entries
+in order. Memory grows with the number of entries and the length of their paths alone.
+Must not know archives or images.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ from stream.limits import MAX_ENTRIES
 from stream.text import printable
 from stream.typeflags import DIRECTORY, HARD_LINK, LINK
 
-MAX_NAMES = 1 << 29  # bytes of paths, and of the paths above them
+MAX_NAMES = 1 << 29  # bytes of all paths and their parents' paths
 
 Report = Callable[[str, str], None]  # rule, message
 
 
 def check_layer(content: ByteSource, report: Report) -> int:
-    """Report all that is wrong with the layer in `content`. Returns the number of its
-    entries. Raises ArchiveError where it cannot be read on.
+    """Report every rule that the layer in `content`, uncompressed, breaks.
+
+    Returns the number of entries. Raises ArchiveError where the tar becomes unreadable.
     """
     layer = _Layer(report)
     for member in tarreader.read_members(content):
         layer.add(member)
         if layer.entries >= MAX_ENTRIES:
-            report("too-many-entries", f"more than {MAX_ENTRIES} entries: the rest is not checked")
+            report("too-many-entries", f"more than {MAX_ENTRIES} entries; the rest is not checked")
             break
         if layer.names > MAX_NAMES:
-            report("too-many-entries", "too many long names: the rest is not checked")
+            report("too-many-entries", "too many long names; the rest is not checked")
             break
     layer.end()
     return layer.entries
@@ -43,8 +44,8 @@ def _parts(name: bytes) -> list[bytes]:
 
 
 def _is_normal(member: Member) -> bool:
-    """Whether a name is as tools write them: `a/b`, `./a/b` or `/a/b`, with a slash at
-    the end of a directory alone.
+    """Return True for `a/b`, `./a/b` and `/a/b`; a trailing slash is allowed for
+    directories only.
     """
     name = member.name.removeprefix(b"./") or b"."
     name = name.removeprefix(b"/")
@@ -56,23 +57,23 @@ def _is_normal(member: Member) -> bool:
 
 
 class _Layer:
-    """What the entries so far have made, by path without the leading slash."""
+    """The state after the entries read so far, by path without the leading slash."""
 
     def __init__(self, report: Report) -> None:
         self.entries = 0
         self.names = 0  # bytes
         self._report = report
-        self._paths: dict[bytes, bytes] = {}  # and the type of what is there
-        self._absolute: set[bytes] = set()  # those of them that were written with it
-        self._parents: set[bytes] = set()  # directories that entries are in
-        self._waiting: list[tuple[bytes, bytes]] = []  # hard links to what has not come
+        self._paths: dict[bytes, bytes] = {}  # typeflag of the first entry of each path
+        self._absolute: set[bytes] = set()  # paths written with a leading slash
+        self._parents: set[bytes] = set()  # paths that have entries below them
+        self._waiting: list[tuple[bytes, bytes]] = []  # hard links whose target is not there yet
 
     def add(self, member: Member) -> None:
-        """The next entry."""
+        """Check the next entry."""
         self.entries += 1
         shown = printable(member.name)
         if not _is_normal(member):
-            self._report("path-not-normalized", f"{shown}: a name that is not normal")
+            self._report("path-not-normalized", f"{shown}: path is not normalized")
         parts = _parts(member.name)
         if b".." in parts:
             return
@@ -80,7 +81,9 @@ class _Layer:
         self._check_repetition(path, member, shown)
         self._check_parents(path, shown)
         if member.typeflag != DIRECTORY and path in self._parents:
-            self._report("parent-not-directory", f"{shown}: is no directory, but entries are in it")
+            self._report(
+                "parent-not-directory", f"{shown}: not a directory, but has entries below it"
+            )
         if member.typeflag == HARD_LINK:
             self._check_hard_link(path, member, shown)
         self._paths.setdefault(path, member.typeflag)
@@ -93,7 +96,7 @@ class _Layer:
             what = "directory" if member.typeflag == DIRECTORY else "path"
             self._report(
                 "duplicate-path" if same else "duplicate-path-slash",
-                f"{shown}: the same {what} twice",
+                f"{shown}: duplicate {what}{'' if same else ', once with a leading slash'}",
             )
         elif absolute:
             self._absolute.add(path)
@@ -110,29 +113,29 @@ class _Layer:
             if kind == LINK:
                 self._report(
                     "path-through-symlink",
-                    f"{shown}: goes through the symbolic link {printable(parent)}",
+                    f"{shown}: below the symbolic link {printable(parent)}",
                 )
             elif kind != DIRECTORY:
                 self._report(
                     "parent-not-directory",
-                    f"{shown}: is in {printable(parent)}, which is no directory",
+                    f"{shown}: below {printable(parent)}, which is not a directory",
                 )
 
     def _check_hard_link(self, path: bytes, member: Member, shown: str) -> None:
         target = b"/".join(_parts(member.link))
         if b".." in _parts(member.link):
-            message = f"{shown}: a hard link to {printable(member.link)}, a name that is not normal"
+            message = f"{shown}: hard link to {printable(member.link)}, which is not normalized"
             self._report("path-not-normalized", message)
         elif target not in self._paths or target == path:
             self._waiting.append((path, target))
         elif self._paths[target] == DIRECTORY:
-            message = f"{shown}: a hard link to the directory {printable(target)}"
+            message = f"{shown}: hard link to the directory {printable(target)}"
             self._report("hard-link-to-directory", message)
 
     def end(self) -> None:
-        """There are no more entries."""
+        """Check what only the end decides: hard links whose target came late or never."""
         for path, target in self._waiting:
-            link = f"{printable(path)}: a hard link to {printable(target)}"
+            link = f"{printable(path)}: hard link to {printable(target)}"
             if target in self._paths:
                 self._report("hard-link-before-target", f"{link}, which comes later")
             else:

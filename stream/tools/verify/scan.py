@@ -1,8 +1,8 @@
-"""Everything in an archive, in one reading from the front: each member hashed as it
-is stored and as it is uncompressed, and looked at as a layer, which it may be.
+"""Read an archive once from the front, hashing each member as stored and uncompressed.
 
-What is wrong with the container itself is a finding; what is wrong with a member as
-a layer is kept with it, and counts if it is one. Knows no documents.
+Every member is checked as a layer, since only the documents tell which ones are, and
+these may come last. Faults of the container are findings at once; faults of a member as
+a layer are kept with the member and count only if it is one. Must not know documents.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from stream.typeflags import FILE, HARD_LINK, LINK
 
 @dataclass(slots=True, kw_only=True)
 class Stored:
-    """A member's content: `size` bytes, and what they are when uncompressed.
-    `document` holds them if they may be one; `findings` are of it as a layer.
+    """The content of a member: `size` and `digest` as stored, `content_digest`
+    uncompressed (empty if it cannot be read to its end). `document` holds the bytes if
+    they may be JSON; `entries` and `findings` are those of the member as a layer.
     """
 
     name: str
@@ -45,7 +46,9 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A member that stands for another one, named from the root."""
+    """A symbolic or hard link to the member `target`, whose name is from the root of the
+    archive. `absolute` if it was written that way.
+    """
 
     target: str
     hard: bool
@@ -54,13 +57,17 @@ class Link:
 
 @dataclass(slots=True)
 class Members:
-    """The members of an archive by normal name."""
+    """The members of an archive by normalized name. `readable` is false if reading
+    stopped before the end.
+    """
 
     by_name: dict[str, Stored | Link] = field(default_factory=dict)
-    readable: bool = True  # to the end
+    readable: bool = True
 
     def follow(self, name: str) -> tuple[Stored | None, list[Link]]:
-        """The member called `name`, and the links on the way to it."""
+        """Return the member called `name` and the links on the way to it; None for the
+        member if there is none or the links go in a circle.
+        """
         member = self.by_name.get(posixpath.normpath(name).lstrip("/"))
         links: list[Link] = []
         while isinstance(member, Link):
@@ -72,7 +79,9 @@ class Members:
 
 
 class Scan:
-    """A reading of an archive: `members`, and `size` bytes of file."""
+    """One reading of an archive. `size` counts the bytes of the file, or of all files of
+    a directory.
+    """
 
     def __init__(self, findings: Findings) -> None:
         self.members = Members()
@@ -84,7 +93,7 @@ class Scan:
     # ---- containers
 
     def tar(self, file: Sequential) -> None:
-        """Read a tar, however compressed."""
+        """Read a tar in any compression."""
         try:
             self._budget = Budget(lambda: file.count)
             self.compression = file.compression
@@ -109,12 +118,12 @@ class Scan:
                 target = self._normal(member.link)
                 if target is not None:
                     self._add(name, Link(target, hard=True, absolute=False))
-        # What is behind the tar's end is nobody's; that it is whole is.
+        # Bytes after the tar's end are ignored, but a compressed file must be whole.
         for _ in pieces(source):
             pass
 
     def directory(self, path: str) -> None:
-        """Read a directory, of which every file is a member."""
+        """Read a directory; every file below it is a member."""
         root = os.fsencode(path)
         self._findings.add("directory", "", "is a directory")
         try:
@@ -151,26 +160,26 @@ class Scan:
     # ---- names
 
     def _normal(self, name: bytes) -> str | None:
-        """A member's name as its key; None for one that leaves the archive."""
+        """Return the normalized name, or None for one that points outside the archive."""
         text = name.decode("utf-8", "surrogateescape")
         parts = [part for part in text.split("/") if part not in ("", ".")]
         if text.startswith("/") or ".." in parts:
             self._findings.add(
-                "member-outside-archive", printable(name), "a name that leaves the archive"
+                "member-outside-archive", printable(name), "name points outside the archive"
             )
             return None
         return "/".join(parts)
 
     def _add(self, name: str, member: Stored | Link) -> None:
         if name in self.members.by_name:
-            self._findings.add("duplicate-member", name, "two members of this name")
+            self._findings.add("duplicate-member", name, "two members have this name")
         self.members.by_name.setdefault(name, member)
 
     def _add_symlink(self, name: str, link: bytes) -> None:
         text = link.decode("utf-8", "surrogateescape")
         target = posixpath.normpath(posixpath.join(posixpath.dirname(name), text)).lstrip("/")
         if target == ".." or target.startswith("../"):
-            message = f"a link that leaves the archive ({printable(link)})"
+            message = f"link points outside the archive ({printable(link)})"
             self._findings.add("member-outside-archive", name, message)
         else:
             self._add(name, Link(target, hard=False, absolute=text.startswith("/")))
@@ -178,7 +187,7 @@ class Scan:
     # ---- content
 
     def _stored(self, source: ByteSource, size: int) -> Stored:
-        """What there is to know of a member whose `size` bytes are next in `source`."""
+        """Read the next `size` bytes of `source`, the content of a member."""
         head = source.read(min(size, MAGIC_SIZE))
         compression = compression_of(head)
         document = None
@@ -214,8 +223,8 @@ class Scan:
 
 
 class _Sticky:
-    """A decompressor's output, whose first error is its last: one that has failed
-    could well go on, or say that all is over.
+    """The output of a decompressor, which raises its first error again on every further
+    read: a decompressor that failed may otherwise continue, or report the end.
     """
 
     def __init__(self, source: ByteSource) -> None:
@@ -233,7 +242,7 @@ class _Sticky:
 
 
 class _Joined:
-    """`head`, then what `source` has."""
+    """The bytes `head` followed by those of `source`."""
 
     def __init__(self, head: bytes, source: ByteSource) -> None:
         self._head = head
@@ -251,7 +260,7 @@ def _may_be_document(name: str, head: bytes) -> bool:
 
 
 def _examined(content: ByteSource, findings: Findings) -> int:
-    """Look at `content` as a layer. Returns the number of entries."""
+    """Check `content` as a layer. Returns the number of entries."""
     try:
         return check_layer(content, lambda rule, message: findings.add(rule, "", message))
     except ArchiveError as error:
@@ -260,7 +269,9 @@ def _examined(content: ByteSource, findings: Findings) -> int:
 
 
 def _finished(content: HashedBytes, findings: Findings) -> str:
-    """The digest of all of `content`; of none if it cannot be read to its end."""
+    """Read `content` to its end and return its digest, or an empty string if it cannot
+    be read that far.
+    """
     try:
         return content.finish()
     except ArchiveError as error:
@@ -269,7 +280,9 @@ def _finished(content: HashedBytes, findings: Findings) -> str:
 
 
 def _files_below(root: bytes) -> Iterator[bytes]:
-    """The names of all files and links below `root`, in order, from there."""
+    """Yield the paths of all files and links below `root`, relative to it, in order.
+    Raises OSError.
+    """
 
     def fail(error: OSError) -> None:
         raise error

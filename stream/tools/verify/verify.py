@@ -1,4 +1,8 @@
-"""The verification of an archive, from its first byte to its last: one reading."""
+"""Verify an archive in one reading: open it, scan it, check its documents and layers, and
+compare it with a conf.
+
+The order of these steps only; the rules and the checks are those of the other modules.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from stream.tools.verify.scan import Scan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What was found in the archive `name`: `size` bytes, with `layers` distinct
+    """The result of verifying the archive `name`: `size` bytes, with `layers` distinct
     layers of `entries` entries in all.
     """
 
@@ -31,12 +35,12 @@ class Verification:
 
     @property
     def faults(self) -> tuple[Finding, ...]:
-        """What is wrong."""
+        """The findings that are faults; empty for a sound archive."""
         return tuple(finding for finding in self.findings if finding.fault)
 
     @property
     def refusals(self) -> dict[str, tuple[Finding, ...]]:
-        """For each consumer, what it refuses the archive for."""
+        """For each consumer, the findings for which it refuses the archive."""
         return {
             consumer: tuple(f for f in self.findings if consumer in f.refused_by)
             for consumer in CONSUMERS
@@ -44,10 +48,11 @@ class Verification:
 
 
 def verify(target: str, conf: ImageConf | None = None) -> Verification:
-    """Verify the archive at `target` (`-`: standard input), also against `conf`.
+    """Verify the archive at `target` (`-`: standard input), and compare it with the image
+    of `conf` if one is given.
 
-    Raises ArchiveError if there is nothing to read, and whatever writing the image of
-    `conf` raises.
+    Faults of the archive are findings. Raises ArchiveError if `target` cannot be opened,
+    and StreamImageError if the image of `conf` cannot be built.
     """
     findings = Findings()
     scan = _scan(target, findings)
@@ -79,7 +84,9 @@ def _scan(target: str, findings: Findings) -> Scan:
     try:
         fd = os.open(os.fsencode(target), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "its name has a NUL"
+        reason = (
+            error.strerror if isinstance(error, OSError) else "its name contains a NUL character"
+        )
         raise ArchiveError(target, f"cannot be read: {reason}") from error
     try:
         mode = os.fstat(fd).st_mode
