@@ -1,4 +1,4 @@
-"""`stream-image verify`: no good archive is blamed, no planted fault is missed."""
+"""`stream-image verify`: no sound archive is blamed, no planted fault is missed."""
 
 import gzip
 import hashlib
@@ -35,7 +35,7 @@ BASE = Base(layers=LAYERS, history=HISTORY)
 
 
 def run(*args: str | Path, stdin: bytes = b"") -> tuple[int, str]:
-    """The command's exit status and all that it said."""
+    """Run the command and return its exit status and all its output."""
     done = subprocess.run(
         [*COMMAND, "verify", *map(str, args)],
         input=stdin,
@@ -48,7 +48,7 @@ def run(*args: str | Path, stdin: bytes = b"") -> tuple[int, str]:
 
 @pytest.fixture
 def check(tmp_path: Path) -> Callable[..., Any]:
-    """Verify an archive; returns the rules it breaks, faults alone or all."""
+    """Return a function that verifies an archive and returns the rules it breaks."""
 
     def verified(archive: bytes, *, faults: bool = True) -> Any:
         path = tmp_path / "archive"
@@ -65,14 +65,14 @@ def check(tmp_path: Path) -> Callable[..., Any]:
 @pytest.mark.parametrize("compressor", handmade.COMPRESSORS)
 @pytest.mark.parametrize("kind", ["docker", "oci"])
 def test_good_archives(check: Callable[..., Any], compressor: str, kind: str) -> None:
-    """Whatever it is packed with, what is right is right."""
+    """Without it a sound archive could be blamed for how it is compressed."""
     archive = BASE.docker_archive() if kind == "docker" else tar_of([*BASE.oci_files().items()])
     assert check(handmade.COMPRESSORS[compressor](archive)) == set()
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """A store with files, links and directories."""
+    """Return a store with files, links and directories."""
     store = Store.below(tmp_path)
     for name in ("a", "b", "c"):
         store.file(f"{name}/bin/{name}", name.encode() * 5000)
@@ -83,7 +83,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.mark.parametrize("archive_format", ["docker-archive", "oci-archive"])
 @pytest.mark.parametrize("compress", ["none", "store", "gzip", "zstd", "zstd-seekable"])
 def test_what_we_write(store: Store, compress: str, archive_format: str) -> None:
-    """Our own output is sound in every form, is what its conf yields, and takes one line to say so."""
+    """Without it our own output could be reported as faulty, or in more than one line."""
     conf = store.conf(["a", "b"], ["c"], config={"Cmd": ["x"]})
     path = conf.with_name("image")
     options = ("--compress", compress, "--format", archive_format)
@@ -97,7 +97,7 @@ def test_what_we_write(store: Store, compress: str, archive_format: str) -> None
 
 
 def test_chained_bases(store: Store) -> None:
-    """An image on a base is checked against its conf like any other."""
+    """Without it an image on a base could not be compared with its conf."""
     base = store.directory.parent / "base.tar.gz"
     base.write_bytes(gzip.compress(BASE.docker_archive()))
     conf = store.conf(["a"], from_image=str(base))
@@ -107,7 +107,7 @@ def test_chained_bases(store: Store) -> None:
 
 
 def test_oci_directory(tmp_path: Path) -> None:
-    """An OCI layout needs no packing to be verified; a fault in it is found as well."""
+    """Without it a layout would have to be packed first, or its faults would be missed."""
     for name, content in BASE.oci_files().items():
         path = tmp_path / "layout" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ def test_oci_directory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compress", [gzip.compress, pyzstd.compress])
 def test_compressed_layers(check: Callable[..., Any], compress: Callable[[bytes], bytes]) -> None:
-    """A layer is what its bytes are, uncompressed; who cannot do that is named."""
+    """Without it a compressed layer could be blamed, or who rejects it be left out."""
     stored = [compress(layer) for layer in LAYERS]
     archive = BASE.docker_archive(stored=stored)
     assert check(archive) == set()
@@ -136,7 +136,7 @@ def test_compressed_layers(check: Callable[..., Any], compress: Callable[[bytes]
 
 
 def relabelled(files: dict[str, bytes], end: str) -> dict[str, bytes]:
-    """An OCI layout whose layers are said to be something else."""
+    """Return an OCI layout whose layers have another media type."""
 
     def change(manifest: dict[str, Any]) -> None:
         for layer in manifest["layers"]:
@@ -148,7 +148,7 @@ def relabelled(files: dict[str, bytes], end: str) -> dict[str, bytes]:
 def rewritten(
     files: dict[str, bytes], change: Callable[[dict[str, Any]], None]
 ) -> dict[str, bytes]:
-    """An OCI layout with another manifest, and the digests that follow from it."""
+    """Return an OCI layout with a changed manifest, and the digests that follow from it."""
     index = json.loads(files["index.json"])
     (entry,) = index["manifests"]
     rest = dict(files)
@@ -164,12 +164,12 @@ def rewritten(
 
 
 def entry(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tuple[str, Any]:
-    """An entry of a layer."""
+    """Return an entry of a layer."""
     return name, link(target, kind)
 
 
 def layered(*entries: tuple[str, Any]) -> bytes:
-    """An archive whose upper layer has these entries."""
+    """Return an archive whose upper layer has these entries."""
     return Base(layers=[LAYERS[0], tar_of(entries)]).docker_archive()
 
 
@@ -216,14 +216,14 @@ LAYER_FAULTS: dict[str, tuple[str, list[tuple[str, Any]]]] = {
 
 @pytest.mark.parametrize("case", LAYER_FAULTS)
 def test_faults_in_layers(check: Callable[..., Any], case: str) -> None:
-    """Each way in which a layer's tar can be wrong, found and told from the others."""
+    """Without it a fault in a layer's tar could be missed or reported as another."""
     rule, entries = LAYER_FAULTS[case]
     no_tar = Base(layers=[LAYERS[0], b"x" * 2000])
     assert check(layered(*entries) if entries else no_tar.docker_archive()) == {rule}
 
 
 def test_good_entries(check: Callable[..., Any]) -> None:
-    """What consumers take is no fault: prefixes, missing parents, devices, whiteouts, links."""
+    """Without it prefixes, missing parents, devices, whiteouts or links could be blamed."""
     names = ["./", "./a/", "/b/", "c/.wh.x", "c/.wh..wh..opq", "\u00e9", "x" * 300, "d/e/f/g"]
     entries = [entry(name, DIRECTORY if name.endswith("/") else tarfile.REGTYPE) for name in names]
     entries += [entry("fifo", tarfile.FIFOTYPE), entry("null", tarfile.CHRTYPE)]
@@ -233,20 +233,20 @@ def test_good_entries(check: Callable[..., Any]) -> None:
 
 
 def manifest_of(archive: Base, **more: Any) -> tuple[Members, dict[str, Any]]:
-    """The members of an archive and its manifest's item, with more in it."""
+    """Return the members of an archive and its manifest's item, with more keys in it."""
     members, item = archive.docker_members()
     return members, {**item, **more}
 
 
 def docker(change: Callable[[Members, dict[str, Any]], Any], base: Base = BASE) -> bytes:
-    """A docker-archive, its members and manifest changed."""
+    """Return a docker-archive with its members and manifest changed."""
     members, item = base.docker_members()
     change(members, item)
     return tar_of([*members, ("manifest.json", json.dumps([item]).encode())])
 
 
 def configured(**more: Any) -> bytes:
-    """A docker-archive with another config; None takes a member out."""
+    """Return a docker-archive with a changed config; None removes a key."""
     document = {**BASE.document(), **more}
     document = {key: value for key, value in document.items() if value is not None}
     config = json.dumps(document).encode()
@@ -260,19 +260,19 @@ def configured(**more: Any) -> bytes:
 
 
 def oci(change: Callable[[dict[str, bytes]], Any]) -> bytes:
-    """An OCI layout, changed."""
+    """Return a changed OCI layout."""
     files = BASE.oci_files()
     change(files)
     return tar_of([*files.items()])
 
 
 def rootfs(*layers: bytes) -> dict[str, Any]:
-    """What a config says of its layers."""
+    """Return the `rootfs` of a config with these layers."""
     return {"type": "layers", "diff_ids": [digest(layer) for layer in layers]}
 
 
 def conflicting_manifest_and_index() -> bytes:
-    """An OCI layout, and a docker-archive of another image in it."""
+    """Return an OCI layout that is also a docker-archive of another image."""
     members, item = Base(layers=LAYERS[:1]).docker_members()
     manifest = json.dumps([item]).encode()
     return tar_of([*BASE.oci_files().items(), *members, ("manifest.json", manifest)])
@@ -387,7 +387,7 @@ FAULTS: dict[str, tuple[set[str], Callable[[], bytes]]] = {
 
 
 def json_of(data: bytes) -> dict[str, Any]:
-    """The JSON object that `data` is, else an empty one."""
+    """Parse a JSON object; return an empty one if `data` is something else."""
     try:
         value = json.loads(data)
     except ValueError:
@@ -405,13 +405,13 @@ def json_of(data: bytes) -> dict[str, Any]:
     ],
 )
 def test_faults_in_archives(check: Callable[..., Any], case: str, compressor: str) -> None:
-    """Each way in which an archive can be wrong, found and told from the others."""
+    """Without it a fault in an archive could be missed or reported as another."""
     rules, plant = FAULTS[case]
     assert check(handmade.COMPRESSORS[compressor](plant())) == rules
 
 
 def test_all_faults_at_once(tmp_path: Path) -> None:
-    """Who mends an archive wants to know everything at once, where it is and whom it hurts."""
+    """Without it faults would have to be found one by one, without place or consumers."""
     upper = tar_of([entry("a"), entry("a"), entry("h", HARD, "none"), entry("l/x")])
 
     def spoil(members: Members, item: dict[str, Any]) -> None:
@@ -443,7 +443,7 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
 
 
 def test_many_alike_are_counted(tmp_path: Path) -> None:
-    """A million faults of one kind are one story, told in a few lines."""
+    """Without it a million faults of one kind would fill the screen."""
     entries = [entry(f"f{number}") for number in range(200)] * 2
     path = tmp_path / "image.tar"
     path.write_bytes(layered(*entries))
@@ -494,14 +494,14 @@ TASTES: dict[str, tuple[set[str], Callable[[], bytes]]] = {
 
 @pytest.mark.parametrize("case", TASTES)
 def test_tastes(check: Callable[..., Any], case: str) -> None:
-    """A good archive that not everybody reads is good, and it is said who does not."""
+    """Without it a sound archive could be blamed, or who rejects it be left out."""
     rules, make = TASTES[case]
     assert check(make()) == set()
     assert check(make(), faults=False) == {*rules, "no-index"}
 
 
 def test_consumers_of_a_hybrid(tmp_path: Path) -> None:
-    """Where there are two lists of layers, a consumer is judged by the one that it reads."""
+    """Without it a consumer would be judged by the list of layers that it does not read."""
     members, item = BASE.docker_members()
     item["Layers"] = [f"./{name}" for name in item["Layers"]]
     files = BASE.oci_files()
@@ -518,7 +518,7 @@ def test_consumers_of_a_hybrid(tmp_path: Path) -> None:
 
 
 def test_every_rule_is_documented() -> None:
-    """What a finding's rule means, and who refuses it, is in one table for people."""
+    """Without it docs/verify.md could lack a rule, or name the wrong consumers for one."""
     documented: dict[str, frozenset[str]] = {}
     for line in DOCS.read_text("utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -538,7 +538,7 @@ entries = st.lists(st.tuples(paths, kinds, paths), max_size=7)
 
 
 def naive(members: Sequence[tarfile.TarInfo]) -> set[str]:  # noqa: PLR0912
-    """The rules that a layer breaks, found by comparing everything with everything."""
+    """Return the rules that a layer breaks, found by comparing all entries with each other."""
 
     def key(name: str) -> str:
         return "/".join(part for part in name.split("/") if part not in ("", "."))
@@ -562,7 +562,7 @@ def naive(members: Sequence[tarfile.TarInfo]) -> set[str]:  # noqa: PLR0912
                 broken.add("duplicate-path" if same else "duplicate-path-slash")
         firsts = {key(one.name): one for one in reversed(before)}
         for name, other in firsts.items():
-            # What is below a path that had entries before is that path's fault.
+            # If the parent had entries before, the parent's own entry is at fault.
             known = any(key(one.name).startswith(f"{name}/") for one in before)
             if name and path.startswith(f"{name}/") and not other.isdir() and not known:
                 broken.add("path-through-symlink" if other.issym() else "parent-not-directory")
@@ -580,7 +580,7 @@ def naive(members: Sequence[tarfile.TarInfo]) -> set[str]:  # noqa: PLR0912
 
 @given(entries=entries)
 def test_layers_against_an_oracle(entries: list[tuple[str, bytes, str]]) -> None:
-    """The one pass over a layer finds what comparing all entries with each other finds."""
+    """Without it the single pass over a layer could find other faults than a naive check."""
     layer = tar_of([entry(name, kind, target) for name, kind, target in entries])
     with tarfile.open(fileobj=io.BytesIO(layer)) as tar:
         members = tar.getmembers()
@@ -591,7 +591,7 @@ def test_layers_against_an_oracle(entries: list[tuple[str, bytes, str]]) -> None
 
 
 def digests_hold(archive: bytes) -> bool:
-    """Whether tarfile and hashlib find the image as it was."""
+    """Return True if tarfile and hashlib find the image unchanged."""
     try:
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
             names = tar.getnames()
@@ -609,7 +609,7 @@ def digests_hold(archive: bytes) -> bool:
 
 @given(st.data())
 def test_any_byte(tmp_path: Path, data: st.DataObject) -> None:
-    """Wherever a byte is changed, either it is found or the image is what it was."""
+    """Without it a changed byte could change the image unnoticed."""
     archive = bytearray(BASE.docker_archive())
     place = data.draw(st.integers(0, len(archive) - 1))
     archive[place] ^= data.draw(st.integers(1, 255))
@@ -622,7 +622,7 @@ def test_any_byte(tmp_path: Path, data: st.DataObject) -> None:
 @pytest.mark.parametrize("compressor", [name for name in handmade.COMPRESSORS if name != "plain"])
 @given(st.data())
 def test_any_compressed_byte(tmp_path: Path, compressor: str, data: st.DataObject) -> None:
-    """A damaged compressed archive is found out, or is the same within."""
+    """Without it damage to a compressed archive could change the image unnoticed."""
     archive = bytearray(handmade.COMPRESSORS[compressor](BASE.docker_archive()))
     if data.draw(st.booleans()):
         place = data.draw(st.integers(0, len(archive) - 1))
@@ -640,45 +640,45 @@ def test_any_compressed_byte(tmp_path: Path, compressor: str, data: st.DataObjec
 
 
 def changed_content(store: Store) -> str:
-    """One byte."""
+    """Change one byte."""
     path = store.path("b/bin/b")
     path.write_bytes(b"x" + path.read_bytes()[1:])
     return "layer 2 is the first to differ from the conf's image: {}/b/bin/b: content differs"
 
 
 def changed_size(store: Store) -> str:
-    """A shorter file."""
+    """Shorten a file."""
     store.path("b/bin/b").write_bytes(b"x")
     return "layer 2 {}/b/bin/b: size is 5000, not 1"
 
 
 def changed_mode(store: Store) -> str:
-    """Execute bits."""
+    """Set the execute bits."""
     store.path("a/bin/a").chmod(0o777)
     return "layer 1 {}/a/bin/a: mode is 0644, not 0777"
 
 
 def changed_link(store: Store) -> str:
-    """A link elsewhere."""
+    """Point a link elsewhere."""
     store.path("b/link").unlink()
     store.path("b/link").symlink_to("there")
     return "layer 2 {}/b/link: link target is bin, not there"
 
 
 def added(store: Store) -> str:
-    """An entry at the end."""
+    """Add an entry at the end."""
     store.file("c/zz", b"")
     return "layer 2 {}/c/zz: missing"
 
 
 def added_between(store: Store) -> str:
-    """An entry before another."""
+    """Add an entry before another."""
     store.file("b/bin/aa", b"")
     return "layer 2 {}/b/bin/b: expected {}/b/bin/aa here"
 
 
 def removed(store: Store) -> str:
-    """An entry gone."""
+    """Remove an entry."""
     store.path("c/link").unlink()
     return "layer 2 {}/c/link: unexpected entry"
 
@@ -691,7 +691,7 @@ def removed(store: Store) -> str:
 def test_not_what_the_conf_yields(
     store: Store, change: Callable[[Store], str], compress: str
 ) -> None:
-    """Which file made an image another one is named, however deep it is."""
+    """Without it nobody learns which file makes an image differ from its conf."""
     conf = store.conf(["a"], ["b", "c"])
     path = conf.with_name("image")
     subprocess.run([*COMMAND, "-q", str(conf), "-o", str(path), "--compress", compress], check=True)
@@ -706,7 +706,7 @@ def test_not_what_the_conf_yields(
 
 
 def test_other_tag_config_or_layers(store: Store) -> None:
-    """What differs beside the layers is said as well."""
+    """Without it a different tag, config or number of layers would go unreported."""
     conf = store.conf(["a"])
     path = conf.with_name("image.tar")
     subprocess.run([*COMMAND, "-q", str(conf), "-o", str(path)], check=True)
@@ -722,13 +722,13 @@ def test_other_tag_config_or_layers(store: Store) -> None:
 
 
 def test_only_one_standard_input() -> None:
-    """The archive and the conf cannot both be what comes."""
+    """Without it archive and conf would both be read from standard input."""
     status, said = run("-", "--conf", "-")
     assert (status, len(said.splitlines())) == (2, 1)
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:
-    """An archive is as large as it likes: it passes, and is not kept."""
+    """Without it memory could grow with the archive."""
     noise = random.Random(2).randbytes(1 << 20)
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as tar:
@@ -750,7 +750,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
 
 
 def test_names_with_many_parents() -> None:
-    """Each parent is remembered: an archive of kilobytes would take gigabytes of memory."""
+    """Parents are remembered: without it kilobytes of archive could take gigabytes of memory."""
     names = [f"{number}/" + "a/" * 2000 + "x" for number in range(200)]
     found: list[str] = []
     layer = StreamBytes(io.BytesIO(layer_tar(dict.fromkeys(names, b""))), "x")
@@ -760,7 +760,7 @@ def test_names_with_many_parents() -> None:
 
 
 def test_keys_that_differ_in_case(check: Callable[..., Any]) -> None:
-    """Docker, to which they are one, would load another image than the one that was verified."""
+    """Docker ignores case: without it, it would load another image than the one verified."""
     other = Base(layers=LAYERS[:1], config={"Cmd": ["other"]}).document()
 
     def change(members: Members, item: dict[str, Any]) -> None:
