@@ -180,12 +180,17 @@ PROGRAM = (
 
 
 @pytest.mark.parametrize(
-    ("planner", "arguments"), [("auto", "24"), ("popularity", "24"), ("pipeline", PROGRAM)]
+    ("module", "planner", "arguments"),
+    [
+        ("auto", "auto", "24"),
+        ("popularity", "popularity", "24"),
+        ("program", "pipeline", PROGRAM),
+    ],
 )
-def test_hash_seed(planner: str, arguments: str) -> None:
+def test_hash_seed(module: str, planner: str, arguments: str) -> None:
     """The same closure gives the same image on every machine and in every run."""
     program = (
-        f"from stream.strategies.{planner} import {planner} as plan\n"
+        f"from stream.strategies.{module} import {planner} as plan\n"
         "from stream.strategies.graph import Node\n"
         "names = [f'/s/{n * 7919 % 1000}-p{n % 5}' for n in range(200)]\n"
         "print(plan({name: Node(n % 7, frozenset(names[n // 2:n:3])) for n, name in enumerate(names)},\n"
