@@ -1,1 +1,1 @@
-"""What Nix writes and knows: hashes, closures, its database. Knows no images."""
+"""Nix's own formats and answers: hashes, closures, its database. Must not know images."""

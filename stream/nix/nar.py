@@ -1,7 +1,7 @@
-"""How large a store path is for Nix: the size of its NAR, which nobody writes.
+"""The size of a store path as Nix counts it: that of its NAR, computed without writing one.
 
-Nix manual, "Nix Archive (NAR) format": every word is its length in 8 bytes and itself,
-filled up to a multiple of 8.
+Nix manual, "Nix Archive (NAR) format": every word is preceded by its length in 8 bytes and
+padded to a multiple of 8.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _ENTRY = _words("entry ( name node )")
 
 
 def nar_size(path: bytes) -> int:
-    """Bytes of the NAR of what is at `path`. Follows no link; of devices, which no NAR
-    holds, it counts nothing. Raises SourceError.
+    """Return the size in bytes of the NAR of `path`. Links are not followed; devices, which
+    a NAR cannot hold, count nothing. Raises SourceError.
     """
     try:
         found = os.lstat(path)
@@ -50,7 +50,7 @@ def nar_size(path: bytes) -> int:
 
 
 def _size_of(found: os.stat_result) -> int:
-    """What a file, link or directory takes without its entries."""
+    """Return the bytes that a file, a link, or a directory without its entries takes."""
     if stat.S_ISREG(found.st_mode):
         executable = _EXECUTABLE if found.st_mode & stat.S_IXUSR else 0
         return _REGULAR + executable + _word(found.st_size)

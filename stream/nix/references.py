@@ -1,12 +1,12 @@
-"""What Nix writes of a closure, as a references graph, and as what its database says.
+"""Parse Nix's descriptions of a closure into a references graph and database records.
 
-JSON: Nix manual, "Store object info JSON format", in the forms it has had: a list of
-objects with a `path` (`exportReferencesGraph` of structured attributes, `nix path-info
---json` up to 2.18), an object by path (from 2.19 on), and one with `storeDir` and the
-objects by the last component of their path in `info` (`--json-format 2`). Lines: what
-`exportReferencesGraph` writes otherwise (path, deriver, number of references, references),
-and with hash and size behind the path, the registration that `nix-store --dump-db` and
-nixpkgs' `closureInfo` write. Knows no store.
+JSON: Nix manual, "Store object info JSON format", in all its versions: a list of objects
+with a `path` (`exportReferencesGraph` of structured attributes, `nix path-info --json` up
+to 2.18), an object by path (from 2.19 on), and one with `storeDir` and the objects by the
+last component of their path in `info` (`--json-format 2`). Lines: the plain form of
+`exportReferencesGraph` (path, deriver, number of references, references), and, with hash
+and size after the path, the registration that `nix-store --dump-db` and nixpkgs'
+`closureInfo` write. Must not know stores.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from stream.model import StoreObject
 from stream.nix.hashes import sha256_of
 from stream.strategies.graph import Graph, Node
 
-MAX_PATHS = 1 << 15  # planning takes memory that grows with the square: 128 MiB for these
+MAX_PATHS = 1 << 15  # planning takes memory that grows with the square: here 128 MiB
 MAX_REFERENCES = 1 << 22
 _NUMBER = re.compile("[0-9]{1,18}")
 _HINT = "list a whole closure, as `nix path-info --json -r` does"
 
 
 class Told(NamedTuple):
-    """What a document says of a store path, at `place` in it. `references` are in order and
-    may hold the path itself; hash and deriver are as they stand there.
+    """A document's statement about a store path, at `place` in it. `references` are in order
+    and may contain the path itself; hash and deriver are as written, unchecked.
     """
 
     place: str
@@ -46,8 +46,9 @@ class Told(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class References:
-    """A closure as the document called `name` tells it. If it is not `sized`, the sizes in
-    `graph` are 0 because it has none. `directory` stands before paths without one.
+    """A closure as described by the document `name`. If it is not `sized`, the document
+    states no sizes and those in `graph` are 0. `directory` is the store directory of paths
+    written without one.
     """
 
     name: str
@@ -57,11 +58,12 @@ class References:
     directory: str = ""
 
     def objects(self, paths: Iterable[str]) -> tuple[StoreObject, ...]:
-        """What a Nix database says of `paths`, which are in `graph`, in the order of paths.
-        Raises ConfError, with the first faults: a graph can be without hashes.
+        """Return the database records of `paths`, which are in `graph`, in order of path.
+
+        Raises ConfError, with the first faults, if the document lacks hashes or sizes.
         """
         if not self.sized:
-            fault = Fault("", "has neither hashes nor sizes, and a Nix database needs both")
+            fault = Fault("", "has neither hashes nor sizes; a Nix database needs both")
             raise ConfError(self.name, [fault])
         faults: list[Fault] = []
         found = []
@@ -70,7 +72,7 @@ class References:
             nar_hash = _sha256(value)
             if nar_hash is None:
                 wrong = "is missing" if value is None else "is not a SHA-256 as Nix writes it"
-                faults.append(Fault(f"{place}.narHash", f"{wrong}, and a Nix database needs one"))
+                faults.append(Fault(f"{place}.narHash", f"{wrong}; a Nix database needs one"))
                 if len(faults) == MAX_FAULTS:
                     break
                 continue
@@ -89,9 +91,10 @@ class References:
 
 
 def parse_references(data: bytes, name: str) -> References:
-    """The closure in `data`; `name` stands for it in messages. What a path refers to has to
-    be in it; that a path refers to itself is left out of the graph. Sizes are `narSize`.
-    Raises ConfError, with the first faults found.
+    """Parse the closure in `data`; `name` stands for it in messages.
+
+    Every reference has to be in the closure; a path's reference to itself is left out of
+    the graph. Sizes are `narSize`, in bytes. Raises ConfError, with the first faults found.
     """
     reader = _Reader()
     with contextlib.suppress(_TooManyFaultsError):
@@ -108,11 +111,11 @@ def parse_references(data: bytes, name: str) -> References:
 
 
 class _TooManyFaultsError(Exception):
-    """There is no use in more of them."""
+    """Stops reading after MAX_FAULTS faults."""
 
 
 class _Reader:
-    """Reads one document and collects what is wrong with it."""
+    """A reader of one document, which collects its faults."""
 
     def __init__(self) -> None:
         self.faults: list[Fault] = []
@@ -128,8 +131,8 @@ class _Reader:
             raise _TooManyFaultsError
 
     def read(self, data: bytes) -> None:
-        """Read all of it. What is found is of no use if there are faults."""
-        if data.startswith(b"/"):  # no JSON begins so
+        """Read the whole document. The result is of no use if there are faults."""
+        if data.startswith(b"/"):  # JSON cannot begin like this
             return self._read(self._records(data))
         try:
             document = orjson.loads(data)
@@ -144,9 +147,9 @@ class _Reader:
         count = 0
         for place, path, info in objects:
             if len(self.told) >= MAX_PATHS:
-                return self._fault(place, f"is one too many: {MAX_PATHS} store paths are allowed")
+                return self._fault(place, f"too many store paths: at most {MAX_PATHS} are allowed")
             if path in self.told:
-                self._fault(place, f"{path} is listed already, at {self.told[path].place}")
+                self._fault(place, f"{path} is already listed at {self.told[path].place}")
                 continue
             references = self._references(place, info)
             deriver = info.get("deriver")
@@ -155,16 +158,20 @@ class _Reader:
             self.told[path] = Told(place, references, info.get("narHash"), deriver)
             count += len(references)
             if count > MAX_REFERENCES:
-                return self._fault(place, f"has the {MAX_REFERENCES}th reference: that is too many")
+                return self._fault(
+                    place, f"too many references: at most {MAX_REFERENCES} are allowed"
+                )
             self.graph[path] = Node(self._size(place, info), frozenset(references) - {path})
         for path, node in self.graph.items():
             # Not `references - keys`, which goes through all keys.
             for other in sorted(o for o in node.references if o not in self.told):
-                self._fault(self.told[path].place, f"refers to {other}, which is not here: {_HINT}")
+                self._fault(
+                    self.told[path].place, f"refers to {other}, which is not listed; {_HINT}"
+                )
         return None
 
     def _records(self, data: bytes) -> Iterator[tuple[str, str, dict[str, Any]]]:
-        """What `_objects` says, of lines."""
+        """Yield the same as `_objects`, from lines."""
         try:
             lines = data.decode().rstrip("\n").split("\n")
         except UnicodeDecodeError:
@@ -181,7 +188,7 @@ class _Reader:
                 return self._fault(f"line {at}", f"{head[-1]!r} is not a number of references")
             references = lines[at : at + int(head[-1])] if len(head) == fields else []
             if len(head) < fields or len(references) < int(head[-1]):
-                return self._fault(place, "begins what is cut short")
+                return self._fault(place, "record is truncated")
             at += len(references)
             info: dict[str, Any] = {"narSize": 0, "deriver": head[-2], "references": references}
             if self.sized:
@@ -194,7 +201,7 @@ class _Reader:
         return None
 
     def _objects(self, document: Any) -> Iterator[tuple[str, str, dict[str, Any]]]:
-        """Of each store path its place, itself and what is said of it."""
+        """Yield each store path with its place and the statement about it."""
         prefix = ""
         if isinstance(document, dict) and isinstance(document.get("info"), dict):
             directory = document.get("storeDir")
@@ -205,10 +212,10 @@ class _Reader:
         items = document.items() if isinstance(document, dict) else enumerate(document)
         for key, info in items:
             place = f"{prefix}[{orjson.dumps(key).decode()}]"
-            # `nix path-info` of a path that is not in the store.
+            # As `nix path-info` writes a path that is not in the store.
             absent = info is None if isinstance(document, dict) else _is_invalid(info)
             if absent:
-                self._fault(place, "is not in the store that Nix was asked about")
+                self._fault(place, "is not in the Nix store that was queried")
             elif not isinstance(info, dict):
                 self._fault(place, f"must be an object, not {kind(info)}")
             else:
@@ -219,7 +226,7 @@ class _Reader:
         return None
 
     def _path(self, place: str, value: object) -> str | None:
-        """The store path that is meant by `value`."""
+        """Return the store path `value`, or None, with a fault, if it is not one."""
         if value is None:
             self._fault(place, "is missing")
         elif not isinstance(value, str):
@@ -229,7 +236,7 @@ class _Reader:
             if path in self._good or _is_normal(path):
                 self._good.add(path)
                 return path
-            self._fault(place, f"{value!r} is not the path of a store path")
+            self._fault(place, f"{value!r} is not a store path")
         return None
 
     def _references(self, place: str, info: dict[str, Any]) -> list[str]:
@@ -252,8 +259,8 @@ class _Reader:
 
 
 def _sha256(value: object) -> str | None:
-    """The hash that `value` is as `sha256:` and 64 hex digits, or None. Nix 2.33 wrote an
-    object.
+    """Return a hash as `sha256:` and 64 hex digits, or None if `value` is not one. Nix 2.33
+    wrote an object.
     """
     if isinstance(value, dict) and value.get("format") == "base64":
         value = f"{value.get('algorithm')}-{value.get('hash')}"

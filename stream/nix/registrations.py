@@ -1,7 +1,7 @@
-"""Registrations: what a Nix database says of store paths, written and read as SQLite.
+"""Registrations: the records of store paths in a Nix database, written and read as SQLite.
 
-Schema version 10, that of every Nix since 2.0. Knows the tables and SQLite's format, and
-trusts no file; not what is in a store, nor where a database lies.
+Schema version 10, used by every Nix since 2.0. Knows the tables and SQLite's file format,
+and trusts no file; must not know stores, nor where a database is kept.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     import sqlite3
 
 SCHEMA_VERSION = 10
-MAX_DATABASE = 64 << 20  # bytes of a database that is read: some 80,000 store paths
+MAX_DATABASE = 64 << 20  # bytes of a database to be read: about 80,000 store paths
 
-# As Nix gives store files, and dockerTools the image's. 0 is Nix's word for "not known".
+# The mtime of store files, and of dockerTools' images. For Nix, 0 means "unknown".
 REGISTRATION_TIME = 1
 
 NAR_HASH = re.compile("sha256:[0-9a-f]{64}")
 
 _MAX_ROWS = 1 << 20  # of each table
 _MAX_TEXT = 1 << 20  # bytes of a value
-_MAX_STATEMENT = 10_000  # bytes of a statement in the schema, which Nix writes with 600
-_SHOWN = 200  # characters of what is wrong
-_MAX_SCHEMA_STEPS = 10_000  # of SQLite's instructions: some 1000 tables and indexes
-_MAX_STEPS = 64  # millions of SQLite's instructions: enough for all rows that there may be
+_MAX_STATEMENT = 10_000  # bytes of a statement in the schema; Nix's longest has 600
+_SHOWN = 200  # characters of an untrusted text in a message
+_MAX_SCHEMA_STEPS = 10_000  # SQLite instructions: about 1000 tables and indexes
+_MAX_STEPS = 64  # million SQLite instructions: enough for the largest number of rows
 
-# SQLite's Database File Format, 1.3 and 1.6. Of pages: type, first free block, cells, and
-# where their content begins.
+# SQLite's Database File Format, 1.3 and 1.6. A page's header: type, first free block,
+# number of cells, and start of their content.
 _PAGE, _FILE_HEADER = 4096, 100
 _PAGE_HEADER = struct.Struct(">BHHH")
 _FREE_BLOCK = struct.Struct(">HH")  # the next one, and its own size
@@ -59,7 +59,7 @@ _TABLES = (
     foreign key (drv) references ValidPaths(id) on delete cascade
 )""",
 )
-# A path that refers to itself could not be deleted without the trigger.
+# Without the trigger, a path that refers to itself could not be deleted.
 _INDEXES = (
     "CREATE INDEX IndexReferrer on Refs(referrer)",
     "CREATE INDEX IndexReference on Refs(reference)",
@@ -69,7 +69,7 @@ _INDEXES = (
 end""",
 )
 
-# What is read: the types that values may have.
+# The columns that are read, and the types that their values may have.
 _TEXT, _NUMBER = (str,), (int,)
 _TEXT_OR_NULL, _NUMBER_OR_NULL = (str, type(None)), (int, type(None))
 _COLUMNS: dict[str, dict[str, tuple[type, ...]]] = {
@@ -90,7 +90,7 @@ _COLUMNS: dict[str, dict[str, tuple[type, ...]]] = {
 
 @dataclass(slots=True, kw_only=True)
 class Registration:
-    """What is said of a store path. `outputs` are a derivation's, by name."""
+    """The record of a store path. `outputs` are a derivation's, by name."""
 
     nar_hash: str
     nar_size: int | None
@@ -103,15 +103,15 @@ class Registration:
 
 
 class UnusableError(Exception):
-    """A database that is not what Nix writes. Its text says why."""
+    """A database differs from those that Nix writes. The text gives the reason."""
 
 
 # ---- writing
 
 
 def written(registrations: Mapping[str, Registration]) -> bytes:
-    """The database of `registrations`, by store path. Rows are in order and indexes come
-    last, so that pages fill up in the same way whatever SQLite's version and options.
+    """Return a database of `registrations`, which are by store path. Rows are in order and
+    indexes come last, so that pages fill in the same way for any SQLite version and options.
     """
     import sqlite3
 
@@ -163,13 +163,13 @@ def written(registrations: Mapping[str, Registration]) -> bytes:
 
 
 def _clear_free_space(data: bytearray) -> None:
-    """Make zeros of what is in no cell of the database's pages: SQLite leaves there
-    whatever was.
+    """Zero the bytes outside the cells of the database's pages, where SQLite leaves old
+    content.
     """
     for start in range(0, len(data), _PAGE):
         header = start or _FILE_HEADER
         kind, free, cells, content = _PAGE_HEADER.unpack_from(data, header)
-        if kind not in _INTERIOR + _LEAF:  # no tree's, but what a large row goes on with
+        if kind not in _INTERIOR + _LEAF:  # not a tree page, but the continuation of a large row
             continue
         end = header + (12 if kind in _INTERIOR else 8) + 2 * cells
         data[end : start + content] = bytes(start + content - end)
@@ -183,16 +183,16 @@ def _clear_free_space(data: bytearray) -> None:
 
 
 def read(data: bytes, is_store_path: Callable[[str], object]) -> dict[str, Registration]:
-    """What the database `data` says, by store path. Raises UnusableError.
+    """Return the registrations in the database `data`, by store path. Raises UnusableError.
 
-    Whoever made it decides nothing: its schema is parsed, of it nothing is run, and rows
-    are read from plain tables only.
+    The database is untrusted: its schema is parsed, nothing in it is run, and rows are read
+    from plain tables only.
     """
     import sqlite3
 
     if len(data) > MAX_DATABASE:
-        raise UnusableError(f"it has more than {MAX_DATABASE} bytes")
-    # Nix leaves it in WAL mode, which no database in memory has.
+        raise UnusableError(f"it is larger than {MAX_DATABASE} bytes")
+    # Nix leaves it in WAL mode, which a database in memory cannot have.
     data = data[: _VERSIONS.start] + _JOURNALLED + data[_VERSIONS.stop :]
     try:
         with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
@@ -207,7 +207,7 @@ def read(data: bytes, is_store_path: Callable[[str], object]) -> dict[str, Regis
 
 
 def _read_schema(connection: sqlite3.Connection) -> None:
-    """Let SQLite read the schema, within narrow bounds, and give it room for the rows. See
+    """Have SQLite read the schema within narrow limits, then raise them for the rows. See
     sqlite.org/security.html, "Untrusted SQLite Database Files".
     """
     import sqlite3
@@ -231,17 +231,17 @@ def _read_schema(connection: sqlite3.Connection) -> None:
 class _Reader:
     def __init__(self, connection: sqlite3.Connection, size: int) -> None:
         self._connection = connection
-        self._text_left = size  # in a file that is made for it, values can share pages
+        self._text_left = size  # in a malicious file, values can share pages
 
     def registrations(self, is_store_path: Callable[[str], object]) -> dict[str, Registration]:
-        """Everything, by store path."""
+        """Return all registrations by store path."""
         paths: dict[int, str] = {}
         found: dict[str, Registration] = {}
         for key, path, nar_hash, deriver, nar_size, ultimate, sigs, ca in self._rows("ValidPaths"):
             if not is_store_path(path) or not NAR_HASH.fullmatch(nar_hash):
-                raise UnusableError(f"{path[:_SHOWN]} or its hash is none of this store")
+                raise UnusableError(f"{path[:_SHOWN]} or its hash does not belong to this store")
             if key in paths or path in found:
-                raise UnusableError(f"{path} is there twice")
+                raise UnusableError(f"{path} occurs twice")
             paths[key] = path
             found[path] = Registration(
                 nar_hash=nar_hash, nar_size=nar_size, deriver=deriver, ultimate=ultimate,
@@ -257,7 +257,7 @@ class _Reader:
         return found
 
     def _rows(self, table: str) -> Iterator[tuple[Any, ...]]:
-        """The rows of `table`, every value of a type that its column may have."""
+        """Yield the rows of `table`. Raises UnusableError for a value of a wrong type."""
         columns = _COLUMNS[table]
         self._check(table, columns)
         rows: Iterable[tuple[Any, ...]] = self._connection.execute(
@@ -268,15 +268,15 @@ class _Reader:
                 raise UnusableError(f"{table} has more than {_MAX_ROWS} rows")
             for value, types in zip(row, columns.values(), strict=True):
                 if type(value) not in types:
-                    raise UnusableError(f"{table} has a value of a wrong type")
+                    raise UnusableError(f"{table} has a value of the wrong type")
                 if isinstance(value, str):
                     self._text_left -= len(value)
             if self._text_left < 0:
-                raise UnusableError("it has more text than bytes")
+                raise UnusableError("its values are longer than the file")
             yield row
 
     def _check(self, table: str, columns: Iterable[str]) -> None:
-        """See that `table` is one, with columns of which none is computed."""
+        """Check that `table` is a plain table and that none of its columns is generated."""
         found = self._connection.execute(
             "SELECT substr(sql, 1, 13) FROM sqlite_master WHERE name = ? COLLATE nocase", (table,)
         ).fetchall()
@@ -287,7 +287,7 @@ class _Reader:
             for _, name, *_, kind in self._connection.execute(f"PRAGMA table_xinfo({table})")
         }
         if any(hidden.values()) or not hidden.keys() >= set(columns):
-            raise UnusableError(f"{table} is not that of schema version {SCHEMA_VERSION}")
+            raise UnusableError(f"{table} does not match schema version {SCHEMA_VERSION}")
 
 
 STATE_DIR = b"nix/var/nix"

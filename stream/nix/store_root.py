@@ -1,8 +1,8 @@
-"""Where on this machine the files of an image's paths are: what lies in the store directory
-may be there, or below another root; all else is where its path says.
+"""Map an image's paths to files on this machine: paths in the store directory may be below
+another root; all others are where they say.
 
-Owns that mapping, and how links lead from one path to another under it: into the store
-below the root, wherever they are. Knows nothing of what the paths are for.
+Owns that mapping, and resolving symbolic links under it: a link into the store leads below
+the root, wherever the link is. Must not know what the paths are for.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from stream.text import printable
 @dataclass(frozen=True, slots=True)
 class Disk:
     """The files of an image whose store paths are in `store_dir`. With `root`, which has no
-    slash at its end, `/nix/store/x` is read at `ROOT/nix/store/x`.
+    trailing slash, `/nix/store/x` is read at `ROOT/nix/store/x`.
     """
 
     store_dir: bytes = b""
     root: bytes = b""
-    # By path, directories without links in them, and how many links lead there.
+    # By path: its real path, and the number of links followed to get there.
     _known: dict[bytes, tuple[bytes, int]] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(cls, conf: ImageConf) -> Disk:
-        """Where the files of `conf` are."""
+        """Return the mapping for the files of `conf`."""
         return cls(conf.store_dir, conf.store_root)
 
     def remembering(self) -> Disk:
-        """The same, for who asks for much that lies together and does not change meanwhile:
-        the way to a directory is looked up once.
+        """Return a copy that caches directories, for many lookups close together in files
+        that do not change meanwhile.
         """
         return replace(self, _known={})
 
     def at(self, path: bytes) -> bytes:
-        """Where the file at `path` is, for what follows no link: it may be one itself. Below
-        a root, raises OSError, with the path on disk, if there is no directory that it could
-        be in.
+        """Return the path on disk of `path` without following it if it is a link.
+
+        Below a root, raises OSError, with the path on disk, if its directory does not exist.
         """
         if not self.root:
             return path
@@ -53,14 +53,16 @@ class Disk:
         return self._placed(self.real_path(above).rstrip(b"/") + b"/" + name)
 
     def led(self, path: bytes) -> bytes:
-        """Where the file is that `path` leads to, for what follows links. Below a root, raises
-        OSError, with the path on disk, if there is none.
+        """Return the path on disk of the file that `path` leads to through links.
+
+        Below a root, raises OSError, with the path on disk, if there is none.
         """
         return self._placed(self.real_path(path)) if self.root else path
 
     def real_path(self, path: bytes) -> bytes:
-        """The absolute path `path` without links in it: the image's, not that on disk. Below
-        a root, raises OSError, with the path on disk, if nothing is there.
+        """Return the absolute path `path` with links resolved, as a path in the image.
+
+        Below a root, raises OSError, with the path on disk, if it does not exist.
         """
         if not self.root:
             return os.path.realpath(path)
@@ -81,8 +83,8 @@ class Disk:
         return real or b"/"
 
     def _step(self, real: bytes, followed: int, name: bytes) -> tuple[bytes, int, bool]:
-        """Where `name` in the directory `real`, to which so many links have been `followed`,
-        leads: without links in it, their number, and whether it is a directory.
+        """Resolve `name` in the directory `real`, after `followed` links so far. Returns its
+        real path, the links followed in all, and True if it is a directory.
         """
         is_directory = True
         todo = [name]
@@ -96,7 +98,7 @@ class Disk:
                 real = real.rpartition(b"/")[0]
                 continue
             found = real + b"/" + name
-            if self._is_above_store(found):  # a directory, whatever this machine has there
+            if self._is_above_store(found):  # a directory, regardless of this machine
                 real = found
                 continue
             place = self._placed(found)
@@ -113,24 +115,24 @@ class Disk:
         return real, followed, is_directory
 
     def lexists(self, path: bytes) -> bool:
-        """Whether anything is at `path`, if only a link to nowhere."""
+        """Return True if anything is at `path`, even a dangling link."""
         return self._tells(os.path.lexists, self.at, path)
 
     def exists(self, path: bytes) -> bool:
-        """Whether `path` is, or leads to, anything."""
+        """Return True if `path` is, or leads to, an existing file of any type."""
         return self._tells(os.path.exists, self.led, path)
 
     def is_file(self, path: bytes) -> bool:
-        """Whether `path` is, or leads to, a regular file."""
+        """Return True if `path` is, or leads to, a regular file."""
         return self._tells(os.path.isfile, self.led, path)
 
     def is_directory(self, path: bytes) -> bool:
-        """Whether `path` is, or leads to, a directory."""
+        """Return True if `path` is, or leads to, a directory."""
         return self._tells(os.path.isdir, self.led, path)
 
     def is_split(self, path: bytes) -> bool:
-        """Whether the store should be in the directory that `path` leads to, and is below a
-        root instead. Raises OSError as `led` does.
+        """Return True if the directory that `path` leads to should contain the store, and the
+        store is below a root instead. Raises OSError as `led` does.
         """
         if not self.root:
             return False
@@ -148,7 +150,7 @@ class Disk:
         return self.store_dir == path or self.store_dir.startswith(path + b"/")
 
     def _placed(self, path: bytes) -> bytes:
-        """Where `path` is below the root, if no link is above it."""
+        """Return the path on disk of `path`, whose parents must not be links."""
         store = self.store_dir.rstrip(b"/") + b"/"
         return self.root + path if (path + b"/").startswith(store) else path
 
@@ -158,7 +160,7 @@ def _error(number: int, place: bytes) -> OSError:
 
 
 def not_readable(path: str, disk: Disk) -> str | None:
-    """Why `path` cannot be read on `disk`, or None. Follows no link."""
+    """Return why `path` cannot be read on `disk`, or None if it can. Follows no link."""
     name = path.encode()
     place = name
     try:

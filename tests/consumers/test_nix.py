@@ -282,7 +282,7 @@ def test_without_nix(asked: Nix, monkeypatch: pytest.MonkeyPatch) -> None:
     found = closure_of(wanted(asked, application), references_graph=str(graph))
     assert {*found.graph} == {application, library, data}
     assert {*closure_of(wanted(asked, application)).graph} == {application}
-    with pytest.raises(NixError, match="nix-store: is not installed: give a references graph"):
+    with pytest.raises(NixError, match="nix-store: is not installed; give a references graph"):
         closure_of(wanted(asked, application), store="daemon")
 
 

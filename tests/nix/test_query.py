@@ -45,7 +45,7 @@ def test_what_nix_says_is_one_line(install: Install, script: str, reason: str) -
     install(script)
     with pytest.raises(NixError) as error:
         query.invalid([HELLO])
-    way_out = "with references_graph, Nix is not asked"
+    way_out = "with references_graph, Nix is not needed"
     assert str(error.value) == f"nix-store --check-validity --print-invalid: {reason} ({way_out})"
 
 

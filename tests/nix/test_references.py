@@ -84,11 +84,11 @@ def test_what_is_written_is_read(graph: Graph) -> None:
         ([None], "[0]", "must be an object, not null"),
         ([{}], "[0].path", "is missing"),
         ([{"path": 3}], "[0].path", "must be a store path, not a number"),
-        ([info(1, path="hello")], "[0].path", "'hello' is not the path of a store path"),
+        ([info(1, path="hello")], "[0].path", "'hello' is not a store path"),
         ([info(1, path="/")], "[0].path", "'/' is not"),
         ([info(1, path="//x")], "[0].path", "'//x' is not"),
         ([info(1, path="/x/../y")], "[0].path", "'/x/../y' is not"),
-        ([info(1, path="/x\0y")], "[0].path", "is not the path of a store path"),
+        ([info(1, path="/x\0y")], "[0].path", "is not a store path"),
         ([info(None, path="/x")], "[0].narSize", "is missing"),
         ([info("1", path="/x")], "[0].narSize", "must be a number of bytes, not a string"),
         ([info(1 << 63, path="/x")], "[0].narSize", f"must be a number of bytes, not {1 << 63}"),
@@ -99,16 +99,16 @@ def test_what_is_written_is_read(graph: Graph) -> None:
         ([{"path": "/x", "narSize": 1, "references": "/x"}], "[0].references", "must be a list"),
         ([info(1, None, path="/x")], "[0].references[0]", "is missing"),
         ([info(1, "/x", ["/x"], path="/x")], "[0].references[1]", "must be a store path, not a list"),
-        ([info(1, "/y", path="/x")], "[0]", "refers to /y, which is not here: list a whole closure"),
-        ([info(1, path="/x"), info(1, path="/x")], "[1]", "/x is listed already, at [0]"),
-        ([{"path": "/x", "valid": False}], "[0]", "is not in the store that Nix was asked about"),
-        ({"/x": None}, '["/x"]', "is not in the store that Nix was asked about"),
+        ([info(1, "/y", path="/x")], "[0]", "refers to /y, which is not listed; list a whole closure"),
+        ([info(1, path="/x"), info(1, path="/x")], "[1]", "/x is already listed at [0]"),
+        ([{"path": "/x", "valid": False}], "[0]", "is not in the Nix store that was queried"),
+        ({"/x": None}, '["/x"]', "is not in the Nix store that was queried"),
         ({"/x": []}, '["/x"]', "must be an object, not a list"),
         ({"/x": info(1, "/y")}, '["/x"]', "refers to /y"),
-        ({"x": info(1)}, '["x"]', "'x' is not the path of a store path"),
+        ({"x": info(1)}, '["x"]', "'x' is not a store path"),
         ({"info": {}, "version": 2}, "storeDir", "must be the absolute path of the store directory"),
         ({"info": {"x": info(1, "y")}, "storeDir": "/s"}, 'info["x"]', "refers to /s/y"),
-        ({"info": {"": info(1)}, "storeDir": "/s"}, 'info[""]', "is not the path"),
+        ({"info": {"": info(1)}, "storeDir": "/s"}, 'info[""]', "is not a store path"),
     ],
 )  # fmt: skip
 def test_faults_are_told_by_place(document: object, place: str, message: str) -> None:
@@ -151,7 +151,7 @@ def test_more_paths_than_can_be_planned(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(references, "MAX_PATHS", 3)
     listed = {f"/s/{n}": info(n) for n in range(4)}
     assert len(parsed(dict(list(listed.items())[:3]))) == 3
-    with pytest.raises(ConfError, match="one too many: 3 store paths are allowed"):
+    with pytest.raises(ConfError, match="too many store paths: at most 3 are allowed"):
         parsed(listed)
 
 
@@ -226,8 +226,8 @@ def test_hash_as_an_object() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (None, r"\[0\].narHash: is missing, and a Nix database needs one"),
-        ("md5:0", r"\[0\].narHash: is not a SHA-256 as Nix writes it, and a"),
+        (None, r"\[0\].narHash: is missing; a Nix database needs one"),
+        ("md5:0", r"\[0\].narHash: is not a SHA-256 as Nix writes it; a"),
         (["sha256:0"], r"\[0\].narHash: is not a SHA-256"),
         ({"algorithm": [], "format": "base64"}, r"\[0\].narHash: is not a SHA-256"),
     ],
@@ -284,20 +284,20 @@ def test_lines_are_read(graph: Graph) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("/x", "line 1: begins what is cut short"),
-        ("/x\n\n", "line 1: begins what is cut short"),
-        ("/x\n\n1\n", "line 1: begins what is cut short"),
-        ("/x\n\n0\n/y\n\n", "line 4: begins what is cut short"),
+        ("/x", "line 1: record is truncated"),
+        ("/x\n\n", "line 1: record is truncated"),
+        ("/x\n\n1\n", "line 1: record is truncated"),
+        ("/x\n\n0\n/y\n\n", "line 4: record is truncated"),
         ("/x\n\n99999999999999999999\n", "line 3: '9+' is not a number of references"),
         ("/x\n\n-1\n", "line 3: '-1' is not a number of references"),
-        ("/x\n\n1\n/y\n", "line 1: refers to /y, which is not here"),
-        ("/x\n\n0\n/x\n\n0\n", "line 4: /x is listed already, at line 1"),
-        ("/x/\n\n0\n", "line 1: '/x/' is not the path of a store path"),
-        ("/x\n\n1\ny\n", r"line 1.references\[0\]: 'y' is not the path"),
-        ("/x\nabc\n1\n\n", "line 1: begins what is cut short"),
+        ("/x\n\n1\n/y\n", "line 1: refers to /y, which is not listed"),
+        ("/x\n\n0\n/x\n\n0\n", "line 4: /x is already listed at line 1"),
+        ("/x/\n\n0\n", "line 1: '/x/' is not a store path"),
+        ("/x\n\n1\ny\n", r"line 1.references\[0\]: 'y' is not a store path"),
+        ("/x\nabc\n1\n\n", "line 1: record is truncated"),
         ("/x\nabc\n1e3\n\n0\n", "line 1.narSize: '1e3' is not a number of bytes"),
         ("/x\nabc\n\N{ARABIC-INDIC DIGIT ONE}\n\n0\n", "line 1.narSize: '.' is not a number of bytes"),
-        ("/\n\n0\n", "line 1: '/' is not the path"),
+        ("/\n\n0\n", "line 1: '/' is not a store path"),
     ],
 )  # fmt: skip
 def test_faults_are_told_by_line(text: str, message: str) -> None:

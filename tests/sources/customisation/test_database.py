@@ -420,7 +420,7 @@ BASES: dict[str, tuple[Callable[[], bytes], str]] = {
     "no database": (lambda: b"x" * 8192, "file is not a database"),
     "empty": (lambda: b"", "file is not a database"),
     "cut short": (lambda: written(*sample(300))[:40_000], "malformed"),
-    "too large": (lambda: bytes((64 << 20) + 1), "it has more than 67108864 bytes"),
+    "too large": (lambda: bytes((64 << 20) + 1), "it is larger than 67108864 bytes"),
     "no tables": (
         lambda: changed(written(A), "ALTER TABLE ValidPaths RENAME TO x"),
         "it has no table ValidPaths",
@@ -431,7 +431,7 @@ BASES: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "an older schema": (
         lambda: changed(written(A), "ALTER TABLE ValidPaths DROP COLUMN ca"),
-        "ValidPaths is not that of schema version 10",
+        "ValidPaths does not match schema version 10",
     ),
     "a view that does not end": (
         lambda: recreated("ValidPaths", f"CREATE VIEW ValidPaths AS {ENDLESS}"),
@@ -445,11 +445,11 @@ BASES: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a computed column": (
         lambda: recreated("ValidPaths", f"CREATE TABLE ValidPaths ({COLUMNS} AS (zeroblob(9)))"),
-        "ValidPaths is not that of schema version 10",
+        "ValidPaths does not match schema version 10",
     ),
     "bytes for text": (
         lambda: changed(written(A), "UPDATE ValidPaths SET deriver = x'00'"),
-        "ValidPaths has a value of a wrong type",
+        "ValidPaths has a value of the wrong type",
     ),
     "no UTF-8": (
         lambda: changed(written(A), "UPDATE ValidPaths SET deriver = CAST(x'ff' AS text)"),
@@ -461,20 +461,20 @@ BASES: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "another store": (
         lambda: changed(written(A), "UPDATE ValidPaths SET path = '/gnu' || path"),
-        "or its hash is none of this store",
+        "or its hash does not belong to this store",
     ),
     "a path twice": (
         lambda: changed(
             recreated("ValidPaths", f"CREATE TABLE ValidPaths ({COLUMNS})"),
             *[f"INSERT INTO ValidPaths (path, hash) VALUES ('{A.path}', '{A.nar_hash}')"] * 2,
         ),
-        "is there twice",
+        "occurs twice",
     ),
     "references to nowhere": (
         lambda: changed(written(A), "INSERT INTO Refs VALUES (1, 9)"),
         "it has no path with the id 9",
     ),
-    "text in two places": (shared_text, "it has more text than bytes"),
+    "text in two places": (shared_text, "its values are longer than the file"),
     "a schema without end": (looping_schema, "it takes too long"),
     "very many tables": (
         lambda: changed(
