@@ -1,1 +1,1 @@
-"""Which store paths share a layer. Pure: graphs in, lists of lists out."""
+"""Decide which store paths share a layer. Pure functions from graphs to lists of layers."""

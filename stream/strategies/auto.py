@@ -1,5 +1,5 @@
-"""Auto: large store paths draw to themselves what they alone need, and what several of
-them need in common shares a layer. The planner of nixpkgs' `dockerTools` today.
+"""Auto: each large store path shares a layer with the paths that it alone needs, and paths
+that the same large ones need share a layer. nixpkgs' `dockerTools` plans like this today.
 """
 
 from __future__ import annotations
@@ -9,25 +9,26 @@ from stream.strategies.reach import Reach, members, reach
 
 
 def auto(graph: Graph, budget: int) -> list[list[str]]:
-    """Layers, at most `budget` of them, each path of `graph` once; by rising size of
-    their closures, paths in a layer by name. Raises ValueError for a budget below 1.
+    """Split the paths of `graph` into at most `budget` layers, ordered by rising size of
+    their closures, with the paths of a layer by name. Raises ValueError for a budget below 1.
 
-    Each path has a set of primary paths. Paths become primary by falling size, as long
-    as the layers, which are the paths of equal sets, are no more than `budget`.
+    Paths become primary in order of falling size. Each path has the set of primary paths
+    that need it, and paths with equal sets are a layer, as long as the layers are no more
+    than `budget`.
     """
     check_budget(budget)
     known = reach(graph)
     if not known.order:
         return []
-    # Of equal sizes the last path comes first, as nixpkgs takes them from the end of a
+    # Among equal sizes the last path comes first: nixpkgs takes them from the end of a
     # list that Nix sorted.
     by_size = sorted(graph, key=lambda path: (graph[path].size, path), reverse=True)
-    layers = {0: (1 << len(known.order)) - 1}  # set of primaries: the paths that have it
+    layers = {0: (1 << len(known.order)) - 1}  # set of primaries -> set of paths
     primaries: list[int] = []
     seen: set[int] = set()
     for path in by_size:
         primary = known.number[path]
-        # Another one of the same cycle would only take the place of the first.
+        # Another path of the same cycle would only replace the first.
         if known.cycle[primary] in seen:
             continue
         seen.add(known.cycle[primary])
@@ -42,8 +43,8 @@ def auto(graph: Graph, budget: int) -> list[list[str]]:
 def _with_primary(
     layers: dict[int, int], primary: int, primaries: list[int], known: Reach
 ) -> dict[int, int]:
-    """The layers when `primary` is one as well. In the keys a primary is the bit of its
-    place in `primaries`.
+    """Return the layers with `primary` as a further primary path. In the keys, a primary is
+    the bit of its position in `primaries`.
     """
     own = 1 << len(primaries)
     reached = known.reached[primary]
@@ -72,7 +73,7 @@ def _ordered(graph: Graph, known: Reach, layers: list[int]) -> list[list[str]]:
         return sum(sizes[node] for node in members(bits))
 
     def name(path: str) -> tuple[str, str]:
-        # Not `name_key`: it puts foo+ before foo, this one behind it.
+        # Not `name_key`, which sorts foo+ before foo; this sorts it after.
         head, _, rest = path.partition("-")
         return rest, head
 
@@ -80,6 +81,6 @@ def _ordered(graph: Graph, known: Reach, layers: list[int]) -> list[list[str]]:
         (closure_size(layer), sorted((known.order[node] for node in members(layer)), key=name))
         for layer in layers
     ]
-    # nixpkgs leaves layers of equal closure sizes in the order of a hash seed.
+    # nixpkgs leaves layers with equal closure sizes in the order of a hash seed.
     named.sort(key=lambda item: (item[0], [name(path) for path in item[1]]))
     return [paths for _, paths in named]

@@ -1,5 +1,5 @@
-"""The references graph of a closure: store paths, how large they are and what they
-refer to. Knows neither JSON nor the store.
+"""The references graph of a closure: store paths, their sizes and their references. Must
+not know JSON or the store.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A store path: bytes of its own (its NAR's, as Nix counts them), and the store
+    """A store path: its own size in bytes (that of its NAR, as Nix counts), and the store
     paths that it refers to, without itself.
     """
 
@@ -23,18 +23,18 @@ Graph = Mapping[str, Node]
 
 
 def check_budget(budget: int) -> None:
-    """Raises ValueError if there is no layer for store paths: to be found out before."""
+    """Raise ValueError if `budget` leaves no layer for store paths. Call it before planning."""
     if budget < 1:
-        raise ValueError(f"a budget of {budget} layers: at least 1 is needed")
+        raise ValueError(f"a budget of {budget} layers; at least 1 is needed")
 
 
 def roots(graph: Graph) -> set[str]:
-    """The paths that no other refers to."""
+    """Return the paths that no other path refers to."""
     return set(graph).difference(*(node.references - {path} for path, node in graph.items()))
 
 
 def closure(graph: Graph, paths: Iterable[str]) -> set[str]:
-    """`paths`, which are in `graph`, and all that they reach."""
+    """Return `paths`, which are in `graph`, and all paths reachable from them."""
     found: set[str] = set()
     waiting = list(paths)
     while waiting:
@@ -46,7 +46,7 @@ def closure(graph: Graph, paths: Iterable[str]) -> set[str]:
 
 
 def part(graph: Graph, paths: Collection[str]) -> dict[str, Node]:
-    """The nodes of `paths`, in the order of `graph`, with the references among them."""
+    """Return the subgraph of `paths`, in the order of `graph`."""
     kept = frozenset(paths)
     return {
         path: Node(node.size, node.references & kept)

@@ -1,8 +1,8 @@
-"""Popularity: the store paths that most others need get a layer each, the rest shares
-one. The planner of nixpkgs' `dockerTools` before `auto`, to the order of paths.
+"""Popularity: the store paths that most others need get a layer each, and the rest share
+one. nixpkgs' `dockerTools` planned like this before `auto`; the order of paths is the same.
 
-A path's score is the sum, over it and all that reach it, of the ways that lead there
-from the roots. (nixpkgs adds up counts along all ways; that is the same number.)
+A path's score is the sum, over the path and all that reach it, of the number of ways from
+the roots. (nixpkgs adds up counts along all ways, with the same result.)
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from stream.strategies.reach import cycles, members, name_key
 
 
 def popularity(graph: Graph, budget: int) -> list[list[str]]:
-    """Layers, at most `budget` of them, each path of `graph` once: the most popular path
-    first, the last layer holding the rest. Raises ValueError for a budget below 1.
+    """Split the paths of `graph` into at most `budget` layers: the most popular path first,
+    the last layer holding the rest. Raises ValueError for a budget below 1.
     """
     check_budget(budget)
     order = by_popularity(graph)
@@ -24,15 +24,15 @@ def popularity(graph: Graph, budget: int) -> list[list[str]]:
 
 
 def by_popularity(graph: Graph) -> list[str]:
-    """All paths by falling score, those of equal score by name. Paths that no root
-    reaches, which are in cycles or below them, come last.
+    """Return all paths by falling score, and by name among equal scores. Paths that no root
+    reaches, in or below a cycle, come last.
     """
     scores = popularity_scores(graph)
     return sorted(graph, key=lambda path: (-scores[path], name_key(path)))
 
 
 def popularity_scores(graph: Graph) -> dict[str, int]:
-    """The score of each path; 0 for one that no root reaches."""
+    """Return the score of each path; 0 if no root reaches it."""
     components = list(cycles(graph, sorted(graph, key=name_key)))[::-1]  # referrers first
     component = {path: n for n, inside in enumerate(components) for path in inside}
     number = {path: n for n, path in enumerate(component)}
@@ -41,14 +41,14 @@ def popularity_scores(graph: Graph) -> dict[str, int]:
         for other in graph[path].references:
             if component[other] != at:
                 referrers[other].append(path)
-    ways: list[int] = []  # from the roots, by number
-    above: list[int] = []  # of each component, its paths and all that reach it
-    scores: list[int] = []  # of each component: all its paths have the same
+    ways: list[int] = []  # number of ways from the roots, by path number
+    above: list[int] = []  # by component: its paths and all that reach it, as a bit set
+    scores: list[int] = []  # by component, whose paths all have the same score
     for inside in components:
         start = number[inside[0]]
         bits = ((1 << len(inside)) - 1) << start
-        # What is above one referrer is added up already. The one with most is taken, as
-        # the rest must be added path by path.
+        # The sum above each referrer is known. Start from the largest, as the rest has to be
+        # added path by path.
         most, known, score = 0, 0, 0
         for path in inside:
             from_roots = sum(ways[number[other]] for other in referrers[path])

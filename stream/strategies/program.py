@@ -1,9 +1,9 @@
 """The pipeline language of nixpkgs' `dockerTools` (`layeringPipeline`): a list of
-operations that cut a references graph into layers, each `[name, argument…]`.
+operations, each `[name, argument…]`, that cut a references graph into layers.
 
-A program is checked as a whole before it runs: what an operation takes (a graph, a list
-of graphs, or parts by name) is known from those before it. An empty graph counts like
-others, as in nixpkgs, until it would become a layer: then it is dropped.
+A program is checked as a whole before it runs: the type of each operation's input (a graph,
+a list of graphs, or named parts) follows from those before it. An empty graph counts like
+any other, as in nixpkgs, and is dropped only when it would become a layer.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from stream.strategies.popularity import by_popularity
 
 PLACE = "layeringPipeline"
 MAX_OPERATIONS = 1000
-MAX_DEPTH = 50  # of operations in operations
-MAX_SHOWN = 80  # characters of a text in a message
+MAX_DEPTH = 50  # levels of nested operations
+MAX_SHOWN = 80  # characters of a string in a message
 
 
 def pipeline(
     graph: Graph, program: object, budget: int | None = None, *, name: str = "", place: str = PLACE
 ) -> list[list[str]]:
-    """The layers that `program`, parsed JSON, makes of `graph`: each path once, but for
-    those that it removes. Paths in a layer are by size, those of equal size by path,
-    unless an operation ordered them otherwise.
+    """Run `program`, parsed JSON, on `graph` and return the layers: each path once, except
+    those that the program removes. Paths in a layer are ordered by size and then by path,
+    unless an operation orders them otherwise.
 
-    `budget` is how many layers there may be, or None for any number, as in nixpkgs.
-    `name` and `place` are the document and the place in it where the program stands, for
-    messages. Raises ConfError, with all faults of the program.
+    `budget` is the maximum number of layers, or None for no limit, as in nixpkgs. `name` and
+    `place` locate the program in messages: the document, and the place in it. Raises
+    ConfError, with all faults of the program.
     """
     if budget is not None:
         check_budget(budget)
@@ -40,18 +40,18 @@ def pipeline(
     step, kind = compiler.program(place, program, _GRAPH)
     if compiler.faults:
         raise ConfError(name, compiler.faults)
-    # Of equal sizes nixpkgs keeps the order of the document, which Nix writes by path.
+    # Among equal sizes nixpkgs keeps the order of the document, which Nix writes by path.
     ordered = sorted(graph, key=lambda path: (graph[path].size, path))
     found = step({path: graph[path] for path in ordered})
     layers = [list(layer) for layer in _flat(found, kind) if layer]
     if budget is not None and len(layers) > budget:
-        wrong = f"makes {len(layers)} layers, and {budget} are left for store paths"
-        raise ConfError(name, [Fault(place, f'{wrong}: end it with ["limit_layers", {budget}]')])
+        wrong = f"makes {len(layers)} layers; {budget} are left for store paths"
+        raise ConfError(name, [Fault(place, f'{wrong}; end it with ["limit_layers", {budget}]')])
     return layers
 
 
 def program_faults(program: object, place: str = PLACE) -> list[Fault]:
-    """What is wrong with `program`, which need not run to be checked."""
+    """Return the faults of `program` without running it."""
     compiler = _Compiler()
     compiler.program(place, program, _GRAPH)
     return compiler.faults
@@ -59,8 +59,8 @@ def program_faults(program: object, place: str = PLACE) -> list[Fault]:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What an operation takes or yields: a graph; a list of what `item` says; or what
-    `parts` say, by their names.
+    """The type of an operation's input or output: a graph, a list of `item`, or `parts` by
+    name. `shown` names it in messages.
     """
 
     shown: str
@@ -72,7 +72,7 @@ def _list_of(item: _Kind) -> _Kind:
     return _Kind("a list of graphs" if item is _GRAPH else "a list of lists or parts", item)
 
 
-_ANYTHING = _Kind("anything")  # behind a fault: not to be blamed once more
+_ANYTHING = _Kind("anything")  # after a fault, so that it is not reported again
 _GRAPH = _Kind("a graph")
 _GRAPHS = _list_of(_GRAPH)
 _MAIN_REST = _Kind("parts", parts={"main": _GRAPH, "rest": _GRAPH})
@@ -95,13 +95,13 @@ _TAKES = {
     "subcomponent_in": ("a list of store paths",),
     "subcomponent_out": ("a list of store paths",),
 }
-# What a string in a program may be, if it is no path.
+# The strings in a program that are not paths.
 WORDS = frozenset(_TAKES).union(*(kind.parts or () for kind in (_MAIN_REST, _MAIN_COMMON_REST)))
 
 
 class _Compiler:
-    """Makes a function of a program, and collects what is wrong with it. With a fault
-    the function is of no use.
+    """A compiler of programs to functions, which collects their faults. The function is of
+    no use if there are faults.
     """
 
     def __init__(self) -> None:
@@ -110,7 +110,9 @@ class _Compiler:
         self._depth = 0
 
     def program(self, place: str, program: object, kind: _Kind) -> _Compiled:
-        """The function that is the operations in turn, and what it yields of `kind`."""
+        """Return a function that runs the operations in turn on a `kind`, and its type of
+        output.
+        """
         if not isinstance(program, list):
             return self._fault(place, f"must be a list of operations, not {_shown(program)}")
         steps = []
@@ -134,21 +136,21 @@ class _Compiler:
     def _operation(self, place: str, operation: object, kind: _Kind) -> _Compiled:
         self._operations += 1
         if self._operations > MAX_OPERATIONS:
-            return self._fault(place, f"is one too many: {MAX_OPERATIONS} operations are allowed")
+            return self._fault(place, f"too many operations: at most {MAX_OPERATIONS} are allowed")
         if self._depth > MAX_DEPTH:
-            return self._fault(place, f"is nested too deep: {MAX_DEPTH} levels are allowed")
+            return self._fault(place, f"nested too deeply: at most {MAX_DEPTH} levels are allowed")
         if not isinstance(operation, list) or not operation:
             wanted = 'must be an operation like ["popularity_contest"]'
             return self._fault(place, f"{wanted}, not {_shown(operation)}")
         name, *arguments = operation
         if not isinstance(name, str) or name not in _TAKES:
             return self._fault(
-                f"{place}[0]", f"{_shown(name)} is no operation: use {', '.join(_TAKES)}"
+                f"{place}[0]", f"{_shown(name)} is not an operation; use {', '.join(_TAKES)}"
             )
         takes = _TAKES[name]
         if len(arguments) != len(takes):
             wanted = f"{name} takes {' and '.join(takes) or 'no argument'}"
-            return self._fault(place, f"{wanted}: {len(arguments)} arguments are given")
+            return self._fault(place, f"{wanted}; {len(arguments)} arguments are given")
         self._depth += 1
         compiled: _Compiled = getattr(self, f"_{name}")(place, kind, *arguments)
         self._depth -= 1
@@ -156,16 +158,14 @@ class _Compiler:
 
     def _takes(self, place: str, kind: _Kind, *, wanted: str, hint: str, ok: bool) -> None:
         if not ok and kind is not _ANYTHING:
-            self._fault(
-                place, f"takes {wanted}, and what comes before it yields {kind.shown}{hint}"
-            )
+            self._fault(place, f"takes {wanted}, but its input is {kind.shown}{hint}")
 
     def _takes_graph(self, place: str, kind: _Kind) -> None:
         hint = ""
         if kind.item:
-            hint = ': put it in ["map", …]'
+            hint = '; put it in ["map", …]'
         elif kind.parts:
-            hint = f': put it in ["over", "{next(iter(kind.parts))}", …]'
+            hint = f'; put it in ["over", "{next(iter(kind.parts))}", …]'
         self._takes(place, kind, wanted="a graph", hint=hint, ok=kind is _GRAPH)
 
     # ---- arguments
@@ -186,7 +186,7 @@ class _Compiler:
     def _number(self, place: str, value: object) -> int:
         if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
             return value
-        self._fault(place, f"must be a number from 1 on, not {_shown(value)}")
+        self._fault(place, f"must be a number of at least 1, not {_shown(value)}")
         return 1
 
     # ---- operations, named as in the language
@@ -246,25 +246,25 @@ class _Compiler:
 
     def _over(self, place: str, kind: _Kind, key: object, operation: object) -> _Compiled:
         self._takes(
-            place, kind, wanted="parts", hint=": put it behind split_paths or subcomponent_out",
+            place, kind, wanted="parts", hint="; put it after split_paths or subcomponent_out",
             ok=kind.parts is not None,
         )  # fmt: skip
         parts = kind.parts or {}
         if not isinstance(key, str):
             self._fault(f"{place}[1]", f"must be the name of a part, not {_shown(key)}")
         elif parts and key not in parts:
-            self._fault(f"{place}[1]", f"{_shown(key)} is no part here: use {', '.join(parts)}")
+            self._fault(f"{place}[1]", f"{_shown(key)} is not a part here; use {', '.join(parts)}")
         known = parts.get(key, _ANYTHING) if isinstance(key, str) else _ANYTHING
         step, yielded = self._operation(f"{place}[2]", operation, known)
 
         def run(value: dict[str, Any]) -> dict[str, Any]:
-            # `split_paths` yields no part that is empty: then there is nothing to do.
+            # `split_paths` yields no empty parts; there is nothing to do for one.
             return {name: step(item) if name == key else item for name, item in value.items()}
 
         return run, _Kind("parts", parts={**parts, str(key): yielded}) if parts else _ANYTHING
 
     def _map(self, place: str, kind: _Kind, operation: object) -> _Compiled:
-        hint = ": put flatten before it" if kind.parts else ""
+        hint = "; put flatten before it" if kind.parts else ""
         self._takes(place, kind, wanted="a list", hint=hint, ok=kind.item is not None)
         step, yielded = self._operation(f"{place}[1]", operation, kind.item or _ANYTHING)
         return lambda values: [step(value) for value in values], _list_of(yielded)
@@ -278,14 +278,14 @@ class _Compiler:
 
         def run(graph: Graph) -> list[Graph]:
             paths = list(graph)
-            # Not `part`, which goes through the whole graph each time.
+            # `part` on the whole graph would iterate over all of it each time.
             pieces = (paths[start : start + size] for start in range(0, len(paths), size))
             return [part({path: graph[path] for path in piece}, piece) for piece in pieces]
 
         return run, _GRAPHS
 
     def _limit_layers(self, place: str, kind: _Kind, count: object) -> _Compiled:
-        hint = ": put flatten before it" if kind.item or kind.parts else ""
+        hint = "; put flatten before it" if kind.item or kind.parts else ""
         ok = kind.item in (_GRAPH, _ANYTHING)
         self._takes(place, kind, wanted="a list of graphs", hint=hint, ok=ok)
         limit = self._number(f"{place}[1]", count)
@@ -303,7 +303,7 @@ class _Compiler:
         return lambda graph: part(graph, graph.keys() - unwanted), _GRAPH
 
     def _reverse(self, place: str, kind: _Kind) -> _Compiled:
-        hint = ": put flatten before it" if kind.parts else ""
+        hint = "; put flatten before it" if kind.parts else ""
         self._takes(place, kind, wanted="a list", hint=hint, ok=kind.item is not None)
         return lambda values: values[::-1], kind
 
@@ -316,7 +316,7 @@ def _same(value: Any) -> Any:
 
 
 def _flat(value: Any, kind: _Kind) -> Iterator[Graph]:
-    """The graphs in `value`, in their order."""
+    """Yield the graphs in `value`, in order."""
     if kind.parts:
         for name, item in value.items():
             yield from _flat(item, kind.parts[name])
@@ -328,16 +328,16 @@ def _flat(value: Any, kind: _Kind) -> Iterator[Graph]:
 
 
 def _split(graph: Graph, wanted: set[str]) -> dict[str, Graph]:
-    """See `split_paths`: `main` is what only `wanted` reach, themselves included, `common`
-    what the rest reaches as well.
+    """Split `graph` as `split_paths` does: `main` are the paths that only `wanted` reach,
+    including themselves, `common` those that the rest also reaches.
     """
     if not wanted:
         return {"rest": graph}
     top = roots(graph)
     if len(top) == 1 and top <= wanted:
         return {"main": graph}
-    # What refers to a wanted path is forgotten, in the parts too: another operation may
-    # count on it, and nixpkgs' do.
+    # References to wanted paths are dropped, also in the parts, as nixpkgs does: later
+    # operations see the result.
     cut = {path: Node(node.size, node.references - wanted) for path, node in graph.items()}
     below = closure(graph, wanted)
     rest = graph.keys() - below
@@ -352,7 +352,7 @@ def _main_rest(graph: Graph, main: Iterable[str]) -> dict[str, Graph]:
 
 
 def _shown(value: object) -> str:
-    """A JSON value in a message: its type, if it is not short."""
+    """Return a JSON value for a message: its type if it is not short."""
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, list):

@@ -1,7 +1,7 @@
-"""What reaches what in a references graph, as bit sets.
+"""Reachability in a references graph, as bit sets.
 
-A set of nodes is an int: bit n is the node with the number n in `order`, in which a
-node comes behind all that it refers to, but for cycles.
+A set of nodes is an int: bit n is the node with number n in `order`, in which a node
+follows all that it refers to, except within cycles.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from stream.strategies.graph import Graph
 
 
 def name_key(path: str) -> str:
-    """By what store paths are ordered: the name, then the directory and the hash, which
-    stand before the path's first hyphen.
+    """Return the sort key of a store path: its name, then the directory and hash, which
+    precede the first hyphen.
     """
     head, hyphen, name = path.partition("-")
     return f"{name}-{head}" if hyphen else path
@@ -22,8 +22,8 @@ def name_key(path: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """The nodes in `order`; of each by number, what it refers to, all that it reaches
-    without itself, and the number of its cycle (nodes of one cycle reach each other).
+    """A graph's nodes in `order` and, by number, each node's `references`, the nodes it
+    reaches except itself, and its cycle (nodes of one cycle reach each other).
     """
 
     order: list[str]
@@ -34,8 +34,8 @@ class Reach:
 
 
 def members(bits: int) -> Iterator[int]:
-    """The numbers of the nodes in a set, rising."""
-    digits = bin(bits)[:1:-1]  # of which find() is many times as fast as shifts
+    """Yield the numbers of the nodes in a set, rising."""
+    digits = bin(bits)[:1:-1]  # find() in a string is many times as fast as shifts
     at = digits.find("1")
     while at >= 0:
         yield at
@@ -43,7 +43,9 @@ def members(bits: int) -> Iterator[int]:
 
 
 def reach(graph: Graph) -> Reach:
-    """Compute it. Time grows with nodes and references, times the nodes' bits."""
+    """Compute the reachability of all nodes. Time grows with the number of nodes and
+    references, times the size of a bit set.
+    """
     names = sorted(graph, key=name_key)
     components = list(cycles(graph, names))
     order = [name for cycle in components for name in cycle]
@@ -55,7 +57,7 @@ def reach(graph: Graph) -> Reach:
     numbers = [0] * len(order)
     for index, cycle in enumerate(components):
         inside = [number[name] for name in cycle]
-        bits = ((1 << len(inside)) - 1) << inside[0]  # they stand together in `order`
+        bits = ((1 << len(inside)) - 1) << inside[0]  # a cycle is contiguous in `order`
         for node in inside:
             for other in references[node]:
                 bits |= 1 << other | reached[other]
@@ -66,8 +68,8 @@ def reach(graph: Graph) -> Reach:
 
 
 def cycles(graph: Graph, names: list[str]) -> Iterator[list[str]]:
-    """Strongly connected components, what is referred to first (Tarjan), without
-    recursion. `names` are the graph's, and say where it begins.
+    """Yield the strongly connected components, referenced ones first (Tarjan), without
+    recursion. `names` are all names of `graph`, in the order in which to start from them.
     """
     index: dict[str, int] = {}
     low: dict[str, int] = {}

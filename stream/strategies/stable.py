@@ -1,17 +1,17 @@
-"""Layers by chance of change: what is likely to change together lies together, so that an
-update moves few bytes. Knows graph, sizes, names and the plan before, and no history.
+"""Stable: paths that are likely to change together share a layer, so that an update moves few
+bytes. Knows the graph, sizes, names and the previous plan; must not know any history.
 
-What changes is a source. Paths of one version that refer to each other, or that one path refers
-to, are taken to be of one; large sources change more often than small ones, and roots are worked
-on more than the rest. A path's hash is new when a source of its closure changed or, where
-dependents are not rebuilt, when its own did: both count, unless the plan before shows that they
-are. The chance that one of n sources changes before the next build grows with n, more slowly
-than in proportion. A layer moves whole when one of its members changes, and its causes are the
-union of theirs, so paths that have many in common cost little together. Another image shares a
-layer if it has all of the members: paths with the same dependents come together everywhere, and
-each dependent of only some members is a reason to come without the others. The plan is the
+Sources change. Paths of the same version that refer to each other, or that one path refers to,
+are assumed to come from one source; large sources change more often than small ones, and roots
+most of all. A path's hash is new if a source of its closure changed or, where dependents are not
+rebuilt, if its own source did: both count, unless the previous plan shows that dependents are
+rebuilt. The chance that one of n sources changes before the next build grows with n, more slowly
+than in proportion. A layer moves as a whole when one of its members changes, and its causes are
+the union of theirs, so paths that have many causes in common cost little together. Another image
+shares a layer if it has all of its members: paths with the same dependents always come together,
+and each dependent of only some members is a reason to come without the others. The plan is the
 partition with the least sum of size times (weighted chances of change + weighted chance of not
-being shared) that merging layers two at a time, and then moving paths one at a time, finds.
+being shared) that is found by merging pairs of layers and then moving single paths.
 """
 
 from __future__ import annotations
@@ -27,33 +27,34 @@ from itertools import groupby
 from stream.strategies.graph import Graph
 from stream.strategies.reach import Reach, name_key, reach
 
-# Round numbers from a plateau that is the same for unlike images and years: docs/adr/0006.
-_CHANGE = 0.08  # n causes strike with a chance of 1 - exp(-_CHANGE * sqrt(n))
-_CAUSE = 192 << 10  # bytes of a source that has one cause to change; 4 have two, 9 three ...
-_CAUSES = 10  # what no source has more of, but for roots: they are worked on
-_ROOTS = 400  # causes that the roots have together
-_OWN = 13  # what the chance of a change in the layer weighs against one in its closure
-_OWN_LAYERS = 64  # with fewer layers it weighs less: there it wins less than it costs
-_APART = 0.3  # as _CHANGE, of n dependents that not all members have
-_SHARING = 0.2  # what a byte that is not shared weighs against one that is pushed again
-_LAYER_COST = 64 << 10  # bytes that a layer costs beside its content: tar, manifest, requests
-_BUILDS = 20  # builds to come that a push now is weighed against
-_TOLERANCE = 1.02  # how much dearer than a fresh plan an old one may be and stay
+# Round numbers from a plateau shared by dissimilar images and years: docs/adr/0006.
+_CHANGE = 0.08  # n causes change a layer with a chance of 1 - exp(-_CHANGE * sqrt(n))
+_CAUSE = 192 << 10  # size in bytes of a source with one cause; 4 times that has two, 9 times three
+_CAUSES = 10  # the most causes of a source, except of roots
+_ROOTS = 400  # the causes of all roots together
+_OWN = 13  # weight of a change in the layer itself against one in its closure
+_OWN_LAYERS = 64  # with fewer layers that weight is lower: it would gain less than it costs
+_APART = 0.3  # as _CHANGE, for n dependents that not all members have
+_SHARING = 0.2  # weight of a byte that is not shared against one that is pushed again
+_LAYER_COST = 64 << 10  # bytes that a layer costs besides its content: tar, manifest, requests
+_BUILDS = 20  # future builds that a push now is weighed against
+_TOLERANCE = 1.02  # an old plan may cost this many times as much as a fresh one and be kept
 _WINDOW = 2  # neighbours that a layer is compared with while there are many
-_ALL_PAIRS = 200  # no more layers than this are compared each with each
+_ALL_PAIRS = 200  # up to this many layers, every pair is compared
 _MOVES = 40_000  # comparisons spent on moving single paths
 
 _HASH = re.compile(r"[0-9a-z]{32}-")
 _VERSION = re.compile(r"-[0-9][^-]*")
-_TELLING = re.compile(r".*-([0-9][^-]*\.[^-]*)")  # a version that few sources have in common
+_TELLING = re.compile(r".*-([0-9][^-]*\.[^-]*)")  # a version that few sources share
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """Paths by index. `own` has bits for the sources of the members, `causes` for those of their
-    closures. `dependents` has a bit for each path that depends on some member and, above all of
-    these, a bit for each that some member can do without. A layer of the plan before is `held`: so many bytes a build
-    is what merging it with another costs more, and it is not taken apart.
+    """A layer of paths, by index. `own` has bits for the causes of the members, `causes` for
+    those of their closures. `dependents` has a bit for each path that depends on some member
+    and, above these, a bit for each that does not depend on some member. `held` is not 0 for a
+    layer of the previous plan, which is not taken apart: the additional cost, in bytes per
+    build, of merging it with another.
     """
 
     members: tuple[int, ...]
@@ -80,15 +81,17 @@ def stable(
     previous: Sequence[Sequence[str]] | None = None,
 ) -> list[list[str]]:
     """Split the paths of `graph` into at most `budget` (≥ 1) layers, those least likely to change
-    first. A layer of `previous`, the plan before, stays together as long as a fresh plan would
-    not move clearly fewer bytes; its paths are found again by name where the hash is new. The
-    plan does not depend on the order of what is given, nor on hashes but to tell equal names.
+    first.
+
+    A layer of the plan `previous` stays together unless a fresh plan would move clearly fewer
+    bytes; its paths are matched by name if their hash is new. The plan does not depend on the
+    order of the arguments, and on hashes only to distinguish equal names.
     """
     known = reach(graph)
     rebuilt = _are_rebuilt(graph, previous or ())
     planner = _Planner(graph, known, roots, 0 if rebuilt else _own_weight(budget))
     if previous:
-        # What is no sign this time was one before: a plan of another weight would come and go.
+        # No sign this time, but maybe before: with another weight, plans would alternate.
         afresh = rebuilt is not None or not any(node.references for node in graph.values())
         plan = planner.renew(previous, budget, afresh=afresh)
     else:
@@ -98,7 +101,7 @@ def stable(
 
 
 class _Planner:
-    """What is known of a graph, and what plans for it cost. Paths are indices, sets of them bits."""
+    """The planner of one graph, and the cost of its plans. Paths are indices, sets of them bits."""
 
     def __init__(
         self, graph: Graph, known: Reach, roots: Collection[str], own_weight: float
@@ -108,7 +111,7 @@ class _Planner:
         own, count = _sources(known, sizes, {known.number[r] for r in roots if r in known.number})
         self._changing = [1 - math.exp(-_CHANGE * math.sqrt(n)) for n in range(count + 1)]
         self._own = [own_weight * chance for chance in self._changing]
-        # By the bits of `dependents`: each path has one at least, and two if members differ.
+        # By the number of bits in `dependents`: one for each path, two if members differ on it.
         self._unshared = [0.0] * len(paths) + [
             _SHARING * (1 - math.exp(-_APART * math.sqrt(n))) for n in range(len(paths) + 1)
         ]
@@ -127,11 +130,11 @@ class _Planner:
         ]
 
     def chance(self, layer: _Layer) -> float:
-        """That the layer changes before the next build."""
+        """Return the chance that the layer changes before the next build."""
         return self._changing[layer.causes.bit_count()]
 
     def cost(self, layer: _Layer) -> float:
-        """Bytes that the layer is expected to cost with each build."""
+        """Return the bytes that the layer is expected to cost per build."""
         return (layer.size + _LAYER_COST) * (
             self._changing[layer.causes.bit_count()]
             + self._own[layer.own.bit_count()]
@@ -139,7 +142,7 @@ class _Planner:
         )
 
     def together(self, one: _Layer, two: _Layer) -> float:
-        """The cost of both as one layer."""
+        """Return the cost of both layers merged into one."""
         return (one.size + two.size + _LAYER_COST) * (
             self._changing[(one.causes | two.causes).bit_count()]
             + self._own[(one.own | two.own).bit_count()]
@@ -147,7 +150,7 @@ class _Planner:
         )
 
     def plan(self, layers: Sequence[_Layer], budget: int) -> list[_Layer]:
-        """Merge layers until they are within the budget and no merge is a gain."""
+        """Merge layers until they are within the budget and no further merge pays."""
         merged = list(layers)
         if len(merged) > _ALL_PAIRS:
             merged = _merge(self, merged, max(budget, _ALL_PAIRS), _WINDOW)
@@ -158,8 +161,8 @@ class _Planner:
     def renew(
         self, previous: Sequence[Sequence[str]], budget: int, *, afresh: bool
     ) -> list[_Layer]:
-        """The cheapest of the plan before, what of it needs no push now and, if `afresh`, a
-        plan made without it.
+        """Return the cheapest of three plans: from the previous layers, from those of them that
+        need no push now and, if `afresh`, from none.
         """
         pushed = {frozenset(layer) for layer in previous}
         old = [self._hold(group, pushed) for group in self._found(previous)]
@@ -199,8 +202,8 @@ class _Planner:
         return [*layers, *(layer for layer in self.single if layer.members[0] not in taken)]
 
     def _found(self, previous: Sequence[Sequence[str]]) -> list[list[int]]:
-        """The old layers, as far as their paths are still there: the same path, else one of the
-        same name, else one that differs in the version.
+        """Return the previous layers with their paths' counterparts in the graph: the same path,
+        else one of the same name, else one that differs in the version only.
         """
         home = {path: number for number, layer in enumerate(previous) for path in layer}
         groups: dict[int, list[int]] = defaultdict(list)
@@ -216,7 +219,7 @@ class _Planner:
         return [groups[number] for number in sorted(groups)]
 
     def _move(self, layers: list[_Layer]) -> list[_Layer]:
-        """Move single paths, the largest first, to where they cost least, as far as _MOVES go."""
+        """Move single paths, largest first, to where they cost least, within _MOVES comparisons."""
         layers = list(layers)
         costs = [self.cost(layer) for layer in layers]
         free = [number for number, layer in enumerate(layers) if not layer.held]
@@ -245,10 +248,10 @@ class _Planner:
 
 
 def _merge(planner: _Planner, layers: Sequence[_Layer], target: int, window: int) -> list[_Layer]:
-    """Merge the two layers whose merge costs least, again and again, until `target` are left and
-    no merge is a gain. Each is compared with `window` neighbours on either side.
+    """Merge the two layers whose merge costs least, repeatedly, until `target` are left and no
+    further merge pays. Each is compared with `window` neighbours on either side.
     """
-    # Neighbours have about as many causes: one of them striking both is no rare thing.
+    # Neighbours have a similar number of causes, and so probably many in common.
     layers = sorted(layers, key=lambda layer: (layer.causes.bit_count(), layer.members))
     alive = dict(enumerate(layers))
     costs = [planner.cost(layer) for layer in layers]
@@ -275,7 +278,7 @@ def _merge(planner: _Planner, layers: Sequence[_Layer], target: int, window: int
         _, one, two = heapq.heappop(heap)
         if one not in alive or two not in alive:
             continue
-        # The merged layer takes the place of the one with more causes.
+        # The merged layer replaces the one with more causes.
         gone, kept = sorted((one, two), key=lambda number: alive[number].causes.bit_count())
         new = len(costs)
         alive[new] = alive.pop(one) | alive.pop(two)
@@ -303,14 +306,15 @@ def _link(number: int, before: list[int], after: list[int]) -> None:
 
 
 def _own_weight(budget: int) -> float:
-    """What the chance of a change in a layer itself weighs where dependents may stay."""
+    """Return the weight of a change in the layer itself if dependents may not be rebuilt."""
     return _OWN * math.pow(min(1, budget / _OWN_LAYERS), 1.5)
 
 
 def _are_rebuilt(graph: Graph, previous: Sequence[Sequence[str]]) -> bool | None:
-    """Whether dependents of what changed are new: not if a path of the plan before refers to
-    what replaced another one, probably if one of an old name with a new hash refers to what is
-    new, else there is no sign.
+    """Guess if dependents of a changed path are rebuilt.
+
+    False if a path of the previous plan refers to the replacement of another one; True if a
+    path of an old name with a new hash refers to a new path; None if there is no sign.
     """
     before = {path for layer in previous for path in layer}
     new = graph.keys() - before
@@ -319,7 +323,7 @@ def _are_rebuilt(graph: Graph, previous: Sequence[Sequence[str]]) -> bool | None
     sign = None
     for path, node in graph.items():
         if found := (node.references & new) - {path}:
-            # What is new in place of nothing was in a base image.
+            # A new path that replaces none was in a base image.
             if path in before and not bare_names.isdisjoint(map(_bare_name, found)):
                 return False
             if _name(path) in names:
@@ -328,7 +332,7 @@ def _are_rebuilt(graph: Graph, previous: Sequence[Sequence[str]]) -> bool | None
 
 
 def _sources(known: Reach, sizes: Sequence[int], roots: set[int]) -> tuple[list[int], int]:
-    """For each path as many bits as its source has causes to change; and how many there are."""
+    """Return, for each path, a bit for each cause of its source, and the number of all causes."""
     versions = [_TELLING.match(_name(path)) for path in known.order]
     sources = [[number] for number in range(len(sizes))]
     for number, version in enumerate(versions):
@@ -352,7 +356,7 @@ def _sources(known: Reach, sizes: Sequence[int], roots: set[int]) -> tuple[list[
 
 
 def _unite(groups: list[list[int]], one: int, two: int) -> None:
-    """Make the groups of two members one: each member's is then the same list."""
+    """Merge the groups of two members, so that all their members share one list."""
     small, large = sorted((groups[one], groups[two]), key=len)
     if small is not large:
         large += small
@@ -361,9 +365,9 @@ def _unite(groups: list[list[int]], one: int, two: int) -> None:
 
 
 def _causes(known: Reach, own: Sequence[int]) -> list[int]:
-    """What is in `own` of each node's closure, together."""
+    """Return, for each node, the union of `own` over its closure."""
     causes = [0] * len(own)
-    for cycle in _cycles(known):  # what is referred to comes first
+    for cycle in _cycles(known):  # referenced nodes first
         below = 0
         for node in cycle:
             below |= own[node]
@@ -375,9 +379,9 @@ def _causes(known: Reach, own: Sequence[int]) -> list[int]:
 
 
 def _dependents(known: Reach) -> list[int]:
-    """What reaches each node, itself included."""
+    """Return the nodes that reach each node, itself included."""
     bits = [1 << node for node in range(len(known.order))]
-    for cycle in reversed(_cycles(known)):  # what refers comes first
+    for cycle in reversed(_cycles(known)):  # referring nodes first
         above = 0
         for node in cycle:
             above |= bits[node]
@@ -394,16 +398,16 @@ def _cycles(known: Reach) -> list[list[int]]:
 
 
 def _rounded(size: int) -> int:
-    """A power of two: an update that changes a size a little is no reason to move other paths."""
+    """Round to a power of two, so that a small change of size does not move other paths."""
     return 1 << round(math.log2(size)) if size else 0
 
 
 def _name(path: str) -> str:
-    """The name of a store path without directory and hash."""
+    """Return the name of a store path without directory and hash."""
     base = path.rsplit("/", 1)[-1]
     return base[33:] if _HASH.match(base) else base
 
 
 def _bare_name(path: str) -> str:
-    """The name without the parts that start with a digit, as versions do."""
+    """Return the name without the parts that start with a digit, as versions do."""
     return _VERSION.sub("", _name(path))

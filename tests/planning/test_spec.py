@@ -72,7 +72,7 @@ def test_name_becomes_lower_case() -> None:
         ({"maxLayers": True}, "maxLayers", "must be a number"),
         ({"maxLayers": "100"}, "maxLayers", "must be a number"),
         ({"layering": "best"}, "layering", "must be one of"),
-        ({"layeringPipeline": [["split"]]}, "layeringPipeline[0][0]", "is no operation"),
+        ({"layeringPipeline": [["split"]]}, "layeringPipeline[0][0]", "is not an operation"),
         ({"includeStorePaths": "no"}, "includeStorePaths", "must be a boolean"),
         ({"includeNixDB": 1}, "includeNixDB", "must be a boolean"),
         ({"references_graph": []}, "references_graph", "must be a string"),

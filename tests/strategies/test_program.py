@@ -295,7 +295,7 @@ def test_a_budget_that_does_not_suffice_is_an_error() -> None:
     with pytest.raises(ConfError) as error:
         pipeline(graph, [["popularity_contest"]], 5, name="spec.json")
     assert str(error.value) == (
-        "spec.json: layeringPipeline: makes 6 layers, and 5 are left for store paths:"
+        "spec.json: layeringPipeline: makes 6 layers; 5 are left for store paths;"
         ' end it with ["limit_layers", 5]'
     )
 
@@ -307,13 +307,13 @@ def test_a_budget_that_does_not_suffice_is_an_error() -> None:
         (None, "", "must be a list of operations, not null"),
         (["flatten"], "[0]", "must be an operation like .*, not 'flatten'"),
         ([[]], "[0]", "must be an operation like .*, not an empty list"),
-        ([["popularity"]], "[0][0]", "'popularity' is no operation: use flatten, "),
-        ([[3]], "[0][0]", "3 is no operation"),
-        ([["flatten", 1]], "[0]", "flatten takes no argument: 1 arguments are given"),
+        ([["popularity"]], "[0][0]", "'popularity' is not an operation; use flatten, "),
+        ([[3]], "[0][0]", "3 is not an operation"),
+        ([["flatten", 1]], "[0]", "flatten takes no argument; 1 arguments are given"),
         ([["over", "main"]], "[0]", "over takes the name of a part and an operation"),
-        ([["split_every", 0]], "[0][1]", "must be a number from 1 on, not 0"),
-        ([["split_every", True]], "[0][1]", "must be a number from 1 on, not true"),
-        ([["split_every", 1], ["limit_layers", 1.5]], "[1][1]", "must be a number from 1 on"),
+        ([["split_every", 0]], "[0][1]", "must be a number of at least 1, not 0"),
+        ([["split_every", True]], "[0][1]", "must be a number of at least 1, not true"),
+        ([["split_every", 1], ["limit_layers", 1.5]], "[1][1]", "must be a number of at least 1"),
         ([["split_every", 1], ["limit_layers", -(10**5000)]], "[1][1]", "not a number"),
         ([["split_paths", "A"]], "[0][1]", "must be a list of store paths, not 'A'"),
         ([["split_paths", [3]]], "[0][1][0]", 'must be a store path or {"children_of": …}, not 3'),
@@ -322,23 +322,23 @@ def test_a_budget_that_does_not_suffice_is_an_error() -> None:
         ([["subcomponent_in", ["A", None]]], "[0][1][1]", "must be a store path, not null"),
         ([["remove_paths", {}]], "[0][1]", "must be a list of store paths, not an object"),
         ([["popularity_contest"], ["popularity_contest"]], "[1]",
-         'takes a graph, and what comes before it yields a list of graphs: put it in ."map", ….'),
-        ([["split_paths", []], ["split_every", 2]], "[1]", 'parts: put it in ."over", "main", ….'),
-        ([["split_paths", []], ["limit_layers", 2]], "[1]", "takes a list of graphs, .*: put flatten"),
-        ([["split_paths", []], ["map", ["flatten"]]], "[1]", "takes a list, .*: put flatten before"),
-        ([["split_paths", []], ["reverse"]], "[1]", "takes a list, .*: put flatten before it"),
-        ([["reverse"]], "[0]", "takes a list, and what comes before it yields a graph"),
+         'takes a graph, but its input is a list of graphs; put it in ."map", ….'),
+        ([["split_paths", []], ["split_every", 2]], "[1]", 'parts; put it in ."over", "main", ….'),
+        ([["split_paths", []], ["limit_layers", 2]], "[1]", "takes a list of graphs, .*; put flatten"),
+        ([["split_paths", []], ["map", ["flatten"]]], "[1]", "takes a list, .*; put flatten before"),
+        ([["split_paths", []], ["reverse"]], "[1]", "takes a list, .*; put flatten before it"),
+        ([["reverse"]], "[0]", "takes a list, but its input is a graph"),
         ([["split_every", 1], ["map", ["split_every", 1]], ["limit_layers", 3]], "[2]",
-         "takes a list of graphs, .* a list of lists or parts: put flatten"),
-        ([["over", "main", ["flatten"]]], "[0]", "takes parts, .* yields a graph: put it behind"),
+         "takes a list of graphs, .* a list of lists or parts; put flatten"),
+        ([["over", "main", ["flatten"]]], "[0]", "takes parts, .* its input is a graph; put it after"),
         ([["subcomponent_in", []], ["over", "common", ["flatten"]]], "[1][1]",
-         "'common' is no part here: use main, rest"),
+         "'common' is not a part here; use main, rest"),
         ([["subcomponent_in", []], ["over", 1, ["flatten"]]], "[1][1]", "must be the name of a part"),
         ([["split_paths", []], ["over", "rest", ["pipe", [["split_every", 2], ["nope"]]]]],
-         "[1][2][1][1][0]", "'nope' is no operation"),
+         "[1][2][1][1][0]", "'nope' is not an operation"),
         ([["popularity_contest"], ["map", ["map", ["flatten"]]]], "[1][1]", "takes a list"),
         ([["flatten", *range(10**5)]], "[0]", "100000 arguments"),
-        ([["x" * 10**6]], "[0][0]", "x.… is no operation"),
+        ([["x" * 10**6]], "[0][0]", "x.… is not an operation"),
     ],
 )  # fmt: skip
 def test_faults_are_told_by_place(program: Any, place: str, message: str) -> None:
@@ -365,9 +365,9 @@ def test_all_faults_in_one_run() -> None:
 @pytest.mark.parametrize(
     ("program", "message"),
     [
-        ([["flatten"]] * 1001, "1000 operations are allowed"),
-        ([["pipe", [["flatten"]] * 600]] * 2, "1000 operations are allowed"),
-        ([["nope"]] * 10**6, "no operation"),
+        ([["flatten"]] * 1001, "at most 1000 are allowed"),
+        ([["pipe", [["flatten"]] * 600]] * 2, "at most 1000 are allowed"),
+        ([["nope"]] * 10**6, "not an operation"),
     ],
     ids=["long", "wide", "wrong"],
 )
