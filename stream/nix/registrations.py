@@ -200,8 +200,10 @@ def read(data: bytes, is_store_path: Callable[[str], object]) -> dict[str, Regis
             _read_schema(connection)
             return _Reader(connection, len(data)).registrations(is_store_path)
     except sqlite3.Error as error:
-        reason = str(error)[:_SHOWN]
-        raise UnusableError("it takes too long" if reason == "interrupted" else reason) from None
+        # Errors of the Python module itself have no code.
+        stopped = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT
+        reason = "it takes too long" if stopped else str(error)[:_SHOWN]
+        raise UnusableError(reason) from None
     except UnicodeDecodeError:  # SQLite's message quotes the file
         raise UnusableError("its schema is malformed") from None
 

@@ -23,6 +23,7 @@ from stream import typeflags
 from stream.config import parse_conf
 from stream.errors import ArchiveError, RecipeError, SourceError
 from stream.model import NixDatabase, StoreObject
+from stream.nix import registrations
 from stream.nix.store_root import Disk
 from stream.sources.base import database as finding
 from stream.sources.base.database import BaseDatabase
@@ -33,6 +34,7 @@ from stream.sources.image import opened_base
 
 ALPHABET = "0123456789abcdfghijklmnpqrsvwxyz"  # Nix's base-32
 DATABASE = "nix/var/nix/db/db.sqlite"
+STOPPED = sqlite3.SQLITE_INTERRUPT
 
 
 def store_path(name: str, store_dir: str = "/nix/store") -> str:
@@ -512,6 +514,20 @@ def test_bases_that_cannot_be_merged(name: str) -> None:
     assert text.startswith("base.tar: db.sqlite: the Nix database cannot be read: ")
     assert message in text
     assert len(text) < 500
+
+
+def test_a_stopped_query_is_known_by_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it the reason would depend on the wording of SQLite's messages."""
+
+    def stop(code: int) -> None:
+        error = sqlite3.OperationalError("interrupted" if code != STOPPED else "other words")
+        error.sqlite_errorcode = code
+        raise error
+
+    for code, reason in ((STOPPED, "it takes too long"), (sqlite3.SQLITE_ERROR, "interrupted")):
+        monkeypatch.setattr(registrations, "_read_schema", lambda _, code=code: stop(code))
+        with pytest.raises(registrations.UnusableError, match=reason):
+            registrations.read(written(A), str)
 
 
 def test_what_else_a_base_has_is_left_alone() -> None:
