@@ -1,6 +1,6 @@
-"""Which consumer reads which output: what test_table.py proves and docs/consumers.md shows.
+"""The table of which consumer reads which output, proved by test_table.py, and docs/consumers.md.
 
-It is data, and a page made of it; it must not know how a consumer is started or what is in an image.
+Data, and the page generated from it; must not know how a consumer is started or what an image holds.
 
     python -m tests.consumers.table > docs/consumers.md
 """
@@ -22,45 +22,49 @@ VERSIONS: Final[Mapping[str, str]] = {
     "buildah": "1.28",
     "umoci": "0.4",
 }
-"""The consumers, in the versions that Debian 12 has."""
+"""The consumers, in Debian 12's versions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a consumer does not read an output."""
+    """The reason for which a consumer does not read an output."""
 
     says: str
-    """A part of its error message."""
+    """Part of its error message."""
     reason: str
 
 
 UNKNOWN: Final = Refusal(
-    "archive/tar: invalid tar header", "it does not know the compression and takes it for a tar."
+    "archive/tar: invalid tar header",
+    "it does not know the compression and takes the file for a tar.",
 )
 READ_TWICE: Final = Refusal(
     "archive/tar: invalid tar header",
-    "it opens its input twice, which a pipe does not survive. What is compressed it copies to a "
-    "file first: `--compress store` costs no more than that copy.",
+    "it opens its input twice, which fails on a pipe. Compressed input is first copied to a file, "
+    "so `--compress store` works, at the cost of that copy.",
 )
 GZIP: Final = Refusal(
     "archive/tar: invalid tar header",
-    "Debian's build reads no docker-archive that is compressed with gzip.",
+    "Debian's build does not read a docker-archive compressed with gzip.",
 )
-NO_PIPE: Final = Refusal("lstat /proc/", "the transport takes regular files only.")
+NO_PIPE: Final = Refusal("lstat /proc/", "the transport accepts regular files only.")
 NO_LAYOUT: Final = Refusal(
     "index.json: no such file or directory",
-    "a docker-archive is no OCI image layout; write one with `--format oci-archive`.",
+    "a docker-archive is not an OCI image layout; write one with `--format oci-archive`.",
 )
-NOT_UNPACKED: Final = Refusal("invalid image detected", "the same, in umoci's words.")
+NOT_UNPACKED: Final = Refusal(
+    "invalid image detected", "likewise, a docker-archive is not an OCI image layout."
+)
 TAR: Final = Refusal(
     "Archive is compressed",
-    "tar reads standard input only if it is told: `tar -x --gzip`, or `tar -x --zstd` for the others.",
+    "tar does not detect compression on standard input; use `tar -x --gzip`, or `tar -x --zstd` for the "
+    "others.",
 )
 REFUSALS: Final = (UNKNOWN, READ_TWICE, GZIP, NO_PIPE, NO_LAYOUT, NOT_UNPACKED, TAR)
-"""In the order of the page's notes."""
+"""The refusals, in the order of the page's notes."""
 
 Cells = Mapping[str, Mapping[str, Refusal]]
-"""The refusals by format and compression. What has none is read."""
+"""The refusals by format and compression. An output without one is read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,18 +79,18 @@ class Row:
     refusals: Cells
 
     def refusal(self, archive_format: str, compression: str) -> Refusal | None:
-        """Return why it does not read that output, or None where it does."""
+        """Return why the consumer does not read that output, or None if it does."""
         return self.refusals.get(archive_format, {}).get(compression)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """The most layers that a consumer was shown to run."""
+    """The largest number of layers that a consumer has been shown to run."""
 
     consumer: str
     layers: int
     beyond: str | None
-    """What happens to an image with one more: `refused`, or `loads` without running. None: no limit was met."""
+    """The fate of an image with one more: `refused`, or `loads` but does not run. None: no limit found."""
 
 
 def _both(fixture: str) -> Mapping[str, str]:
@@ -108,7 +112,7 @@ _ALL_ARE_NO_LAYOUT: Final = _each(NO_LAYOUT, *COMPRESSIONS)
 def _rows(
     consumer: str, command: str, fixtures: Mapping[str, str], refusals: Cells
 ) -> Sequence[Row]:
-    """Describe a consumer to which a pipe and a file are the same."""
+    """Describe a consumer that treats a pipe and a file alike."""
     return [
         Row(consumer=consumer, command=command, way=way, fixtures=fixtures, refusals=refusals)
         for way in (PIPE, FILE)
@@ -116,7 +120,7 @@ def _rows(
 
 
 def _transports(consumer: str, command: str) -> Sequence[Row]:
-    """Describe skopeo or buildah, which are told the format."""
+    """Describe skopeo or buildah, which need to be given the format."""
     return [
         Row(
             consumer=consumer,
@@ -139,7 +143,7 @@ ROWS: Final[Sequence[Row]] = (
     *_rows(
         "podman",
         "podman load",
-        # It calls the image by another name in each.
+        # It gives the image a different name in each.
         {"docker-archive": "podman", "oci-archive": "oci_podman"},
         {"docker-archive": {"gzip": GZIP}},
     ),
@@ -171,19 +175,19 @@ LIMITS: Final[Sequence[Limit]] = (
 
 _BEYOND: Final[Mapping[str | None, str]] = {
     "refused": "refused: `max depth exceeded`",
-    "loads": "loads, but does not run: `max depth exceeded`",
+    "loads": "loads but does not run: `max depth exceeded`",
     None: "not tried",
 }
 
 _PAGE: Final = """\
-# Who reads what
+# Which consumer reads which output
 
 The consumers are those of Debian 12: {versions}.
-`yes`: a store that had never seen the image took it under the image ID that was
-announced, and a container printed what it should (skopeo runs none). A number: it was
-refused with the message of that note, and nothing usable was left.
+`yes`: a store without the image accepted it under the announced image ID, and a container
+printed the expected output (skopeo does not run containers). A number: the image was refused
+with the message in that note, and nothing usable was left behind.
 
-Each cell is a test in `tests/consumers/test_table.py`. This page is made from the same
+Each cell is a test in `tests/consumers/test_table.py`. This page is generated from the same
 data by `python -m tests.consumers.table`.
 
 {table}
@@ -192,17 +196,17 @@ data by `python -m tests.consumers.table`.
 
 ## Names
 
-What the conf calls `hello:latest` is `hello:latest` in docker and, as every short name,
-`docker.io/library/hello:latest` in containerd. podman calls it
-`localhost/hello:latest` if it came as a docker-archive, and
-`docker.io/library/hello:latest` if it came as an OCI archive; so does buildah, by the
-transport. In an OCI layout, which umoci reads, it is `latest`.
+An image that the conf calls `hello:latest` is `hello:latest` in docker and, like every short
+name, `docker.io/library/hello:latest` in containerd. podman calls it `localhost/hello:latest`
+if it was loaded from a docker-archive, and `docker.io/library/hello:latest` if from an OCI
+archive; so does buildah, depending on the transport. In an OCI layout, as umoci reads it, it
+is `latest`.
 
 ## Layers
 
 {limits}
 
-Each layer is a directory of the container's overlay file system. Tested in
+Each layer is a directory of the container's overlay file system. The limits are tested in
 `tests/consumers/test_layer_limits.py`.
 """
 
@@ -217,8 +221,8 @@ def page() -> str:
             for number, refusal in enumerate(REFUSALS, 1)
         ),
         limits=_lines(
-            ("consumer", "runs an image of", "with one layer more"),
-            [(limit.consumer, f"{limit.layers} layers", _BEYOND[limit.beyond]) for limit in LIMITS],
+            ("consumer", "maximum layers", "one more"),
+            [(limit.consumer, str(limit.layers), _BEYOND[limit.beyond]) for limit in LIMITS],
         ),
     )
 

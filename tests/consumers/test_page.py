@@ -1,4 +1,4 @@
-"""What is said of consumers without them: docs/consumers.md, `verify` and a warning agree with the table."""
+"""docs/consumers.md, `verify` and a warning agree with the table; no consumer is run."""
 
 import subprocess
 from pathlib import Path
