@@ -1,1 +1,1 @@
-"""Benchmarks: what `stream` is measured against, and what it is measured on."""
+"""Benchmarks of `stream`: the contenders, the inputs, and the measuring."""

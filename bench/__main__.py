@@ -1,4 +1,4 @@
-"""The command `python -m bench`: argv, and the order of things."""
+"""The command `python -m bench`: parse the arguments, run the benchmarks in order."""
 
 from __future__ import annotations
 
@@ -18,37 +18,40 @@ _CONTENDERS = sorted({name for names in ON_SHAPE.values() for name in names})
 
 
 def main_parser() -> argparse.ArgumentParser:
-    """The parser of the command line."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m bench",
-        description="Measure `stream` against what people have. No arguments: all, at full size.",
+        description="Measure `stream` against existing tools. Without arguments, run all "
+        "benchmarks at full size.",
     )
     parser.add_argument(
         "--shape", type=_names(list(BENCHMARKS)), default=list(BENCHMARKS), metavar="A,B",
-        help=f"which benchmarks: {', '.join(BENCHMARKS)} (default: all)",
+        help=f"benchmarks to run: {', '.join(BENCHMARKS)} (default: all)",
     )  # fmt: skip
     parser.add_argument(
         "--only", type=_names(_CONTENDERS), metavar="A,B",
-        help=f"which contenders: {', '.join(_CONTENDERS)} (default: all)",
+        help=f"contenders to run: {', '.join(_CONTENDERS)} (default: all)",
     )  # fmt: skip
-    parser.add_argument("--scale", type=_scale, default=1.0, help="size, 1 is full (default)")
-    parser.add_argument("--runs", type=_count, default=5, help="runs of each (default 5)")
-    parser.add_argument("--slow-runs", type=_count, help="of slow baselines (default: as --runs)")
+    parser.add_argument(
+        "--scale", type=_scale, default=1.0, help="size of the inputs, up to 1 (default)"
+    )
+    parser.add_argument("--runs", type=_count, default=5, help="runs of each contender (default 5)")
+    parser.add_argument("--slow-runs", type=_count, help="runs of slow baselines (default: --runs)")
     parser.add_argument(
         "--dir", default=os.path.join(_ROOT, ".bench"),
-        help="where inputs are built once and reused (default .bench; in memory: /dev/shm/bench)",
+        help="directory for inputs, which are built once and reused (default .bench; for memory, /dev/shm/bench)",
     )  # fmt: skip
     parser.add_argument(
         "--before", metavar="PYTHON",
         help="compare with the stream-image of another environment: its interpreter",
     )  # fmt: skip
-    parser.add_argument("--check", action="store_true", help="compare the images as well")
-    parser.add_argument("--json", metavar="FILE", help="write the raw numbers there")
+    parser.add_argument("--check", action="store_true", help="also compare the images")
+    parser.add_argument("--json", metavar="FILE", help="write the raw numbers to FILE")
     return parser
 
 
 def main() -> int:
-    """Run the benchmarks. The status is 1 if one could not run or the images differ."""
+    """Run the benchmarks. Returns 1 if one could not run or the images differ, else 0."""
     args = main_parser().parse_args()
     directory = os.path.abspath(args.dir)
     os.makedirs(directory, exist_ok=True)
@@ -97,13 +100,13 @@ class _names:  # noqa: N801 — argparse shows it as the name of the type
 
 def _scale(text: str) -> float:
     if not 0 < (scale := float(text)) <= 1:
-        raise argparse.ArgumentTypeError("a scale is above 0 and at most 1")
+        raise argparse.ArgumentTypeError("must be above 0 and at most 1")
     return scale
 
 
 def _count(text: str) -> int:
     if (count := int(text)) < 1:
-        raise argparse.ArgumentTypeError("at least 1")
+        raise argparse.ArgumentTypeError("must be at least 1")
     return count
 
 

@@ -1,7 +1,7 @@
-"""Archives as inputs: made once of the mixed store, then built on, merged and exported.
+"""Archives as inputs: built once from the mixed store, then used as a base, merged, exported.
 
-What they are compared with is what people have: tar, openssl, umoci and podman. Each
-of our own commands checks every layer's digest; of the others umoci alone does.
+The contenders are existing tools: tar, openssl, umoci and podman. Each of our commands
+verifies every layer's digest; of the others, only umoci does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bench.shapes import Shape
 COMPRESSIONS = ("none", "gzip:1", "zstd:3", "zstd-seekable:3")
 _SUFFIXES = {"none": "", "gzip": ".gz", "zstd": ".zst", "zstd-seekable": ".seekable.zst"}
 _BASE_SCALE = 0.65  # 2 GB
-# A cold store in a directory of its own; $c is a container of the image.
+# An empty store in its own directory; $c is a container of the image.
 _PODMAN_LOADED = """
     d=$(mktemp -d -p "$0")
     podman="podman --root $d/root --runroot $d/run --storage-driver overlay \\
@@ -34,12 +34,12 @@ _PODMAN_LOADED = """
 
 
 def base_shape(directory: str, scale: float) -> Shape:
-    """What the base image is made of."""
+    """Return the shape that the base image is built from."""
     return shapes.mixed(directory, scale * _BASE_SCALE)
 
 
 def archive(shape: Shape, compression: str = "none", *, oci: bool = False) -> str:
-    """The image of a shape as a file; made if it is not there."""
+    """Return the path of a shape's image, which is built if it does not exist."""
     suffix = _SUFFIXES[compression.partition(":")[0]]
     path = shape.conf.removesuffix(".json") + (".oci" if oci else "") + ".tar" + suffix
     if not os.path.exists(path):
@@ -50,7 +50,7 @@ def archive(shape: Shape, compression: str = "none", *, oci: bool = False) -> st
 
 
 def on_base(shape: Shape, base: str) -> tuple[str, ...]:
-    """Our command for an image with nothing on a base image."""
+    """Return our command for an image that adds nothing to the base image `base`."""
     with open(shape.conf, encoding="utf-8") as file:
         conf = json.load(file)
     conf |= {"from_image": base, "store_layers": []}
@@ -62,7 +62,7 @@ def on_base(shape: Shape, base: str) -> tuple[str, ...]:
 
 @contextmanager
 def work(directory: str) -> Iterator[str]:
-    """A directory for what the others leave behind."""
+    """Yield a directory for files that the other tools leave behind; it is removed at the end."""
     path = tempfile.mkdtemp(prefix="work-", dir=directory)
     try:
         yield path
@@ -79,7 +79,9 @@ def _script(text: str, *arguments: str) -> tuple[str, ...]:
 
 
 def mergers(one: str, two: str, work: str) -> list[Contender]:
-    """Ourselves, and unpacking both and packing that, which makes no manifest yet."""
+    """Return ourselves, and a script that unpacks both and packs the result; it does not even
+    make a manifest.
+    """
     text = (
         'd=$(mktemp -d -p "$0"); trap \'rm -rf "$d"\' EXIT;'
         ' for a; do tar -xf "$a" -C "$d"; done; tar -cf - -C "$d" .'
@@ -91,7 +93,7 @@ def mergers(one: str, two: str, work: str) -> list[Contender]:
 
 
 def exporters(shape: Shape, work: str, programs: Sequence[str]) -> list[Contender]:
-    """Ourselves, and those of `programs` that make a root file system of an image."""
+    """Return ourselves, and those of `programs` that turn an image into a root file system."""
     path = archive(shape)
     found = [Contender(name="stream export", pipeline=(_ours("export", path),))]
     if "umoci" in programs:

@@ -1,4 +1,4 @@
-"""The benchmarks. A new one is a function from `Options` to `Section`, and a line in BENCHMARKS."""
+"""The benchmarks. To add one, write a function from `Options` to `Section` and list it in BENCHMARKS."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from stream.strategies.stable import stable
 
 _MIB = 1 << 20
 _RSS_LIMIT = 64 * _MIB
-_RSS_SPREAD = 4 * _MIB  # what "the same at a tenth and at full size" may differ by
+_RSS_SPREAD = 4 * _MIB  # allowed difference between a tenth and full size
 _START_LIMIT = 0.100
 _STARTS = 20
 _BASE_LIMIT = 1.3  # of the time of `cat base | openssl sha256`
@@ -48,7 +48,7 @@ _STORE_LIMIT = 1.1  # of the time of one more `cat` in the pipe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the command line asks of every benchmark."""
+    """The options of the command line, which are the same for every benchmark."""
 
     directory: str
     scale: float
@@ -60,7 +60,7 @@ class Options:
 
 
 def compare(build: Callable[[str, float], shapes.Shape], options: Options) -> Section:
-    """All contenders on one shape."""
+    """Measure all contenders on one shape."""
     shape = build(options.directory, options.scale)
     section = Section(
         title=f"{shape.name}: {shape.size / 1e9:.2f} GB, {shape.entries:,} entries,"
@@ -93,7 +93,7 @@ def compare(build: Callable[[str, float], shapes.Shape], options: Options) -> Se
 
 
 def _compare_images(section: Section, running: list[measure.Contender]) -> None:
-    """Read the images whole, verify each, and compare their IDs."""
+    """Read and verify each image, and compare their IDs."""
     ids = {c.name: check.image_id(c.pipeline[0]) for c in running if c.name in IMAGES}
     section.failed = len(set(ids.values())) > 1
     section.numbers["image_ids"] = ids
@@ -103,7 +103,7 @@ def _compare_images(section: Section, running: list[measure.Contender]) -> None:
 
 
 def memory(options: Options) -> Section:
-    """Our peak memory on a tenth of the mixed store against that on the whole."""
+    """Compare our peak memory on a tenth of the mixed store with that on the whole."""
     peaks = []
     for scale in (options.scale / 10, options.scale):
         shape = shapes.mixed(options.directory, scale)
@@ -121,7 +121,7 @@ def memory(options: Options) -> Section:
 
 
 def start(options: Options) -> Section:
-    """From the spawn to the first byte of an empty image."""
+    """Measure the time from the spawn to the first byte of an empty image."""
     command = stream_command(shapes.empty(options.directory, options.scale))
     measure.first_byte(command)
     times = sorted(measure.first_byte(command) for _ in range(_STARTS))
@@ -135,7 +135,7 @@ def start(options: Options) -> Section:
 
 
 def compress(options: Options) -> Section:
-    """Each compression against a program in a pipe, on a tenth of the mixed store."""
+    """Compare each compression with a program in a pipe, on a tenth of the mixed store."""
     shape = shapes.mixed(options.directory, options.scale / 10)
     section = Section(title=f"compress: {shape.size / 1e9:.2f} GB of the mixed store")
     for compression in COMPRESSORS:
@@ -155,7 +155,7 @@ def compress(options: Options) -> Section:
 
 
 def base(options: Options) -> Section:
-    """Copying a base image, verified, against reading and hashing it; and the memory it takes."""
+    """Compare copying and verifying a base image with reading and hashing it; report memory too."""
     shape = archives.base_shape(options.directory, options.scale)
     plain = archives.archive(shape)
     size = os.path.getsize(plain)
@@ -189,7 +189,7 @@ def base(options: Options) -> Section:
 
 
 def merge(options: Options) -> Section:
-    """Merging two images that share most layers, against unpacking both and packing that."""
+    """Compare merging two images that share most layers with unpacking both and packing again."""
     one = shapes.mixed(options.directory, options.scale / 10)
     two = shapes.mixed(options.directory, options.scale / 5)
     paths = [archives.archive(shape) for shape in (one, two)]
@@ -205,7 +205,7 @@ def merge(options: Options) -> Section:
 
 
 def export(options: Options) -> Section:
-    """The root file system of an image, against what else makes one."""
+    """Compare exporting an image's root file system with other tools."""
     shape = shapes.mixed(options.directory, options.scale / 5)
     size = os.path.getsize(archives.archive(shape))
     programs = [name for name in ("umoci", "podman") if shutil.which(name)]
@@ -219,7 +219,7 @@ def export(options: Options) -> Section:
 
 
 def join(options: Options) -> Section:
-    """Contents joined into a layer of links, against a link farm on disk and tar."""
+    """Compare joining contents into a layer of links with a link farm on disk and tar."""
     shape = shapes.join(options.directory, options.scale)
     with archives.work(options.directory) as work:
         ours, other = joiners(shape, work)
@@ -234,14 +234,14 @@ def join(options: Options) -> Section:
 
 
 def layering(options: Options) -> Section:
-    """What each planner pushes again after real updates."""
+    """Measure how much each planner pushes again after real updates."""
     directory = os.path.join(options.directory, "histories")
     return repushed(directory, weeks=max(1, round(options.scale * 104)))
 
 
 def plan(options: Options) -> Section:
-    """Planning layers: the graph read from its JSON, and each planner, in this process; and
-    the command, from its start to a conf in a pipe.
+    """Measure planning: parsing the graph and each planner, in this process, and the whole
+    command, from its start to a conf in a pipe.
     """
     section = Section(title=f"plan: {_PLAN_BUDGET} layers of a references graph, whole calls")
     section.lines = ["| paths | call | median s | min-max s | target |", "| - | - | - | - | - |"]
@@ -262,10 +262,8 @@ def plan(options: Options) -> Section:
             calls[f"{_COMMAND} before"] = partial(measure.run, contender.pipeline)
         for name, call in calls.items():
             times = sorted(_seconds(call) for _ in range(options.runs))
-            # Of the command, Python's start is a part that planning cannot change.
-            target = (
-                "" if name.startswith(_COMMAND) else verdict(f"< {limit:g}", met=times[-1] < limit)
-            )
+            # The command's time includes Python's start, which planning cannot change.
+            target = "" if name.startswith(_COMMAND) else verdict(f"< {limit:g}", met=times[-1] < limit)
             section.lines.append(
                 f"| {count:,} | {name} | {median(times):.3f} | {times[0]:.3f}-{times[-1]:.3f}"
                 f" | {target} |"
@@ -275,7 +273,7 @@ def plan(options: Options) -> Section:
 
 
 def _program(graph: Graph) -> list[object]:
-    """A program with the operations that take most time."""
+    """Return a program with the operations that take the most time."""
     largest = sorted(graph, key=lambda path: (graph[path].size, path))[-3:]
     rest = [["popularity_contest"], ["limit_layers", _PLAN_BUDGET - 3]]
     return [
@@ -288,7 +286,7 @@ def _program(graph: Graph) -> list[object]:
 
 
 def _planned(path: str) -> dict[str, object]:
-    """The conf of the specification at `path`."""
+    """Return the conf of the specification at `path`."""
     with open(path, "rb") as file:
         return plan_conf(parse_spec(file.read(), name=path, warn=print), warn=print)
 

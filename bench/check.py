@@ -1,6 +1,6 @@
-"""Read an image from a stream and verify that it is what its config says.
+"""Read an image from a stream and verify that its layers match its config.
 
-Knows the docker-archive, and nothing of who wrote it.
+Knows the docker-archive format; must not know who wrote the image.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ _CHUNK = 1 << 20
 
 
 class ImageError(Exception):
-    """A stream is not a sound image."""
+    """The stream is not a sound image."""
 
 
 def image_id(argv: tuple[str, ...]) -> str:
-    """The ID of the image that a command writes, every layer compared with its digest."""
+    """Run a command, verify every layer of the image it writes, and return the image ID."""
     digests: dict[str, str] = {}
     documents: dict[str, bytes] = {}
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
@@ -36,7 +36,7 @@ def image_id(argv: tuple[str, ...]) -> str:
 
 
 def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[str, bytes]:
-    """A member's digest, and its content if it is a document."""
+    """Return a member's digest, and its content if it is a document."""
     content = archive.extractfile(member)
     if content is None:
         raise ImageError(f"{member.name} is not a file")
@@ -56,5 +56,5 @@ def _verified(digests: dict[str, str], documents: dict[str, bytes]) -> str:
     config = json.loads(documents[item["Config"]])
     named = [f"sha256:{digests.get(name)}" for name in item["Layers"]]
     if named != config["rootfs"]["diff_ids"]:
-        raise ImageError("the layers are not those of the image config")
+        raise ImageError("the layers differ from the config's diff_ids")
     return f"sha256:{digests[item['Config']]}"

@@ -1,6 +1,6 @@
-"""The contenders, which of them run on which shape, and the ratios to be reached.
+"""The contenders, which of them run on which shape, and the target ratios.
 
-Knows command lines only. A new contender is a line in each of the tables.
+Knows command lines only. To add a contender, add a line to each of the tables.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ON_SHAPE = {
     "links": (US, "two-pass", "tar", "tar-sha256"),
 }
 
-# Our time divided by the other's: at most so much.
+# The maximum of our time divided by the other's.
 RATIO_LIMITS = {
     ("mixed", "two-pass"): 1 / 10,
     ("mixed", "tar-sha256"): 0.65,
@@ -43,7 +43,7 @@ RATIO_LIMITS = {
     ("big", "sha256"): 1.15,
 }
 
-# What --compress takes, and the program that does as much with as many threads.
+# By argument of --compress: the program that does the same with as many threads.
 _CORES = len(os.sched_getaffinity(0))
 COMPRESSORS: dict[str, tuple[str, ...]] = {
     "store": ("cat",),
@@ -57,7 +57,7 @@ COMPRESSORS: dict[str, tuple[str, ...]] = {
 
 
 def compressors(shape: Shape, compression: str) -> list[Contender]:
-    """Ourselves with --compress, and without it into the program."""
+    """Return ourselves with --compress, and ourselves without it piped into the program."""
     program = COMPRESSORS[compression]
     plain = stream_command(shape)
     return [
@@ -67,7 +67,7 @@ def compressors(shape: Shape, compression: str) -> list[Contender]:
 
 
 def contenders(shape: Shape, only: set[str] | None) -> list[Contender]:
-    """The contenders for a shape, in the order of the table."""
+    """Return the contenders for a shape, in the order of the table."""
     return [
         Contender(name=name, pipeline=_PIPELINES[name](shape), slow=name in _SLOW)
         for name in ON_SHAPE[shape.name]
@@ -75,7 +75,7 @@ def contenders(shape: Shape, only: set[str] | None) -> list[Contender]:
     ]
 
 
-# symlinkJoin and tar, as dockerTools has them make the layer; it stays behind in "$0".
+# symlinkJoin and tar, as dockerTools uses them to make the layer; the tree remains in "$0".
 _LINK_FARM = """
     tree=$(mktemp -d -p "$0")
     chmod 755 "$tree"
@@ -86,7 +86,7 @@ _LINK_FARM = """
 
 
 def joiners(shape: Shape, work: str) -> list[Contender]:
-    """The contents of a shape as an image, and as a layer made with what there is."""
+    """Return ourselves joining a shape's contents, and a script that does it with existing tools."""
     link_farm = ("sh", "-euc", _LINK_FARM, work, *shape.roots)
     return [
         Contender(name=US, pipeline=(stream_command(shape),)),
@@ -95,7 +95,7 @@ def joiners(shape: Shape, work: str) -> list[Contender]:
 
 
 def stream_command(shape: Shape) -> tuple[str, ...]:
-    """Our own command for a shape."""
+    """Return our command for a shape."""
     return (sys.executable, "-m", "stream", "-q", shape.conf)
 
 
@@ -110,7 +110,7 @@ def before(python: str | None, command: tuple[str, ...]) -> list[Contender]:
 
 
 def _files(shape: Shape) -> list[str]:
-    """The files of a shape that has few."""
+    """Return the files of a shape, which must have few."""
     found = []
     for root in shape.roots:
         for directory, _, names in os.walk(root):

@@ -1,7 +1,7 @@
-"""Histories to judge planners by: images made from Debian packages, and when each package changed.
+"""Histories for judging planners: images made from Debian packages, and when each package changed.
 
-Dependencies and sizes are the package lists', dates those of the entries of each source's
-changelog, which come inside its smallest package. Knows apt and dpkg-deb, and no planner.
+Dependencies and sizes come from the package lists, dates from the entries of each source's
+changelog, taken from its smallest package. Knows apt and dpkg-deb; must not know planners.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from email.utils import parsedate_to_datetime
 _BATCH = 50  # packages per download: bounds the disk that archives take
 _SIGNED = re.compile(rb"^ -- .*>\s+(.*?)\s*$", re.MULTILINE)
 
-# Images by the packages on top. JUDGED is what targets are about; OTHERS tell whether a planner
-# is fitted to them.
+# Images by their top-level packages. Targets are set for JUDGED; OTHERS show if a planner is
+# overfitted to them.
 JUDGED: dict[str, tuple[str, ...]] = {
     "python-web": (
         "gunicorn", "python3-django", "python3-djangorestframework", "python3-celery",
@@ -90,7 +90,7 @@ OTHERS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Package:
-    """A package: its version, bytes installed, and the packages it needs, without itself."""
+    """A package: its version, installed size in bytes, and the packages it needs, without itself."""
 
     source: str
     version: str
@@ -115,12 +115,12 @@ class _Record:
     version: str
     size: int
     download: int
-    depends: tuple[tuple[str, ...], ...]  # alternatives, any of which will do
+    depends: tuple[tuple[str, ...], ...]  # groups of alternatives
     provides: tuple[str, ...]
 
 
 def histories(directory: str, images: dict[str, tuple[str, ...]]) -> Histories:
-    """The images' packages and changes; changelogs are kept in `directory` once downloaded."""
+    """Return the packages and changes of `images`. Changelogs are downloaded once to `directory`."""
     records = _available()
     providers = defaultdict(list)
     for name, record in sorted(records.items()):
@@ -174,7 +174,7 @@ def _present(names: Iterable[str], records: dict[str, _Record]) -> Iterator[str]
 def _closure(
     roots: Iterable[str], records: dict[str, _Record], providers: dict[str, list[str]]
 ) -> dict[str, Package]:
-    """All packages that the roots need: of alternatives the first there is."""
+    """Return all packages that the roots need, with the first available of alternatives."""
     closure: dict[str, Package] = {}
     waiting = list(roots)
     while waiting:
@@ -206,7 +206,7 @@ def _choose(
 def _changes(
     directory: str, sources: set[str], records: dict[str, _Record]
 ) -> dict[str, list[date]]:
-    """The days of every source's changelog entries, oldest first."""
+    """Return the dates of every source's changelog entries, oldest first."""
     os.makedirs(directory, exist_ok=True)
     cache = os.path.join(directory, "changelogs.json")
     known: dict[str, list[str]] = {}
@@ -222,7 +222,7 @@ def _changes(
         for start in range(0, len(names), _BATCH):
             _say(f"changelogs: package {start + 1} of {len(names)}")
             for name, found in _download(names[start : start + _BATCH], directory):
-                if isinstance(found, str):  # the changelog is another package's
+                if isinstance(found, str):  # the changelog is in another package
                     wanted[found] = wanted[name]
                 else:
                     known[wanted[name]] = found
@@ -238,7 +238,7 @@ def _changes(
 
 
 def _download(names: list[str], directory: str) -> Iterator[tuple[str, list[str] | str]]:
-    """Names of packages, and the days in their changelogs or the packages that have them."""
+    """Yield package names, each with the dates in its changelog or the package that has it."""
     with tempfile.TemporaryDirectory(dir=directory, prefix=".debs-") as debs:
         _run("apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", *names, cwd=debs)
         for archive in sorted(os.listdir(debs)):
@@ -248,7 +248,7 @@ def _download(names: list[str], directory: str) -> Iterator[tuple[str, list[str]
 
 
 def _days(name: str, archive: str) -> list[str] | str:
-    """The days of the changelog's entries, or what the package's documentation is a link to."""
+    """Return the dates of the changelog's entries, or the package whose documentation is used."""
     content = _run("dpkg-deb", "--fsys-tarfile", archive).stdout
     home = f"./usr/share/doc/{name}"
     logs: list[bytes] = []
@@ -266,7 +266,7 @@ def _days(name: str, archive: str) -> list[str] | str:
 
 
 def _signed(log: bytes) -> Iterator[str]:
-    """The days of a Debian changelog; none if it is of another kind, as upstream's own are."""
+    """Yield the dates of a Debian changelog; none for other formats, such as upstream's."""
     for signed in _SIGNED.findall(log):
         try:
             yield parsedate_to_datetime(signed.decode("ascii")).date().isoformat()

@@ -1,9 +1,9 @@
-"""Run one pipeline into `cat > /dev/null`, and print what it took as JSON.
+"""Run one pipeline into `cat > /dev/null`, and print its time and memory as JSON.
 
 Usage: launch.py '[["tar", "-cf", "-", "x"], ["openssl", "sha256"]]'
 
-A process of its own, small on purpose: until it execs, a child counts as big as its parent has
-ever been, and the kernel remembers that. So import as little as possible, and run with `-I -S`.
+A separate process, small on purpose: until it execs, a child is accounted the peak memory of its
+parent, and the kernel remembers that. So import as little as possible, and run with `-I -S`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 
 
 def launch(pipeline: list[list[str]]) -> dict[str, float]:
-    """Run it, from the first spawn to the last exit."""
+    """Run `pipeline` and measure it from the first spawn to the last exit."""
     null = os.open(os.devnull, os.O_RDWR)
     commands = [*pipeline, ["cat"]]
     pids = []
@@ -28,7 +28,9 @@ def launch(pipeline: list[list[str]]) -> dict[str, float]:
         actions = [(os.POSIX_SPAWN_DUP2, source, 0), (os.POSIX_SPAWN_DUP2, write_end, 1)]
         pids.append(os.posix_spawnp(argv[0], argv, os.environ, file_actions=actions))
         for end in {source, write_end} - {null}:
-            os.close(end)  # or a reader would wait for ever, and a writer never see it leave
+            os.close(
+                end
+            )  # or a reader would wait forever, and a writer not notice that its reader exited
         source = read_end
     usages = [wait(pid, argv) for pid, argv in zip(pids, commands, strict=True)][:-1]
     return {
@@ -41,14 +43,14 @@ def launch(pipeline: list[list[str]]) -> dict[str, float]:
 
 
 def own_peak() -> int:
-    """Our own peak memory. Not from `getrusage`, which counts our parent's for the said reason."""
+    """Return our own peak memory in bytes. Not from `getrusage`, which includes our parent's."""
     with open("/proc/self/status", encoding="ascii") as file:
         fields = dict(line.split(":", 1) for line in file)
     return int(fields["VmHWM"].split()[0]) * 1024
 
 
 def wait(pid: int, argv: list[str]) -> resource.struct_rusage:
-    """Wait for a command to end well, and return what it used."""
+    """Wait for a command and return its resource usage. Exits if the command failed."""
     _, status, usage = os.wait4(pid, 0)
     if status:
         shown = " ".join(argv)[:200]

@@ -1,6 +1,6 @@
-"""Measure commands: many runs of many contenders, in turn.
+"""Measure commands: run the contenders in turn, many times.
 
-Knows processes and pipes, and not what the commands are for.
+Knows processes and pipes; must not know what the commands are for.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class CommandError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """A pipeline that is measured; a slow one may be run fewer times."""
+    """A pipeline to measure; a slow one may be run fewer times."""
 
     name: str
     pipeline: Pipeline
@@ -34,10 +34,10 @@ class Contender:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What one run took.
+    """The resources used by one run, in seconds and bytes.
 
-    `peak_rss` is the largest process's, without the reading `cat`; nothing below `rss_floor` can
-    be seen. CPU time and disk reads are those of the whole pipeline.
+    `peak_rss` is that of the largest process except the reading `cat`; values below `rss_floor`
+    cannot be measured. CPU time and disk reads are those of the whole pipeline.
     """
 
     seconds: float
@@ -48,9 +48,9 @@ class Run:
 
 
 def measure(contenders: Sequence[Contender], runs: int, slow_runs: int) -> dict[str, list[Run]]:
-    """Runs of each contender, interleaved so that a disturbance hits them all.
+    """Run each contender several times, interleaved so that a disturbance affects all of them.
 
-    The fast ones run once before, which warms the page cache for the slow ones as well.
+    The fast ones run once beforehand, which also warms the page cache for the slow ones.
     """
     taken: dict[str, list[Run]] = {contender.name: [] for contender in contenders}
     for contender in [c for c in contenders if not c.slow] or contenders:
@@ -63,7 +63,7 @@ def measure(contenders: Sequence[Contender], runs: int, slow_runs: int) -> dict[
 
 
 def run(pipeline: Pipeline) -> Run:
-    """Run the pipeline once, into a pipe that is read by `cat`."""
+    """Run the pipeline once, into a pipe read by `cat`. Raises CommandError."""
     command = (sys.executable, "-I", "-S", _LAUNCHER, json.dumps(pipeline))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -72,14 +72,14 @@ def run(pipeline: Pipeline) -> Run:
 
 
 def output_size(pipeline: Pipeline) -> int:
-    """The bytes that the pipeline writes."""
+    """Return the number of bytes that the pipeline writes."""
     command = " | ".join(map(shlex.join, pipeline)) + " | wc -c"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
     return int(done.stdout)
 
 
 def first_byte(argv: tuple[str, ...]) -> float:
-    """Seconds from the spawn to the first byte on stdout."""
+    """Return the seconds from the spawn to the first byte on stdout. Raises CommandError."""
     begin = time.perf_counter()
     with subprocess.Popen(argv, stdout=subprocess.PIPE, bufsize=0) as process:
         assert process.stdout is not None

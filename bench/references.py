@@ -1,7 +1,7 @@
-"""References graphs of the shape that closures have, without a store: a few paths that all
+"""References graphs shaped like real closures, without a store: a few paths that all others
 need, families that need each other (a language's modules, a desktop), and one root.
 
-Knows the JSON that Nix writes, and no planner.
+Knows Nix's JSON; must not know planners.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import random
 
 from bench.storepaths import base_name
 
-_BASE = 20  # one path in so many is one of the base
+_BASE = 20  # one path in this many belongs to the base
 _FAMILY = 40  # paths in a family, on average
 
 
 def references_json(count: int) -> bytes:
-    """What `exportReferencesGraph` writes of a closure of `count` paths; the same each time."""
+    """Return a closure of `count` paths as `exportReferencesGraph` writes it; always the same."""
     references, rng = _shape(count), random.Random(count)
     names = [
         "/nix/store/"
@@ -36,7 +36,7 @@ def references_json(count: int) -> bytes:
 
 
 def _shape(count: int) -> list[set[int]]:
-    """What each path refers to, by number: always less than its own."""
+    """Return the references of each path, by number; all are lower than the path's own."""
     rng = random.Random(count)
     base = max(3, count // _BASE)
     family = base
@@ -48,7 +48,7 @@ def _shape(count: int) -> list[set[int]]:
         else:
             if rng.random() < 1 / _FAMILY:
                 family = number
-            # The lower, the more popular.
+            # Lower numbers are more popular.
             found = {int(base * rng.random() ** 2) for _ in range(rng.randrange(1, 5))}
             if number > family:
                 found |= {rng.randrange(family, number) for _ in range(rng.randrange(5))}

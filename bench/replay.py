@@ -1,7 +1,7 @@
-"""Planners judged by histories: every week the images are planned anew, and what is new is pushed.
+"""Judge planners by histories: each week the images are planned again, and new layers are pushed.
 
-A planner gets the graph, its roots and the layer budget, `stable` its own plan of the week
-before as well, and never the history. Knows no package lists.
+A planner gets the graph, its roots and the layer budget; `stable` also gets its own plan of the
+previous week. None sees the history. Must not know package lists.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stream.strategies.stable import stable
 Plan = list[list[str]]
 Planner = Callable[[Graph, list[str], int, Plan | None], Plan]
 
-_START = date(2023, 6, 12)  # the first two years of the release that the packages are from
+_START = date(2023, 6, 12)  # the release's first two years begin here
 _WEEKS = 104
 _BUDGETS = (24, 64, 100, 125)
 _APP_SIZE = 5_000_000
@@ -37,8 +37,8 @@ _EVERY_PATH = "one path per layer"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Mode:
-    """Whether what depends on a changed path is new as well, and by what part of it the size of
-    an updated path differs at most from that in the package lists.
+    """A mode of updating. `rebuilt`: dependents of a changed path also get new hashes. `drift`:
+    the largest relative change of an updated path's size.
     """
 
     rebuilt: bool
@@ -54,7 +54,7 @@ _MODES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Outcome:
-    """Bytes pushed after the first week, layers of the last week and of all weeks, by their names."""
+    """Bytes pushed after the first week; sizes of the last week's and of all layers, by name."""
 
     pushed: int
     last: dict[str, int]
@@ -63,14 +63,14 @@ class _Outcome:
 
 @dataclass(slots=True, kw_only=True)
 class _Sum:
-    """All images of one planner, budget and mode."""
+    """The sum over all images for one planner, budget and mode."""
 
     pushed: dict[str, int] = field(default_factory=dict)
     last: dict[str, int] = field(default_factory=dict)
     all: dict[str, int] = field(default_factory=dict)
 
     def add(self, image: str, outcome: _Outcome) -> None:
-        """Take in an image; a layer that another one has as well counts once."""
+        """Add an image; a layer shared with another image counts once."""
         self.pushed[image] = outcome.pushed
         self.last |= outcome.last
         self.all |= outcome.all
@@ -85,7 +85,7 @@ PLANNERS: dict[str, Planner] = {
 
 
 def repushed(directory: str, weeks: int = _WEEKS) -> Section:
-    """The table of all planners, budgets and modes."""
+    """Return the table of all planners, budgets and modes."""
     judged = histories.histories(directory, histories.JUDGED)
     sums: dict[tuple[str, str, int], _Sum] = {}
     tasks = [(mode, image) for mode in _MODES for image in judged.images]
@@ -98,7 +98,7 @@ def repushed(directory: str, weeks: int = _WEEKS) -> Section:
     section = Section(
         title=f"layering: {len(judged.images)} images, {weeks} weeks from {_START}",
         lines=[
-            "Bytes over those of one path per layer: pushed again (all images, the worst one), and",
+            "Bytes relative to one path per layer: pushed again (all images, the worst one), and",
             "held by a registry for the images of the last week (in brackets: of all weeks).",
             "",
         ],
@@ -142,7 +142,7 @@ def _ratio(ours: dict[str, int], theirs: dict[str, int]) -> float:
 
 
 def _judge(judged: Histories, weeks: int, task: tuple[str, str]) -> dict[tuple[str, int], _Outcome]:
-    """All planners and budgets on one image in one mode."""
+    """Run all planners and budgets on one image in one mode."""
     mode, image = task
     builds = list(_builds(judged, image, weeks, _MODES[mode]))
     found = {(_EVERY_PATH, 0): _replay(lambda graph, *_: [[path] for path in graph], 0, builds)}
@@ -175,7 +175,7 @@ def _layer(paths: list[str]) -> str:
 def _builds(
     judged: Histories, image: str, weeks: int, mode: _Mode
 ) -> Iterator[tuple[Graph, list[str]]]:
-    """The image week by week, as a graph and its roots."""
+    """Yield the image of each week, as a graph and its roots."""
     app, config = f"{image}-app", f"{image}-config"
     packages = dict(judged.images[image])
     packages[app] = Package(
@@ -186,7 +186,7 @@ def _builds(
     )
     closures = {name: sorted(_closure(packages, name)) for name in packages}
     for week in range(weeks + 1):
-        # The application changes three weeks of four, its configuration every second one.
+        # The application changes in three weeks of four, its configuration in every second one.
         updates = {app: week * 3 // 4, config: week // 2}
         for package in packages.values():
             if package.source not in updates:
@@ -210,13 +210,13 @@ def _builds(
 
 
 def _upstream(version: str) -> str:
-    """A Debian version without epoch and revision, as store paths have it in their names."""
+    """Return a Debian version without epoch and revision, as in names of store paths."""
     version = version.rpartition(":")[2]
     return version.rpartition("-")[0] or version
 
 
 def _drifted(size: int, path: str, drift: float) -> int:
-    """The size of a version: by its name, so that a rebuild does not change it."""
+    """Return the size of a version, derived from its name, so that a rebuild keeps it."""
     name = path.rpartition("/")[2].partition("-")[2]
     return round(size * (1 + drift * random.Random(name).uniform(-1, 1)))
 

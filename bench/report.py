@@ -1,6 +1,6 @@
-"""What people and programs read: tables in Markdown, raw numbers in JSON.
+"""Format the results: tables in Markdown for people, raw numbers in JSON for programs.
 
-Knows runs and how to compare them, and not how they came about.
+Knows runs and how to compare them; must not know how they were made.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HEADINGS = (
 
 @dataclass(slots=True, kw_only=True)
 class Section:
-    """One benchmark's outcome: its text, and the numbers behind it."""
+    """The result of one benchmark: its text, and the numbers it is based on."""
 
     title: str
     lines: list[str] = field(default_factory=list)
@@ -37,12 +37,12 @@ class Section:
 
 
 def verdict(text: str, *, met: bool) -> str:
-    """A target, and whether it is met."""
+    """Return the text of a target with `ok` or `MISSED`."""
     return f"{text} {'ok' if met else 'MISSED'}"
 
 
 def ratio(ours: Sequence[Run], theirs: Sequence[Run]) -> float:
-    """The median over the rounds of our time divided by the other's time in the same round."""
+    """Return the median, over the rounds, of our time divided by the other's in the same round."""
     return median(o.seconds / t.seconds for o, t in zip(ours, theirs, strict=False))
 
 
@@ -53,7 +53,7 @@ def table(
     size: int,
     targets: Mapping[str, str],
 ) -> list[str]:
-    """A row for each contender; `targets` are texts for the last column, by contender."""
+    """Return a table with a row for each contender; `targets` fill the last column, by contender."""
     rows = [list(_HEADINGS)]
     for name, runs in taken.items():
         if not runs:
@@ -79,12 +79,12 @@ def table(
 
 
 def numbers(taken: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
-    """The runs, for JSON."""
+    """Return the runs as JSON values."""
     return {name: [asdict(run) for run in runs] for name, runs in taken.items()}
 
 
 def machine() -> dict[str, str]:
-    """What all this ran on."""
+    """Describe the machine and the versions of the tools."""
     cpus = os.sched_getaffinity(0)
     return {
         "CPU": f"{_cpu_model()}, {len(cpus)} cores",
@@ -97,7 +97,7 @@ def machine() -> dict[str, str]:
 
 
 def markdown(rows: list[list[str]]) -> list[str]:
-    """A table whose first row is its heading."""
+    """Format a table whose first row is its heading."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows = [rows[0], ["-" * width for width in widths], *rows[1:]]
     return [
@@ -118,5 +118,5 @@ def _first_line(*command: str) -> str:
     try:
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
-        return "not there"
+        return "not installed"
     return output.partition("\n")[0]

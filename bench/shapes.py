@@ -1,6 +1,6 @@
-"""What is streamed: each shape is some store paths and the conf that names them.
+"""The inputs: each shape is a set of store paths and a conf that lists them.
 
-Knows confs (their JSON keys) and file contents, and not how anything is measured.
+Knows confs (their JSON keys) and file contents; must not know how anything is measured.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Shape:
 
     @property
     def size(self) -> int:
-        """The bytes of all files."""
+        """The size of all files, in bytes."""
         return sum(path.size for path in self.paths)
 
     @property
@@ -50,7 +50,7 @@ class Shape:
 
 
 def mixed(directory: str, scale: float) -> Shape:
-    """Programs, libraries, documents, fonts: 300 packages, 3 GB, 60,000 entries."""
+    """Build programs, libraries, documents, fonts: 300 packages, 3 GB, 60,000 entries."""
     store = Store(os.path.join(directory, "mixed"))
     paths = mixed_store(store, scale)
     layers = [[path] for path in paths[: _LAYERS - 1]]
@@ -60,7 +60,7 @@ def mixed(directory: str, scale: float) -> Shape:
 
 
 def tiny(directory: str, scale: float) -> Shape:
-    """200,000 files of 1 KiB in 200 directories of four store paths."""
+    """Build 200,000 files of 1 KiB in 200 directories of four store paths."""
     store = Store(os.path.join(directory, "tiny"))
     per_directory = max(1, round(1000 * scale))
 
@@ -80,7 +80,7 @@ def tiny(directory: str, scale: float) -> Shape:
 
 
 def big(directory: str, scale: float) -> Shape:
-    """One file of 4 GiB, with nothing in it that repeats."""
+    """Build one file of 4 GiB of random bytes."""
     store = Store(os.path.join(directory, "big"))
     size = max(1, round(4096 * scale))
 
@@ -93,7 +93,7 @@ def big(directory: str, scale: float) -> Shape:
 
 
 def links(directory: str, scale: float) -> Shape:
-    """20,000 symbolic links; every tenth has a target too long for a plain tar header."""
+    """Build 20,000 symbolic links; every tenth target is too long for a plain tar header."""
     store = Store(os.path.join(directory, "links"))
     count = max(1, round(20_000 * scale))
 
@@ -108,8 +108,8 @@ def links(directory: str, scale: float) -> Shape:
 
 
 def join(directory: str, scale: float) -> Shape:
-    """50,000 files in 50 contents that have their directories in common, to be joined at
-    the image's root; nothing of them is in the image but links.
+    """Build 50,000 files in 50 contents that share their directories, to be joined at the
+    image's root; the image contains only links to them.
     """
     store = Store(os.path.join(directory, "join"))
     per_content = max(1, round(1000 * scale))
@@ -129,7 +129,7 @@ def join(directory: str, scale: float) -> Shape:
 
 
 def empty(directory: str, scale: float) -> Shape:
-    """No layers at all."""
+    """Build an image without layers."""
     return _shape(directory, "empty", scale, [])
 
 
@@ -145,7 +145,7 @@ def _shape(
     layers: list[list[StorePath]],
     contents: Sequence[str] = (),
 ) -> Shape:
-    """Write the conf for `layers` and `contents`: small, so always written anew."""
+    """Write the conf for `layers` and `contents`; it is small, so it is written every time."""
     conf = os.path.join(directory, f"{name}-{scale:g}.json")
     document: dict[str, Any] = {
         "architecture": _MACHINES.get(platform.machine(), platform.machine()),
@@ -176,12 +176,12 @@ def _write(path: str, content: bytes) -> None:
 
 
 def plan_command(directory: str, count: int) -> tuple[str, ...]:
-    """Our command for that specification."""
+    """Return our command for the specification `plan_spec`."""
     return (sys.executable, "-m", "stream", "plan", plan_spec(directory, count))
 
 
 def plan_spec(directory: str, count: int) -> str:
-    """A specification of a closure of `count` store paths, which are empty."""
+    """Write a specification of a closure of `count` empty store paths, and return its path."""
     place = os.path.join(directory, f"plan-{count}")
     store, graph, spec = (
         os.path.join(place, name) for name in ("store", "graph.json", "spec.json")

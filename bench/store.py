@@ -1,6 +1,6 @@
-"""The mixed store: Debian packages, each unpacked into a store path of its own.
+"""The mixed store: Debian packages, each unpacked into its own store path.
 
-Knows packages, apt-get and dpkg-deb, and neither confs nor measuring.
+Knows packages, apt-get and dpkg-deb; must not know confs or measuring.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BATCH = 25  # packages per download: bounds the disk that archives take
 
 
 def mixed_store(store: Store, scale: float) -> list[StorePath]:
-    """The store paths of the packages that `scale` selects, built where they are not there yet."""
+    """Return the store paths of the packages selected by `scale`; missing ones are built."""
     names = _select(_package_list(), scale)
     found = {name: path for name in names if (path := store.find(f"deb-{name}"))}
     missing = _known([name for name in names if name not in found])
@@ -34,14 +34,14 @@ def mixed_store(store: Store, scale: float) -> list[StorePath]:
 
 
 def _package_list() -> dict[str, int]:
-    """Names and approximate sizes in KiB, in the order of the file."""
+    """Return names and approximate sizes in KiB, in the order of the file."""
     with open(_LIST, encoding="utf-8") as file:
         lines = [line.split() for line in file if line.strip() and not line.startswith("#")]
     return {name: int(size) for name, size in lines}
 
 
 def _select(sizes: dict[str, int], scale: float) -> list[str]:
-    """A subset of about `scale` of the bytes: an arbitrary but fixed order, what fits is taken."""
+    """Choose about `scale` of the bytes: in an arbitrary but fixed order, every name that fits."""
     budget = scale * sum(sizes.values())
     taken = set()
     for name in sorted(sizes, key=lambda name: hashlib.sha256(name.encode()).digest()):
@@ -52,7 +52,7 @@ def _select(sizes: dict[str, int], scale: float) -> list[str]:
 
 
 def _known(names: list[str]) -> list[str]:
-    """Those of `names` that the package index can deliver; a warning for the others."""
+    """Return those of `names` that the package index has, with a warning for each other."""
     if not names:
         return []
     output = _run("apt-cache", "policy", *names).stdout.splitlines()
@@ -69,7 +69,7 @@ def _known(names: list[str]) -> list[str]:
 
 
 def _download(names: list[str], directory: str) -> Iterator[tuple[str, str]]:
-    """Names and archives. One bad package fails a whole batch, so then try one by one."""
+    """Yield names and archives. One bad package fails a whole batch; then each is tried alone."""
     if not _fetch(names, directory):
         for name in names:
             if not _fetch([name], directory):
@@ -80,7 +80,7 @@ def _download(names: list[str], directory: str) -> Iterator[tuple[str, str]]:
 
 
 def _fetch(names: list[str], directory: str) -> bool:
-    # As root, apt would drop to a user who may not write here.
+    # As root, apt would switch to a user that cannot write here.
     command = ("apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", *names)
     return _run(*command, cwd=directory).returncode == 0
 

@@ -1,7 +1,7 @@
 """Store paths that are built once and reused: atomic, read-only like Nix's, checked on every use.
 
-Each store path has a record beside the store that holds a fingerprint of its metadata. A path that
-differs from its record, or has none, is built again. Knows neither packages nor confs.
+Beside the store, each path has a record with a fingerprint of its metadata. A path that differs
+from its record, or has none, is built again. Must not know packages or confs.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 _ALPHABET = "0123456789abcdfghijklmnpqrsvwxyz"  # Nix's: no e, o, t, u
-_MTIME_NS = 10**9  # as in a Nix store, so that a later edit of a file shows
+_MTIME_NS = 10**9  # as in a Nix store, so that a later edit of a file is detected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorePath:
-    """A built store path: where it is, and what it holds."""
+    """A built store path and the number and total size of its entries."""
 
     path: str
     entries: int
@@ -29,7 +29,7 @@ class StorePath:
 
 
 def base_name(seed: bytes, name: str) -> str:
-    """`<hash>-name`, the hash in Nix's base 32 from the first 160 bits of the 256-bit `seed`."""
+    """Return `<hash>-name`, with a Nix32 hash of the first 160 bits of the 256-bit `seed`."""
     number = int.from_bytes(seed[:20], "big")
     digits = [_ALPHABET[number >> shift & 31] for shift in range(0, 160, 5)]
     legal = "".join(c if c.isascii() and (c.isalnum() or c in "+-._?=") else "-" for c in name)
@@ -46,7 +46,7 @@ class Store:
         os.makedirs(self._records, exist_ok=True)
 
     def find(self, key: str) -> StorePath | None:
-        """The store path recorded under `key`, if it is still as it was built."""
+        """Return the store path recorded under `key`, or None if it is not as it was built."""
         try:
             with open(self._record(key), encoding="utf-8") as file:
                 record = json.load(file)
@@ -82,7 +82,7 @@ class Store:
 
 
 def remove(path: str) -> None:
-    """Remove a tree that may be read-only, or not there."""
+    """Remove a tree, which may be read-only or missing."""
     if not os.path.lexists(path):
         return
     for entry, status in _walk(path):
@@ -92,7 +92,7 @@ def remove(path: str) -> None:
 
 
 def _walk(path: str, *, parents_first: bool = True) -> Iterator[tuple[str, os.stat_result]]:
-    """`path` and what is below it, in a fixed order."""
+    """Yield `path` and all entries below it, in a fixed order."""
     status = os.lstat(path)
     if parents_first:
         yield path, status
@@ -112,7 +112,7 @@ def _normalise(root: str) -> None:
 
 
 def _survey(root: str) -> StorePath:
-    """What is there now. Metadata only: reading every byte would take as long as a benchmark."""
+    """Record the current state. Metadata only: reading every byte would take too long."""
     entries = size = 0
     digest = hashlib.sha256()
     for path, status in _walk(root):

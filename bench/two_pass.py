@@ -1,4 +1,4 @@
-"""The baseline: the same image in two passes, with nothing but the standard library.
+"""The baseline: the same image in two passes, with the standard library alone.
 
 Usage: two_pass.py CONF > image.tar
 
@@ -22,24 +22,24 @@ from typing import Any, BinaryIO
 
 
 class HashAndCount(io.RawIOBase):
-    """A file that remembers only the digest and the number of the bytes written to it."""
+    """A file that keeps only the digest and the number of the bytes written to it."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
         self.size = 0
 
     def writable(self) -> bool:
-        """Yes, and nothing else."""
+        """Return True: the file can be written, and nothing else."""
         return True
 
     def write(self, data: Any, /) -> int:
-        """Take `data` into the digest."""
+        """Add `data` to the digest."""
         self._hash.update(data)
         self.size += len(data)
         return len(data)
 
     def hexdigest(self) -> str:
-        """The digest of all that was written."""
+        """Return the digest of all bytes written."""
         return self._hash.hexdigest()
 
 
@@ -95,14 +95,14 @@ def add_layer(archive: tarfile.TarFile, store_paths: list[str], conf: dict[str, 
 def add_member(
     archive: tarfile.TarFile, name: str, size: int, content: BinaryIO, conf: dict[str, Any]
 ) -> None:
-    """Add a member that shows nothing of this machine."""
+    """Add a member whose header reveals nothing about this machine."""
     info = tarfile.TarInfo(name)
     info.size, info.mtime = size, instant(conf["mtime"])
     archive.addfile(info, content)
 
 
 def instant(text: str) -> int:
-    """Seconds since the epoch."""
+    """Return the seconds since the epoch of an ISO 8601 time."""
     return int(datetime.fromisoformat(text).timestamp())
 
 
