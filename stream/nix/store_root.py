@@ -26,7 +26,7 @@ class Disk:
 
     store_dir: bytes = b""
     root: bytes = b""
-    # By path: its real path, and the number of links followed to get there.
+    # Directories by path: the real path, and the number of links followed to get there.
     _known: dict[bytes, tuple[bytes, int]] | None = field(default=None, compare=False, repr=False)
 
     @classmethod

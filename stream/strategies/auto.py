@@ -12,9 +12,9 @@ def auto(graph: Graph, budget: int) -> list[list[str]]:
     """Split the paths of `graph` into at most `budget` layers, ordered by rising size of
     their closures, with the paths of a layer by name. Raises ValueError for a budget below 1.
 
-    Paths become primary in order of falling size. Each path has the set of primary paths
-    that need it, and paths with equal sets are a layer, as long as the layers are no more
-    than `budget`.
+    Paths become primary in order of falling size, as long as there are at most `budget`
+    layers. Each path has the set of the nearest primary paths that need it; paths with
+    equal sets are a layer.
     """
     check_budget(budget)
     known = reach(graph)

@@ -52,8 +52,8 @@ _TELLING = re.compile(r".*-([0-9][^-]*\.[^-]*)")  # a version that few sources s
 class _Layer:
     """A layer of paths, by index. `own` has bits for the causes of the members, `causes` for
     those of their closures. `dependents` has a bit for each path that depends on some member
-    and, above these, a bit for each that does not depend on some member. `held` is not 0 for a
-    layer of the previous plan, which is not taken apart: the additional cost, in bytes per
+    and, above these, a bit for each that does not depend on all of them. `held` is 0 except for
+    a layer of the previous plan, which is not taken apart: the additional cost, in bytes per
     build, of merging it with another.
     """
 
