@@ -38,7 +38,6 @@ class Stored:
     digest: str
     compression: str | None
     content_digest: str
-    content_size: int
     entries: int
     document: bytes | None
     findings: Findings
@@ -215,7 +214,6 @@ class Scan:
             digest=digest,
             compression=compression,
             content_digest=content_digest,
-            content_size=content.position,
             entries=entries,
             document=document,
             findings=findings,

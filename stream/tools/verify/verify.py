@@ -14,7 +14,7 @@ from stream.archives.sequential import STANDARD_INPUT, Sequential
 from stream.errors import ArchiveError
 from stream.model import ImageConf
 from stream.tools.verify.comparison import compare
-from stream.tools.verify.documents import CheckedImage, Documents
+from stream.tools.verify.documents import INDEX, MANIFEST, CheckedImage, Documents
 from stream.tools.verify.findings import CONSUMERS, Finding, Findings
 from stream.tools.verify.scan import Scan
 
@@ -94,10 +94,8 @@ def _scan(target: str, findings: Findings) -> Scan:
             scan.tar(Sequential(fd, target))
         elif not stat.S_ISDIR(mode):
             raise ArchiveError(target, "is neither a regular file nor a directory")
-        elif not any(
-            os.path.exists(f"{target}/{name}") for name in ("index.json", "manifest.json")
-        ):
-            raise ArchiveError(target, "is a directory with neither index.json nor manifest.json")
+        elif not any(os.path.exists(f"{target}/{name}") for name in (INDEX, MANIFEST)):
+            raise ArchiveError(target, f"is a directory with neither {INDEX} nor {MANIFEST}")
         else:
             scan.directory(target)
     finally:
