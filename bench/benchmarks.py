@@ -263,7 +263,9 @@ def plan(options: Options) -> Section:
         for name, call in calls.items():
             times = sorted(_seconds(call) for _ in range(options.runs))
             # The command's time includes Python's start, which planning cannot change.
-            target = "" if name.startswith(_COMMAND) else verdict(f"< {limit:g}", met=times[-1] < limit)
+            target = (
+                "" if name.startswith(_COMMAND) else verdict(f"< {limit:g}", met=times[-1] < limit)
+            )
             section.lines.append(
                 f"| {count:,} | {name} | {median(times):.3f} | {times[0]:.3f}-{times[-1]:.3f}"
                 f" | {target} |"

@@ -1,7 +1,7 @@
 """Compare an archive with the image that a conf yields now.
 
-The image is built from the conf and discarded; only where the two differ is it built
-again, to find the first difference. Knows the pipeline and reading archives; must not
+The image is built from the conf and discarded; only a layer that differs is read again,
+to find the first difference. Knows the pipeline and reading archives; must not
 know which rules an archive breaks by itself.
 """
 
@@ -10,18 +10,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager, suppress
 from itertools import zip_longest
 
-from stream.archives.bytesource import ByteSource, Part, pieces
-from stream.archives.decompress import decompressed
-from stream.archives.images import open_archive
-from stream.archives.sequential import piped
+from stream.archives.bytesource import ByteSource, pieces
+from stream.archives.images import Archive, ArchiveImage, open_archive
 from stream.archives.tarreader import Member, read_members
 from stream.errors import ArchiveError
 from stream.model import Image, ImageConf
+from stream.observer import Observer
 from stream.oci.reference import qualified
-from stream.pipeline import write_image
+from stream.pipeline import write_images
+from stream.schema.reading import ignore
+from stream.sinks import opened_archive
+from stream.sources.image import ImageSources, opened
 from stream.text import printable
 from stream.tools.verify.documents import CheckedImage
 from stream.tools.verify.findings import Findings
@@ -43,83 +45,58 @@ def compare(
     the first differing entry is not searched for. Raises StreamImageError if `conf`
     yields no image.
     """
-    fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        expected = write_image(conf, fd)
-    finally:
-        os.close(fd)
     if len(images) != 1:
         findings.add("conf-mismatch", "", f"holds {len(images)} images; the conf yields 1")
-    for found in images[:1]:
-        _compare_image(path, found, expected, conf, findings)
+    with opened(conf, ignore) as sources, open(os.devnull, "wb", buffering=0) as null:
+        with opened_archive(null, "docker-archive", mtime=conf.mtime) as sink:
+            (expected,) = write_images([sources], sink, Observer())
+        for found in images[:1]:
+            for message in _differences(path, found, expected, sources):
+                findings.add("conf-mismatch", "", message)
 
 
-def _compare_image(
-    path: str | None, found: CheckedImage, expected: Image, conf: ImageConf, findings: Findings
-) -> None:
-    def differ(message: str) -> None:
-        findings.add("conf-mismatch", "", message)
-
+def _differences(
+    path: str | None, found: CheckedImage, expected: Image, sources: ImageSources
+) -> Iterator[str]:
+    """Describe how `found` differs from `expected`, which was made from `sources`."""
     if [*map(qualified, found.repo_tags)] != [*map(qualified, expected.repo_tags)]:
         tags = ", ".join(found.repo_tags) or "nothing"
-        differ(f"is tagged {tags}; the conf's tag is {conf.repo_tag}")
+        yield f"is tagged {tags}; the conf's tag is {', '.join(expected.repo_tags)}"
     counts = len(found.layers), len(expected.layers)
     if counts[0] != counts[1]:
-        differ(f"number of layers is {counts[0]}, not {counts[1]}")
-    for number, (ours, theirs) in enumerate(zip(found.layers, expected.layers, strict=False)):
-        if ours.diff_id != theirs.diff_id:
-            message = f"layer {number + 1} is the first to differ from the conf's image"
-            where = path and _first_difference(path, found, number, theirs.archive_name, conf)
-            differ(f"{message}: {where}" if where else message)
+        yield f"number of layers is {counts[0]}, not {counts[1]}"
+    diff_ids = [layer.diff_id for layer in found.layers]
+    wanted = [layer.diff_id for layer in expected.layers]
+    for index, (ours, theirs) in enumerate(zip(diff_ids, wanted, strict=False)):
+        if ours != theirs:
+            message = f"layer {index + 1} is the first to differ from the conf's image"
+            where = path and _first_difference(path, found, index, sources)
+            yield f"{message}: {where}" if where else message
             break
     if found.image_id != expected.image_id:
-        same = [layer.diff_id for layer in found.layers] == [
-            layer.diff_id for layer in expected.layers
-        ]
-        where = _config_difference(path, found, conf) if path and same else ""
-        message = f"image ID is {found.image_id}; the conf yields {expected.image_id}"
-        differ(message + where)
+        where = _config_difference(path, found, expected) if path and diff_ids == wanted else ""
+        yield f"image ID is {found.image_id}; the conf yields {expected.image_id}{where}"
 
 
 @contextmanager
-def _written(conf: ImageConf) -> Iterator[Iterator[tuple[str, Part]]]:
-    """Yield an iterator over the members of the archive that `conf` yields, as they are
-    written: each name and content.
-    """
-    with piped(lambda fd: write_image(conf, fd), "the conf's image") as source:
-        yield (
-            (printable(member.name), Part(source, member.size, printable(member.name)))
-            for member in read_members(source)
-        )
-
-
-def _first_difference(
-    path: str, found: CheckedImage, number: int, archive_name: str, conf: ImageConf
-) -> str:
-    """Describe how the layer `number` of the archive differs from the one that `conf`
-    writes as `archive_name`. Returns an empty string if that cannot be found out.
-    """
-    try:
-        with _layer(path, found, number) as theirs, _written(conf) as members:
-            for name, part in members:
-                if name == archive_name:
-                    return _layer_difference(theirs, part)
-    except ArchiveError:
-        pass  # the faults of the archive have been noted already
-    return ""
-
-
-@contextmanager
-def _layer(path: str, found: CheckedImage, number: int) -> Iterator[ByteSource]:
-    """Yield the uncompressed content of the layer `number` of `found`."""
+def _opened_image(path: str, found: CheckedImage) -> Iterator[tuple[Archive, ArchiveImage]]:
+    """Open the archive again, and choose `found` in it. Raises ArchiveError."""
     with open_archive(path) as archive:
-        image = next(image for image in archive.images if image.image_id == found.image_id)
-        blob = image.layers[number].blob
-        with closing(archive.container.read([blob])) as reading:
-            for _, source in reading:
-                name = source.name
-                yield decompressed(source, blob.compression, name) if blob.compression else source
-                return
+        yield archive, next(one for one in archive.images if one.image_id == found.image_id)
+
+
+def _first_difference(path: str, found: CheckedImage, index: int, sources: ImageSources) -> str:
+    """Describe how the layer at `index` of the archive differs from that of `sources`.
+    Returns an empty string if that cannot be found out.
+    """
+    with (
+        suppress(ArchiveError),  # the faults of the archive have been noted already
+        _opened_image(path, found) as (archive, image),
+        archive.layer_content(image.layers[index]) as theirs,
+        sources.layer_content(index) as ours,
+    ):
+        return _layer_difference(theirs, ours)
+    return ""
 
 
 def _layer_difference(theirs: ByteSource, ours: ByteSource) -> str:
@@ -152,19 +129,13 @@ def _same_content(theirs: ByteSource, ours: ByteSource, size: int) -> bool:
     return all(one == other for one, other in blocks)
 
 
-def _config_difference(path: str, found: CheckedImage, conf: ImageConf) -> str:
+def _config_difference(path: str, found: CheckedImage, expected: Image) -> str:
     """Describe which key of the image configs differs. Returns an empty string if that
     cannot be found out.
     """
-    config = b"{}"
     try:
-        with _written(conf) as members:
-            for name, part in members:
-                if name.endswith(".json") and name != "manifest.json":
-                    config = part.read()
-        with open_archive(path) as archive:
-            image = next(image for image in archive.images if image.image_id == found.image_id)
-            ours, theirs = json.loads(config), image.document
+        with _opened_image(path, found) as (_, image):
+            ours, theirs = json.loads(expected.config), image.document
     except ArchiveError:
         return ""
     for key in (*ours, *theirs):
