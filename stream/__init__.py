@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from stream.config import load_conf, parse_conf
     from stream.errors import (
         ArchiveError,
+        ArgumentError,
         CommandsError,
         ConfError,
         ContentConflict,
         DigestMismatch,
+        InstallationError,
         NixError,
         OutputError,
         ReaderClosedError,
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
         SizeMismatch,
         SourceError,
         StreamImageError,
-        UsageError,
     )
     from stream.model import (
         BaseReference,
@@ -56,9 +57,10 @@ _MODULES = {
     "compression": ("Compression",),
     "config": ("load_conf", "parse_conf"),
     "errors": (
-        "ArchiveError", "CommandsError", "ConfError", "ContentConflict", "DigestMismatch", "NixError",
+        "ArchiveError", "ArgumentError", "CommandsError", "ConfError", "ContentConflict",
+        "DigestMismatch", "InstallationError", "NixError",
         "OutputError", "ReaderClosedError", "RecipeError", "SizeMismatch", "SourceError",
-        "StreamImageError", "UsageError",
+        "StreamImageError",
     ),
     "model": (
         "BaseReference", "CustomisationLayer", "Descriptor", "Digest", "Image", "ImageConf",
@@ -73,6 +75,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "ArchiveError",
+    "ArgumentError",
     "BaseReference",
     "CommandsError",
     "Compression",
@@ -84,6 +87,7 @@ __all__ = [
     "DigestMismatch",
     "Image",
     "ImageConf",
+    "InstallationError",
     "Layer",
     "LayerPlan",
     "NixError",
@@ -97,7 +101,6 @@ __all__ = [
     "SourceError",
     "Spec",
     "StreamImageError",
-    "UsageError",
     "__version__",
     "load_conf",
     "parse_conf",

@@ -1,4 +1,4 @@
-"""`python -m stream` and `stream-image`: the door to the command line."""
+"""The entry point of `python -m stream` and `stream-image`."""
 
 import os
 import signal
@@ -6,17 +6,17 @@ import sys
 
 
 def main() -> int:
-    """Run the command line of this process. Returns the exit status."""
-    # Until the command line has its own handlers, Ctrl-C ends us without a word:
-    # Python's would show where its imports stood.
+    """Run the command line of this process. Return the exit status."""
+    # Until the command line installs its handlers, Ctrl-C ends the process silently:
+    # Python's own handler would print a traceback from the middle of the imports.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from stream.cli.main import main as run
 
     status = run()
     if status > 128:
-        # A signal ends us now: another one must not meet an interpreter that is
-        # taking its handlers down.
+        # A signal ended the run. Exit at once: a second signal during the interpreter's
+        # shutdown would find no handler.
         os._exit(status)
     return status
 

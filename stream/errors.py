@@ -6,6 +6,7 @@ facts are attributes for a program. Knows nothing of the rest of the package.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple, Self
 
 from stream.text import one_line, printable
@@ -22,6 +23,23 @@ class Fault(NamedTuple):
 
     place: str
     message: str
+
+
+class ArgumentError(StreamImageError, ValueError):
+    """An argument of a function or type that cannot be used: `argument` is its name, `value`
+    what was passed, and `reason` says what is wrong with it.
+    """
+
+    def __init__(self, argument: str, value: object, reason: str) -> None:
+        self.argument = argument
+        self.value = value
+        self.reason = reason
+        super().__init__(one_line(f"{argument}: {value!r} {reason}"))
+
+    @classmethod
+    def not_one_of(cls, argument: str, value: object, choices: Iterable[str]) -> Self:
+        """Return the error for a `value` that is not among `choices`."""
+        return cls(argument, value, f"is not one of {', '.join(choices)}")
 
 
 class ConfError(StreamImageError, ValueError):
@@ -143,5 +161,12 @@ class NixError(StreamImageError, OSError):
         super().__init__(one_line(f"{command}: {reason}"))
 
 
-class UsageError(StreamImageError, ValueError):
-    """A command line that cannot be carried out."""
+class InstallationError(StreamImageError, RuntimeError):
+    """The running installation cannot be started again. `python` is its interpreter, empty if
+    the program that embeds it does not name one.
+    """
+
+    def __init__(self, python: str, reason: str) -> None:
+        self.python = python
+        self.reason = reason
+        super().__init__(one_line(f"{python or 'this Python'}: {reason}"))

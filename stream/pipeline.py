@@ -16,7 +16,7 @@ from stream.compression import UNCOMPRESSED, Compression
 from stream.interfaces import ImageSources, LayerSource, LayerWriter, Sink
 from stream.model import Digest, Image, ImageConf, KnownLayer, Layer
 from stream.observer import Observer
-from stream.sinks import ArchiveFormat, opened_archive
+from stream.sinks import ArchiveFormat, check_arguments, opened_archive
 from stream.sources import image
 
 
@@ -29,13 +29,15 @@ def write_image(  # noqa: PLR0913 — the options of the command, each of its ow
     compression: Compression = UNCOMPRESSED,
     threads: int | None = None,
 ) -> Image:
-    """Write the image of `conf` to a file descriptor or binary file object, compressed
-    by as many `threads` (default: all cores).
+    """Write the image of `conf` to a file descriptor or binary file object, compressed by
+    `threads` threads (default: one per core).
 
-    Returns the record of what was written. Raises SourceError, ArchiveError,
-    DigestMismatch or OutputError; then the archive has no `manifest.json` and no
-    trailer, and its reader sees that it is cut short. `output` is not closed.
+    Returns the record of what was written. Raises ArgumentError before anything is read,
+    and SourceError, ArchiveError, DigestMismatch or OutputError; then the archive has no
+    `manifest.json` and no trailer, and its reader sees that it is cut short. `output` is
+    not closed.
     """
+    check_arguments(archive_format, threads)
     observer = observer or Observer()
     with (
         image.opened(conf, observer.warning) as sources,

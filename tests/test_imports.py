@@ -176,9 +176,34 @@ def test_the_face_of_the_library(name: str) -> None:
     assert name == "__version__" or f"stream.{home}.{name}" in imports(PACKAGE / "__init__.py")
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_command_line_knows_usage_errors(module: str) -> None:
+    """A library that raised one would speak of arguments that its caller never gave."""
+    names = {
+        node.id
+        for node in ast.walk(ast.parse(MODULES[module].read_bytes()))
+        if isinstance(node, ast.Name)
+    }
+    inside = module.split(".", 1)[0] == "cli"
+    mentioned = names | {name.rpartition(".")[2] for name in imports(MODULES[module])}
+    assert inside or "UsageError" not in mentioned
+
+
 def test_a_quiet_run_is_light(tmp_path: Path) -> None:
     """Progress bars are for terminals: a run in a pipe never pays for them."""
     conf = tmp_path / "conf.json"
     conf.write_bytes(orjson.dumps({"repo_tag": "x:1"}))
     run = "import sys; from stream.cli.main import main; assert main(sys.argv[1:]) == 0"
     assert not (loaded(run, "-q", "-o", os.devnull, str(conf)) - loaded("")) & HEAVY
+
+
+def test_only_the_verb_that_runs_is_imported(tmp_path: Path) -> None:
+    """Each verb that comes along unasked delays the first byte."""
+    conf = tmp_path / "conf.json"
+    conf.write_bytes(orjson.dumps({"repo_tag": "x:1"}))
+    run = "import sys; from stream.cli.main import main; assert main(sys.argv[1:]) == 0"
+    package = "stream.cli.verbs."
+    found = {
+        name for name in loaded(run, "-q", "-o", os.devnull, str(conf)) if name.startswith(package)
+    }
+    assert found == {f"{package}stream"}

@@ -7,6 +7,7 @@ import json
 import os
 import tarfile
 import threading
+import typing
 from pathlib import Path
 
 import pytest
@@ -167,3 +168,61 @@ def test_images_side_by_side(conf: stream.ImageConf) -> None:
     for thread in threads:
         thread.join()
     assert [data == expected for data in found] == [True] * 4
+
+
+# ---- wrong arguments
+
+
+@pytest.mark.parametrize(
+    ("codec", "level", "said"),
+    [
+        ("foo", None, "codec: 'foo' is not one of none, store, gzip, zstd, zstd-seekable"),
+        ("gzip", 0, "level: 0 is not a level of gzip; it has 1 to 12"),
+        ("gzip", 13, "level: 13 is not a level of gzip; it has 1 to 12"),
+        ("zstd", 3.0, "level: 3.0 is not a level of zstd; it has 1 to 19"),
+        ("zstd", "3", "level: '3' is not a level of zstd; it has 1 to 19"),
+        ("zstd", True, "level: True is not a level of zstd; it has 1 to 19"),
+        ("store", 3, "level: 3 is not possible; store has no levels"),
+        ("none", 0, "level: 0 is not possible; none has no levels"),
+    ],
+)
+def test_compression_that_does_not_exist(codec: str, level: int | None, said: str) -> None:
+    """Without it a wrong codec would be a KeyError, and a wrong level compress nothing."""
+    with pytest.raises(stream.ArgumentError) as caught:
+        stream.Compression(codec=codec, level=level)
+    assert str(caught.value) == said
+    assert (caught.value.argument, caught.value.value) in {("codec", codec), ("level", level)}
+    assert isinstance(caught.value, ValueError)
+    assert isinstance(caught.value, stream.StreamImageError)
+
+
+def test_level_that_is_omitted(conf: stream.ImageConf) -> None:
+    """Without it `Compression(codec="gzip")` would compress nothing."""
+    assert stream.Compression(codec="gzip").level == 6
+    assert stream.Compression(codec="zstd").level == 3
+    assert stream.Compression(codec="store").level is None
+    file = io.BytesIO()
+    stream.write_image(conf, file, compression=stream.Compression(codec="gzip"))
+    assert gzip.decompress(file.getvalue()) == _archive(conf)
+    assert len(file.getvalue()) < len(_archive(conf))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            {"archive_format": "zip"},
+            "archive_format: 'zip' is not one of docker-archive, oci-archive",
+        ),
+        ({"threads": 0}, "threads: 0 is not a whole number above zero"),
+        ({"threads": -1}, "threads: -1 is not a whole number above zero"),
+        ({"threads": 1.5}, "threads: 1.5 is not a whole number above zero"),
+    ],
+)
+def test_wrong_argument(conf: stream.ImageConf, arguments: typing.Any, said: str) -> None:
+    """Without it a caller's slip would be a bare KeyError, or be taken for the default."""
+    file = io.BytesIO()
+    with pytest.raises(stream.ArgumentError) as caught:
+        stream.write_image(conf, file, **arguments)
+    assert str(caught.value) == said
+    assert file.getvalue() == b""

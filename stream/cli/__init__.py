@@ -1,1 +1,1 @@
-"""The command line: argv, exit statuses, and what a person sees."""
+"""The command line: argv, exit statuses, and messages for people."""

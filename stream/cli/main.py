@@ -1,37 +1,41 @@
-"""The command line: argv, exit statuses, signals, and what a person sees.
+"""The command line: argv, exit statuses, signals, and messages for people.
 
-Exit status: 0 done, 1 failed, 2 bad usage or conf; 128 + n if signal n ended it.
-Knows neither tar, nor JSON keys, nor hashes.
+Exit status: 0 success, 1 failure, 2 bad usage or conf; 128 + n when ended by signal n.
+Must not know tar, JSON keys, hashes, or any one verb.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import stream
+from stream.cli import verbs
 from stream.cli.output import hold_standard_descriptors
 from stream.cli.progress import MODES, Reporter, reporter
-from stream.errors import ConfError, ReaderClosedError, StreamImageError, UsageError
+from stream.cli.usage import UsageError
+from stream.errors import (
+    ArgumentError,
+    ConfError,
+    InstallationError,
+    ReaderClosedError,
+    StreamImageError,
+)
 
 DONE, FAILED, BAD_USAGE = 0, 1, 2
-MAX_WORD = 30
+MAX_WORD = 30  # characters compared with the verbs
 
-# Each is a module of stream.cli.verbs: DESCRIPTION, EPILOG, HAS_PROGRESS, add_arguments(parser)
-# and run(args, reporter), which returns an exit status if it is not 0. What is no
-# verb is the conf of the main job, `stream`.
-VERBS = frozenset({"explain", "export", "inspect", "merge", "plan", "tarsum", "verify", "wrap"})
+_BAD_USAGE_ERRORS = (ArgumentError, ConfError, InstallationError, UsageError)
 
 
 class _Stopped(BaseException):
-    """A signal asks us to end."""
+    """A signal asks the process to end."""
 
     def __init__(self, signum: int) -> None:
         self.signum = signum
@@ -41,29 +45,44 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _stop(signum: int, _frame: FrameType | None) -> None:
-    # One is enough: the next would stop the stopping.
+    # One signal is enough: another would interrupt the clean-up.
     if _SIGNALS[0] not in signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS):
         raise _Stopped(signum)
 
 
 class _Parser(argparse.ArgumentParser):
-    """One whose errors are one line, like all others."""
+    """A parser whose errors are one line, like all others."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(BAD_USAGE, f"stream-image: {message} ({self.prog} --help tells more)\n")
+        self.refuse(f"{message}.")
+
+    def refuse(self, sentence: str) -> NoReturn:
+        """Print `sentence` and where to find help, and exit."""
+        self.exit(BAD_USAGE, f"stream-image: {sentence} Try '{self.prog} --help'.\n")
+
+
+class _MainParser(_Parser):
+    """The parser of the main job. Its help lists the verbs, which it imports only then."""
+
+    def format_help(self) -> str:
+        lines = [f"  {name:<9} {verbs.load(name).SUMMARY}" for name in sorted(verbs.names())]
+        return "\n".join([super().format_help(), "Verbs, each with its own --help:", *lines, ""])
 
 
 def main_parser(verb: str | None = None) -> argparse.ArgumentParser:
-    """The parser of the command line: of `stream-image VERB`, or of the main job."""
-    command = _command(verb)
-    parser = _Parser(
-        prog=f"stream-image {verb}" if verb else "stream-image",
-        description=command.DESCRIPTION,
-        epilog=command.EPILOG,
+    """Return the parser of `stream-image VERB`, or of the main job for None."""
+    return _parser(verb, verbs.load(verb))
+
+
+def _parser(name: str | None, verb: verbs.Verb) -> _Parser:
+    parser = (_Parser if name else _MainParser)(
+        prog=f"stream-image {name}" if name else "stream-image",
+        description=verb.DESCRIPTION,
+        epilog=verb.EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_arguments(parser)
-    if command.HAS_PROGRESS:
+    verb.add_arguments(parser)
+    if verb.HAS_PROGRESS:
         parser.add_argument(
             "--progress", choices=MODES, default="auto", metavar="MODE",
             help="on stderr: auto (bar on a terminal, else plain), bar, plain, json, none",
@@ -76,35 +95,31 @@ def main_parser(verb: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
-def _meant(word: str) -> str | None:
-    """The verb that `word`, which is none and no file, looks like."""
+def _closest_verb(word: str) -> str | None:
+    """Return the verb that `word` resembles, or None if it is an option or a file's name."""
     if word.startswith("-") or os.path.lexists(word):
         return None
     from difflib import get_close_matches
 
-    return next(iter(get_close_matches(word[:MAX_WORD], VERBS, n=1)), None)
-
-
-def _command(verb: str | None) -> Any:
-    """The module that carries out `verb`, imported when it is wanted."""
-    return importlib.import_module(f"stream.cli.verbs.{verb or 'stream'}")
+    return next(iter(get_close_matches(word[:MAX_WORD], sorted(verbs.names()), n=1)), None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv` (default: the process's). Returns the exit status."""
+    """Run the command line `argv` (default: that of the process). Return the exit status."""
     hold_standard_descriptors()
     argv = sys.argv[1:] if argv is None else argv
-    verb = argv[0] if argv and argv[0] in VERBS else None
-    parser = main_parser(verb)
-    if verb is None and argv and (meant := _meant(argv[0])):
-        parser.error(f"there is no file {argv[0]!r}: is '{parser.prog} {meant}' meant?")
-    args = parser.parse_args(argv[1:] if verb else argv)
+    name = argv[0] if argv and argv[0] in verbs.names() else None
+    verb = verbs.load(name)
+    parser = _parser(name, verb)
+    if name is None and argv and (closest := _closest_verb(argv[0])):
+        parser.refuse(f"{argv[0]!r}: no such file; did you mean '{parser.prog} {closest}'?")
+    args = parser.parse_args(argv[1:] if name else argv)
     for signum in _SIGNALS:
         if signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, _stop)
     report = reporter(args.progress, quiet=args.quiet)
     try:
-        status: int | None = _command(verb).run(args, report)
+        status = verb.run(args, report)
     except _Stopped as stopped:
         report.close()
         return 128 + stopped.signum
@@ -113,8 +128,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
     except (StreamImageError, MemoryError) as error:
         return _failed(args, report, error, str(error) or "out of memory")
-    except Exception as error:  # noqa: BLE001 — no traceback reaches a user
-        message = f"internal error: {type(error).__name__}: {error} (--debug shows where)"
+    except Exception as error:  # noqa: BLE001 — users never see a traceback
+        message = f"internal error: {type(error).__name__}: {error} (--debug shows the traceback)"
         return _failed(args, report, error, message)
     finally:
         report.close()
@@ -125,4 +140,4 @@ def _failed(args: argparse.Namespace, report: Reporter, error: BaseException, me
     report.error(message, error)
     if args.debug:
         traceback.print_exception(error, file=sys.stderr)
-    return BAD_USAGE if isinstance(error, (ConfError, UsageError)) else FAILED
+    return BAD_USAGE if isinstance(error, _BAD_USAGE_ERRORS) else FAILED

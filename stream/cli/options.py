@@ -1,18 +1,18 @@
-"""What all verbs that write an archive share: `-o`, `--compress`, `--threads`."""
+"""The options that several verbs share: `--repo-tag`, `-o`, `--compress`, `--threads`."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from stream import compression
 from stream.cli.output import is_terminal, output_file, standard_output
+from stream.cli.usage import UsageError
 from stream.compression import CHOICES, NONE, Compression
-from stream.compression.codecs import CODECS
-from stream.errors import UsageError
+from stream.errors import ArgumentError
 from stream.oci.reference import check_repo_tag
 from stream.sinks import ARCHIVE_FORMATS
 from stream.text import one_line
@@ -20,21 +20,21 @@ from stream.text import one_line
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where the archive goes, and how compressed."""
+    """Where the archive goes, and how it is compressed."""
 
     fd: int
-    compression: compression.Compression
+    compression: Compression
 
 
 def add_tag_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the option that takes the place of a conf's `repo_tag`."""
+    """Add the option that replaces a conf's `repo_tag`."""
     parser.add_argument(
-        "-t", "--repo-tag", "--repo_tag", metavar="TAG", help="name:tag, instead of the conf's"
+        "-t", "--repo-tag", "--repo_tag", metavar="TAG", help="name:tag, replacing the conf's"
     )
 
 
 def given_tag(args: argparse.Namespace) -> str | None:
-    """The tag of that option, or None. Raises UsageError if it is not one."""
+    """Return the tag given with that option, or None. Raises UsageError if it is invalid."""
     repo_tag: str | None = args.repo_tag
     if repo_tag is not None and (wrong := check_repo_tag(repo_tag)):
         raise UsageError(one_line(f"--repo-tag: {wrong}"))
@@ -50,18 +50,18 @@ def add_format_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add them."""
+    """Add `-o`, `--compress` and `--threads`."""
     parser.add_argument(
         "-o", "--output", metavar="FILE", default="-",
         help="write to FILE, which appears when it is complete (default: standard output)",
     )  # fmt: skip
     parser.add_argument(
         "--compress", metavar="CODEC[:LEVEL]",
-        help=f"compress the whole output: {', '.join(compression.CHOICES)}"
-        " (default: what the name of FILE says, else none)",
+        help=f"compress the whole output: {', '.join(CHOICES)}"
+        " (default: by the name of FILE, else none)",
     )  # fmt: skip
     parser.add_argument(
-        "--threads", type=_count, metavar="N", help="threads that compress (default: all cores)"
+        "--threads", type=_count, metavar="N", help="compression threads (default: all cores)"
     )
 
 
@@ -71,19 +71,18 @@ def _count(text: str) -> int:
     except ValueError:
         count = 0
     if count < 1:
-        raise argparse.ArgumentTypeError("a whole number, at least 1")
+        raise argparse.ArgumentTypeError("must be a whole number, at least 1")
     return count
 
 
 @contextmanager
 def opened_output(args: argparse.Namespace, command: str) -> Iterator[Target]:
-    """The output that `args` ask for; `command` is what the hint repeats.
-
-    Raises UsageError and OutputError.
+    """Return the output that `args` ask for. `command` is the example in the error for a
+    terminal. Raises UsageError and OutputError.
     """
     if is_terminal(args.output):
         raise UsageError(
-            f"standard output is a terminal: pipe it on, as in 'stream-image {command}',"
+            f"standard output is a terminal; pipe it, as in 'stream-image {command}',"
             " or give -o FILE"
         )
     chosen = (
@@ -95,6 +94,7 @@ def opened_output(args: argparse.Namespace, command: str) -> Iterator[Target]:
         yield Target(fd=fd, compression=chosen)
 
 
+_LEVEL = re.compile("[1-9][0-9]?")
 _BY_ENDING = {
     ".gz": "gzip",
     ".gzip": "gzip",
@@ -123,31 +123,27 @@ _UNSUPPORTED = frozenset(
 
 
 def parse_compression(text: str) -> Compression:
-    """The compression spelt `CODEC` or `CODEC:LEVEL`. Raises UsageError."""
-    name, colon, level_text = text.partition(":")
-    if name not in CHOICES:
-        raise UsageError(f"--compress {text}: not one of {', '.join(CHOICES)}")
-    codec = CODECS.get(name)
-    if not colon:
-        return Compression(codec=name, level=codec.default_level if codec else 0)
-    if codec is None or not codec.levels:
-        raise UsageError(f"--compress {text}: {name} has no levels")
-    levels = {str(level): level for level in codec.levels}
-    if level_text not in levels:
-        lowest, *_, highest = levels
-        raise UsageError(f"--compress {text}: the levels of {name} are {lowest} to {highest}")
-    return Compression(codec=name, level=levels[level_text])
+    """Return the compression spelt `CODEC` or `CODEC:LEVEL`. Raises UsageError."""
+    codec, colon, level = text.partition(":")
+    try:
+        if not colon:
+            return Compression(codec=codec)
+        # Only the canonical spelling: int() also takes "06" and digits of other scripts.
+        number = int(level) if _LEVEL.fullmatch(level) else -1
+        return Compression(codec=codec, level=number)
+    except ArgumentError as error:
+        raise UsageError(one_line(f"--compress {text}: {error.reason}")) from None
 
 
 def compression_of_name(path: str) -> Compression:
-    """The compression that a file of this name is expected to have.
+    """Return the compression that the name of a file implies.
 
-    Raises UsageError where it is one that we do not write.
+    Raises UsageError for one that is not available.
     """
     _, ending = os.path.splitext(path)
     if ending.lower() in _UNSUPPORTED:
         raise UsageError(
-            f"-o {one_line(path)}: {ending} is not written: name it .tar, .tar.gz or .tar.zst,"
-            " or give --compress"
+            f"-o {one_line(path)}: {ending} is not supported; name the file .tar, .tar.gz or"
+            " .tar.zst, or give --compress"
         )
-    return parse_compression(_BY_ENDING.get(ending.lower(), NONE))
+    return Compression(codec=_BY_ENDING.get(ending.lower(), NONE))

@@ -1,6 +1,6 @@
-"""Where the archive's bytes go: standard output, or a file that appears whole.
+"""Where the output goes: standard output, or a file that appears when it is complete.
 
-Knows nothing of what the bytes are.
+Must not know what the bytes are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from stream.errors import OutputError, ReaderClosedError, StreamImageError, UsageError
+from stream.cli.usage import UsageError
+from stream.errors import OutputError, ReaderClosedError, StreamImageError
 
 
 def _umask() -> int:
@@ -31,19 +32,19 @@ def _failed(path: str, error: OSError) -> OutputError:
     return OutputError(error.errno, f"{path}: cannot be written: {error.strerror}")
 
 
-# Names of descriptors of our own: what they lead to can be anything, even deleted.
+# Paths that name descriptors of this process; the file behind one may even be deleted.
 _DESCRIPTORS = re.compile(r"/dev/stdout|/dev/stderr|(?:/dev|/proc/self)/fd/(\d{1,9})", re.ASCII)
 
 
 def _own_descriptor(path: str) -> int | None:
-    """The descriptor that `path` names, or None."""
+    """Return the descriptor that `path` names, or None."""
     if not (match := _DESCRIPTORS.fullmatch(path)):
         return None
     return {"/dev/stdout": 1, "/dev/stderr": 2}.get(path) or int(match[1] or 1)
 
 
 def is_terminal(path: str) -> bool:
-    """Whether what is written to `path` (`-`: standard output) is for a screen."""
+    """Return whether `path` (`-`: standard output) is a terminal."""
     descriptor = 1 if path == "-" else _own_descriptor(path)
     try:
         if descriptor is not None:
@@ -52,7 +53,7 @@ def is_terminal(path: str) -> bool:
             return False
         fd = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return False  # writing to it will tell
+        return False  # opening it for writing reports the error
     try:
         return os.isatty(fd)
     finally:
@@ -60,16 +61,16 @@ def is_terminal(path: str) -> bool:
 
 
 def _is_special(path: str) -> bool:
-    """Whether `path` exists and is no regular file. Raises OutputError for what no
-    file can be made of.
+    """Return whether `path` exists and is not a regular file. Raises UsageError or
+    OutputError for a path at which no file can be created.
     """
     if not path:
-        raise UsageError("-o: the name of the file is empty")
+        raise UsageError("-o: the file name is empty")
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         if path.endswith("/"):
-            raise OutputError(errno.EISDIR, f"{path}: is the name of a directory") from None
+            raise OutputError(errno.EISDIR, f"{path}: names a directory") from None
         return False
     except OSError as error:
         raise _failed(path, error) from error
@@ -80,20 +81,20 @@ def _is_special(path: str) -> bool:
 
 @contextmanager
 def output_file(path: str, *, mode: int = 0o666) -> Iterator[int]:
-    """A descriptor to write what shall be in the file `path`.
+    """Return a descriptor to write the file `path` with.
 
-    A regular file is written beside its place and renamed when all went well:
-    whatever happens before leaves what was there. What exists and is no regular
-    file (a device, a FIFO), or is open already (`/dev/stdout`), is written to as
-    it is. A regular file has the permissions `mode` less the umask. Raises OutputError.
+    A regular file is written beside its place and renamed on success; a failure leaves the
+    existing file as it was. A device, a FIFO or an open descriptor (`/dev/stdout`) is written
+    to directly. A regular file gets the permissions `mode` less the umask. Raises
+    UsageError and OutputError.
     """
     descriptor = _own_descriptor(path)
     special = descriptor is not None or _is_special(path)
     try:
         target = os.path.realpath(path)
-    except OSError as error:  # of a relative name, where the directory is gone
+    except OSError as error:  # a relative path in a deleted working directory
         raise _failed(path, error) from error
-    # Named before it is there: a signal may come before its descriptor does.
+    # Named before it exists: a signal may arrive before open() returns.
     part = f".stream-image.{secrets.token_hex(8)}.part"
     beside = None if special else os.path.join(os.path.dirname(target), part)
     try:
@@ -110,7 +111,7 @@ def output_file(path: str, *, mode: int = 0o666) -> Iterator[int]:
         if beside is not None:
             with suppress(OSError):
                 os.unlink(beside)
-        # Another's file has one name, the two of a renaming are ours.
+        # An error with one file name is about another file; only os.replace here gives two.
         if (
             isinstance(error, OSError)
             and not isinstance(error, StreamImageError)
@@ -133,7 +134,7 @@ def _opened(path: str, descriptor: int | None, beside: str | None) -> int:
 
 @contextmanager
 def standard_output() -> Iterator[int]:
-    """Standard output, for the archive alone.
+    """Return the descriptor of standard output, which carries the output and nothing else.
 
     Raises OutputError if it is closed.
     """
@@ -147,10 +148,10 @@ def standard_output() -> Iterator[int]:
 
 
 def write_all(fd: int, data: bytes, name: str) -> None:
-    """Write all of `data`, also where others have made `fd` non-blocking.
+    """Write all of `data`, even if another process has made `fd` non-blocking.
 
-    Unbuffered: what a buffer still holds when the reader has gone would be an error
-    again at exit. `name` stands for `fd` in messages. Raises OutputError.
+    Unbuffered: data left in a buffer when the reader has gone would fail again at exit.
+    `name` stands for `fd` in messages. Raises OutputError.
     """
     left = memoryview(data)
     while left:
@@ -165,21 +166,20 @@ def write_all(fd: int, data: bytes, name: str) -> None:
 
 
 def hold_standard_descriptors() -> None:
-    """Put something in the place of standard streams that are closed, or the next
-    file opened would be taken for one of them: what fails to be used the way the
-    stream would be, so that nothing succeeds unseen.
+    """Open the descriptors of standard streams that are closed, which the next files opened
+    would otherwise get. Each is opened in the wrong direction, so that using it still fails.
     """
     for fd, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
         try:
             os.fstat(fd)
         except OSError:
-            os.open(os.devnull, mode)  # the lowest number that is free: this one
+            os.open(os.devnull, mode)  # gets the lowest free number, which is `fd`
 
 
 def say_text(text: str) -> None:
-    """Write `text` and a newline. Raises OutputError.
+    """Write `text` and a newline to standard output. Raises OutputError.
 
-    In a locale that cannot write a character it stands escaped.
+    Characters that the locale cannot encode are escaped.
     """
     encoding = sys.stdout.encoding if sys.stdout is not None else "utf-8"
     data = (text + "\n").encode(encoding, "backslashreplace")
@@ -188,5 +188,5 @@ def say_text(text: str) -> None:
 
 
 def say_json(document: Any) -> None:
-    """Write `document`, in ASCII and indented. Raises OutputError."""
+    """Write `document` to standard output as indented ASCII. Raises OutputError."""
     say_text(json.dumps(document, indent=2))

@@ -1,6 +1,6 @@
-"""What a person, a log or a program is told on stderr while an image is written.
+"""Progress, warnings and errors on stderr: for a person, a log or a program.
 
-Knows the observer's events; nothing of how they come about.
+Receives the observer's events. Must not know where they come from.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REFRESH_SECONDS = 0.1
 
 
 def readable_size(size: float) -> str:
-    """`size` bytes in decimal units, three digits or more."""
+    """Return `size`, in bytes, in decimal units: `12.3 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
@@ -33,7 +33,7 @@ def readable_size(size: float) -> str:
 
 
 def say(text: str) -> None:
-    """One line to stderr; a stderr that is gone is not worth failing for."""
+    """Write one line to stderr. A closed stderr is not an error."""
     try:
         if sys.stderr is not None:
             sys.stderr.write(text + "\n")
@@ -49,7 +49,7 @@ def _image_line(image: Image) -> str:
 
 
 class Reporter(Observer):
-    """Messages and the closing summary as plain lines; no progress between."""
+    """Messages and a final summary as plain lines, without progress."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
@@ -76,11 +76,11 @@ class Reporter(Observer):
         say(f"{what}, {readable_size(size)} in {seconds:.1f} s ({rate}/s)")
 
     def close(self) -> None:
-        """End what is on the screen. May be called again."""
+        """Remove the bar from the screen. May be called more than once."""
 
 
 class Quiet(Reporter):
-    """Warnings and errors alone."""
+    """Only warnings and errors."""
 
     def finished(self, *images: Image) -> None:
         pass
@@ -90,7 +90,7 @@ class Quiet(Reporter):
 
 
 class Plain(Reporter):
-    """For logs: one line a layer."""
+    """For logs: one line for each layer."""
 
     _layers: int
 
@@ -112,7 +112,7 @@ class Plain(Reporter):
 
 
 class JsonLines(Reporter):
-    """For programs: one JSON object a line, `event` names its kind (docs/progress.md)."""
+    """For programs: one JSON object on each line; `event` is its kind (docs/progress.md)."""
 
     _layers: int
     _position: Callable[[], int]
@@ -157,8 +157,8 @@ class JsonLines(Reporter):
 
 
 class Bar(Reporter):
-    """For terminals: layer n/N, bytes, rate, time left. The total is measured
-    in the background, from metadata, while the first layers pass.
+    """For terminals: layer n/N, bytes, rate, time left. The total size is measured in the
+    background, from metadata, while the first layers are written.
     """
 
     def __init__(self) -> None:
@@ -212,7 +212,7 @@ class Bar(Reporter):
                     return
                 total += size
         except StreamImageError:
-            return  # the pass meets the same fault and reports it
+            return  # writing the layer meets the same error and reports it
         progress.update(task, total=total)
 
     def layer_started(self, number: int, label: str, archive_name: str, size: int) -> None:
@@ -246,9 +246,9 @@ class Bar(Reporter):
 
 
 def reporter(mode: str, *, quiet: bool) -> Reporter:
-    """The reporter for `--progress MODE` and `--quiet`."""
+    """Return the reporter for `--progress MODE` and `--quiet`."""
     if mode in ("auto", "bar"):
-        # A bar asked for in a log would be a heap of escapes.
+        # Even `bar` falls back: in a log it would be a heap of escape sequences.
         terminal = sys.stderr is not None and sys.stderr.isatty()
         mode = "bar" if terminal else "plain"
     if mode == "json":

@@ -1,8 +1,8 @@
 """The codecs: from blocks of input to the bytes of a compressed stream.
 
 Knows the formats: RFC 1952 (gzip), RFC 8878 (Zstandard) and the Zstandard seekable
-format 0.1.0; not where bytes come from nor where they go. Each stream that is cut
-short, wherever, is invalid.
+format 0.1.0. Must not know where bytes come from or where they go. A stream cut short
+at any byte is invalid.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ KIB, MIB = 1 << 10, 1 << 20
 # --- store: one Zstandard frame of raw blocks
 
 _MAX_BLOCK = 128 * KIB
-_WINDOW_128_KIB = 7 << 3  # exponent 7 above 1 KiB, mantissa 0
+_WINDOW_128_KIB = 7 << 3  # 1 KiB << 7: exponent 7, mantissa 0
 _STORE_HEADER = struct.pack("<IBB", 0xFD2FB528, 0, _WINDOW_128_KIB)  # neither size nor checksum
-_STORE_END = b"\x01\0\0"  # an empty raw block that is the last
+_STORE_END = b"\x01\0\0"  # an empty raw block, marked as the last
 
 
 def _store(blocks: Blocks, _level: int, _threads: int) -> Encoded:
@@ -35,7 +35,7 @@ def _store(blocks: Blocks, _level: int, _threads: int) -> Encoded:
     yield [_STORE_END]
 
 
-# --- gzip: members of a fixed size, each compressed by itself
+# --- gzip: members of a fixed size, each compressed independently
 
 _MEMBER_SIZE = 512 * KIB
 
@@ -58,13 +58,13 @@ def _gzip(blocks: Blocks, level: int, threads: int) -> Encoded:
     return _chained(members())
 
 
-# --- zstd: one frame; the library's jobs are of a size that follows from the level
+# --- zstd: one frame; the level alone decides the size of the library's jobs
 
 
 def _zstd(blocks: Blocks, level: int, threads: int) -> Encoded:
     from zstandard import ZstdCompressionParameters, ZstdCompressor
 
-    # At least one worker thread, always: without, the library writes other bytes.
+    # Always at least one worker thread: with none, the library writes different bytes.
     parameters = ZstdCompressionParameters.from_level(
         level, threads=threads, write_content_size=False, write_checksum=True
     )
@@ -74,7 +74,7 @@ def _zstd(blocks: Blocks, level: int, threads: int) -> Encoded:
     yield [frame.flush()]
 
 
-# --- zstd-seekable: frames of a fixed size, then a table of them in a skippable frame
+# --- zstd-seekable: frames of a fixed size, then their table in a skippable frame
 
 _FRAME_SIZE = 4 * MIB
 _SKIPPABLE_MAGIC = 0x184D2A5E
@@ -100,8 +100,10 @@ def _seekable(blocks: Blocks, level: int, threads: int) -> Encoded:
 
 
 def _chained(parts: Iterable[Buffer]) -> Encoded:
-    """Parts that are each a valid stream, as one that is valid only as a whole: the
-    last byte of each waits for the next, so that a cut never falls between them.
+    """Yield `parts`, each a valid stream by itself, as one stream valid only as a whole.
+
+    The last byte of each part is written with the next part, so that a cut never falls
+    between two parts.
     """
     last: Buffer = b""
     for part in parts:
@@ -112,14 +114,17 @@ def _chained(parts: Iterable[Buffer]) -> Encoded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Codec:
-    """A way to compress: `encode(blocks, level, threads)`, and the levels it has."""
+    """A way to compress: `encode(blocks, level, threads)`, and its levels if it has any.
+
+    A codec without levels is passed the level 0.
+    """
 
     encode: Callable[[Blocks, int, int], Encoded]
     levels: range = range(0)
     default_level: int = 0
 
 
-# Zstandard's levels above 19 need more memory than many readers allow.
+# Zstandard's levels above 19 need more memory to decompress than many readers allow.
 CODECS = {
     "store": Codec(encode=_store),
     "gzip": Codec(encode=_gzip, levels=range(1, 13), default_level=6),

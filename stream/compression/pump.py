@@ -83,7 +83,7 @@ class Pump:
             self.failure = error
         except BaseException as error:  # noqa: BLE001 — raised again in the writer's thread
             # The libraries' errors have nothing in common; that memory is scarce is likely.
-            hint = "fewer --threads or a lower level take less memory"
+            hint = "fewer threads or a lower level take less memory"
             self.failure = OutputError(errno.ENOMEM, f"cannot compress: {error} ({hint})")
             self.failure.__cause__ = error
         finally:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import BinaryIO, Literal
 
-from stream.compression import UNCOMPRESSED, Compression, compressed
+from stream.compression import UNCOMPRESSED, Compression, check_threads, compressed
+from stream.errors import ArgumentError
 from stream.pipes import descriptor_of
 from stream.sinks.docker_archive import DockerArchive
 from stream.sinks.oci_archive import OciArchive
@@ -16,6 +17,13 @@ ARCHIVE_FORMATS: dict[ArchiveFormat, type[DockerArchive]] = {
     "docker-archive": DockerArchive,
     "oci-archive": OciArchive,
 }
+
+
+def check_arguments(archive_format: str, threads: int | None) -> None:
+    """Raise ArgumentError for an unknown format, or a number of threads that cannot be."""
+    if archive_format not in tuple(ARCHIVE_FORMATS):
+        raise ArgumentError.not_one_of("archive_format", archive_format, ARCHIVE_FORMATS)
+    check_threads(threads)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from stream.archives.flatten import (
 from stream.archives.images import Archive, ArchiveImage, open_archive
 from stream.archives.sequential import Sequential
 from stream.archives.tarreader import Member, read_members
-from stream.compression import UNCOMPRESSED, Compression, compressed
+from stream.compression import UNCOMPRESSED, Compression, check_threads, compressed
 from stream.errors import ArchiveError, DigestMismatch
 from stream.model import Digest, ImageConf
 from stream.observer import Observer
@@ -82,6 +82,7 @@ def export(
     Raises ConfError, SourceError, ArchiveError, DigestMismatch or OutputError; then the tar
     has no trailer. `output` is not closed.
     """
+    check_threads(threads)
     observer = observer or Observer()
     found = (
         target

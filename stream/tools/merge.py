@@ -20,7 +20,7 @@ from stream.model import Digest, Image, ImageDocuments, KnownLayer, Layer
 from stream.observer import Observer
 from stream.oci.reference import qualified
 from stream.pipeline import write_images
-from stream.sinks import ArchiveFormat, opened_archive
+from stream.sinks import ArchiveFormat, check_arguments, opened_archive
 from stream.sources.base.layers import archive_layers, check_listing, distinct_layers
 
 MTIME = 1  # of all members, as in images made here
@@ -121,9 +121,10 @@ def merge(  # noqa: PLR0913 — the options of the command, each of its own
 
     Returns the record of each image, in the order in which they came first. Of images that
     share a tag the last one has it, as `docker load` would have it; `observer` is warned.
-    Raises ArchiveError, DigestMismatch or OutputError; then there is no manifest. `output`
-    is not closed.
+    Raises ArgumentError before anything is read, and ArchiveError, DigestMismatch or
+    OutputError; then there is no manifest. `output` is not closed.
     """
+    check_arguments(archive_format, threads)
     observer = observer or Observer()
     with ExitStack() as stack:
         inputs: list[tuple[Archive, Sequence[ArchiveImage]]] = []

@@ -10,7 +10,7 @@ from stream.archives.bytesource import StreamBytes, pieces
 from stream.archives.sequential import STANDARD_INPUT, Sequential
 from stream.archives.target import split_archive
 from stream.config import load_conf, parse_conf
-from stream.errors import ConfError, Fault
+from stream.errors import ArgumentError
 from stream.model import ImageConf
 from stream.schema.reading import HEAD, begins_conf, is_conf
 
@@ -32,7 +32,7 @@ def read_target(
     """Return the conf that `target` names (`-`: standard input), or the archive. `repo_tag`
     replaces a conf's. An archive on standard input passes once, as `Sequential`.
 
-    Raises ConfError, or ArchiveError if standard input cannot be read.
+    Raises ConfError, ArgumentError for an image of a conf, or ArchiveError if standard input cannot be read.
     """
     if target == "-":
         file = Sequential(0, STANDARD_INPUT)
@@ -44,5 +44,6 @@ def read_target(
     if not is_conf(path):
         return ArchiveFile(path=path, repo_tag=chosen)
     if chosen is not None:
-        raise ConfError(path, [Fault("", "is a conf: there are no images in it to choose from")])
+        reason = "names an image in a conf, which has only one"
+        raise ArgumentError("target", os.fspath(target), reason)
     return load_conf(path, repo_tag=repo_tag, warn=warn)

@@ -192,7 +192,7 @@ def test_any_bytes_in_paths(names: Sequence[bytes], arguments: Sequence[bytes]) 
             installation = Installation(python=python, package=package, search_path=path)
             script = os.path.join(here, b"script")
             with open(script, "wb") as file:
-                file.write(wrapper.named(installation, package, "x:1"))
+                file.write(wrapper.referring(installation, package, "x:1"))
             for shell in SHELLS:
                 said = subprocess.run(
                     [*shell, script, *arguments], stdout=subprocess.PIPE, check=True
@@ -258,7 +258,7 @@ def test_installation_is_closed(open_place: Path, conf: Path) -> None:
     done = _run(program, user=NOBODY, group=NOBODY, extra_groups=[], cwd="/")
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr.decode() == (
-        f"stream-image: {python}: is gone, or closed to this user: wrap the conf again\n"
+        f"stream-image: {python}: missing or not accessible; wrap the conf again\n"
     )
 
 
@@ -284,7 +284,7 @@ def test_installation_is_gone(
         assert (done.returncode, done.stdout) == (1, b"")
         (line,) = done.stderr.decode().splitlines()
         assert line.startswith(f"stream-image: {tmp_path}/it's\\x1b[2J gone/")
-        assert line.endswith(": is gone, or closed to this user: wrap the conf again")
+        assert line.endswith(": missing or not accessible; wrap the conf again")
 
 
 # ---- the installation
@@ -330,7 +330,7 @@ def test_interpreter_that_cannot_be_named(conf: Path, tmp_path: Path) -> None:
         command = (sys.executable, "-c", code)
         done = _wrap(conf, "-o", tmp_path / "stream-hello", command=command)
         assert done.returncode == 2
-        assert b"does not find stream-image when it is started anew" in done.stderr
+        assert b"cannot import stream-image when restarted; install it with pip" in done.stderr
         assert done.stderr.count(b"\n") == 1
         assert "stream-hello" not in leftovers(tmp_path)
 
@@ -482,7 +482,7 @@ def test_too_large_to_embed(conf: Path, tmp_path: Path) -> None:
     done = _wrap(conf, "--embed", "-o", tmp_path / "stream-hello")
     assert done.returncode == 2
     assert done.stderr.decode() == (
-        f"stream-image: {conf} is too large to embed: leave out --embed\n"
+        f"stream-image: {conf}: is too large to embed; leave out --embed\n"
     )
     _assert_streams([_wrapped(conf)], _streamed(conf))
 
@@ -538,7 +538,7 @@ def test_relative_paths_in_the_conf(conf: Path, options: Sequence[str], tmp_path
     conf.write_text(json.dumps(document), "utf-8")
     done = _wrap("conf.json", *options, "-o", "stream-hello", cwd=tmp_path)
     assert done.returncode == 2
-    why = "is relative to the working directory: write an absolute path"
+    why = "is relative to the working directory; write an absolute path"
     assert done.stderr.decode().splitlines() == [
         f"stream-image: conf.json: from_image: base.tar {why}",
         f"stream-image: conf.json: customisation_layer: top {why}",
@@ -552,14 +552,14 @@ def test_conf_that_has_no_lasting_path(conf: Path, tmp_path: Path) -> None:
         with conf.open("rb") as stdin:
             done = _wrap(source, "-o", tmp_path / "x", stdin=stdin)
         assert done.returncode == 2
-        assert done.stderr.endswith(b" will not be there later: give --embed\n")
+        assert done.stderr.endswith(b": does not last as a file; give --embed\n")
     link = tmp_path / "link"
     link.symlink_to(conf)
     for output in (conf, link):
         before = conf.read_bytes()
         done = _wrap(conf, "-o", output)
         assert done.returncode == 2
-        assert b"is the conf: write elsewhere, or give --embed" in done.stderr
+        assert b"is the conf; choose another file" in done.stderr
         assert conf.read_bytes() == before
     assert "x" not in leftovers(tmp_path)
 

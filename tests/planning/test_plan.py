@@ -565,7 +565,7 @@ def test_two_documents_on_standard_input(command: list[str]) -> None:
     """The second would be empty, and the blame go to it."""
     ended = run(*command, stdin=b"{}")
     assert ended.returncode == 2
-    assert b"standard input can be only one of the two" in ended.stderr
+    assert b"only one can be standard input" in ended.stderr
 
 
 def test_wrong_specification_leaves_no_file(packages: Packages) -> None:

@@ -1,1 +1,46 @@
-"""The verbs of the command line, one module each: `add_arguments` and `run`."""
+"""The verbs of the command line: each module here is one, found without a list of them.
+
+`stream-image NAME …` runs the module NAME. The module `stream` is the exception: it is the
+main job, which runs when no verb is named. A module has the members of `Verb`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from importlib import import_module
+from typing import Protocol, cast, runtime_checkable
+
+from stream.cli.progress import Reporter
+
+MAIN_JOB = "stream"
+
+
+@runtime_checkable
+class Verb(Protocol):
+    """The interface of a module that carries out a verb."""
+
+    SUMMARY: str  # its line in `stream-image --help`
+    DESCRIPTION: str  # above the arguments in its own --help
+    EPILOG: str  # below them: examples
+    HAS_PROGRESS: bool  # whether it has --progress
+
+    def add_arguments(self, parser: argparse.ArgumentParser, /) -> None:
+        """Add the verb's own arguments."""
+
+    def run(self, args: argparse.Namespace, reporter: Reporter, /) -> int | None:
+        """Carry out the verb. Return its exit status, None for 0. Raises StreamImageError."""
+
+
+def names() -> frozenset[str]:
+    """Return the names of all verbs, without importing any. The main job has none."""
+    files = (name for directory in __path__ for name in os.listdir(directory))
+    modules = (name.removesuffix(".py") for name in files if name.endswith(".py"))
+    return frozenset(name for name in modules if name.isidentifier() and name[0] != "_") - {
+        MAIN_JOB
+    }
+
+
+def load(name: str | None) -> Verb:
+    """Import the verb `name`; None stands for the main job."""
+    return cast(Verb, import_module(f"{__name__}.{name or MAIN_JOB}"))

@@ -1,4 +1,4 @@
-"""`stream-image explain`: the layers of a conf or specification, and what moves."""
+"""`stream-image explain`: the layers of a conf or specification, and which would be transferred."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from stream.cli.output import is_terminal, say_json, say_text
 from stream.cli.progress import Reporter, readable_size
+from stream.cli.usage import UsageError
 from stream.config import parse_conf
-from stream.errors import UsageError
 from stream.nix.hashes import DIGITS
 from stream.planning.plan import plan
 from stream.planning.previous import read_previous
@@ -23,39 +23,44 @@ from stream.tools.explain import ExplainedLayer, Explanation, explain
 if TYPE_CHECKING:
     from rich.table import Table
 
+SUMMARY = "show the layers of an image, and what a push would transfer"
 DESCRIPTION = """\
-Show which layers an image has, how large they and their store paths are, and with
---against which of them stay and how many bytes would move."""
+Show the layers of an image with the sizes of their store paths; with --against, which
+layers an earlier image already has and how many bytes a push would transfer."""
 EPILOG = """\
 Examples: stream-image explain spec.json
           stream-image explain conf.json --against old.json
           stream-image plan spec.json --previous old.json | stream-image explain - --against old.json
-The members of the JSON are described in docs/plan.md.
+The JSON is described in docs/plan.md.
 """
 HAS_PROGRESS = False
 
-_ANY = "any:latest"  # its layers are the same under any tag
-WIDTH = 80  # where there is no terminal
+_ANY = "any:latest"  # the layers do not depend on the tag
+WIDTH = 80  # without a terminal
 MIN_WIDTH = 60
-MAX_PATHS = 8  # shown of a layer, the largest
+MAX_PATHS = 8  # the largest store paths shown for each layer
 _HASH = re.compile(rf"^.*/(?:[{DIGITS}]{{32}}-)?")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of this verb."""
+    """Add the verb's own arguments."""
     parser.add_argument(
         "target", metavar="CONF|SPEC", help="a conf, or a specification; - for standard input"
     )
     parser.add_argument(
-        "--against", metavar="OLD", help="the conf of an earlier image; its files may be gone"
+        "--against",
+        metavar="OLD",
+        help="the conf of an earlier image, whose files need not exist any more",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
-    """Explain. Raises StreamImageError."""
+    """Explain and print. Raises StreamImageError."""
     if args.target == args.against == "-":
-        raise UsageError("standard input can be only one of the two: name a file for the other")
+        raise UsageError(
+            "CONF and --against: only one can be standard input; name a file for the other"
+        )
     name = conf_name(args.target)
     data = conf_in(read_conf(args.target), name)
     if is_spec(data):
@@ -129,7 +134,7 @@ def _table(explanation: Explanation) -> Table:
     table.add_column("size", justify="right", no_wrap=True)
     if explanation.against is not None:
         table.add_column("", no_wrap=True)
-    # The one column that may shrink; its cells are cut, not wrapped.
+    # The only column that may shrink; its cells are cut, not wrapped.
     table.add_column("holds", overflow="ellipsis")
     for number, layer in enumerate(explanation.layers, 1):
         cells: list[str | Text] = [str(number), _size(layer.size)]
@@ -145,7 +150,7 @@ def _size(size: int | None) -> str:
 
 
 def _holds(layer: ExplainedLayer) -> list[str]:
-    """The largest store paths of a layer without their hashes, or what it is."""
+    """Return the largest store paths of a layer without their hashes, or its name."""
     if not layer.paths:
         base = "base image's " if layer.kind == "base" else ""
         return [one_line(base + layer.name)]

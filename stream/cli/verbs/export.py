@@ -1,4 +1,4 @@
-"""`stream-image export`: the root file system of an image as one tar."""
+"""`stream-image export`: write the root file system of an image as one tar."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from stream.cli.options import add_output_arguments, opened_output
 from stream.cli.progress import Reporter
 from stream.tools.export import export
 
+SUMMARY = "write the root file system of an image as one tar"
 DESCRIPTION = """\
-Write the file system that the layers of an image make together as one tar:
-whiteouts are honoured; owners, modes, hard links, devices and extended attributes
-kept. Layers are verified while they pass."""
+Write the root file system of an image, with all its layers applied, as one tar.
+Whiteouts are applied; owners, modes, hard links, devices and extended attributes are
+preserved. The digest of every layer is verified."""
 EPILOG = """\
 Examples: stream-image export image.tar.zst | tar -x -C root
           stream-image export conf.json -o root.tar
@@ -20,11 +21,11 @@ HAS_PROGRESS = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of this verb."""
+    """Add the verb's own arguments."""
     parser.add_argument(
         "target", metavar="ARCHIVE|CONF",
-        help="a docker-archive or OCI layout, however compressed (FILE:name:tag for one of"
-        " several images), or a conf; a conf may be - for standard input",
+        help="a docker-archive or OCI layout in any compression, FILE:name:tag for one of several"
+        " images, or a conf, which may be - for standard input",
     )  # fmt: skip
     add_output_arguments(parser)
 

@@ -1,4 +1,4 @@
-"""`stream-image inspect`: what is in an archive, or would be in a conf's image."""
+"""`stream-image inspect`: show the contents of an archive, or the plan of a conf."""
 
 from __future__ import annotations
 
@@ -19,39 +19,40 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+SUMMARY = "show the contents of an archive, or the plan of a conf"
 DESCRIPTION = """\
-Show the images in an archive: config, and of each layer size, compression,
-digest, entries and store paths. For a conf, show its plan without streaming."""
+Show the images in an archive: the config, and for each layer its size, compression,
+digest, entries and store paths. For a conf, show the planned image without streaming."""
 EPILOG = """\
 Examples: stream-image inspect image.tar.zst
           stream-image inspect --json conf.json
-The members of the JSON are described in docs/inspect.md.
+The JSON is described in docs/inspect.md.
 """
 HAS_PROGRESS = False
 
-WIDTH = 80  # where there is no terminal
+WIDTH = 80  # without a terminal
 MIN_WIDTH = 60
-MAX_NAMES = 6  # of store paths shown for a layer
-MAX_LINES = 40  # of a value of the config …
-MAX_LINE = 2000  # … and characters of each: nobody reads more, and --json has all
+MAX_NAMES = 6  # store paths shown for each layer
+MAX_LINES = 40  # shown of a config value; --json has all of it
+MAX_LINE = 2000  # characters shown of each
 _HASH = re.compile(r"^.*/(?:[0-9a-df-np-sv-z]{32}-)?")
 _CONFIG_ORDER = ("Entrypoint", "Cmd", "Env", "User", "WorkingDir", "Labels")
 _INDENT = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of this verb."""
+    """Add the verb's own arguments."""
     parser.add_argument(
         "target", metavar="ARCHIVE|CONF",
-        help="a docker-archive or OCI layout, however compressed; FILE:name:tag for one of"
-        " its images; a conf JSON; - for any of them on standard input",
+        help="a docker-archive or OCI layout in any compression, FILE:name:tag for one of its"
+        " images, or a conf; - for any of them on standard input",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
     add_tag_argument(parser)
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
-    """Inspect and show. Raises StreamImageError."""
+    """Inspect and print. Raises StreamImageError."""
     inspection = inspect(args.target, reporter.warning, repo_tag=args.repo_tag)
     if args.json:
         say_json(_document(inspection))
@@ -102,7 +103,7 @@ def _image_document(image: InspectedImage) -> dict[str, Any]:
 
 
 def _text(inspection: Inspection) -> str:
-    """All of it, no wider than the terminal; plain where there is none."""
+    """Return the whole text, no wider than the terminal, and plain without one."""
     from rich.console import Console, Group
 
     terminal = is_terminal("-")
@@ -170,7 +171,7 @@ def _config_table(config: dict[str, Any]) -> Table:
 
 
 def _lines(key: str, value: Any) -> list[str]:
-    """A value of the config: what is one thing on one line."""
+    """Return the lines that show a config value."""
     if isinstance(value, str) and value:
         return [value]
     if key == "Env" and isinstance(value, list):
@@ -178,7 +179,7 @@ def _lines(key: str, value: Any) -> list[str]:
     if key == "Labels" and isinstance(value, dict):
         return [f"{name}={text}" for name, text in value.items()]
     if isinstance(value, dict) and not any(value.values()):
-        return list(value)  # a set, as Go writes them: Volumes, ExposedPorts
+        return list(value)  # a set in Go's notation: Volumes, ExposedPorts
     return [json.dumps(value, ensure_ascii=False)]
 
 
@@ -201,7 +202,7 @@ def _layer_table(image: InspectedImage) -> Table:
     table.add_column("entries", justify="right", no_wrap=True)
     if digests:
         table.add_column("diff_id", style="cyan", no_wrap=True)
-    # The one column that may shrink; its cells are cut, not wrapped.
+    # The only column that may shrink; its cells are cut, not wrapped.
     table.add_column("holds", overflow="ellipsis")
     for number, layer in enumerate(image.layers, 1):
         cells = [str(number), readable_size(layer.size)]
@@ -217,7 +218,7 @@ def _layer_table(image: InspectedImage) -> Table:
 
 
 def _holds(layer: InspectedLayer) -> list[str]:
-    """The names of a layer's store paths without their hashes, or what its history says."""
+    """Return the names of a layer's store paths without their hashes, or its history."""
     if not layer.store_paths:
         return [one_line(layer.history)]
     names = [one_line(_HASH.sub("", path)) for path in layer.store_paths]

@@ -1,4 +1,4 @@
-"""`stream-image merge A B …`: one archive with the images of all."""
+"""`stream-image merge A B …`: combine the images of several archives in one."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from contextlib import suppress
 
 from stream.cli.options import add_format_argument, add_output_arguments, opened_output
 from stream.cli.progress import Reporter
-from stream.errors import UsageError
+from stream.cli.usage import UsageError
 from stream.tools.merge import merge
 
+SUMMARY = "combine the images of several archives in one"
 DESCRIPTION = """\
-Write one archive that holds the images of all archives, each layer once. An archive is
-a docker-archive or an OCI layout, however compressed."""
+Write one archive with the images of all archives, each layer once. An archive
+is a docker-archive or an OCI layout, in any compression."""
 EPILOG = """\
 Examples: stream-image merge image.tar other.tar | docker load
           stream-image merge a.tar.zst b.tar:name:tag -o both.tar
           stream-image merge a.tar b.tar --format oci-archive -o both.oci.tar
-Of images that share a tag the last one has it.
+
+If several images have the same tag, the last one keeps it.
 """
 HAS_PROGRESS = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this verb."""
+    """Add the verb's own arguments."""
     parser.add_argument(
         "archives", metavar="ARCHIVE", nargs="+",
         help="FILE for all its images, or FILE:name:tag for one of them",
@@ -34,9 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
-    """Merge. Raises StreamImageError."""
+    """Write the merged archive. Raises StreamImageError."""
     if "-" in args.archives:
-        raise UsageError("an archive to merge is read twice: put it in a file")
+        raise UsageError(
+            "an archive to merge must be read twice, and a pipe cannot be; save it to a file"
+        )
     _allow_many_files()
     with opened_output(args, f"merge {' '.join(args.archives)} | docker load") as target:
         merge(
@@ -50,7 +54,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
 
 
 def _allow_many_files() -> None:
-    """Raise the limit of open files: all archives are open at once."""
+    """Raise the limit of open files as far as allowed: all archives are open at once."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with suppress(ValueError, OSError):

@@ -1,4 +1,4 @@
-"""`stream-image plan SPEC`: the conf of a specification."""
+"""`stream-image plan SPEC`: make a conf from a specification of the image."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ import json
 
 from stream.cli.output import output_file, standard_output, write_all
 from stream.cli.progress import Reporter
-from stream.errors import UsageError
+from stream.cli.usage import UsageError
 from stream.planning.plan import plan
 from stream.planning.previous import read_previous
 from stream.planning.spec import parse_spec
 from stream.schema.reading import conf_name, read_conf
 
+SUMMARY = "make a conf from a specification of the image"
 DESCRIPTION = """\
-Print the conf of a specification: closure, layers, tag. The keys of SPEC are the
-arguments of dockerTools.streamLayeredImage, in JSON."""
+Make a conf from a specification: find the closure, assign it to layers, derive the tag.
+The keys of SPEC are the arguments of dockerTools.streamLayeredImage, in JSON."""
 EPILOG = """\
 Examples: stream-image plan spec.json | stream-image - | docker load
           stream-image plan spec.json --previous old.json -o conf.json
-With --previous, layers of that conf stay as they are where that pays: less is
-pushed again.
+
+With --previous, the layers of that conf are kept where that saves transfer.
 
 A specification:
   {"name": "hello", "contents": ["/nix/store/...-hello", "/nix/store/...-bash"],
    "config": {"Cmd": ["/bin/hello"]}}
-Its keys, which docs/plan.md describes:
+Its keys, described in docs/plan.md:
   annotations, architecture, base_config, base_history, config, conflicts,
   contents, copyToRoot, created, customisation_layer, directories,
   enableFakechroot, extraCommands, fakeRootCommands, fromImage, fromImageName,
@@ -39,10 +40,10 @@ HAS_PROGRESS = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of this verb."""
+    """Add the verb's own arguments."""
     parser.add_argument("spec", metavar="SPEC", help="the specification; - for standard input")
     parser.add_argument(
-        "--previous", metavar="CONF", help="the conf of the build before, whose layers are kept"
+        "--previous", metavar="CONF", help="the previous build's conf, whose layers are kept"
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE", default="-",
@@ -51,12 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
-    """Plan. Raises StreamImageError."""
-    # A burst of small objects that all live to its end: looking for cycles among them
-    # takes a tenth of the time.
+    """Plan the image and write its conf. Raises StreamImageError."""
+    # Planning makes many small objects that all live to its end: searching them for cycles
+    # would take a tenth of the time.
     gc.disable()
     if args.spec == args.previous == "-":
-        raise UsageError("standard input can be only one of the two: name a file for the other")
+        raise UsageError(
+            "SPEC and --previous: only one can be standard input; name a file for the other"
+        )
     name = conf_name(args.spec)
     spec = parse_spec(read_conf(args.spec), name=name, warn=reporter.warning)
     previous = read_previous(args.previous).store_layers if args.previous else None

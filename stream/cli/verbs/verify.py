@@ -9,20 +9,22 @@ from typing import Any
 from stream.cli.options import add_tag_argument
 from stream.cli.output import say_json, say_text
 from stream.cli.progress import Reporter, readable_size
+from stream.cli.usage import UsageError
 from stream.config import load_conf
-from stream.errors import UsageError
 from stream.text import one_line
 from stream.tools.verify import Finding, Verification, verify
 
+SUMMARY = "check an archive, optionally against a conf"
 DESCRIPTION = """\
-Recompute every digest of an archive, check its documents, its layers and their
-tars, and report what each consumer would refuse. All faults are reported."""
+Check an archive's integrity and which tools would reject it. Every digest is
+recomputed; documents, layers and their tars are checked. All faults are reported."""
 EPILOG = """\
 Examples: stream-image verify image.tar.zst
           stream-image verify image.tar --conf conf.json
           stream-image conf.json | stream-image verify -
-Exit status: 0 if the archive is sound, 1 if it has faults.
-docs/verify.md describes the rules and the JSON.
+
+Exit status: 0 if the archive has no fault, 1 if it has any.
+The rules and the JSON are described in docs/verify.md.
 """
 HAS_PROGRESS = False
 
@@ -31,22 +33,24 @@ _FORMATS = frozenset({"no-index", "no-manifest"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of this verb."""
+    """Add the verb's own arguments."""
     parser.add_argument(
         "archive", metavar="ARCHIVE",
-        help="a docker-archive or OCI layout in any compression; - for standard input",
+        help="a docker-archive or OCI layout, in any compression; - for standard input",
     )  # fmt: skip
     parser.add_argument(
-        "--conf", metavar="CONF", help="check that the archive is exactly what CONF yields now"
+        "--conf", metavar="CONF", help="also check that it is exactly the image of this conf"
     )
     add_tag_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> int:
-    """Verify the archive and print the result. Raises StreamImageError."""
+    """Verify the archive and print the findings. Raises StreamImageError."""
     if args.archive == args.conf == "-":
-        raise UsageError("only one of ARCHIVE and CONF can be standard input")
+        raise UsageError(
+            "ARCHIVE and --conf: only one can be standard input; name a file for the other"
+        )
     conf = (
         None
         if args.conf is None
