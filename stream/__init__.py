@@ -7,118 +7,99 @@
         image = stream.write_image(conf, file)
     print(image.image_id, [layer.diff_id for layer in image.layers])
 
-Each name is imported when it is first used: `import stream` costs nothing.
+Failures raise `StreamImageError`. Each name is imported when it is first used: `import stream`
+alone costs nothing.
 """
-
-# Not typing's: importing that takes longer than the rest.
-TYPE_CHECKING = False
-
-if TYPE_CHECKING:
-    from typing import Any
-
-    from stream.compression import Compression
-    from stream.config import load_conf, parse_conf
-    from stream.errors import (
-        ArchiveError,
-        ArgumentError,
-        CommandsError,
-        ConfError,
-        ContentConflict,
-        DigestMismatch,
-        InstallationError,
-        NixError,
-        OutputError,
-        ReaderClosedError,
-        RecipeError,
-        SizeMismatch,
-        SourceError,
-        StreamImageError,
-    )
-    from stream.model import (
-        BaseReference,
-        CustomisationLayer,
-        Descriptor,
-        Digest,
-        Image,
-        ImageConf,
-        Layer,
-        LayerPlan,
-        Owner,
-        Recipe,
-    )
-    from stream.observer import Observer
-    from stream.pipeline import write_image
-    from stream.planning.plan import plan
-    from stream.planning.spec import Spec, parse_spec
 
 __version__ = "0.1.0"
 
-_MODULES = {
-    "compression": ("Compression",),
-    "config": ("load_conf", "parse_conf"),
-    "errors": (
-        "ArchiveError", "ArgumentError", "CommandsError", "ConfError", "ContentConflict",
-        "DigestMismatch", "InstallationError", "NixError",
-        "OutputError", "ReaderClosedError", "RecipeError", "SizeMismatch", "SourceError",
-        "StreamImageError",
-    ),
-    "model": (
-        "BaseReference", "CustomisationLayer", "Descriptor", "Digest", "Image", "ImageConf",
-        "Layer", "LayerPlan", "Owner", "Recipe",
-    ),
-    "observer": ("Observer",),
-    "pipeline": ("write_image",),
-    "planning.plan": ("plan",),
-    "planning.spec": ("Spec", "parse_spec"),
-}  # fmt: skip
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
+# typing's constant, without the time that importing typing takes.
+TYPE_CHECKING = False
 
-__all__ = [
-    "ArchiveError",
-    "ArgumentError",
-    "BaseReference",
-    "CommandsError",
-    "Compression",
-    "ConfError",
-    "ContentConflict",
-    "CustomisationLayer",
-    "Descriptor",
-    "Digest",
-    "DigestMismatch",
-    "Image",
-    "ImageConf",
-    "InstallationError",
-    "Layer",
-    "LayerPlan",
-    "NixError",
-    "Observer",
-    "OutputError",
-    "Owner",
-    "ReaderClosedError",
-    "Recipe",
-    "RecipeError",
-    "SizeMismatch",
-    "SourceError",
-    "Spec",
-    "StreamImageError",
-    "__version__",
-    "load_conf",
-    "parse_conf",
-    "parse_spec",
-    "plan",
-    "write_image",
-]
+# The public names, each once: type checkers read these imports, and `_homes` reads them too.
+if TYPE_CHECKING:
+    from stream.cli.wrapper import wrap as wrap
+    from stream.compression import Compression as Compression
+    from stream.config import load_conf as load_conf
+    from stream.config import parse_conf as parse_conf
+    from stream.errors import ArchiveError as ArchiveError
+    from stream.errors import ArgumentError as ArgumentError
+    from stream.errors import CommandsError as CommandsError
+    from stream.errors import ConfError as ConfError
+    from stream.errors import ContentConflict as ContentConflict
+    from stream.errors import DigestMismatch as DigestMismatch
+    from stream.errors import Fault as Fault
+    from stream.errors import InstallationError as InstallationError
+    from stream.errors import NixError as NixError
+    from stream.errors import OutputError as OutputError
+    from stream.errors import ReaderClosedError as ReaderClosedError
+    from stream.errors import RecipeError as RecipeError
+    from stream.errors import SizeMismatch as SizeMismatch
+    from stream.errors import SourceError as SourceError
+    from stream.errors import StreamImageError as StreamImageError
+    from stream.model import BaseReference as BaseReference
+    from stream.model import Builtin as Builtin
+    from stream.model import CustomisationLayer as CustomisationLayer
+    from stream.model import Descriptor as Descriptor
+    from stream.model import Digest as Digest
+    from stream.model import Image as Image
+    from stream.model import ImageConf as ImageConf
+    from stream.model import Layer as Layer
+    from stream.model import LayerPlan as LayerPlan
+    from stream.model import NixDatabase as NixDatabase
+    from stream.model import Owner as Owner
+    from stream.model import Permission as Permission
+    from stream.model import Recipe as Recipe
+    from stream.model import StoreObject as StoreObject
+    from stream.observer import Observer as Observer
+    from stream.pipeline import write_image as write_image
+    from stream.planning.plan import plan as plan
+    from stream.planning.spec import Spec as Spec
+    from stream.planning.spec import parse_spec as parse_spec
+    from stream.sinks import ArchiveFormat as ArchiveFormat
+    from stream.tools.explain import ExplainedLayer as ExplainedLayer
+    from stream.tools.explain import Explanation as Explanation
+    from stream.tools.explain import explain as explain
+    from stream.tools.inspect import InspectedImage as InspectedImage
+    from stream.tools.inspect import InspectedLayer as InspectedLayer
+    from stream.tools.inspect import Inspection as Inspection
+    from stream.tools.inspect import inspect as inspect
+    from stream.tools.verify.documents import CheckedImage as CheckedImage
+    from stream.tools.verify.documents import CheckedLayer as CheckedLayer
+    from stream.tools.verify.findings import Finding as Finding
+    from stream.tools.verify.verify import Verification as Verification
+    from stream.tools.verify.verify import verify as verify
 
 
-def __getattr__(name: str) -> "Any":
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+_HOMES: dict[str, str] = {}  # the module of each public name; filled when the first is used
 
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+
+def _homes() -> dict[str, str]:
+    if not _HOMES:
+        import ast
+
+        with open(__file__, "rb") as source:
+            tree = ast.parse(source.read())
+        blocks = (node for node in tree.body if isinstance(node, ast.If))
+        for node in (node for block in blocks for node in block.body):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                _HOMES.update((alias.name, node.module) for alias in node.names)
+    return _HOMES
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*_homes(), "__version__"])
+
+
+if not TYPE_CHECKING:  # to a type checker, it would make every name valid
+
+    def __getattr__(name: str) -> object:
+        if name == "__all__":
+            return __dir__()
+        if name.startswith("__") or name not in _homes():
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module(_homes()[name]), name)
+        globals()[name] = value
+        return value

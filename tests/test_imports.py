@@ -167,15 +167,6 @@ def test_import_is_light() -> None:
     assert not (loaded("import stream") - loaded("")) & (HEAVY | {"argparse"})
 
 
-@pytest.mark.parametrize("name", stream.__all__)
-def test_the_face_of_the_library(name: str) -> None:
-    """Names are imported when they are used: a wrong one would fail with its first user."""
-    assert getattr(stream, name) is not None
-    assert name in dir(stream)
-    home = stream._HOME.get(name, "")
-    assert name == "__version__" or f"stream.{home}.{name}" in imports(PACKAGE / "__init__.py")
-
-
 @pytest.mark.parametrize("module", MODULES)
 def test_only_the_command_line_knows_usage_errors(module: str) -> None:
     """A library that raised one would speak of arguments that its caller never gave."""

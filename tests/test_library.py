@@ -2,18 +2,26 @@
 
 import gzip
 import hashlib
+import inspect
 import io
 import json
 import os
+import pkgutil
+import subprocess
 import tarfile
 import threading
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support import MIB, Store
 
 import stream
+from stream import errors
+from stream.sources.layer import SourceLayer
+
+NAMES = dir(stream)
 
 
 @pytest.fixture
@@ -170,6 +178,87 @@ def test_images_side_by_side(conf: stream.ImageConf) -> None:
     assert [data == expected for data in found] == [True] * 4
 
 
+# ---- the public names
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_public_name(name: str) -> None:
+    """Without it a name that moved would fail only in the program of its first user."""
+    assert getattr(stream, name) is not None
+    home = getattr(getattr(stream, name), "__module__", "stream")
+    assert home.partition(".")[0] == "stream" or name in ("ArchiveFormat", "__version__")
+
+
+def test_names_that_are_not_public() -> None:
+    """Without it a slip would be found as something else, or star imports bring internals."""
+    # mypy refuses the ignored errors here and below if it sees no types, or any name.
+    with pytest.raises(AttributeError, match="no attribute 'write_images'"):
+        stream.write_images  # type: ignore[attr-defined]  # noqa: B018
+    namespace: dict[str, object] = {}
+    exec("from stream import *", namespace)
+    assert namespace.keys() - {"__builtins__"} == set(NAMES)
+
+
+def test_no_function_is_hidden_by_a_module() -> None:
+    """Importing a module `stream.plan` would put it in the place of the function `plan`."""
+    modules = {module.name for module in pkgutil.iter_modules(stream.__path__)}
+    assert not modules & set(NAMES)
+
+
+def test_all_errors_are_public() -> None:
+    """Without it a program could not catch an error that it meets."""
+    ours = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and value.__module__ == errors.__name__
+    }
+    assert ours <= set(NAMES)
+
+
+def _mentioned(annotation: object) -> Iterator[object]:
+    """Yield the types of this package in an annotation, also those within others."""
+    if isinstance(annotation, list):  # the arguments of a Callable
+        for item in annotation:
+            yield from _mentioned(item)
+    module = getattr(annotation, "__module__", None) or ""
+    if isinstance(annotation, type | typing.NewType) and module.partition(".")[0] == "stream":
+        yield annotation
+    for argument in typing.get_args(annotation):
+        yield from _mentioned(argument)
+
+
+def _annotations(value: object) -> Iterator[object]:
+    """Yield the annotations of a function, or of a class's attributes and public methods."""
+    functions: list[object] = [value]
+    if isinstance(value, type):
+        yield from typing.get_type_hints(value).values()
+        for name, member in inspect.getmembers_static(value):
+            if name == "__init__" or not name.startswith("_"):
+                functions.append(getattr(member, "fget", getattr(member, "__func__", member)))
+    for function in functions:
+        if inspect.isfunction(function) and function.__module__.startswith("stream"):
+            yield from typing.get_type_hints(function).values()
+
+
+def test_public_names_are_closed() -> None:
+    """Without it a program could not annotate what it is handed, or would import internals."""
+    public = [getattr(stream, name) for name in NAMES]
+    waiting = list(public)
+    missing = set()
+    while waiting:
+        for annotation in _annotations(waiting.pop()):
+            for found in _mentioned(annotation):
+                if found is SourceLayer:  # an observer's, until that is told numbers and strings
+                    continue
+                if found not in public and found not in missing:
+                    missing.add(found)
+                    waiting.append(found)
+    assert missing == set()
+    assert {stream.LayerPlan, stream.Digest} <= {
+        found for item in _annotations(stream.ImageConf) for found in _mentioned(item)
+    } | {found for item in _annotations(stream.Layer) for found in _mentioned(item)}
+
+
 # ---- wrong arguments
 
 
@@ -226,3 +315,26 @@ def test_wrong_argument(conf: stream.ImageConf, arguments: typing.Any, said: str
         stream.write_image(conf, file, **arguments)
     assert str(caught.value) == said
     assert file.getvalue() == b""
+
+
+def test_image_in_a_conf(tmp_path: Path) -> None:
+    """Without it the tag in `conf.json:name:tag` would be taken for another image."""
+    path = Store.below(tmp_path).conf()
+    with pytest.raises(stream.ArgumentError, match="names an image in a conf") as caught:
+        stream.inspect(f"{path}:x:1", lambda _message: None)
+    assert caught.value.argument == "target"
+
+
+def test_wrap(tmp_path: Path) -> None:
+    """Without it only the command line could make an executable of a conf."""
+    store = Store.below(tmp_path)
+    store.file("one", b"content")
+    path = store.conf(["one"])
+    expected = _archive(stream.load_conf(path, repo_tag="other:2"))
+    for embed in (False, True):
+        program = tmp_path / "program"
+        program.write_bytes(stream.wrap(path, repo_tag="other:2", embed=embed))
+        program.chmod(0o755)
+        assert subprocess.run([program], capture_output=True, check=True).stdout == expected
+    with path.open() as file, pytest.raises(stream.ArgumentError, match="does not last as a file"):
+        stream.wrap(f"/dev/fd/{file.fileno()}")

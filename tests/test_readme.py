@@ -103,9 +103,10 @@ def test_python_examples(shell: Path) -> None:
             [sys.executable, "-c", example], cwd=shell, capture_output=True, text=True, check=True
         )
         said.append(done.stdout)
-    assert len(said) == 2
+    assert len(said) == 3
     assert said[0].startswith("sha256:")
     assert re.fullmatch(r"x:[0-9a-z]{32} 1\n", said[1])
+    assert said[2] == "1 image, 0 faults\n"
 
 
 def test_keys_of_the_conf() -> None:
