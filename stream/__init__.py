@@ -60,10 +60,13 @@ if TYPE_CHECKING:
     from stream.tools.explain import ExplainedLayer as ExplainedLayer
     from stream.tools.explain import Explanation as Explanation
     from stream.tools.explain import explain as explain
+    from stream.tools.export import Exported as Exported
+    from stream.tools.export import export as export
     from stream.tools.inspect import InspectedImage as InspectedImage
     from stream.tools.inspect import InspectedLayer as InspectedLayer
     from stream.tools.inspect import Inspection as Inspection
     from stream.tools.inspect import inspect as inspect
+    from stream.tools.merge import merge as merge
     from stream.tools.verify.documents import CheckedImage as CheckedImage
     from stream.tools.verify.documents import CheckedLayer as CheckedLayer
     from stream.tools.verify.findings import Finding as Finding
