@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from stream import config
 from stream.errors import ConfError, Fault
+from stream.layering import KEEPS_LAYERS, split_into_layers
 from stream.model import DEFAULT_STORE_DIR, Builtin, ImageConf, LayerPlan, NixDatabase
 from stream.nix import query
 from stream.nix.store_root import Disk
@@ -44,8 +45,8 @@ def plan(
     it is streamed. `previous` are the store layers of the build before. `warn` is called
     with a line for a person. Raises StreamImageError.
     """
-    program = spec.layering_pipeline is not None
-    if previous is not None and (program or spec.layering != "stable"):
+    if previous is not None and spec.strategy != KEEPS_LAYERS:
+        program = spec.layering_pipeline is not None
         key = "layeringPipeline" if program else f"layering {spec.layering}"
         told = f"{key} keeps no layers of the build before: stable does"
         warn(one_line(f"{spec.source}: {told}"))
@@ -101,7 +102,9 @@ def _untagged(
         graph = _without_held(conf, base, closure.graph)
         budget = _budget(spec, base_layers, least=1 if graph else 0)
         roots = [path for path in closure.wanted if path in graph]
-        document["store_layers"] = _layers(spec, graph, roots, budget, previous)
+        document["store_layers"] = split_into_layers(
+            graph, roots, budget, spec.strategy, previous, name=spec.source
+        )
         _warn_of_strangers(spec, closure.graph, warn)
     return document
 
@@ -248,30 +251,3 @@ def _warn_of_strangers(spec: Spec, graph: Graph, warn: Callable[[str], None]) ->
                 f"{spec.source}: layeringPipeline: {path} is not in the closure{more}, ignored"
             )
         )
-
-
-def _layers(
-    spec: Spec,
-    graph: Graph,
-    roots: Sequence[str],
-    budget: int,
-    previous: Sequence[Sequence[str]] | None,
-) -> list[list[str]]:
-    if not graph:
-        return []
-    # Each is imported where it is wanted: together they take as long as a small plan.
-    if spec.layering_pipeline is not None:
-        from stream.strategies.program import pipeline
-
-        return pipeline(graph, spec.layering_pipeline, budget, name=spec.source)
-    if spec.layering == "popularity":
-        from stream.strategies.popularity import popularity
-
-        return popularity(graph, budget)
-    if spec.layering == "auto":
-        from stream.strategies.auto import auto
-
-        return auto(graph, budget)
-    from stream.strategies.stable import stable
-
-    return stable(graph, roots, budget, previous)

@@ -18,6 +18,7 @@ from stream import config
 from stream.archives.target import split_archive
 from stream.errors import ConfError, Fault
 from stream.faults import depth_of, kind, meant
+from stream.layering import STRATEGIES
 from stream.limits import MAX_DEPTH
 from stream.model import DEFAULT_STORE_DIR, ImageConf, Recipe
 from stream.nix import query
@@ -54,7 +55,6 @@ _ELSEWHERE = {
     "store_layers": "is a conf's: what is not planned needs no specification",
 }
 DEFAULT_MAX_LAYERS = 100
-LAYERINGS = ("stable", "auto", "popularity")
 _DRAFT_TAG = "draft"  # until there is one
 
 
@@ -79,6 +79,11 @@ class Spec:
     layering_pipeline: list[Any] | None
     references_graph: str | None
     nix_store: str | None
+
+    @property
+    def strategy(self) -> str | list[Any]:
+        """How the closure is split into layers: the program, or the name of a strategy."""
+        return self.layering if self.layering_pipeline is None else self.layering_pipeline
 
 
 def is_spec(data: bytes) -> bool:
@@ -277,9 +282,9 @@ class _Reader:
         return DEFAULT_MAX_LAYERS
 
     def _layering(self) -> str:
-        value = self._text("layering") or LAYERINGS[0]
-        if value not in LAYERINGS:
-            names = ", ".join(map(repr, LAYERINGS))
+        value = self._text("layering") or STRATEGIES[0]
+        if value not in STRATEGIES:
+            names = ", ".join(map(repr, STRATEGIES))
             self.fault("layering", f"must be one of {names}, not {value!r}")
         return value
 

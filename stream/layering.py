@@ -1,0 +1,55 @@
+"""Which store path goes into which layer: the one door to the strategies.
+
+Knows the strategies by name, and neither how they work nor what a store path holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from stream.strategies.graph import Graph, check_budget
+
+STRATEGIES = ("stable", "auto", "popularity")
+KEEPS_LAYERS = "stable"  # the one that looks at the previous plan
+
+
+def split_into_layers(  # noqa: PLR0913 — the question, and two that only one strategy asks
+    graph: Graph,
+    roots: Collection[str],
+    budget: int,
+    strategy: str | list[Any] = KEEPS_LAYERS,
+    previous: Sequence[Sequence[str]] | None = None,
+    *,
+    name: str = "",
+) -> list[list[str]]:
+    """Return the layers of `graph`, at most `budget` of them: each store path once, in the
+    order in which it is written.
+
+    `strategy` is one of STRATEGIES, or a program of nixpkgs' `layeringPipeline` as parsed
+    JSON, which may leave paths out. `stable` starts from the `roots`, which the image is made
+    for, and keeps layers of the `previous` plan; the others ignore both. `name` stands for
+    the document of a program in messages. Raises ValueError for a budget below 1, and
+    ConfError for a faulty program or one that makes too many layers.
+    """
+    if not graph:
+        return []
+    check_budget(budget)
+    # Each is imported where it is needed: together they take as long as a small plan.
+    if not isinstance(strategy, str):
+        from stream.strategies.program import pipeline
+
+        return pipeline(graph, strategy, budget, name=name)
+    if strategy == "popularity":
+        from stream.strategies.popularity import popularity
+
+        return popularity(graph, budget)
+    if strategy == "auto":
+        from stream.strategies.auto import auto
+
+        return auto(graph, budget)
+    if strategy != "stable":
+        raise ValueError(f"{strategy!r} is not a layering strategy: {', '.join(STRATEGIES)}")
+    from stream.strategies.stable import stable
+
+    return stable(graph, roots, budget, previous)

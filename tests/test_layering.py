@@ -1,0 +1,58 @@
+"""The door to the strategies: who is asked, with what."""
+
+from typing import Any
+
+import pytest
+
+from stream.errors import ConfError
+from stream.layering import STRATEGIES, split_into_layers
+from stream.strategies.auto import auto
+from stream.strategies.graph import Graph, Node
+from stream.strategies.popularity import popularity
+from stream.strategies.stable import stable
+
+GRAPH: Graph = {
+    "/s/lib": Node(900_000, frozenset()),
+    "/s/tool": Node(5_000, frozenset({"/s/lib"})),
+    "/s/app": Node(40_000, frozenset({"/s/tool"})),
+    "/s/page": Node(300, frozenset()),
+}
+ROOTS = ["/s/app", "/s/page"]
+
+
+def test_each_strategy_by_its_name() -> None:
+    """A name that leads to another strategy would move every layer of an image."""
+    kept = [["/s/page", "/s/lib"], ["/s/app"], ["/s/tool"]]
+    asked = {name: split_into_layers(GRAPH, ROOTS, 3, name, kept) for name in STRATEGIES}
+    assert asked == {
+        "stable": stable(GRAPH, ROOTS, 3, kept),
+        "auto": auto(GRAPH, 3),
+        "popularity": popularity(GRAPH, 3),
+    }
+
+
+@pytest.mark.parametrize("strategy", [*STRATEGIES, [["popularity_contest"]]])
+def test_nothing_to_split(strategy: str | list[Any]) -> None:
+    """An image without store paths has no layers for them, and needs no budget."""
+    assert split_into_layers({}, (), 0, strategy) == []
+
+
+def test_program() -> None:
+    """A program decides by itself; one that exceeds the budget is the document's fault."""
+    program = [["popularity_contest"], ["limit_layers", 2]]
+    assert len(split_into_layers(GRAPH, ROOTS, 2, program)) == 2
+    with pytest.raises(ConfError, match=r"^spec\.json: layeringPipeline: makes 2 layers"):
+        split_into_layers(GRAPH, ROOTS, 1, program, name="spec.json")
+
+
+def test_no_such_strategy() -> None:
+    """A misspelt name is not quietly another strategy."""
+    with pytest.raises(ValueError, match="'best' is not a layering strategy: stable, auto, pop"):
+        split_into_layers(GRAPH, ROOTS, 2, "best")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_no_layer_left(strategy: str) -> None:
+    """A budget without a layer is the caller's mistake, whichever strategy it asks."""
+    with pytest.raises(ValueError, match="a budget of 0 layers: at least 1"):
+        split_into_layers(GRAPH, ROOTS, 0, strategy)
