@@ -34,7 +34,7 @@ from stream.model import (
 from stream.nix.store_root import Disk, not_readable
 from stream.oci.container_config import wrong_types
 from stream.oci.platform import ARCHITECTURES
-from stream.oci.reference import check_repo_tag
+from stream.oci.reference import BadReference, Reference
 from stream.schema.fields import Fields, id_of, no_id
 from stream.schema.reading import conf_in, conf_name, ignore, parse_object, read_conf
 from stream.text import one_line
@@ -202,8 +202,11 @@ class _Reader:
             self._fault("repo_tag", "is missing: write it in the conf or give --repo-tag")
             return ""
         value = self._text("repo_tag", "")
-        if isinstance(self._document["repo_tag"], str) and (wrong := check_repo_tag(value)):
-            self._fault("repo_tag", wrong)
+        if isinstance(self._document["repo_tag"], str):
+            try:
+                Reference.parse(value)
+            except BadReference as wrong:
+                self._fault("repo_tag", str(wrong))
         return value
 
     def _instant(self, key: str, now: datetime, default: datetime | None) -> datetime:

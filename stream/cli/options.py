@@ -13,7 +13,7 @@ from stream.cli.output import is_terminal, output_file, standard_output
 from stream.cli.usage import UsageError
 from stream.compression import CHOICES, NONE, Compression
 from stream.errors import ArgumentError
-from stream.oci.reference import check_repo_tag
+from stream.oci.reference import BadReference, Reference
 from stream.sinks import ARCHIVE_FORMATS
 from stream.text import one_line
 
@@ -36,9 +36,12 @@ def add_tag_argument(parser: argparse.ArgumentParser) -> None:
 def given_tag(args: argparse.Namespace) -> str | None:
     """Return the tag given with that option, or None. Raises UsageError if it is invalid."""
     repo_tag: str | None = args.repo_tag
-    if repo_tag is not None and (wrong := check_repo_tag(repo_tag)):
-        raise UsageError(one_line(f"--repo-tag: {wrong}"))
-    return repo_tag
+    if repo_tag is None:
+        return None
+    try:
+        return str(Reference.parse(repo_tag))
+    except BadReference as wrong:
+        raise UsageError(one_line(f"--repo-tag: {wrong}")) from None
 
 
 def add_format_argument(parser: argparse.ArgumentParser) -> None:

@@ -1,22 +1,101 @@
-"""Image references, `name:tag`: what is filled in where they are short, and the
-annotations under which an OCI index carries them. Distribution's reference
-grammar; knows no archives.
+"""Image references, `name:tag`: their grammar, what Docker fills in where they are short,
+and the annotations under which an OCI index carries them.
+
+The grammar is that of github.com/distribution/reference. Knows neither JSON nor archives.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Self
 
 # OCI Image Specification, annotations.md; in a layout it holds the tag alone
 REF_NAME = "org.opencontainers.image.ref.name"
 # containerd's and podman's, which have no other way to the whole name
 IMAGE_NAME = "io.containerd.image.name"
 
+_DOMAIN_COMPONENT = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
+_DOMAIN = rf"(?:{_DOMAIN_COMPONENT}(?:\.{_DOMAIN_COMPONENT})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?"
+_PATH_COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+_NAME = re.compile(rf"(?:{_DOMAIN}/)?{_PATH_COMPONENT}(?:/{_PATH_COMPONENT})*", re.ASCII)
+_TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
+_AFTER_PORT = re.compile("[0-9]*/.*", re.DOTALL)  # what follows the colon of HOST:PORT/PATH
+MAX_NAME_LENGTH = 255
+
+
+class Part(Enum):
+    """The part of a reference that is wrong."""
+
+    NAME = auto()
+    TAG = auto()
+    NO_TAG = auto()  # there is none
+
+
+class BadReference(ValueError):
+    """A text that is not a reference: `part` is the part that is wrong, the text says how."""
+
+    def __init__(self, part: Part, message: str) -> None:
+        self.part = part
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """A valid `name:tag`."""
+
+    name: str
+    tag: str
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.tag}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the reference that `text` is. Raises BadReference."""
+        name, tag = _cut(text)
+        if tag is None:
+            before, colon, after = text.rpartition(":")
+            if not colon or _AFTER_PORT.fullmatch(after):
+                raise BadReference(Part.NO_TAG, f"{text!r} has no tag: write name:tag")
+            name, tag = before, after
+        check_name(name)
+        check_tag(tag)
+        return cls(name=name, tag=tag)
+
+
+def check_name(name: str) -> None:
+    """Raise BadReference if `name` is not a repository name."""
+    if not _NAME.fullmatch(name):
+        rule = "a repository name is lower-case"
+        if not _NAME.fullmatch(name.lower()):
+            rule = "letters, digits, and one of '.', '_', '-', '/' between them"
+        raise BadReference(Part.NAME, f"{name!r} is not a repository name: {rule}")
+    if len(name) > MAX_NAME_LENGTH:
+        wrong = f"the repository name has {len(name)} characters, {MAX_NAME_LENGTH} are allowed"
+        raise BadReference(Part.NAME, wrong)
+
+
+def check_tag(tag: str) -> None:
+    """Raise BadReference if `tag` is not a tag."""
+    if not _TAG.fullmatch(tag):
+        wrong = f"{tag!r} is not a tag: letters, digits, '_', '.', '-', at most 128"
+        raise BadReference(Part.TAG, wrong)
+
+
+def _cut(reference: str) -> tuple[str, str | None]:
+    """Name and tag of what may be a reference. A colon with a slash after it is a port's."""
+    name, colon, tag = reference.rpartition(":")
+    return (name, tag) if colon and "/" not in tag else (reference, None)
+
 
 def split(reference: str) -> tuple[str, str]:
-    """Name and tag of `reference`; without one it means `latest`."""
-    name, colon, tag = reference.rpartition(":")
-    return (name, tag) if colon and "/" not in tag else (reference, "latest")
+    """Return name and tag of `reference`, which others wrote: not checked, and `latest` where
+    there is no tag.
+    """
+    name, tag = _cut(reference)
+    return name, "latest" if tag is None else tag
 
 
 def qualified(reference: str) -> str:
@@ -33,29 +112,3 @@ def qualified(reference: str) -> str:
     if domain == "docker.io" and "/" not in rest:
         rest = f"library/{rest}"
     return f"{domain}/{rest}:{tag}"
-
-
-# The grammar of github.com/distribution/reference, for `name:tag`.
-_DOMAIN_COMPONENT = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
-_DOMAIN = rf"(?:{_DOMAIN_COMPONENT}(?:\.{_DOMAIN_COMPONENT})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?"
-_PATH_COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
-_NAME = re.compile(rf"(?:{_DOMAIN}/)?{_PATH_COMPONENT}(?:/{_PATH_COMPONENT})*", re.ASCII)
-_TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
-MAX_NAME_LENGTH = 255
-
-
-def check_repo_tag(repo_tag: str) -> str | None:
-    """What is wrong with `repo_tag` as `name:tag`, or None."""
-    name, colon, tag = repo_tag.rpartition(":")
-    if not colon or "/" in tag:
-        return f"{repo_tag!r} has no tag: write name:tag"
-    if not _NAME.fullmatch(name):
-        rule = "a repository name is lower-case"
-        if not _NAME.fullmatch(name.lower()):
-            rule = "letters, digits, and one of '.', '_', '-', '/' between them"
-        return f"{name!r} is not a repository name: {rule}"
-    if len(name) > MAX_NAME_LENGTH:
-        return f"the repository name has {len(name)} characters, {MAX_NAME_LENGTH} are allowed"
-    if not _TAG.fullmatch(tag):
-        return f"{tag!r} is not a tag: letters, digits, '_', '.', '-', at most 128"
-    return None

@@ -354,6 +354,14 @@ FAULTS: dict[str, tuple[set[str], Callable[[], bytes]]] = {
     "history no list": ({"document-invalid"}, lambda: configured(history={"a": 1})),
     "tag without tag": ({"tag-incomplete"}, lambda: docker(lambda _, i: i.update(RepoTags=["x"]))),
     "tag upper-case": ({"tag-invalid"}, lambda: docker(lambda _, i: i.update(RepoTags=["X:1"]))),
+    "tag that says it is none": (
+        {"tag-invalid"},
+        lambda: docker(lambda _, i: i.update(RepoTags=["x:bad has no tag"])),
+    ),
+    "tag with a slash": (
+        {"tag-invalid"},
+        lambda: docker(lambda _, i: i.update(RepoTags=["x:v1/b"])),
+    ),
     "tags no list": ({"document-invalid"}, lambda: docker(lambda _, i: i.update(RepoTags="x:1"))),
     "cut": ({"archive-unreadable"}, lambda: BASE.docker_archive()[:4000]),
     "cut gzip": ({"archive-unreadable"}, lambda: gzip.compress(BASE.docker_archive())[:-9]),

@@ -16,7 +16,14 @@ from typing import Any
 
 from stream.archives.images import INDEX_TYPES, MAX_IMAGES, MAX_LAYERS
 from stream.oci.container_config import wrong_types
-from stream.oci.reference import IMAGE_NAME, REF_NAME, check_repo_tag, qualified
+from stream.oci.reference import (
+    IMAGE_NAME,
+    REF_NAME,
+    BadReference,
+    Part,
+    Reference,
+    qualified,
+)
 from stream.tools.verify.findings import (
     ALL,
     BUILDAH,
@@ -287,8 +294,10 @@ class Documents:
             self._note("document-invalid", MANIFEST, "RepoTags is not a list of strings")
             return ()
         for tag in tags:
-            if wrong := check_repo_tag(tag):
-                rule = "tag-incomplete" if " has no tag" in wrong else "tag-invalid"
+            try:
+                Reference.parse(tag)
+            except BadReference as wrong:
+                rule = "tag-incomplete" if wrong.part is Part.NO_TAG else "tag-invalid"
                 self._note(rule, MANIFEST, f"RepoTags: {wrong}")
         return tuple(tags)
 
