@@ -35,7 +35,7 @@ from stream.nix.store_root import Disk, not_readable
 from stream.oci.container_config import wrong_types
 from stream.oci.platform import ARCHITECTURES
 from stream.oci.reference import BadReference, Reference
-from stream.schema.fields import Fields, id_of, no_id
+from stream.schema.fields import Fields
 from stream.schema.reading import conf_in, conf_name, ignore, parse_object, read_conf
 from stream.text import one_line
 
@@ -118,24 +118,24 @@ def parse_instant(text: str, now: datetime) -> datetime:
     return instant
 
 
-class _Reader:
+class _Reader(Fields):
     """Reads one document key by key, and collects what is wrong instead of
     stopping at the first fault. What a faulty key yields is never used.
     """
 
     def __init__(self, document: dict[str, Any]) -> None:
-        self._document = document
-        self._store_is_known = True  # else each store path would be missed
         self.faults: list[Fault] = []
+        super().__init__(document, "", self._note, strict=True)
+        self._store_is_known = True  # else each store path would be missed
 
-    def _fault(self, place: str, message: str) -> None:
+    def _note(self, place: str, message: str) -> None:
         self.faults.append(Fault(place, message))
 
     def conf(self) -> ImageConf:
         now = datetime.now(UTC)
         created = self._instant("created", now, None)
         disk = Disk(self._store_dir().encode(), self._store_root().encode())
-        self._text("os", "linux")
+        self.text("os")
         return ImageConf(
             architecture=self._architecture(),
             container_config=self._container_config(),
@@ -146,155 +146,110 @@ class _Reader:
             created=created,
             mtime=int(self._instant("mtime", now, created).timestamp()),
             owner=Owner(
-                uid=self._id("uid"),
-                gid=self._id("gid"),
-                uname=self._text("uname", "root"),
-                gname=self._text("gname", "root"),
+                uid=self.id("uid") or 0,
+                gid=self.id("gid") or 0,
+                uname=self.text("uname", "root"),
+                gname=self.text("gname", "root"),
             ),
             base=self._base(),
-            annotations=self._strings("annotations"),
+            annotations=self.strings("annotations"),
             store_root=disk.root,
         )
 
-    def _text(self, key: str, default: str) -> str:
-        value = self._document.get(key, default)
-        if isinstance(value, str) and "\0" not in value:
-            return value
-        what = kind(value) if not isinstance(value, str) else "one with a NUL character"
-        self._fault(key, f"must be a string, not {what}")
-        return default
-
     def _architecture(self) -> str:
         machine = platform.machine()
-        value = self._text("architecture", ARCHITECTURES.get(machine, machine))
+        value = self.text("architecture", ARCHITECTURES.get(machine, machine))
         if not value:
-            self._fault("architecture", "is empty: name one like amd64 or arm64")
+            self.fault("architecture", "is empty: name one like amd64 or arm64")
         return value
 
     def _container_config(self) -> dict[str, Any]:
-        labels = self._strings("labels")
-        value = self._document.get("config", {})
-        if not isinstance(value, dict):
-            self._fault("config", f"must be an object, not {kind(value)}")
-            return {}
+        labels = self.strings("labels")
+        value = self.object("config")
         wrong = [*wrong_types(value)]
         for place, message in wrong[:MAX_FAULTS]:
-            self._fault(f"config.{place}", message)
+            self.fault(f"config.{place}", message)
         if not labels or wrong:
             return value
         return {**value, "Labels": {**(value.get("Labels") or {}), **labels}}
 
-    def _strings(self, key: str) -> dict[str, str]:
-        """The object of strings at `key`."""
-        value = self._document.get(key, {})
-        if not isinstance(value, dict):
-            self._fault(key, f"must be an object, not {kind(value)}")
-            return {}
-        for name, item in value.items():
-            if not name:
-                self._fault(key, "has an empty name")
-            if not isinstance(item, str):
-                self._fault(f"{key}[{json.dumps(name)}]", f"must be a string, not {kind(item)}")
-        return value
-
     def _repo_tag(self) -> str:
-        if "repo_tag" not in self._document:
-            self._fault("repo_tag", "is missing: write it in the conf or give --repo-tag")
+        if not self.has("repo_tag"):
+            self.fault("repo_tag", "is missing: write it in the conf or give --repo-tag")
             return ""
-        value = self._text("repo_tag", "")
-        if isinstance(self._document["repo_tag"], str):
+        value = self.text("repo_tag", nul=True)
+        if isinstance(self.document["repo_tag"], str):
             try:
                 Reference.parse(value)
             except BadReference as wrong:
-                self._fault("repo_tag", str(wrong))
+                self.fault("repo_tag", str(wrong))
         return value
 
     def _instant(self, key: str, now: datetime, default: datetime | None) -> datetime:
         fallback = default or datetime.fromisoformat(DEFAULT_CREATED)
-        if key not in self._document:
-            return fallback
-        value = self._document[key]
+        value = self.get(key)
         if not isinstance(value, str):
-            self._fault(key, f"must be a string, not {kind(value)}")
+            if self.has(key):
+                self.fault(key, f"must be a string, not {kind(value)}")
             return fallback
         try:
             return parse_instant(value, now)
         except ValueError:
             example = "2024-05-17T08:30:00Z"
-            self._fault(key, f"{value!r} is not an instant like {example}, nor 'now'")
+            self.fault(key, f"{value!r} is not an instant like {example}, nor 'now'")
             return fallback
 
     def _base(self) -> BaseReference | None:
-        config = self._choice("base_config", ("env", "full"))
-        history = self._choice("base_history", ("rewrite", "keep"))
-        skip = self._document.get("skip_base_paths", False)
-        if not isinstance(skip, bool):
-            self._fault("skip_base_paths", f"must be a boolean, not {kind(skip)}")
+        config = self.choice("base_config", ("env", "full"))
+        history = self.choice("base_history", ("rewrite", "keep"))
+        skip = self.boolean("skip_base_paths")
         key = "from_image"
-        if self._document.get(key) is None:
+        if self.get(key) is None:
             return None
-        value = self._text(key, "")
+        value = self.text(key)
         if not value:
-            if self._document[key] == "":
-                self._fault(key, "is empty: leave the key out for none")
+            if self.document[key] == "":
+                self.fault(key, "is empty: leave the key out for none")
             return None
         path, repo_tag = split_archive(value)
         if wrong := why_unreadable(path):
-            self._fault(key, f"{path} {wrong}")
+            self.fault(key, f"{path} {wrong}")
         return BaseReference(
             path=path,
             repo_tag=repo_tag,
             config=config,
             history=history,
-            skip_store_paths=skip is True,
+            skip_store_paths=skip,
         )
 
-    def _choice(self, key: str, choices: tuple[str, ...]) -> str:
-        value = self._text(key, choices[0])
-        if value not in choices:
-            names = " or ".join(repr(choice) for choice in choices)
-            self._fault(key, f"must be {names}, not {value!r}")
-        return value
-
-    def _id(self, key: str) -> int:
-        value = self._document.get(key, 0)
-        number = id_of(value)
-        if number is None:
-            self._fault(key, no_id(value))
-        return number or 0
-
     def _store_dir(self) -> str:
-        value = self._text("store_dir", DEFAULT_STORE_DIR)
+        value = self.text("store_dir", DEFAULT_STORE_DIR)
         if wrong := not_normal(value):
-            self._fault("store_dir", f"{value!r} {wrong}")
+            self.fault("store_dir", f"{value!r} {wrong}")
         return value
 
     def _store_root(self) -> str:
         """The root below which the store is, empty for this machine's."""
-        if "store_root" not in self._document:
+        if not self.has("store_root"):
             return ""
         before = len(self.faults)
-        value = self._text("store_root", "/")
+        value = self.text("store_root", "/")
         if wrong := not_normal(value):
-            self._fault("store_root", f"{value!r} {wrong}")
+            self.fault("store_root", f"{value!r} {wrong}")
         elif not os.path.isdir(value.encode()):
-            self._fault("store_root", f"{value} is not a directory")
+            self.fault("store_root", f"{value} is not a directory")
         self._store_is_known = len(self.faults) == before
         return value.rstrip("/")
 
     def _store_layers(self, disk: Disk) -> tuple[LayerPlan, ...]:
-        value = self._document.get("store_layers", [])
-        if not isinstance(value, list):
-            self._fault("store_layers", f"must be a list of lists, not {kind(value)}")
-            return ()
         seen: dict[str, str] = {}
         plans = []
-        for index, paths in enumerate(value):
+        for index, paths in enumerate(self.list("store_layers", of="lists")):
             place = f"store_layers[{index}]"
             if not isinstance(paths, list):
-                self._fault(place, f"must be a list of store paths, not {kind(paths)}")
+                self.fault(place, f"must be a list of store paths, not {kind(paths)}")
             elif not paths:
-                self._fault(place, "is empty: a layer holds at least one store path")
+                self.fault(place, "is empty: a layer holds at least one store path")
             else:
                 good = [
                     path.encode()
@@ -306,18 +261,18 @@ class _Reader:
 
     def _check_store_path(self, place: str, path: object, disk: Disk, seen: dict[str, str]) -> bool:
         if not isinstance(path, str):
-            self._fault(place, f"must be a string, not {kind(path)}")
+            self.fault(place, f"must be a string, not {kind(path)}")
         elif wrong := not_normal(path):
-            self._fault(place, f"{path!r} {wrong}")
+            self.fault(place, f"{path!r} {wrong}")
         elif os.path.dirname(path) != (store_dir := disk.store_dir.decode()):
-            self._fault(
+            self.fault(
                 place,
                 f"{path} is not directly in the store directory {store_dir}: set store_dir if another is meant",
             )
         elif path in seen:
-            self._fault(place, f"{path} is listed already, at {seen[path]}")
+            self.fault(place, f"{path} is listed already, at {seen[path]}")
         elif self._store_is_known and (wrong := not_readable(path, disk)):
-            self._fault(place, f"{path} {wrong}")
+            self.fault(place, f"{path} {wrong}")
         else:
             seen[path] = place
             return True
@@ -327,7 +282,7 @@ class _Reader:
 
     def _customisation_layer(self, disk: Disk) -> CustomisationLayer | Recipe | None:
         key = "customisation_layer"
-        value = self._document.get(key)
+        value = self.get(key)
         if value is None:
             return None
         if isinstance(value, dict):
@@ -335,11 +290,11 @@ class _Reader:
 
             Fields(value, key, self._fault).check_keys(recipe_config.KEYS)
             return recipe_config.read_recipe(value, key, self._fault, disk)
-        path = self._text(key, "")
+        path = self.text(key)
         if path:
             return self._ready_layer(key, path)
         if value == "":
-            self._fault(key, "is empty: leave the key out for none")
+            self.fault(key, "is empty: leave the key out for none")
         return None
 
     def _ready_layer(self, key: str, path: str) -> CustomisationLayer | None:
@@ -355,13 +310,13 @@ class _Reader:
             if not os.access(name.encode(), os.R_OK):
                 raise PermissionError(13, "Permission denied")
         except OSError as error:
-            self._fault(key, f"{name} cannot be read: {error.strerror}")
+            self.fault(key, f"{name} cannot be read: {error.strerror}")
             return None
         if not re.fullmatch("[0-9a-f]{64}", checksum):
-            self._fault(key, f"{path}/checksum does not hold 64 hexadecimal digits")
+            self.fault(key, f"{path}/checksum does not hold 64 hexadecimal digits")
             return None
         if not stat.S_ISREG(status.st_mode):
-            self._fault(key, f"{path}/layer.tar is not a regular file")
+            self.fault(key, f"{path}/layer.tar is not a regular file")
             return None
         return CustomisationLayer(
             path=path, checksum=Digest(f"sha256:{checksum}"), size=status.st_size

@@ -24,6 +24,7 @@ from stream.model import DEFAULT_STORE_DIR, ImageConf, Recipe
 from stream.nix import query
 from stream.nix.store_root import Disk
 from stream.schema import recipe as recipe_config
+from stream.schema.fields import Fields
 from stream.schema.reading import ignore, parse_object
 
 # Handed on to the conf as they are.
@@ -133,27 +134,27 @@ def _anywhere(contents: Any) -> Any:
     return os.path.abspath(contents) if relative else contents
 
 
-class _Reader:
+class _Reader(Fields):
     """Reads one document, and collects what is wrong with it. `null` is absence: it is
     what Nix writes for an argument that is not given.
     """
 
     def __init__(self, source: str, document: dict[str, Any]) -> None:
-        self._source = source
-        self._document = document
         self.faults: list[Fault] = []
+        super().__init__(document, "", self._note)
+        self._source = source
 
-    def fault(self, place: str, message: str) -> None:
+    def _note(self, place: str, message: str) -> None:
         self.faults.append(Fault(place, message))
 
     def spec(self, warn: Callable[[str], None]) -> Spec | None:
-        repository = self._text("name").lower()
-        if "name" not in self._document:
+        repository = self.text("name").lower()
+        if "name" not in self.document:
             self.fault("name", "is missing: it becomes the repository name")
-        tag = self._text("tag") if "tag" in self._document else None
+        tag = self.text("tag") if self.has("tag") else None
         max_layers = self._max_layers()
-        layering, program = self._layering(), self._program()
-        named = isinstance(self._document.get("name"), str)
+        layering, program = self.choice("layering", STRATEGIES), self._program()
+        named = isinstance(self.document.get("name"), str)
         draft = self._draft(repository if named else "x", tag)
         conf = self._checked(draft, warn)
         if conf is None or self.faults:
@@ -169,31 +170,31 @@ class _Reader:
             repository=repository,
             tag=tag,
             max_layers=max_layers,
-            include_store_paths=self._boolean("includeStorePaths", default=True),
-            include_nix_database=self._boolean("includeNixDB", default=False),
+            include_store_paths=self.boolean("includeStorePaths", default=True),
+            include_nix_database=self.boolean("includeNixDB"),
             layering=layering,
             layering_pipeline=program,
-            references_graph=self._text("references_graph") or None,
-            nix_store=self._text("nix_store") or None,
+            references_graph=self.text("references_graph") or None,
+            nix_store=self.text("nix_store") or None,
         )
 
     def _draft(self, repository: str, tag: str | None) -> dict[str, Any]:
-        document = self._document
+        document = self.document
         draft = {key: document[key] for key in document if key in _PASSED}
         draft["repo_tag"] = f"{repository}:{_DRAFT_TAG if tag is None else tag}"
         if base := self._base():
             draft["from_image"] = base
         if root := self._root_of_nix():
             draft["store_root"] = root
-        ready = self._text("customisation_layer")
+        ready = self.text("customisation_layer")
         recipe = {key: document[key] for key in document if key in _RECIPE}
         recipe |= {key: _anywhere(recipe[key]) for key in _CONTENTS & recipe.keys()}
         draft["customisation_layer"] = os.path.abspath(ready) if ready else recipe
         for key in ("includeStorePaths", "includeNixDB"):
-            self._boolean(key, default=False)
+            self.boolean(key)
         for key in ("references_graph", "nix_store"):
-            self._text(key)
-        store = self._text("nix_store")
+            self.text(key)
+        store = self.text("nix_store")
         if store and store not in query.STORES and os.path.isdir(store) and "/" not in store:
             self.fault(
                 "nix_store", f"{store!r} is no store of Nix: write ./{store} for the directory"
@@ -205,18 +206,18 @@ class _Reader:
     def _root_of_nix(self) -> str | None:
         """The root below which Nix's store is, if nothing else is said of it."""
         # Nix puts /nix/store there whatever the store directory is called.
-        usual = self._document.get("store_dir", DEFAULT_STORE_DIR) == DEFAULT_STORE_DIR
-        if "store_root" in self._document or not usual:
+        usual = self.document.get("store_dir", DEFAULT_STORE_DIR) == DEFAULT_STORE_DIR
+        if "store_root" in self.document or not usual:
             return None
-        return query.root_of(self._text("nix_store"))
+        return query.root_of(self.text("nix_store"))
 
     def _recipe_of_ready(self, conf: ImageConf) -> Recipe:
         """Of a recipe only what belongs to the closure, for a layer that is made already."""
-        for key in sorted(self._document.keys() & (_RECIPE - {"contents"})):
+        for key in sorted(self.document.keys() & (_RECIPE - {"contents"})):
             self.fault(key, "changes a customisation layer, and customisation_layer is ready")
-        if self._boolean("includeNixDB", default=False):
+        if self.boolean("includeNixDB"):
             self.fault("includeNixDB", "needs a layer to be made, and customisation_layer is ready")
-        document = {"contents": _anywhere(self._document.get("contents"))}
+        document = {"contents": _anywhere(self.document.get("contents"))}
         return recipe_config.read_recipe(document, "", self.fault, Disk.of(conf))
 
     def _checked(self, draft: dict[str, Any], warn: Callable[[str], None]) -> ImageConf | None:
@@ -229,7 +230,7 @@ class _Reader:
                 if place == "repo_tag":
                     wrong_tag = "is not a tag" in message
                     self.fault("tag" if wrong_tag else "name", message)
-                elif place == "store_root" and place not in self._document:
+                elif place == "store_root" and place not in self.document:
                     self.fault("nix_store", message)
                 else:
                     at = place.removeprefix("customisation_layer.")
@@ -238,8 +239,8 @@ class _Reader:
 
     def _base(self) -> str | None:
         """The base image as a conf names it, by its absolute path."""
-        path = self._text("fromImage")
-        name, tag = self._text("fromImageName"), self._text("fromImageTag")
+        path = self.text("fromImage")
+        name, tag = self.text("fromImageName"), self.text("fromImageTag")
         if bool(name) != bool(tag):
             self.fault("fromImageTag" if name else "fromImageName", "is missing: give both or none")
         if not path:
@@ -254,23 +255,8 @@ class _Reader:
         file = os.path.abspath(file)
         return f"{file}:{chosen}" if chosen else file
 
-    def _text(self, key: str) -> str:
-        value = self._document.get(key, "")
-        if isinstance(value, str) and "\0" not in value:
-            return value
-        what = kind(value) if not isinstance(value, str) else "one with a NUL character"
-        self.fault(key, f"must be a string, not {what}")
-        return ""
-
-    def _boolean(self, key: str, *, default: bool) -> bool:
-        value = self._document.get(key, default)
-        if isinstance(value, bool):
-            return value
-        self.fault(key, f"must be a boolean, not {kind(value)}")
-        return default
-
     def _max_layers(self) -> int:
-        value = self._document.get("maxLayers", DEFAULT_MAX_LAYERS)
+        value = self.document.get("maxLayers", DEFAULT_MAX_LAYERS)
         if type(value) is not int:
             self.fault("maxLayers", f"must be a number, not {kind(value)}")
         elif value < 2:
@@ -281,15 +267,8 @@ class _Reader:
             return value
         return DEFAULT_MAX_LAYERS
 
-    def _layering(self) -> str:
-        value = self._text("layering") or STRATEGIES[0]
-        if value not in STRATEGIES:
-            names = ", ".join(map(repr, STRATEGIES))
-            self.fault("layering", f"must be one of {names}, not {value!r}")
-        return value
-
     def _program(self) -> list[Any] | None:
-        program = self._document.get("layeringPipeline")
+        program = self.document.get("layeringPipeline")
         if program is not None:
             from stream.strategies.program import program_faults
 

@@ -5,61 +5,137 @@ Knows no document's keys.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
 from stream.faults import NoteFault, kind, meant
 from stream.limits import MAX_ID
 
-
-def id_of(value: object) -> int | None:
-    """The user or group that `value` is the number of, also as text; None if it is none."""
-    if isinstance(value, str) and re.fullmatch("[0-9]{1,10}", value):
-        value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_ID:
-        return value
-    return None
-
-
-def no_id(value: object) -> str:
-    """What to say of `value` if it is none."""
-    shown = repr(value) if isinstance(value, (str, int)) else kind(value)
-    return f"must be a number from 0 to {MAX_ID}, not {shown}"
+_ID = re.compile("[0-9]{1,10}")
 
 
 class Fields:
-    """The members of one object, `null` being absence. `fault` is told what is wrong; what
-    is returned then is of no use.
+    """The members of one object at `place`, by key. `fault` receives the place of each fault
+    and what is wrong; what is returned then is of no use.
+
+    `null` is absence, and so is an empty choice; not if `strict`, for which both are values.
     """
 
-    def __init__(self, document: dict[str, Any], place: str, fault: NoteFault) -> None:
+    def __init__(
+        self, document: dict[str, Any], place: str, fault: NoteFault, *, strict: bool = False
+    ) -> None:
         self.document = document
         self._place = place
         self._fault = fault
+        self._strict = strict
+
+    # ---- places
 
     def at(self, key: str) -> str:
-        """The place of `key`, or of the object itself."""
+        """Return the place of `key`, or of the object itself."""
         return ".".join(filter(None, (self._place, key)))
 
     def fault(self, key: str, message: str) -> None:
-        """Tell what is wrong with the value of `key`, or with the object itself."""
+        """Note what is wrong with the value of `key`, or with the object itself."""
         self._fault(self.at(key), message)
 
+    # ---- keys
+
     def check_keys(self, known: frozenset[str]) -> None:
-        """Only `known` keys may be there."""
+        """Note each key that is not `known`."""
         for key in sorted(self.document.keys() - known):
             self.fault(key, f"unknown key{meant(key, known)}")
 
-    def boolean(self, key: str) -> bool:
-        """Absent: false."""
-        value = self.document.get(key)
-        if not isinstance(value, (bool, type(None))):
-            self.fault(key, f"must be a boolean, not {kind(value)}")
-        return value is True
+    def has(self, *keys: str) -> bool:
+        """Return whether one of `keys` is there."""
+        return any(
+            key in self.document if self._strict else self.document.get(key) is not None
+            for key in keys
+        )
 
-    def text(self, key: str) -> str:
-        """Absent: empty."""
-        value = self.document.get(key)
-        if not isinstance(value, (str, type(None))):
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value of `key`, whatever it is. Absent: `default`."""
+        return self.document[key] if self.has(key) else default
+
+    # ---- values
+
+    def text(self, key: str, default: str = "", *, nul: bool = False, empty: bool = True) -> str:
+        """Return a string. `nul` and `empty`: it may have a NUL character, or no character."""
+        value = self.get(key, default)
+        if not isinstance(value, str):
             self.fault(key, f"must be a string, not {kind(value)}")
-        return value if isinstance(value, str) else ""
+        elif "\0" in value and not nul:
+            self.fault(key, "must be a string, not one with a NUL character")
+        elif not value and not empty and self.has(key):
+            self.fault(key, "is empty")
+        else:
+            return value
+        return default
+
+    def choice(self, key: str, choices: tuple[str, ...]) -> str:
+        """Return one of `choices`. Absent: the first."""
+        value = self.text(key, choices[0], nul=True)
+        if not value and not self._strict:
+            return choices[0]
+        if value not in choices:
+            names = [repr(choice) for choice in choices]
+            few = len(names) == 2
+            wanted = " or ".join(names) if few else f"one of {', '.join(names)}"
+            self.fault(key, f"must be {wanted}, not {value!r}")
+        return value
+
+    def boolean(self, key: str, *, default: bool = False) -> bool:
+        """Return a boolean."""
+        value = self.get(key, default)
+        if isinstance(value, bool):
+            return value
+        self.fault(key, f"must be a boolean, not {kind(value)}")
+        return default
+
+    def id(self, key: str) -> int | None:
+        """Return the number of a user or group, which may be written as text."""
+        if not self.has(key):
+            return None
+        value = self.document[key]
+        number = int(value) if isinstance(value, str) and _ID.fullmatch(value) else value
+        if type(number) is int and 0 <= number <= MAX_ID:
+            return number
+        shown = repr(value) if isinstance(value, (str, int)) else kind(value)
+        self.fault(key, f"must be a number from 0 to {MAX_ID}, not {shown}")
+        return None
+
+    def list(self, key: str, of: str = "") -> list[Any]:
+        """Return a list; `of` names its items in messages."""
+        value = self.get(key, [])
+        if isinstance(value, list):
+            return value
+        self.fault(key, f"must be a list{of and f' of {of}'}, not {kind(value)}")
+        return []
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Return a list of strings. Of those that are none, the first is noted."""
+        items = self.list(key)
+        for index, item in enumerate(items):
+            if not isinstance(item, str):
+                self.fault(f"{key}[{index}]", f"must be a string, not {kind(item)}")
+                return ()
+        return tuple(items)
+
+    def object(self, key: str) -> dict[str, Any]:
+        """Return an object."""
+        value = self.get(key, {})
+        if isinstance(value, dict):
+            return value
+        self.fault(key, f"must be an object, not {kind(value)}")
+        return {}
+
+    def strings(self, key: str) -> dict[str, str]:
+        """Return an object whose members are strings, under names."""
+        value = self.object(key)
+        for name, item in value.items():
+            if not name:
+                self.fault(key, "has an empty name")
+            if not isinstance(item, str):
+                self.fault(f"{key}[{json.dumps(name)}]", f"must be a string, not {kind(item)}")
+        return value

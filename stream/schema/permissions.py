@@ -23,7 +23,7 @@ from typing import Any
 from stream.faults import NoteFault, is_text, kind, not_normal
 from stream.model import Permission
 from stream.schema.capabilities import capability_data
-from stream.schema.fields import Fields, id_of, no_id
+from stream.schema.fields import Fields
 
 MAX_PATH, MAX_NAME = 4096, 255  # bytes, as Linux has them
 MAX_XATTR_NAME, MAX_XATTR_VALUE = 255, 1 << 16  # bytes; linux/limits.h
@@ -43,12 +43,12 @@ def read_owner(value: object, place: str, fault: NoteFault) -> tuple[int, int] |
     if not isinstance(value, dict):
         fault(place, f'must be an object like {{"uid": 1000, "gid": 1000}}, not {kind(value)}')
         return None
-    reader = _Reader(value, place, fault)
-    reader.check_keys(_OWNER)
-    uid, gid = reader.id("uid"), reader.id("gid")
+    fields = Fields(value, place, fault)
+    fields.check_keys(_OWNER)
+    uid, gid = fields.id("uid"), fields.id("gid")
     for key in sorted(_OWNER):
-        if value.get(key) is None:
-            fault(reader.at(key), "is missing")
+        if not fields.has(key):
+            fields.fault(key, "is missing")
     return uid or 0, gid or 0
 
 
@@ -65,9 +65,9 @@ def read_directories(value: object, place: str, fault: NoteFault) -> tuple[Permi
         if wrong := _wrong_path(name):
             fault(at, wrong)
         elif isinstance(item, dict):
-            reader = _Reader(item, at, fault)
-            reader.check_keys(_ATTRIBUTES)
-            found.append(reader.permission(path=name.encode(), create=True))
+            fields = Fields(item, at, fault)
+            fields.check_keys(_ATTRIBUTES)
+            found.append(_permission(fields, path=name.encode(), create=True))
         else:
             mode = _mode(item, at, fault)
             found.append(Permission(path=name.encode(), create=True, mode=mode))
@@ -85,125 +85,102 @@ def read_permissions(value: object, place: str, fault: NoteFault) -> tuple[Permi
     for index, item in enumerate(value):
         at = f"{place}[{index}]"
         if isinstance(item, dict):
-            found.append(_rule(_Reader(item, at, fault)))
+            found.append(_rule(Fields(item, at, fault)))
         else:
             fault(at, f'must be an object like {{"path": "/x", "mode": "0755"}}, not {kind(item)}')
     return tuple(found)
 
 
-def _rule(reader: _Reader) -> Permission:
-    reader.check_keys(_KEYS)
-    path, regex = reader.text("path"), reader.text("regex")
-    create = reader.boolean("create")
-    capabilities = reader.text("capabilities")
-    if reader.has("path") == reader.has("regex"):
-        reader.fault("", "needs either path or regex")
+def _rule(fields: Fields) -> Permission:
+    fields.check_keys(_KEYS)
+    path, regex = (fields.text(key, nul=True, empty=False) for key in ("path", "regex"))
+    create = fields.boolean("create")
+    capabilities = fields.text("capabilities", nul=True, empty=False)
+    if fields.has("path") == fields.has("regex"):
+        fields.fault("", "needs either path or regex")
     if path and (wrong := _wrong_path(path)):
-        reader.fault("path", wrong)
+        fields.fault("path", wrong)
     if regex:
-        reader.check_regex(regex)
+        if wrong := _wrong_regex(regex):
+            fields.fault("regex", wrong)
         if create:
-            reader.fault("create", "needs a path: a regex does not say what to make")
+            fields.fault("create", "needs a path: a regex does not say what to make")
     if capabilities:
-        reader.check_capabilities(capabilities)
+        try:
+            capability_data(capabilities)
+        except ValueError as error:
+            fields.fault("capabilities", str(error))
         if create:
-            reader.fault("capabilities", "are for files, and create is for directories")
-    rule = reader.permission(
+            fields.fault("capabilities", "are for files, and create is for directories")
+    rule = _permission(
+        fields,
         path=path.encode(),
         regex=regex,
         create=create,
         capabilities=capabilities,
     )
-    if not (create or reader.has("capabilities", *_ATTRIBUTES)):
-        reader.fault("", "changes nothing: give mode, uid, gid, xattrs or capabilities")
+    if not (create or fields.has("capabilities", *_ATTRIBUTES)):
+        fields.fault("", "changes nothing: give mode, uid, gid, xattrs or capabilities")
     return rule
 
 
-class _Reader(Fields):
-    """Reads the keys of one object."""
+def _permission(fields: Fields, **more: Any) -> Permission:
+    """The rule with the attributes among `fields`, and `more`."""
+    mode = fields.get("mode")
+    return Permission(
+        mode=None if mode is None else _mode(mode, "mode", fields.fault),
+        uid=fields.id("uid"),
+        gid=fields.id("gid"),
+        xattrs=_xattrs(fields),
+        **more,
+    )
 
-    def has(self, *keys: str) -> bool:
-        """Whether one of `keys` is given."""
-        return any(self.document.get(key) is not None for key in keys)
 
-    def permission(self, **more: Any) -> Permission:
-        """The rule: the attributes that are read here, and `more`."""
-        mode = self.document.get("mode")
-        return Permission(
-            mode=None if mode is None else _mode(mode, self.at("mode"), self._fault),
-            uid=self.id("uid"),
-            gid=self.id("gid"),
-            xattrs=self._xattrs(),
-            **more,
-        )
+def _wrong_regex(regex: str) -> str | None:
+    """Why `regex` is not a regular expression, or None."""
+    try:
+        with warnings.catch_warnings():
+            # Of what the next Python will take for something else.
+            warnings.simplefilter("error")
+            re.compile(regex)
+    except (re.error, OverflowError, RecursionError, Warning) as error:
+        return f"{regex!r} is no regular expression: {error}"
+    return None
 
-    def text(self, key: str) -> str:
-        if self.document.get(key) == "":
-            self.fault(key, "is empty")
-        return super().text(key)
 
-    def id(self, key: str) -> int | None:
-        value = self.document.get(key)
-        if value is None:
-            return None
-        number = id_of(value)
-        if number is None:
-            self.fault(key, no_id(value))
-        return number
+def _xattrs(fields: Fields) -> tuple[tuple[bytes, bytes], ...]:
+    found = []
+    for name, item in fields.object("xattrs").items():
+        at = f"xattrs[{json.dumps(name, ensure_ascii=False)}]"
+        if not is_text(name) or not _XATTR_NAME.fullmatch(name):
+            fields.fault(
+                at, "is no name of an extended attribute: security, system, trusted or user,"
+                " a dot, and what has no equals sign"
+            )  # fmt: skip
+            continue
+        if len(name.encode()) > MAX_XATTR_NAME:
+            fields.fault(at, f"has more than {MAX_XATTR_NAME} bytes")
+        data = _xattr_value(fields, at, item)
+        if len(data) > MAX_XATTR_VALUE:
+            fields.fault(at, f"has {len(data)} bytes, {MAX_XATTR_VALUE} are allowed")
+        found.append((name.encode(), data))
+    return tuple(found)
 
-    def check_regex(self, regex: str) -> None:
+
+def _xattr_value(fields: Fields, at: str, item: object) -> bytes:
+    if isinstance(item, str):
+        if not is_text(item):
+            fields.fault(at, "has half a character: write bytes in base64")
+            return b""
+        return item.encode()
+    if isinstance(item, dict) and item.keys() == {"base64"}:
         try:
-            with warnings.catch_warnings():
-                # Of what the next Python will take for something else.
-                warnings.simplefilter("error")
-                re.compile(regex)
-        except (re.error, OverflowError, RecursionError, Warning) as error:
-            self.fault("regex", f"{regex!r} is no regular expression: {error}")
-
-    def check_capabilities(self, text: str) -> None:
-        try:
-            capability_data(text)
-        except ValueError as error:
-            self.fault("capabilities", str(error))
-
-    def _xattrs(self) -> tuple[tuple[bytes, bytes], ...]:
-        value = self.document.get("xattrs")
-        if value is None:
-            return ()
-        if not isinstance(value, dict):
-            self.fault("xattrs", f"must be an object, not {kind(value)}")
-            return ()
-        found = []
-        for name, item in value.items():
-            at = f"xattrs[{json.dumps(name, ensure_ascii=False)}]"
-            if not is_text(name) or not _XATTR_NAME.fullmatch(name):
-                self.fault(
-                    at, "is no name of an extended attribute: security, system, trusted or user,"
-                    " a dot, and what has no equals sign"
-                )  # fmt: skip
-                continue
-            if len(name.encode()) > MAX_XATTR_NAME:
-                self.fault(at, f"has more than {MAX_XATTR_NAME} bytes")
-            data = self._xattr_value(at, item)
-            if len(data) > MAX_XATTR_VALUE:
-                self.fault(at, f"has {len(data)} bytes, {MAX_XATTR_VALUE} are allowed")
-            found.append((name.encode(), data))
-        return tuple(found)
-
-    def _xattr_value(self, at: str, item: object) -> bytes:
-        if isinstance(item, str):
-            if not is_text(item):
-                self.fault(at, "has half a character: write bytes in base64")
-                return b""
-            return item.encode()
-        if isinstance(item, dict) and item.keys() == {"base64"}:
-            try:
-                return b64decode(item["base64"], validate=True)
-            except (TypeError, ValueError, binascii.Error):
-                self.fault(f"{at}.base64", "is not in base64")
-                return b""
-        self.fault(at, f'must be a string or {{"base64": …}}, not {kind(item)}')
-        return b""
+            return b64decode(item["base64"], validate=True)
+        except (TypeError, ValueError, binascii.Error):
+            fields.fault(f"{at}.base64", "is not in base64")
+            return b""
+    fields.fault(at, f'must be a string or {{"base64": …}}, not {kind(item)}')
+    return b""
 
 
 def _mode(value: object, place: str, fault: NoteFault) -> int | None:

@@ -50,21 +50,23 @@ def read_recipe(document: dict[str, Any], place: str, fault: NoteFault, disk: Di
         extra_commands=reader.commands("extraCommands"),
         fake_root_commands=reader.commands("fakeRootCommands"),
         fakechroot=reader.fakechroot(),
-        owner=read_owner(document.get("owner"), reader.at("owner"), fault),
+        owner=read_owner(reader.get("owner"), reader.at("owner"), fault),
         permissions=(
-            *read_directories(document.get("directories"), reader.at("directories"), fault),
-            *read_permissions(document.get("perms"), reader.at("perms"), fault),
+            *read_directories(reader.get("directories"), reader.at("directories"), fault),
+            *read_permissions(reader.get("perms"), reader.at("perms"), fault),
         ),
     )
 
 
 class _Reader(Fields):
+    """Reads what only a recipe has."""
+
     def __init__(self, document: dict[str, Any], place: str, fault: NoteFault, disk: Disk) -> None:
         super().__init__(document, place, fault)
         self._disk = disk
         self._store_dir = disk.store_dir.decode()
 
-    # ---- simple values
+    # ---- commands
 
     def fakechroot(self) -> bool:
         value = self.boolean("enableFakechroot")
@@ -73,38 +75,16 @@ class _Reader(Fields):
         return value
 
     def commands(self, key: str) -> str:
-        value = self.text(key)
+        value = self.text(key, nul=True)
         if "\0" in value:
             self.fault(key, "has a NUL character")
         return value
-
-    def choice(self, key: str, choices: tuple[str, ...]) -> str:
-        value = self.text(key) or choices[0]
-        if value not in choices:
-            names = " or ".join(map(repr, choices))
-            self.fault(key, f"must be {names}, not {value!r}")
-        return value
-
-    def _list(self, place: str, value: object) -> list[Any]:
-        if isinstance(value, list):
-            return value
-        if value is not None:
-            self._fault(place, f"must be a list, not {kind(value)}")
-        return []
-
-    def _lines(self, place: str, value: object) -> tuple[str, ...]:
-        lines = self._list(place, value)
-        for index, line in enumerate(lines):
-            if not isinstance(line, str):
-                self._fault(f"{place}[{index}]", f"must be a string, not {kind(line)}")
-                return ()
-        return tuple(lines)
 
     # ---- contents
 
     def contents(self, key: str, *, linked: bool) -> tuple[bytes | Builtin, ...]:
         """A path, a built-in content, or a list of them."""
-        value, place = self.document.get(key), self.at(key)
+        value, place = self.get(key), self.at(key)
         if isinstance(value, list):
             items = [(f"{place}[{index}]", item) for index, item in enumerate(value)]
         else:
@@ -172,35 +152,29 @@ class _Reader(Fields):
         if argument is not None and not isinstance(argument, dict):
             self._fault(place, f"must be an object, not {kind(argument)}")
             return None
-        options = argument or {}
-        Fields(options, place, self._fault).check_keys(_FAKE_NSS)
-        passwd, group = "extraPasswdLines", "extraGroupLines"
+        options = Fields(argument or {}, place, self._fault)
+        options.check_keys(_FAKE_NSS)
         return Builtin(
             name="fakeNss",
-            extra_passwd_lines=self._lines(f"{place}.{passwd}", options.get(passwd)),
-            extra_group_lines=self._lines(f"{place}.{group}", options.get(group)),
+            extra_passwd_lines=options.texts("extraPasswdLines"),
+            extra_group_lines=options.texts("extraGroupLines"),
         )
 
     # ---- the Nix database
 
     def database(self) -> NixDatabase | None:
-        value, place = self.document.get("nix_database"), self.at("nix_database")
-        if value is None:
+        if not self.has("nix_database"):
             return None
-        if not isinstance(value, dict):
-            self._fault(place, f"must be an object, not {kind(value)}")
-            return None
+        fields = Fields(self.object("nix_database"), self.at("nix_database"), self._fault)
         objects = []
         wrong = 0
-        for index, item in enumerate(self._list(f"{place}.objects", value.get("objects"))):
+        for index, item in enumerate(fields.list("objects")):
             found = self._store_object(item)
             if isinstance(found, StoreObject):
                 objects.append(found)
             elif (wrong := wrong + 1) <= MAX_FAULTS:
-                self._fault(f"{place}.objects[{index}]", found)
-        return NixDatabase(
-            objects=tuple(objects), roots=self._lines(f"{place}.roots", value.get("roots"))
-        )
+                fields.fault(f"objects[{index}]", found)
+        return NixDatabase(objects=tuple(objects), roots=fields.texts("roots"))
 
     def _store_object(self, item: object) -> StoreObject | str:
         """What is described, or what is wrong."""
