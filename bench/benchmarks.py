@@ -25,6 +25,7 @@ from bench.contenders import (
 from bench.replay import repushed
 from bench.report import Section, verdict
 from stream.nix.references import parse_references
+from stream.planning.plan import Plan
 from stream.planning.plan import plan as plan_conf
 from stream.planning.spec import parse_spec
 from stream.strategies.auto import auto
@@ -287,8 +288,8 @@ def _program(graph: Graph) -> list[object]:
     ]
 
 
-def _planned(path: str) -> dict[str, object]:
-    """Return the conf of the specification at `path`."""
+def _planned(path: str) -> Plan:
+    """Return the plan of the specification at `path`."""
     with open(path, "rb") as file:
         return plan_conf(parse_spec(file.read(), name=path, warn=print), warn=print)
 

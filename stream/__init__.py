@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from stream.model import StoreObject as StoreObject
     from stream.observer import Observer as Observer
     from stream.pipeline import write_image as write_image
+    from stream.planning.plan import Plan as Plan
     from stream.planning.plan import plan as plan
     from stream.planning.spec import Spec as Spec
     from stream.planning.spec import parse_spec as parse_spec

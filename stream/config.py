@@ -1,24 +1,24 @@
-"""conf.json: its keys, their defaults, and everything that can be known wrong
-with them before the first byte is written.
+"""conf.json: its keys, read and written, their defaults, and everything that can be known
+wrong with them before the first byte is written.
 
 The document is the one nixpkgs' `dockerTools.streamLayeredImage` hands to its
-script. Owns the JSON keys; knows neither tar nor OCI.
+script. Owns the JSON keys; knows neither tar nor the files that hold a conf.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
 import stat
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 from stream.archives.target import split_archive, why_unreadable
 from stream.errors import ConfError, Fault
-from stream.faults import depth_of, kind, meant, not_normal
+from stream.faults import NoteFault, depth_of, kind, meant, not_normal
 from stream.limits import MAX_DEPTH, MAX_FAULTS
 from stream.model import (
     DEFAULT_CREATED,
@@ -35,10 +35,12 @@ from stream.nix.store_root import Disk, not_readable
 from stream.oci.container_config import wrong_types
 from stream.oci.platform import ARCHITECTURES
 from stream.oci.reference import BadReference, Reference
-from stream.schema.fields import Fields
-from stream.schema.reading import conf_in, conf_name, ignore, parse_object, read_conf
+from stream.schema.fields import Fields, NoteFormer
+from stream.schema.reading import conf_in, conf_name, ignore, load_object, parse_object
 from stream.text import one_line
 
+_NO_TAG = "is missing: write it in the conf or give --repo-tag"
+_WIDEST = timedelta(hours=24, seconds=-1)  # offset of an instant
 KEYS = frozenset(
     {
         "annotations", "architecture", "base_config", "base_history", "config", "created", "customisation_layer",
@@ -52,14 +54,22 @@ def load_conf(
     source: str | os.PathLike[str],
     *,
     repo_tag: str | None = None,
+    need_tag: bool = True,
     warn: Callable[[str], None] = ignore,
 ) -> ImageConf:
     """Read the conf at the path `source`, or from standard input if that is `-`.
 
-    `repo_tag` takes the place of the conf's own. `warn` is called with one line
-    for each key that is not known. Raises ConfError, with every fault found.
+    `repo_tag` takes the place of the conf's own; without either, and with `need_tag`, the
+    conf is faulty, as no archive can be made of it. `warn` is called with one line for each
+    key that is not known, or not spelt as today. Raises ConfError, with every fault found.
     """
-    return parse_conf(read_conf(source), name=conf_name(source), repo_tag=repo_tag, warn=warn)
+    return read_conf_document(
+        load_object(source),
+        name=conf_name(source),
+        repo_tag=repo_tag,
+        need_tag=need_tag,
+        warn=warn,
+    )
 
 
 def parse_conf(
@@ -67,45 +77,78 @@ def parse_conf(
     *,
     name: str = "conf.json",
     repo_tag: str | None = None,
+    need_tag: bool = True,
     warn: Callable[[str], None] = ignore,
 ) -> ImageConf:
     """The conf in `data`; `name` stands for it in messages. See `load_conf`."""
-    data = conf_in(data, name)
-    document = parse_object(data, name)
+    document = parse_object(conf_in(data, name), name)
+    return read_conf_document(document, name=name, repo_tag=repo_tag, need_tag=need_tag, warn=warn)
+
+
+def read_conf_document(
+    document: dict[str, Any],
+    *,
+    name: str = "conf.json",
+    repo_tag: str | None = None,
+    need_tag: bool = True,
+    warn: Callable[[str], None] = ignore,
+) -> ImageConf:
+    """The conf that the JSON object `document` is, which is not changed. See `load_conf`."""
     if "name" in document and not document.keys() & {"repo_tag", "store_layers"}:
         wrong = "is a specification: give what 'stream-image plan' makes of it"
         raise ConfError(name, [Fault("", wrong)])
-    if isinstance(document.get("config"), dict):
-        document["config"] = _exact_config(name, data)
+    config = document.get("config")
+    if isinstance(config, dict) and (depth := depth_of(config)) > MAX_DEPTH:
+        raise ConfError(name, [Fault("config", f"is nested {depth} deep, {MAX_DEPTH} are allowed")])
     if repo_tag is not None:
-        document["repo_tag"] = repo_tag
-    reader = _Reader(document)
-    conf = reader.conf()
+        document = {**document, "repo_tag": repo_tag}
+    faults: list[Fault] = []
+    former: dict[str, str] = {}  # by a key's spelling of today, the first place of another
+    conf = read_image(
+        document,
+        lambda *fault: faults.append(Fault(*fault)),
+        need_tag=need_tag,
+        former=lambda place, key: former.setdefault(key, place),
+    )
     for key in document:
         if key not in KEYS:
             warn(one_line(f"{name}: {key}: unknown key, ignored{meant(key, KEYS)}"))
-    if reader.faults:
-        raise ConfError(name, reader.faults)
+    for key, place in former.items():
+        warn(one_line(f"{name}: {place}: is the former spelling: write {key}"))
+    if faults:
+        raise ConfError(name, faults)
+    warn_of_architecture(conf, name, warn)
+    return conf
+
+
+def read_image(
+    document: dict[str, Any],
+    fault: NoteFault,
+    *,
+    need_tag: bool,
+    former: NoteFormer,
+) -> ImageConf:
+    """The values of the keys in `document` that are a conf's, others left alone. `fault` and
+    `former` receive the places of what is wrong, and of what is spelt as it was once. After a
+    fault the values are of no use.
+    """
+    return _Reader(document, fault, former).conf(need_tag=need_tag)
+
+
+def warn_of_architecture(conf: ImageConf, name: str, warn: Callable[[str], None]) -> None:
+    """Warn of an architecture by another name than images have."""
     usual = ARCHITECTURES.get(conf.architecture.removesuffix("-linux"))
     if usual and usual != conf.architecture:
         shown = (
             f"architecture: {conf.architecture!r} is no name that images have: {usual} is meant?"
         )
         warn(one_line(f"{name}: {shown}"))
-    return conf
 
 
-def _exact_config(name: str, data: bytes) -> Any:
-    """The container config as the standard library reads it: orjson makes floats
-    of integers that have more than 64 bits, which would change the image ID.
-    """
-    try:
-        value = json.loads(data)["config"]
-    except (RecursionError, ValueError) as error:
-        raise ConfError(name, [Fault("config", f"cannot be read: {error}")]) from None
-    if (depth := depth_of(value)) > MAX_DEPTH:
-        raise ConfError(name, [Fault("config", f"is nested {depth} deep, {MAX_DEPTH} are allowed")])
-    return value
+def require_tag(conf: ImageConf, name: str = "conf") -> None:
+    """Raise ConfError if `conf` has no tag."""
+    if conf.repo_tag is None:
+        raise ConfError(name, [Fault("repo_tag", _NO_TAG)])
 
 
 def parse_instant(text: str, now: datetime) -> datetime:
@@ -123,15 +166,12 @@ class _Reader(Fields):
     stopping at the first fault. What a faulty key yields is never used.
     """
 
-    def __init__(self, document: dict[str, Any]) -> None:
-        self.faults: list[Fault] = []
-        super().__init__(document, "", self._note, strict=True)
+    def __init__(self, document: dict[str, Any], fault: NoteFault, former: NoteFormer) -> None:
+        super().__init__(document, "", fault, strict=True)
+        self._former = former
         self._store_is_known = True  # else each store path would be missed
 
-    def _note(self, place: str, message: str) -> None:
-        self.faults.append(Fault(place, message))
-
-    def conf(self) -> ImageConf:
+    def conf(self, *, need_tag: bool) -> ImageConf:
         now = datetime.now(UTC)
         created = self._instant("created", now, None)
         disk = Disk(self._store_dir().encode(), self._store_root().encode())
@@ -142,7 +182,7 @@ class _Reader(Fields):
             store_dir=disk.store_dir,
             store_layers=self._store_layers(disk),
             customisation_layer=self._customisation_layer(disk),
-            repo_tag=self._repo_tag(),
+            repo_tag=self._repo_tag(needed=need_tag),
             created=created,
             mtime=int(self._instant("mtime", now, created).timestamp()),
             owner=Owner(
@@ -173,17 +213,21 @@ class _Reader(Fields):
             return value
         return {**value, "Labels": {**(value.get("Labels") or {}), **labels}}
 
-    def _repo_tag(self) -> str:
+    def _repo_tag(self, *, needed: bool) -> str | None:
+        if not needed and self.get("repo_tag") is None:
+            return None
         if not self.has("repo_tag"):
-            self.fault("repo_tag", "is missing: write it in the conf or give --repo-tag")
-            return ""
-        value = self.text("repo_tag", nul=True)
-        if isinstance(self.document["repo_tag"], str):
-            try:
-                Reference.parse(value)
-            except BadReference as wrong:
-                self.fault("repo_tag", str(wrong))
-        return value
+            self.fault("repo_tag", _NO_TAG)
+            return None
+        value = self.get("repo_tag")
+        if not isinstance(value, str):
+            self.fault("repo_tag", f"must be a string, not {kind(value)}")
+            return None
+        try:
+            return str(Reference.parse(value))
+        except BadReference as wrong:
+            self.fault("repo_tag", str(wrong))
+            return None
 
     def _instant(self, key: str, now: datetime, default: datetime | None) -> datetime:
         fallback = default or datetime.fromisoformat(DEFAULT_CREATED)
@@ -232,53 +276,21 @@ class _Reader(Fields):
         """The root below which the store is, empty for this machine's."""
         if not self.has("store_root"):
             return ""
-        before = len(self.faults)
         value = self.text("store_root", "/")
+        self._store_is_known = False
         if wrong := not_normal(value):
             self.fault("store_root", f"{value!r} {wrong}")
         elif not os.path.isdir(value.encode()):
             self.fault("store_root", f"{value} is not a directory")
-        self._store_is_known = len(self.faults) == before
+        else:
+            self._store_is_known = value == self.get("store_root")
         return value.rstrip("/")
 
     def _store_layers(self, disk: Disk) -> tuple[LayerPlan, ...]:
-        seen: dict[str, str] = {}
-        plans = []
-        for index, paths in enumerate(self.list("store_layers", of="lists")):
-            place = f"store_layers[{index}]"
-            if not isinstance(paths, list):
-                self.fault(place, f"must be a list of store paths, not {kind(paths)}")
-            elif not paths:
-                self.fault(place, "is empty: a layer holds at least one store path")
-            else:
-                good = [
-                    path.encode()
-                    for i, path in enumerate(paths)
-                    if self._check_store_path(f"{place}[{i}]", path, disk, seen)
-                ]
-                plans.append(LayerPlan(store_paths=tuple(good)))
-        return tuple(plans)
-
-    def _check_store_path(self, place: str, path: object, disk: Disk, seen: dict[str, str]) -> bool:
-        if not isinstance(path, str):
-            self.fault(place, f"must be a string, not {kind(path)}")
-        elif wrong := not_normal(path):
-            self.fault(place, f"{path!r} {wrong}")
-        elif os.path.dirname(path) != (store_dir := disk.store_dir.decode()):
-            self.fault(
-                place,
-                f"{path} is not directly in the store directory {store_dir}: set store_dir if another is meant",
-            )
-        elif path in seen:
-            self.fault(place, f"{path} is listed already, at {seen[path]}")
-        elif self._store_is_known and (wrong := not_readable(path, disk)):
-            self.fault(place, f"{path} {wrong}")
-        else:
-            seen[path] = place
-            return True
-        if isinstance(path, str):
-            seen.setdefault(path, place)
-        return False
+        layers = self.list("store_layers", of="lists")
+        return read_store_layers(
+            layers, "store_layers", self._fault, disk, check_files=self._store_is_known
+        )
 
     def _customisation_layer(self, disk: Disk) -> CustomisationLayer | Recipe | None:
         key = "customisation_layer"
@@ -286,10 +298,9 @@ class _Reader(Fields):
         if value is None:
             return None
         if isinstance(value, dict):
-            from stream.schema import recipe as recipe_config
+            from stream.schema.recipe import read_recipe
 
-            Fields(value, key, self._fault).check_keys(recipe_config.KEYS)
-            return recipe_config.read_recipe(value, key, self._fault, disk)
+            return read_recipe(value, key, self._fault, disk, self._former)
         path = self.text(key)
         if path:
             return self._ready_layer(key, path)
@@ -321,3 +332,102 @@ class _Reader(Fields):
         return CustomisationLayer(
             path=path, checksum=Digest(f"sha256:{checksum}"), size=status.st_size
         )
+
+
+def read_store_layers(
+    layers: Sequence[object], place: str, fault: NoteFault, disk: Disk, *, check_files: bool = True
+) -> tuple[LayerPlan, ...]:
+    """The store layers that `layers`, at `place`, are: lists of store paths, each of which is
+    directly in the store directory, given once and, with `check_files`, there to be read.
+    """
+    seen: dict[str, str] = {}
+    store_dir = disk.store_dir.decode()
+
+    def wrong_path(path: object, at: str) -> str | None:
+        if not isinstance(path, str):
+            return f"must be a string, not {kind(path)}"
+        listed = seen.setdefault(path, at)
+        if wrong := not_normal(path):
+            return f"{path!r} {wrong}"
+        if os.path.dirname(path) != store_dir:
+            where = f"the store directory {store_dir}: set store_dir if another is meant"
+            return f"{path} is not directly in {where}"
+        if listed != at:
+            return f"{path} is listed already, at {listed}"
+        if check_files and (wrong := not_readable(path, disk)):
+            return f"{path} {wrong}"
+        return None
+
+    plans = []
+    for index, paths in enumerate(layers):
+        at = f"{place}[{index}]"
+        if not isinstance(paths, list):
+            fault(at, f"must be a list of store paths, not {kind(paths)}")
+        elif not paths:
+            fault(at, "is empty: a layer holds at least one store path")
+        else:
+            good = []
+            for number, path in enumerate(paths):
+                if wrong := wrong_path(path, f"{at}[{number}]"):
+                    fault(f"{at}[{number}]", wrong)
+                else:
+                    good.append(path.encode())
+            plans.append(LayerPlan(store_paths=tuple(good)))
+    return tuple(plans)
+
+
+# ---- writing
+
+
+def conf_document(conf: ImageConf) -> dict[str, Any]:
+    """Return `conf` as a JSON object, which reads as an equal one wherever its files are. What
+    is at its default is left out, but for the architecture, which differs between machines,
+    and `store_layers`; labels are among the config's.
+    """
+    base, owner, layer = conf.base, conf.owner, conf.customisation_layer
+    if isinstance(layer, Recipe):
+        from stream.schema.recipe import recipe_document
+
+        customisation_layer: Any = recipe_document(layer)
+    else:
+        customisation_layer = layer and layer.path
+    default = Owner()
+    members = {
+        "annotations": conf.annotations or None,
+        "architecture": conf.architecture,
+        "base_config": _unless(base and base.config, "env"),
+        "base_history": _unless(base and base.history, "rewrite"),
+        "config": conf.container_config or None,
+        "created": _unless(conf.created.isoformat(), DEFAULT_CREATED),
+        "customisation_layer": customisation_layer,
+        "from_image": base and base.path + ("" if base.repo_tag is None else f":{base.repo_tag}"),
+        "gid": _unless(owner.gid, default.gid),
+        "gname": _unless(owner.gname, default.gname),
+        "mtime": _instant_text(conf.mtime) if conf.mtime != int(conf.created.timestamp()) else None,
+        "repo_tag": conf.repo_tag,
+        "skip_base_paths": True if base and base.skip_store_paths else None,
+        "store_dir": _unless(conf.store_dir.decode(), DEFAULT_STORE_DIR),
+        "store_layers": [
+            [path.decode() for path in plan.store_paths] for plan in conf.store_layers
+        ],
+        "store_root": conf.store_root.decode() or None,
+        "uid": _unless(owner.uid, default.uid),
+        "uname": _unless(owner.uname, default.uname),
+    }
+    return {key: value for key, value in members.items() if value is not None}
+
+
+def _unless(value: object, default: object) -> object:
+    return None if value == default else value
+
+
+def _instant_text(seconds: int) -> str:
+    """The instant so many seconds after the epoch. Near the ends of what has four digits for
+    its year, only one with an offset is.
+    """
+    epoch = datetime.fromtimestamp(0, UTC).replace(tzinfo=None)
+    for offset in timedelta(), _WIDEST, -_WIDEST:
+        with suppress(OverflowError):
+            local = epoch + (timedelta(seconds=seconds) + offset)
+            return local.replace(tzinfo=timezone(offset)).isoformat()
+    raise ValueError(f"{seconds} seconds after the epoch are not an instant of four-digit years")

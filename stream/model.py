@@ -134,7 +134,8 @@ class BaseReference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageConf:
-    """A valid conf, every default filled in. `created` is aware; `mtime` is in
+    """A valid conf, every default filled in. `repo_tag` is None if it has none: an archive
+    needs one, layers do not. `created` is aware; `mtime` is in
     seconds since the epoch; `container_config` is passed through as it is;
     `annotations` are the OCI manifest's. On disk `store_root` stands before what is in
     the store directory: see `stream.nix.store_root`.
@@ -145,7 +146,7 @@ class ImageConf:
     store_dir: bytes
     store_layers: tuple[LayerPlan, ...]
     customisation_layer: CustomisationLayer | Recipe | None
-    repo_tag: str
+    repo_tag: str | None
     created: datetime
     mtime: int
     owner: Owner

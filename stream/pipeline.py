@@ -13,6 +13,7 @@ from itertools import count
 from typing import BinaryIO
 
 from stream.compression import UNCOMPRESSED, Compression
+from stream.config import require_tag
 from stream.interfaces import ImageSources, LayerSource, LayerWriter, Sink
 from stream.model import Digest, Image, ImageConf, KnownLayer, Layer
 from stream.observer import Observer
@@ -32,12 +33,13 @@ def write_image(  # noqa: PLR0913 — the options of the command, each of its ow
     """Write the image of `conf` to a file descriptor or binary file object, compressed by
     `threads` threads (default: one per core).
 
-    Returns the record of what was written. Raises ArgumentError before anything is read,
-    and SourceError, ArchiveError, DigestMismatch or OutputError; then the archive has no
-    `manifest.json` and no trailer, and its reader sees that it is cut short. `output` is
-    not closed.
+    Returns the record of what was written. Raises ArgumentError, or ConfError if `conf` has
+    no tag, before anything is read; SourceError, ArchiveError, DigestMismatch or
+    OutputError: then the archive has no `manifest.json` and no trailer, and its reader sees
+    that it is cut short. `output` is not closed.
     """
     check_arguments(archive_format, threads)
+    require_tag(conf)
     observer = observer or Observer()
     with (
         image.opened(conf, observer.warning) as sources,

@@ -616,10 +616,10 @@ def test_command_with_standard_input_closed(stream_image: Run) -> None:
 @pytest.mark.parametrize("size", [-1, 1 << 63, 1.0, True])
 def test_size_that_no_nix_database_holds(size: object) -> None:
     """It would end the streaming, at a place that nobody is told."""
-    item = {"path": "/nix/store/x", "narHash": "", "narSize": size}
+    item = {"path": "/nix/store/x", "nar_hash": "", "nar_size": size}
     conf = {"repo_tag": "x:1", "customisation_layer": {"nix_database": {"objects": [item]}}}
     with pytest.raises(stream.ConfError) as raised:
         stream.parse_conf(json.dumps(conf).encode())
     assert raised.value.faults == (
-        ("customisation_layer.nix_database.objects[0]", "narSize must be a number of bytes"),
+        ("customisation_layer.nix_database.objects[0]", "nar_size must be a number of bytes"),
     )

@@ -7,10 +7,9 @@ The only place where planning's parts meet. Writes nothing that lasts.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from stream import config
@@ -23,7 +22,6 @@ from stream.planning import mentions
 from stream.planning.closure import Closure, Wanted, closure_of
 from stream.planning.spec import Spec
 from stream.planning.tag import derived_tag
-from stream.schema import recipe as recipe_config
 from stream.schema.reading import ignore
 from stream.sources.image import ImageSources, opened
 from stream.sources.layer import ListedLayer
@@ -35,15 +33,26 @@ if TYPE_CHECKING:
     from stream.sources.base.image import BaseImage
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The image that a specification becomes: `conf` as it is streamed, and `document` as
+    JSON has it. They differ in one thing: what is `now` in the document is an instant in the
+    conf, that of planning.
+    """
+
+    conf: ImageConf
+    document: dict[str, Any]
+
+
 def plan(
     spec: Spec,
     previous: Sequence[Sequence[str]] | None = None,
     *,
     warn: Callable[[str], None] = ignore,
-) -> dict[str, Any]:
-    """The conf of `spec`, as JSON will have it: complete, and checked as it will be when
-    it is streamed. `previous` are the store layers of the build before. `warn` is called
-    with a line for a person. Raises StreamImageError.
+) -> Plan:
+    """Plan the image of `spec`: complete, and checked as it will be when it is streamed.
+    `previous` are the store layers of the build before. `warn` is called with a line for a
+    person. Raises StreamImageError.
     """
     if previous is not None and spec.strategy != KEEPS_LAYERS:
         program = spec.layering_pipeline is not None
@@ -52,61 +61,68 @@ def plan(
         warn(one_line(f"{spec.source}: {told}"))
     with opened(spec.conf, warn) as sources:
         base = sources.base
-        document = _untagged(spec, sources, previous, warn)
+        conf = _with_closure(spec, sources, previous, warn)
         base_image_id = base.image.image_id if base else None
-    conf = _checked(spec, document)
-    if spec.tag is None:
-        tag = derived_tag(document, conf, base_image_id)
-        document["repo_tag"] = f"{spec.repository}:{tag}"
-    return document
+    document = _document(spec, conf)
+    if conf.repo_tag is None:
+        tag = derived_tag({**document, "repository": spec.repository}, conf, base_image_id)
+        conf = replace(conf, repo_tag=f"{spec.repository}:{tag}")
+        document = _document(spec, conf)
+    return Plan(conf=conf, document=document)
 
 
-def _checked(spec: Spec, document: dict[str, Any]) -> ImageConf:
-    """What the conf reads as. A store path that is wrong is one of the closure: its place in
-    the conf, which nobody has seen, says nothing.
-    """
-    try:
-        return config.parse_conf(json.dumps(document).encode(), name=spec.source)
-    except ConfError as error:
-        faults = [
-            Fault("the closure" if place.startswith("store_layers[") else place, message)
-            for place, message in error.faults
-        ]
-        raise ConfError(spec.source, faults) from None
+def _document(spec: Spec, conf: ImageConf) -> dict[str, Any]:
+    """The conf as JSON: keys by name, the layers, which are long, last."""
+    document = {**config.conf_document(conf), **spec.instants}
+    return {
+        key: document[key] for key in sorted(document, key=lambda key: (key == "store_layers", key))
+    }
 
 
-def _untagged(
+def _with_closure(
     spec: Spec,
     sources: ImageSources,
     previous: Sequence[Sequence[str]] | None,
     warn: Callable[[str], None],
-) -> dict[str, Any]:
-    """The conf, complete but for a tag that is derived."""
+) -> ImageConf:
+    """The conf of `spec` with what is known only of the closure: store layers and database."""
     conf, base = spec.conf, sources.base
     base_layers = len(base.layers) if base else 0
     _budget(spec, base_layers, least=0)
-    document = {**spec.draft, "architecture": conf.architecture}
     made = _made(sources)
     if not spec.include_store_paths and not spec.include_nix_database:
-        return document
+        return conf
     closure = closure_of(
         _wanted(spec, made), references_graph=spec.references_graph, store=spec.nix_store
     )
     _warn_of_unknown(spec, closure, warn)
     if spec.include_nix_database:
-        document["customisation_layer"] = {
-            **document["customisation_layer"],
-            "nix_database": recipe_config.database_document(_database(spec, closure)),
-        }
+        with_database = replace(spec.recipe, database=_database(spec, closure))
+        conf = replace(conf, customisation_layer=with_database)
     if spec.include_store_paths:
-        graph = _without_held(conf, base, closure.graph)
+        graph = _without_held(spec.conf, base, closure.graph)
         budget = _budget(spec, base_layers, least=1 if graph else 0)
         roots = [path for path in closure.wanted if path in graph]
-        document["store_layers"] = split_into_layers(
-            graph, roots, budget, spec.strategy, previous, name=spec.source
-        )
+        layers = split_into_layers(graph, roots, budget, spec.strategy, previous, name=spec.source)
+        conf = replace(conf, store_layers=_checked(spec, layers))
         _warn_of_strangers(spec, closure.graph, warn)
-    return document
+    return conf
+
+
+def _checked(spec: Spec, layers: Sequence[Sequence[str]]) -> tuple[LayerPlan, ...]:
+    """The store layers, if they can be streamed. A store path that is wrong is one of the
+    closure: its place among the layers, which nobody has seen, says nothing.
+    """
+    faults: list[Fault] = []
+    plans = config.read_store_layers(
+        layers,
+        "store_layers",
+        lambda _place, message: faults.append(Fault("the closure", message)),
+        Disk.of(spec.conf),
+    )
+    if faults:
+        raise ConfError(spec.source, faults)
+    return plans
 
 
 # ---- what is wanted
@@ -146,7 +162,7 @@ def _wanted(spec: Spec, made: Sequence[str]) -> Wanted:
     return Wanted(
         name=spec.source,
         paths=(*_named(spec), *((path, "the customisation layer") for path in made)),
-        mentions={key: spec.draft[key] for key in ("config", "labels") if key in spec.draft},
+        mentions=spec.mentions,
         store_dir=spec.conf.store_dir.decode(),
         store_root=spec.conf.store_root.decode(),
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stream.errors import ConfError, Fault
-from stream.schema.reading import conf_in, conf_name, parse_object, read_conf
+from stream.schema.reading import conf_name, load_object
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class Previous:
 def read_previous(source: str) -> Previous:
     """The conf at the path `source`, or on standard input if that is `-`. Raises ConfError."""
     name = conf_name(source)
-    document = parse_object(conf_in(read_conf(source), name), name)
+    document = load_object(source)
     layers = document.get("store_layers", [])
     if not isinstance(layers, list) or not all(
         isinstance(layer, list) and all(isinstance(path, str) for path in layer) for layer in layers

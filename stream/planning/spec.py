@@ -2,16 +2,14 @@
 
 The keys are the arguments of `streamLayeredImage` (and of `buildImage` where they mean
 something here), with their defaults; a conf's keys that dockerTools does not have stand
-beside them. What a specification says of the image is written as a conf without layers
-and tag, and checked as one. Knows neither closures nor layers.
+beside them, and are read as a conf's. Knows neither closures nor layers.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stream import config
@@ -20,10 +18,11 @@ from stream.errors import ConfError, Fault
 from stream.faults import depth_of, kind, meant
 from stream.layering import STRATEGIES
 from stream.limits import MAX_DEPTH
-from stream.model import DEFAULT_STORE_DIR, ImageConf, Recipe
+from stream.model import DEFAULT_STORE_DIR, CustomisationLayer, ImageConf, Recipe
 from stream.nix import query
 from stream.nix.store_root import Disk
-from stream.schema import recipe as recipe_config
+from stream.oci.reference import BadReference, check_name, check_tag
+from stream.schema import recipe
 from stream.schema.fields import Fields
 from stream.schema.reading import ignore, parse_object
 
@@ -41,10 +40,10 @@ _OWN = frozenset(
         "references_graph", "tag",
     }
 )  # fmt: skip
-# The recipe's, but the database: the closure is not known here.
-_RECIPE = recipe_config.KEYS - {"nix_database"}
 _CONTENTS = {"contents", "copyToRoot"}
-KEYS = _PASSED | _OWN | _RECIPE
+_INSTANTS = ("created", "mtime")
+_MENTIONING = ("config", "labels")
+KEYS = _PASSED | _OWN | recipe.SPEC_KEYS
 
 # Arguments of dockerTools that mean nothing here, and what does their work.
 _ELSEWHERE = {
@@ -56,20 +55,22 @@ _ELSEWHERE = {
     "store_layers": "is a conf's: what is not planned needs no specification",
 }
 DEFAULT_MAX_LAYERS = 100
-_DRAFT_TAG = "draft"  # until there is one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """A valid specification. `draft` is the conf without layers and tag, `conf` the same
-    as it is read. `recipe` is what the customisation layer is made of or, if one is ready,
-    what it needs. `layering_pipeline` is a program, checked, or None. `tag` is None for one
-    that is derived; `source` stands for the document in messages.
+    """A valid specification. `conf` is the image without store layers, and without a tag if
+    one is to be derived: `tag` is None then. `instants` are `created` and `mtime` as far as
+    they are given, as they are written: `now` is when the image is streamed. `mentions` are
+    the config and labels, which may mention store paths. `recipe` is what the customisation
+    layer is made of or, if one is ready, what it needs. `layering_pipeline` is a program,
+    checked, or None; `source` stands for the document in messages.
     """
 
     source: str
-    draft: dict[str, Any]
     conf: ImageConf
+    instants: dict[str, str]
+    mentions: dict[str, Any]
     recipe: Recipe
     repository: str
     tag: str | None
@@ -87,13 +88,9 @@ class Spec:
         return self.layering if self.layering_pipeline is None else self.layering_pipeline
 
 
-def is_spec(data: bytes) -> bool:
-    """Whether `data` is rather a specification than a conf."""
-    try:
-        document = json.loads(data)
-    except (RecursionError, ValueError):
-        return False
-    return isinstance(document, dict) and "name" in document and "repo_tag" not in document
+def is_spec(document: dict[str, Any]) -> bool:
+    """Whether a JSON object is rather a specification than a conf."""
+    return "name" in document and "repo_tag" not in document
 
 
 def parse_spec(
@@ -103,26 +100,38 @@ def parse_spec(
     with one line for what is odd and no fault. Raises ConfError, with every fault: a key
     that is not known is one, as it is to the function whose arguments they are.
     """
-    parse_object(data, name)  # which knows half a character, and the standard's not
-    try:
-        document = json.loads(data)  # of which large integers stay such
-    except (RecursionError, ValueError) as error:
-        raise ConfError(name, [Fault("", f"cannot be read: {error}")]) from None
+    return read_spec_document(parse_object(data, name), name=name, warn=warn)
+
+
+def read_spec_document(
+    document: dict[str, Any], *, name: str = "spec.json", warn: Callable[[str], None] = ignore
+) -> Spec:
+    """The specification that the JSON object `document` is. See `parse_spec`."""
     if (depth := depth_of(document)) > MAX_DEPTH:
         wrong = f"is nested {depth} deep, {MAX_DEPTH} are allowed"
         raise ConfError(name, [Fault("", wrong)])
     if "repo_tag" in document and "name" not in document:
         raise ConfError(name, [Fault("", "is a conf already: stream it, there is nothing to plan")])
     reader = _Reader(name, {key: value for key, value in document.items() if value is not None})
-    spec = reader.spec(warn)
+    spec = reader.spec()
     for key in document:
         if key in _ELSEWHERE:
             reader.fault(key, _ELSEWHERE[key])
         elif key not in KEYS:
             reader.fault(key, f"unknown key{meant(key, KEYS)}")
-    if reader.faults or spec is None:
+    if reader.faults:
         raise ConfError(name, reader.faults)
+    config.warn_of_architecture(spec.conf, name, warn)
     return spec
+
+
+def _ordered(value: Any) -> Any:
+    """`value` with the members of objects by name, as Nix writes attributes: their order
+    decides nothing, not even an image's bytes. At most MAX_DEPTH deep.
+    """
+    if isinstance(value, dict):
+        return {key: _ordered(value[key]) for key in sorted(value)}
+    return [*map(_ordered, value)] if isinstance(value, list) else value
 
 
 def _anywhere(contents: Any) -> Any:
@@ -147,95 +156,103 @@ class _Reader(Fields):
     def _note(self, place: str, message: str) -> None:
         self.faults.append(Fault(place, message))
 
-    def spec(self, warn: Callable[[str], None]) -> Spec | None:
-        repository = self.text("name").lower()
-        if "name" not in self.document:
-            self.fault("name", "is missing: it becomes the repository name")
-        tag = self.text("tag") if self.has("tag") else None
-        max_layers = self._max_layers()
-        layering, program = self.choice("layering", STRATEGIES), self._program()
-        named = isinstance(self.document.get("name"), str)
-        draft = self._draft(repository if named else "x", tag)
-        conf = self._checked(draft, warn)
-        if conf is None or self.faults:
-            return None
-        recipe = conf.customisation_layer
-        if not isinstance(recipe, Recipe):
-            recipe = self._recipe_of_ready(conf)
+    def spec(self) -> Spec:
+        """The specification, of use if there were no faults."""
+        repository, tag = self._repository(), self._tag()
+        conf = self._conf()
+        conf, recipe = self._with_recipe(conf)
+        if tag is not None:
+            conf = replace(conf, repo_tag=f"{repository}:{tag}")
         return Spec(
             source=self._source,
-            draft=draft,
             conf=conf,
+            instants={key: self.document[key] for key in _INSTANTS if self.has(key)},
+            mentions={key: _ordered(self.document[key]) for key in _MENTIONING if self.has(key)},
             recipe=recipe,
             repository=repository,
             tag=tag,
-            max_layers=max_layers,
+            max_layers=self._max_layers(),
             include_store_paths=self.boolean("includeStorePaths", default=True),
-            include_nix_database=self.boolean("includeNixDB"),
-            layering=layering,
-            layering_pipeline=program,
+            include_nix_database=self._include_nix_database(conf),
+            layering=self.choice("layering", STRATEGIES),
+            layering_pipeline=self._program(),
             references_graph=self.text("references_graph") or None,
-            nix_store=self.text("nix_store") or None,
+            nix_store=self._nix_store(),
         )
 
-    def _draft(self, repository: str, tag: str | None) -> dict[str, Any]:
-        document = self.document
-        draft = {key: document[key] for key in document if key in _PASSED}
-        draft["repo_tag"] = f"{repository}:{_DRAFT_TAG if tag is None else tag}"
+    def _repository(self) -> str:
+        if not self.has("name"):
+            self.fault("name", "is missing: it becomes the repository name")
+        return self._part_of_reference("name", lambda name: check_name(name.lower())).lower()
+
+    def _tag(self) -> str | None:
+        return self._part_of_reference("tag", check_tag) if self.has("tag") else None
+
+    def _part_of_reference(self, key: str, check: Callable[[str], None]) -> str:
+        value = self.text(key)
+        if value == self.get(key):
+            try:
+                check(value)
+            except BadReference as wrong:
+                self.fault(key, str(wrong))
+        return value
+
+    def _conf(self) -> ImageConf:
+        """What a conf would say of the image, but for a recipe."""
+        document = {key: self.document[key] for key in _PASSED if self.has(key)}
         if base := self._base():
-            draft["from_image"] = base
+            document["from_image"] = base
         if root := self._root_of_nix():
-            draft["store_root"] = root
-        ready = self.text("customisation_layer")
-        recipe = {key: document[key] for key in document if key in _RECIPE}
-        recipe |= {key: _anywhere(recipe[key]) for key in _CONTENTS & recipe.keys()}
-        draft["customisation_layer"] = os.path.abspath(ready) if ready else recipe
-        for key in ("includeStorePaths", "includeNixDB"):
-            self.boolean(key)
-        for key in ("references_graph", "nix_store"):
-            self.text(key)
+            document["store_root"] = root
+        if ready := self.text("customisation_layer"):
+            document["customisation_layer"] = os.path.abspath(ready)
+        # By the keys of a conf that a specification does not have, those that they come from.
+        keys = {"from_image": "fromImage"}
+        if not self.has("store_root"):
+            keys["store_root"] = "nix_store"
+        return config.read_image(
+            _ordered(document),
+            lambda place, message: self._note(keys.get(place, place), message),
+            need_tag=False,
+            former=lambda _place, _key: None,
+        )
+
+    def _with_recipe(self, conf: ImageConf) -> tuple[ImageConf, Recipe]:
+        """`conf` with the customisation layer that is made of the recipe, unless one is ready;
+        and the recipe, of that layer only what belongs to the closure.
+        """
+        document = {key: self.document[key] for key in recipe.SPEC_KEYS if self.has(key)}
+        document |= {key: _anywhere(document[key]) for key in _CONTENTS & document.keys()}
+        ready = bool(self.get("customisation_layer"))
+        if ready:
+            for key in sorted(document.keys() - {"contents"}):
+                self.fault(key, "changes a customisation layer, and customisation_layer is ready")
+            document = {"contents": document.get("contents")}
+        read = recipe.read_recipe(_ordered(document), "", self._note, Disk.of(conf))
+        return conf if ready else replace(conf, customisation_layer=read), read
+
+    def _include_nix_database(self, conf: ImageConf) -> bool:
+        include = self.boolean("includeNixDB")
+        if include and isinstance(conf.customisation_layer, CustomisationLayer):
+            self.fault("includeNixDB", "needs a layer to be made, and customisation_layer is ready")
+        return include
+
+    def _nix_store(self) -> str | None:
         store = self.text("nix_store")
         if store and store not in query.STORES and os.path.isdir(store) and "/" not in store:
             self.fault(
                 "nix_store", f"{store!r} is no store of Nix: write ./{store} for the directory"
             )
-        # As Nix writes attributes: their order decides nothing, not even an image's bytes.
-        ordered: dict[str, Any] = json.loads(json.dumps(draft, sort_keys=True))
-        return ordered
+        return store or None
 
     def _root_of_nix(self) -> str | None:
         """The root below which Nix's store is, if nothing else is said of it."""
         # Nix puts /nix/store there whatever the store directory is called.
         usual = self.document.get("store_dir", DEFAULT_STORE_DIR) == DEFAULT_STORE_DIR
-        if "store_root" in self.document or not usual:
+        store = self.get("nix_store")
+        if self.has("store_root") or not usual or not isinstance(store, str) or "\0" in store:
             return None
-        return query.root_of(self.text("nix_store"))
-
-    def _recipe_of_ready(self, conf: ImageConf) -> Recipe:
-        """Of a recipe only what belongs to the closure, for a layer that is made already."""
-        for key in sorted(self.document.keys() & (_RECIPE - {"contents"})):
-            self.fault(key, "changes a customisation layer, and customisation_layer is ready")
-        if self.boolean("includeNixDB"):
-            self.fault("includeNixDB", "needs a layer to be made, and customisation_layer is ready")
-        document = {"contents": _anywhere(self.document.get("contents"))}
-        return recipe_config.read_recipe(document, "", self.fault, Disk.of(conf))
-
-    def _checked(self, draft: dict[str, Any], warn: Callable[[str], None]) -> ImageConf | None:
-        """The draft as a conf; its faults have the places of the specification."""
-        data = json.dumps(draft).encode()
-        try:
-            return config.parse_conf(data, name=self._source, warn=warn)
-        except ConfError as error:
-            for place, message in error.faults:
-                if place == "repo_tag":
-                    wrong_tag = "is not a tag" in message
-                    self.fault("tag" if wrong_tag else "name", message)
-                elif place == "store_root" and place not in self.document:
-                    self.fault("nix_store", message)
-                else:
-                    at = place.removeprefix("customisation_layer.")
-                    self.fault("fromImage" if at == "from_image" else at, message)
-        return None
+        return query.root_of(store)
 
     def _base(self) -> str | None:
         """The base image as a conf names it, by its absolute path."""

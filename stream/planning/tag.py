@@ -24,7 +24,7 @@ _TAG_BYTES = 20  # 32 characters, as in the name of a store path
 
 
 def derived_tag(document: dict[str, Any], conf: ImageConf, base_image_id: str | None) -> str:
-    """The tag of what `document`, a conf that is complete but for its tag, yields: 32
+    """The tag of what `document`, a conf that has a repository and no tag, yields: 32
     characters of Nix's base-32. `conf` is what it reads as. The name of a store path with
     a hash stands for its content; other paths are read, and those that are copied stand
     for nothing else. Raises StreamImageError.
@@ -42,7 +42,7 @@ def derived_tag(document: dict[str, Any], conf: ImageConf, base_image_id: str | 
         # Where what is copied lies does not show in the image, and differs between checkouts.
         described["customisation_layer"] = {
             **document["customisation_layer"],
-            "copyToRoot": [
+            "copy_to_root": [
                 _copied_digest(content, recipe, disk)
                 if isinstance(content, bytes) and not _is_hashed(content, conf.store_dir)
                 else repr(content)

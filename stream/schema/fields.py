@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 from stream.faults import NoteFault, kind, meant
 from stream.limits import MAX_ID
 
+# Receives the place of a key in a former spelling, and its spelling of today.
+NoteFormer = Callable[[str, str], object]
 _ID = re.compile("[0-9]{1,10}")
 
 
@@ -30,10 +33,17 @@ class Fields:
         self._fault = fault
         self._strict = strict
 
+    def spelled(self, key: str) -> str:
+        """Return how this object spells `key`."""
+        return key
+
     # ---- places
 
     def at(self, key: str) -> str:
         """Return the place of `key`, or of the object itself."""
+        return self._within(self.spelled(key))
+
+    def _within(self, key: str) -> str:
         return ".".join(filter(None, (self._place, key)))
 
     def fault(self, key: str, message: str) -> None:
@@ -45,18 +55,19 @@ class Fields:
     def check_keys(self, known: frozenset[str]) -> None:
         """Note each key that is not `known`."""
         for key in sorted(self.document.keys() - known):
-            self.fault(key, f"unknown key{meant(key, known)}")
+            self._fault(self._within(key), f"unknown key{meant(key, known)}")
 
     def has(self, *keys: str) -> bool:
         """Return whether one of `keys` is there."""
+        spelled = map(self.spelled, keys)
         return any(
             key in self.document if self._strict else self.document.get(key) is not None
-            for key in keys
+            for key in spelled
         )
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the value of `key`, whatever it is. Absent: `default`."""
-        return self.document[key] if self.has(key) else default
+        return self.document[self.spelled(key)] if self.has(key) else default
 
     # ---- values
 
@@ -97,7 +108,7 @@ class Fields:
         """Return the number of a user or group, which may be written as text."""
         if not self.has(key):
             return None
-        value = self.document[key]
+        value = self.get(key)
         number = int(value) if isinstance(value, str) and _ID.fullmatch(value) else value
         if type(number) is int and 0 <= number <= MAX_ID:
             return number
@@ -118,7 +129,7 @@ class Fields:
         items = self.list(key)
         for index, item in enumerate(items):
             if not isinstance(item, str):
-                self.fault(f"{key}[{index}]", f"must be a string, not {kind(item)}")
+                self._fault(f"{self.at(key)}[{index}]", f"must be a string, not {kind(item)}")
                 return ()
         return tuple(items)
 
@@ -137,5 +148,6 @@ class Fields:
             if not name:
                 self.fault(key, "has an empty name")
             if not isinstance(item, str):
-                self.fault(f"{key}[{json.dumps(name)}]", f"must be a string, not {kind(item)}")
+                place = f"{self.at(key)}[{json.dumps(name)}]"
+                self._fault(place, f"must be a string, not {kind(item)}")
         return value

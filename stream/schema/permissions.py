@@ -17,7 +17,7 @@ import binascii
 import json
 import re
 import warnings
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from typing import Any
 
 from stream.faults import NoteFault, is_text, kind, not_normal
@@ -204,3 +204,53 @@ def _wrong_path(path: str) -> str | None:
         return f"has {length} bytes, {MAX_PATH} are allowed"
     longest = max(len(name.encode()) for name in path.split("/"))
     return f"has a name of {longest} bytes, {MAX_NAME} are allowed" if longest > MAX_NAME else None
+
+
+# ---- writing
+
+
+def permission_documents(permissions: tuple[Permission, ...]) -> dict[str, Any]:
+    """Return `permissions` as members of a recipe: those in front that only make directories
+    as `directories`, the rest as `perms`.
+    """
+    directories: dict[str, Any] = {}
+    for rule in permissions:
+        path = rule.path.decode()
+        if not rule.create or path in directories:
+            break
+        attributes = _attributes(rule)
+        directories[path] = attributes["mode"] if [*attributes] == ["mode"] else attributes
+    rules = [_rule_document(rule) for rule in permissions[len(directories) :]]
+    return {"directories": directories, "perms": rules}
+
+
+def _rule_document(rule: Permission) -> dict[str, Any]:
+    attributes = _attributes(rule)
+    named = {
+        "path": rule.path.decode(),
+        "regex": rule.regex,
+        "create": rule.create,
+        "capabilities": rule.capabilities,
+    }
+    document = {**{key: value for key, value in named.items() if value}, **attributes}
+    if not (rule.create or rule.capabilities or attributes):
+        document["xattrs"] = {}  # as it was written: a rule without an attribute is a fault
+    return document
+
+
+def _attributes(rule: Permission) -> dict[str, Any]:
+    """The attributes that `rule` gives."""
+    attributes = {
+        "mode": None if rule.mode is None else f"{rule.mode:04o}",
+        "uid": rule.uid,
+        "gid": rule.gid,
+        "xattrs": {name.decode(): _value_document(value) for name, value in rule.xattrs} or None,
+    }
+    return {key: value for key, value in attributes.items() if value is not None}
+
+
+def _value_document(value: bytes) -> str | dict[str, str]:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return {"base64": b64encode(value).decode()}

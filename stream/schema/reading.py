@@ -5,7 +5,9 @@ Knows no keys.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from typing import Any
 
 import orjson
@@ -18,6 +20,8 @@ HEAD = 512  # bytes that tell a conf from an archive
 EMBEDDED = b"\nexit 126 # the conf follows\n"
 MAX_CONF = 1 << 27  # bytes; a conf of 10,000 store paths is one of a megabyte
 PEEKED = 4096  # bytes; an archive has a NUL among them, no JSON has one
+# Also in a string, where it does no harm.
+_LARGE_NUMBER = re.compile(rb"[\s:,\[-][0-9]{19}")
 
 
 def ignore(_message: str) -> None:
@@ -59,8 +63,18 @@ def conf_in(data: bytes, name: str) -> bytes:
     return conf
 
 
+def load_object(source: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the JSON object at the path `source`, or on standard input if that is `-`; of an
+    executable, the conf in it. Raises ConfError.
+    """
+    name = conf_name(source)
+    return parse_object(conf_in(read_conf(source), name), name)
+
+
 def parse_object(data: bytes, name: str) -> dict[str, Any]:
-    """The JSON object that `data` is. Raises ConfError."""
+    """Return the JSON object that `data` is, integers of any size exactly. `name` stands for
+    `data` in messages. Raises ConfError.
+    """
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -72,6 +86,13 @@ def parse_object(data: bytes, name: str) -> dict[str, Any]:
         raise ConfError(name, [fault]) from None
     if not isinstance(document, dict):
         raise ConfError(name, [Fault("", f"must be an object, not {kind(document)}")])
+    if _LARGE_NUMBER.search(data):
+        # Of integers that have more than 64 bits orjson makes floats: another image ID.
+        try:
+            exact: dict[str, Any] = json.loads(data)
+        except (RecursionError, ValueError) as error:
+            raise ConfError(name, [Fault("", f"cannot be read: {error}")]) from None
+        return exact
     return document
 
 

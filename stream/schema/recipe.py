@@ -1,25 +1,34 @@
 """The recipe of a customisation layer in JSON: its keys, and what can be known wrong
-with them. They are those of a specification, and of `customisation_layer` in a conf.
+with them. They are those of `customisation_layer` in a conf, in snake_case as all of a
+conf's keys; a specification has them in dockerTools' spelling, `copyToRoot`, which confs
+had as well once. Built-in contents have dockerTools' names in both.
 
-The names are nixpkgs' `dockerTools`' where it has them. Makes nothing of a recipe.
+Makes nothing of a recipe.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from stream.faults import NoteFault, kind, meant, not_normal
 from stream.limits import MAX_FAULTS, MAX_SIZE
 from stream.model import Builtin, NixDatabase, Recipe, StoreObject
 from stream.nix.store_root import Disk, not_readable
-from stream.schema.fields import Fields
-from stream.schema.permissions import read_directories, read_owner, read_permissions
+from stream.schema.fields import Fields, NoteFormer
+from stream.schema.permissions import (
+    permission_documents,
+    read_directories,
+    read_owner,
+    read_permissions,
+)
 
 KEYS = frozenset(
     {
-        "conflicts", "contents", "copyToRoot", "directories", "enableFakechroot", "extraCommands",
-        "fakeRootCommands", "keepContentsDirlinks", "nix_database", "owner", "perms",
+        "conflicts", "contents", "copy_to_root", "directories", "enable_fakechroot",
+        "extra_commands", "fake_root_commands", "keep_contents_dirlinks", "nix_database", "owner",
+        "perms",
     }
 )  # fmt: skip
 
@@ -29,26 +38,49 @@ _NEEDS_PATH = {
     "usrBinEnv": "the store path that has bin/env",
 }
 _BUILTINS = frozenset({"fakeNss", "shadowSetup", *_NEEDS_PATH})
-_FAKE_NSS = frozenset({"extraPasswdLines", "extraGroupLines"})
-_OBJECT = frozenset({"deriver", "narHash", "narSize", "path", "references"})
+_FAKE_NSS = frozenset({"extra_group_lines", "extra_passwd_lines"})
+_DATABASE = frozenset({"objects", "roots"})
+_OBJECT = frozenset({"deriver", "nar_hash", "nar_size", "path", "references"})
 _CONFLICTS = ("error", "first")
 
 
-def read_recipe(document: dict[str, Any], place: str, fault: NoteFault, disk: Disk) -> Recipe:
-    """The recipe that the keys of `document` are, others than KEYS left alone; `null` is
-    a key's absence. `place` is where the document is (`customisation_layer`, or empty),
-    `fault` is told what is wrong; what is returned then is of no use. `disk` is where the
-    files are.
+def camel_case(key: str) -> str:
+    """Return `key` as dockerTools spells it."""
+    return re.sub("_([a-z])", lambda match: match[1].upper(), key)
+
+
+# What a specification has of a recipe: it does not know the closure that a database is of.
+SPEC_KEYS = frozenset(map(camel_case, KEYS - {"nix_database"}))
+# By the spelling that confs had once, the one of today.
+_FORMER = {former: key for key in KEYS | _FAKE_NSS | _OBJECT if (former := camel_case(key)) != key}
+
+
+def read_recipe(
+    document: dict[str, Any],
+    place: str,
+    fault: NoteFault,
+    disk: Disk,
+    former: NoteFormer | None = None,
+) -> Recipe:
+    """Return the recipe of the members of `document`; `null` is a member's absence. `place`
+    is where the document is (`customisation_layer`, or empty). `fault` receives places and
+    what is wrong there; what is returned then is of no use. `disk` is where the files are.
+
+    With `former` the document is a conf's, whose keys are checked: it receives the place of
+    each key in dockerTools' spelling, and the spelling of today. Without, the document is a
+    specification's, whose other keys are left alone.
     """
-    reader = _Reader(document, place, fault, disk)
+    reader = _Reader(document, place, fault, disk, former)
+    if former is not None:
+        reader.check_keys(KEYS)
     return Recipe(
         contents=reader.contents("contents", linked=True),
-        copy_to_root=reader.contents("copyToRoot", linked=False),
-        keep_dirlinks=reader.boolean("keepContentsDirlinks"),
+        copy_to_root=reader.contents("copy_to_root", linked=False),
+        keep_dirlinks=reader.boolean("keep_contents_dirlinks"),
         first_wins=reader.choice("conflicts", _CONFLICTS) == "first",
         database=reader.database(),
-        extra_commands=reader.commands("extraCommands"),
-        fake_root_commands=reader.commands("fakeRootCommands"),
+        extra_commands=reader.commands("extra_commands"),
+        fake_root_commands=reader.commands("fake_root_commands"),
         fakechroot=reader.fakechroot(),
         owner=read_owner(reader.get("owner"), reader.at("owner"), fault),
         permissions=(
@@ -58,20 +90,58 @@ def read_recipe(document: dict[str, Any], place: str, fault: NoteFault, disk: Di
     )
 
 
-class _Reader(Fields):
+class _Members(Fields):
+    """Members of a recipe, or of an object in it, in the spelling of its document."""
+
+    def __init__(
+        self, document: dict[str, Any], place: str, fault: NoteFault, former: NoteFormer | None
+    ) -> None:
+        super().__init__(document, place, fault)
+        self._former = former
+
+    def spelled(self, key: str) -> str:
+        camel = camel_case(key)
+        is_former = camel in self.document and key not in self.document
+        return camel if self._former is None or is_former else key
+
+    def check_keys(self, known: frozenset[str]) -> None:
+        former = {camel: key for key in known if (camel := camel_case(key)) != key}
+        if self._former is None:
+            super().check_keys(frozenset(map(camel_case, known)))
+            return
+        for camel in sorted(self.document.keys() & former):
+            key = former[camel]
+            if key in self.document:
+                self._fault(self._within(camel), f"is given twice: as {key} too, leave that one")
+            else:
+                self._former(self._within(camel), key)
+        for key in sorted(self.document.keys() - known - former.keys()):
+            self._fault(self._within(key), f"unknown key{meant(key, known)}")
+
+
+class _Reader(_Members):
     """Reads what only a recipe has."""
 
-    def __init__(self, document: dict[str, Any], place: str, fault: NoteFault, disk: Disk) -> None:
-        super().__init__(document, place, fault)
+    def __init__(
+        self,
+        document: dict[str, Any],
+        place: str,
+        fault: NoteFault,
+        disk: Disk,
+        former: NoteFormer | None,
+    ) -> None:
+        super().__init__(document, place, fault, former)
         self._disk = disk
         self._store_dir = disk.store_dir.decode()
 
     # ---- commands
 
     def fakechroot(self) -> bool:
-        value = self.boolean("enableFakechroot")
+        value = self.boolean("enable_fakechroot")
         if value and self._store_dir == "/":
-            self.fault("enableFakechroot", "the store directory is /, and so cannot be in the tree")
+            self.fault(
+                "enable_fakechroot", "the store directory is /, and so cannot be in the tree"
+            )
         return value
 
     def commands(self, key: str) -> str:
@@ -110,8 +180,9 @@ class _Reader(Fields):
         path: str,
         *,
         linked: bool,
-        way_out: str = "use copyToRoot, or set store_dir",
+        way_out: str = "",
     ) -> bytes | None:
+        way_out = way_out or f"use {self.spelled('copy_to_root')}, or set store_dir"
         if wrong := not_normal(path) or not_readable(path, self._disk):
             self._fault(place, f"{path} {wrong}")
         elif linked and not path.startswith(f"{self._store_dir}/"):
@@ -152,12 +223,12 @@ class _Reader(Fields):
         if argument is not None and not isinstance(argument, dict):
             self._fault(place, f"must be an object, not {kind(argument)}")
             return None
-        options = Fields(argument or {}, place, self._fault)
+        options = _Members(argument or {}, place, self._fault, self._former)
         options.check_keys(_FAKE_NSS)
         return Builtin(
             name="fakeNss",
-            extra_passwd_lines=options.texts("extraPasswdLines"),
-            extra_group_lines=options.texts("extraGroupLines"),
+            extra_passwd_lines=options.texts("extra_passwd_lines"),
+            extra_group_lines=options.texts("extra_group_lines"),
         )
 
     # ---- the Nix database
@@ -169,23 +240,36 @@ class _Reader(Fields):
         objects = []
         wrong = 0
         for index, item in enumerate(fields.list("objects")):
-            found = self._store_object(item)
+            place = fields.at(f"objects[{index}]")
+            found = self._store_object(self._in_todays_spelling(place, item))
             if isinstance(found, StoreObject):
                 objects.append(found)
             elif (wrong := wrong + 1) <= MAX_FAULTS:
                 fields.fault(f"objects[{index}]", found)
         return NixDatabase(objects=tuple(objects), roots=fields.texts("roots"))
 
-    def _store_object(self, item: object) -> StoreObject | str:
+    def _in_todays_spelling(self, place: str, item: object) -> object:
+        """`item`; a key that is there in both spellings stays, and is none that is known."""
+        former = item.keys() & _FORMER.keys() if isinstance(item, dict) else ()
+        if not former or self._former is None:
+            return item
+        if not isinstance(item, dict) or any(_FORMER[key] in item for key in former):
+            return item
+        for key in sorted(former):
+            self._former(f"{place}.{key}", _FORMER[key])
+        return _respelled(item)
+
+    @staticmethod
+    def _store_object(item: object) -> StoreObject | str:
         """What is described, or what is wrong."""
         if not isinstance(item, dict) or item.keys() - _OBJECT:
             return f"must be an object with {', '.join(sorted(_OBJECT))}"
-        path, nar_hash, deriver = (item.get(key) for key in ("path", "narHash", "deriver"))
-        size, references = item.get("narSize"), item.get("references", [])
+        path, nar_hash, deriver = (item.get(key) for key in ("path", "nar_hash", "deriver"))
+        size, references = item.get("nar_size"), item.get("references", [])
         if not isinstance(path, str) or not isinstance(nar_hash, str):
-            return "path and narHash must be strings"
+            return "path and nar_hash must be strings"
         if type(size) is not int or not 0 <= size <= MAX_SIZE:
-            return "narSize must be a number of bytes"
+            return "nar_size must be a number of bytes"
         if not isinstance(references, list) or not all(isinstance(x, str) for x in references):
             return "references must be a list of store paths"
         if not isinstance(deriver, (str, type(None))):
@@ -199,14 +283,74 @@ class _Reader(Fields):
         )
 
 
+# ---- writing
+
+
+def respell(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the recipe `document` of a conf with former spellings replaced by today's: what
+    two confs say can be compared then. Nothing is checked.
+    """
+    found = _respelled(document)
+    for key in ("contents", "copy_to_root"):
+        if isinstance(found.get(key), list):
+            found[key] = [
+                {name: _respelled(of) if isinstance(of, dict) else of for name, of in item.items()}
+                if isinstance(item, dict)
+                else item
+                for item in found[key]
+            ]
+    database = found.get("nix_database")
+    if isinstance(database, dict) and isinstance(database.get("objects"), list):
+        objects = [
+            _respelled(item) if isinstance(item, dict) else item for item in database["objects"]
+        ]
+        found["nix_database"] = {**database, "objects": objects}
+    return found
+
+
+def _respelled(document: dict[str, Any]) -> dict[str, Any]:
+    return {_FORMER.get(key, key): value for key, value in document.items()}
+
+
+def recipe_document(recipe: Recipe) -> dict[str, Any]:
+    """Return `recipe` as `customisation_layer` in a conf, by key. What is at its default is
+    left out.
+    """
+    uid, gid = recipe.owner or (None, None)
+    members = {
+        "conflicts": "first" if recipe.first_wins else None,
+        "contents": [*map(_content_document, recipe.contents)],
+        "copy_to_root": [*map(_content_document, recipe.copy_to_root)],
+        "enable_fakechroot": recipe.fakechroot,
+        "extra_commands": recipe.extra_commands,
+        "fake_root_commands": recipe.fake_root_commands,
+        "keep_contents_dirlinks": recipe.keep_dirlinks,
+        "nix_database": recipe.database and database_document(recipe.database),
+        "owner": recipe.owner and {"uid": uid, "gid": gid},
+        **permission_documents(recipe.permissions),
+    }
+    return {key: members[key] for key in sorted(members) if members[key]}
+
+
+def _content_document(content: bytes | Builtin) -> str | dict[str, Any]:
+    if isinstance(content, bytes):
+        return content.decode()
+    lines = {
+        "extra_passwd_lines": [*content.extra_passwd_lines],
+        "extra_group_lines": [*content.extra_group_lines],
+    }
+    argument = content.path.decode() or {key: value for key, value in lines.items() if value}
+    return {content.name: argument} if argument else content.name
+
+
 def database_document(database: NixDatabase) -> dict[str, Any]:
-    """`database` as `nix_database` is read."""
+    """Return `database` as `nix_database` in a recipe."""
     return {
         "objects": [
             {
                 "path": item.path,
-                "narHash": item.nar_hash,
-                "narSize": item.nar_size,
+                "nar_hash": item.nar_hash,
+                "nar_size": item.nar_size,
                 "references": list(item.references),
                 **({"deriver": item.deriver} if item.deriver else {}),
             }

@@ -117,7 +117,7 @@ class ImageSources:
         repo_tag = self.conf.repo_tag
         yield ImageDocuments(
             config=image_config(self.conf, everything, document),
-            repo_tags=(repo_tag,),
+            repo_tags=() if repo_tag is None else (repo_tag,),
             layers=everything,
             architecture=self.conf.architecture,
             annotations=self.conf.annotations,

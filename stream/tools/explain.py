@@ -18,6 +18,7 @@ from stream.archives.images import open_archive
 from stream.archives.target import split_archive
 from stream.errors import StreamImageError
 from stream.model import DEFAULT_CREATED, DEFAULT_STORE_DIR, Digest, ImageConf, Recipe
+from stream.schema.recipe import respell
 from stream.sources.base.image import BaseImage
 from stream.sources.image import ImageSources, opened
 from stream.text import printable
@@ -112,7 +113,10 @@ class _Comparison:
 
     def has_customisation_layer(self) -> bool:
         ours, theirs = (
-            document.get("customisation_layer") for document in (self._document, self._earlier)
+            respell(layer) if isinstance(layer, dict) else layer
+            for layer in (
+                document.get("customisation_layer") for document in (self._document, self._earlier)
+            )
         )
         times = isinstance(ours, str) or self._alike
         return times and json.dumps(ours, sort_keys=True) == json.dumps(theirs, sort_keys=True)
@@ -133,6 +137,7 @@ def _stamp(document: dict[str, Any]) -> tuple[Any, ...]:
     found = {key: document.get(key, default) for key, default in _STAMP.items()}
     created = found.pop("created") or DEFAULT_CREATED
     found["mtime"] = found["mtime"] or created
+    found["uid"], found["gid"] = str(found["uid"]), str(found["gid"])  # Nix writes text
     return tuple(found.values())
 
 

@@ -64,9 +64,6 @@ class Exported(NamedTuple):
     size: int
 
 
-_ANY = "any:latest"  # a root file system has no tag
-
-
 def export(
     target: ImageConf | str | os.PathLike[str],
     output: int | BinaryIO,
@@ -87,7 +84,7 @@ def export(
     found = (
         target
         if isinstance(target, ImageConf)
-        else read_target(target, repo_tag=_ANY, warn=observer.warning)
+        else read_target(target, tagged=False, warn=observer.warning)
     )
     if isinstance(found, Sequential):
         raise ArchiveError(found.name, "an archive to export is read twice: save it to a file")

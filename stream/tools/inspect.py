@@ -194,7 +194,7 @@ def _planned(name: str, conf: ImageConf, warn: Callable[[str], None]) -> Inspect
         document = base.document if base else None
         image = InspectedImage(
             image_id=None,
-            repo_tags=(conf.repo_tag,),
+            repo_tags=() if conf.repo_tag is None else (conf.repo_tag,),
             document=json.loads(image_config(conf, (), document)),
             layers=layers,
         )

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from stream.archives.bytesource import StreamBytes, pieces
 from stream.archives.sequential import STANDARD_INPUT, Sequential
 from stream.archives.target import split_archive
-from stream.config import load_conf, parse_conf
+from stream.config import read_conf_document
 from stream.errors import ArgumentError
 from stream.model import ImageConf
-from stream.schema.reading import HEAD, begins_conf, is_conf
+from stream.schema.reading import HEAD, begins_conf, conf_in, is_conf, load_object, parse_object
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,23 +27,31 @@ def read_target(
     target: str | os.PathLike[str],
     *,
     repo_tag: str | None = None,
+    tagged: bool = True,
     warn: Callable[[str], None],
 ) -> ImageConf | ArchiveFile | Sequential:
     """Return the conf that `target` names (`-`: standard input), or the archive. `repo_tag`
-    replaces a conf's. An archive on standard input passes once, as `Sequential`.
+    replaces a conf's; without `tagged`, a conf's is ignored. An archive on standard input
+    passes once, as `Sequential`.
 
-    Raises ConfError, ArgumentError for an image of a conf, or ArchiveError if standard input cannot be read.
+    Raises ConfError, ArgumentError for an image of a conf, or ArchiveError if standard input
+    cannot be read.
     """
     if target == "-":
         file = Sequential(0, STANDARD_INPUT)
         if not begins_conf(file.peek(HEAD)):
             return file
-        data = b"".join(pieces(StreamBytes(file, file.name)))
-        return parse_conf(data, name=STANDARD_INPUT, repo_tag=repo_tag, warn=warn)
-    path, chosen = split_archive(os.fspath(target))
-    if not is_conf(path):
-        return ArchiveFile(path=path, repo_tag=chosen)
-    if chosen is not None:
-        reason = "names an image in a conf, which has only one"
-        raise ArgumentError("target", os.fspath(target), reason)
-    return load_conf(path, repo_tag=repo_tag, warn=warn)
+        name = file.name
+        data = b"".join(pieces(StreamBytes(file, name)))
+        document = parse_object(conf_in(data, name), name)
+    else:
+        name, chosen = split_archive(os.fspath(target))
+        if not is_conf(name):
+            return ArchiveFile(path=name, repo_tag=chosen)
+        if chosen is not None:
+            reason = "names an image in a conf, which has only one"
+            raise ArgumentError("target", os.fspath(target), reason)
+        document = load_object(name)
+    if not tagged and "repo_tag" in document:
+        document = {**document, "repo_tag": None}
+    return read_conf_document(document, name=name, repo_tag=repo_tag, need_tag=tagged, warn=warn)

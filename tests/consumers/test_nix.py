@@ -204,7 +204,7 @@ def test_a_store_below_another_root(rooted: RootedNix, tmp_path: Path) -> None:
     assert library.startswith("/nix/store/")
     for keys in ({"nix_store": str(rooted.root)}, {"store_root": str(rooted.root)}):
         document = {"name": "x", "contents": application, "includeNixDB": True, **keys}
-        conf = plan(parse_spec(json.dumps(document).encode()))
+        conf = plan(parse_spec(json.dumps(document).encode())).document
         assert {path for layer in conf["store_layers"] for path in layer} == {library, application}
         assert conf["store_root"] == str(rooted.root)
         objects = conf["customisation_layer"]["nix_database"]["objects"]

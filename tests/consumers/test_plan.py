@@ -48,7 +48,7 @@ class Workshop:
             for key, value in self.nix.environment.items():
                 patch.setenv(key, value)
             parsed = parse_spec(json.dumps(spec).encode(), name="spec.json", warn=print)
-            return plan(parsed, warn=print)
+            return plan(parsed, warn=print).document
 
     def conf(self, **keys: Any) -> Path:
         """That conf in a file."""

@@ -266,7 +266,7 @@ def without_nix(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def planned(spec: dict[str, Any]) -> dict[str, Any]:
     """The conf of a specification."""
-    return plan(parse_spec(json.dumps(spec).encode()))
+    return plan(parse_spec(json.dumps(spec).encode())).document
 
 
 def image_of(conf: dict[str, Any]) -> tuple[stream.Image, bytes]:
@@ -417,11 +417,11 @@ def test_paths_that_are_not_below_the_root(tmp_path: Path) -> None:
     more = {"repo_tag": "x:1", "store_root": root}
     missing = f"{store}/y does not exist: there is no {root}{store}/y"
     assert faults({**more, "store_layers": [[f"{store}/y"]]}) == [("store_layers[0][0]", missing)]
-    recipe = {"contents": [f"{store}/x", f"{store}/y"], "copyToRoot": [f"{store}/x/gone/z"]}
+    recipe = {"contents": [f"{store}/x", f"{store}/y"], "copy_to_root": [f"{store}/x/gone/z"]}
     assert faults({**more, "customisation_layer": recipe}) == [
         ("customisation_layer.contents[1]", missing),
         (
-            "customisation_layer.copyToRoot[0]",
+            "customisation_layer.copy_to_root[0]",
             f"{store}/x/gone/z does not exist: there is no {root}{store}/gone",
         ),
     ]

@@ -67,7 +67,7 @@ class Packages:
         warnings: list[str] = []
         data = json.dumps(self.spec(**keys)).encode()
         spec = parse_spec(data, name="spec.json", warn=warnings.append)
-        document = plan(spec, previous, warn=warnings.append)
+        document = plan(spec, previous, warn=warnings.append).document
         assert not warnings
         return document
 
@@ -115,6 +115,30 @@ def every(conf: Mapping[str, Any]) -> list[str]:
 def run(*args: str | os.PathLike[str], stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """Run the command."""
     return subprocess.run([*COMMAND, *args], input=stdin, capture_output=True, check=False)
+
+
+# ---- the plan
+
+
+@pytest.mark.parametrize("tag", [None, "1"])
+def test_conf_and_document_are_the_same_image(packages: Packages, tag: str | None) -> None:
+    """The library streams the one, the command the other: they must not drift apart."""
+    spec = packages.spec(
+        contents=[packages.path("app-1"), "fakeNss"],
+        extraCommands="true",
+        created="2024-05-17T08:30:00+02:00",
+        labels={"a": "b"},
+        tag=tag,
+        uid="7",
+        directories={"/tmp": "1777"},
+        perms=[{"path": "/tmp", "uid": 1}],
+    )
+    planned = plan(parse_spec(json.dumps(spec).encode()))
+    warnings: list[str] = []
+    read = stream.parse_conf(json.dumps(planned.document).encode(), warn=warnings.append)
+    assert not warnings
+    assert read == planned.conf
+    assert repr(read) == repr(planned.conf)
 
 
 # ---- the closure
@@ -285,7 +309,7 @@ def test_pipeline_with_a_path_that_is_not_there(packages: Packages) -> None:
     program = [["split_paths", [app, gone, {"children_of": gone}]], ["flatten"]]
     spec = packages.spec(contents=[app], layeringPipeline=program)
     warnings: list[str] = []
-    document = plan(parse_spec(json.dumps(spec).encode()), warn=warnings.append)
+    document = plan(parse_spec(json.dumps(spec).encode()), warn=warnings.append).document
     assert every(document) == ["app-1", "lib-1", "tool-1"]
     told = f"spec.json: layeringPipeline: {gone} is not in the closure, ignored"
     assert warnings == [told]
@@ -706,6 +730,17 @@ def test_explain_against_files_that_may_have_changed(packages: Packages) -> None
     ended = run("explain", "-", "--against", earlier, stdin=json.dumps(conf).encode())
     assert b" may move " in ended.stdout
     assert b": 0 of them move, 0 B; 1 may, " in ended.stdout
+
+
+def test_explain_against_a_conf_that_says_the_same_otherwise(packages: Packages) -> None:
+    """Confs of before had other spellings: nothing of the same image moves for that."""
+    conf = packages.plan(tag="1", contents=[packages.path("app-1")], extraCommands="true")
+    layer = conf["customisation_layer"]
+    former = {"contents": layer["contents"], "extraCommands": layer["extra_commands"]}
+    earlier = packages.directory / "old.json"
+    old = {**conf, "customisation_layer": former, "uid": "0", "gid": 0}
+    earlier.write_text(json.dumps(old), "utf-8")
+    assert explained(conf, "--against", earlier)["moving_layers"] == 0
 
 
 def test_explain_against_other_owners(packages: Packages) -> None:

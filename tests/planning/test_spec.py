@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from stream.config import conf_document
 from stream.errors import ConfError
 from stream.model import Builtin, Recipe
 from stream.planning.spec import KEYS, Spec, parse_spec
@@ -68,6 +69,9 @@ def test_name_becomes_lower_case() -> None:
         ({"name": "a b"}, "name", "is not a repository name: letters, digits, and"),
         ({"tag": "a b"}, "tag", "is not a tag"),
         ({"tag": ""}, "tag", "is not a tag"),
+        ({"tag": "v1/b"}, "tag", "'v1/b' is not a tag"),
+        ({"tag": "a:b"}, "tag", "'a:b' is not a tag"),
+        ({"name": "x is not a tag"}, "name", "'x is not a tag' is not a repository name"),
         ({"maxLayers": 1}, "maxLayers", "must be more than 1"),
         ({"maxLayers": True}, "maxLayers", "must be a number"),
         ({"maxLayers": "100"}, "maxLayers", "must be a number"),
@@ -150,7 +154,7 @@ def test_specification_of_any_depth(depth: int) -> None:
 
 def test_order_of_keys_decides_nothing() -> None:
     """Nix knows no order of attributes: the same specification must be the same image."""
-    drafts = [
+    specs = [
         read(
             name="x",
             config=dict(pairs),
@@ -159,8 +163,8 @@ def test_order_of_keys_decides_nothing() -> None:
         )
         for pairs in ([("User", "u"), ("WorkingDir", "/")], [("WorkingDir", "/"), ("User", "u")])
     ]
-    assert json.dumps(drafts[0].draft) == json.dumps(drafts[1].draft)
-    assert drafts[0].conf == drafts[1].conf
+    assert json.dumps(conf_document(specs[0].conf)) == json.dumps(conf_document(specs[1].conf))
+    assert specs[0].conf == specs[1].conf
 
 
 def test_contents(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 from typing import TYPE_CHECKING, Any
@@ -11,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from stream.cli.output import is_terminal, say_json, say_text
 from stream.cli.progress import Reporter, readable_size
 from stream.cli.usage import UsageError
-from stream.config import parse_conf
+from stream.config import read_conf_document
 from stream.nix.hashes import DIGITS
 from stream.planning.plan import plan
 from stream.planning.previous import read_previous
-from stream.planning.spec import is_spec, parse_spec
-from stream.schema.reading import conf_in, conf_name, parse_object, read_conf
+from stream.planning.spec import is_spec, read_spec_document
+from stream.schema.reading import conf_name, load_object
 from stream.text import one_line
 from stream.tools.explain import ExplainedLayer, Explanation, explain
 
@@ -35,7 +34,6 @@ The JSON is described in docs/plan.md.
 """
 HAS_PROGRESS = False
 
-_ANY = "any:latest"  # the layers do not depend on the tag
 WIDTH = 80  # without a terminal
 MIN_WIDTH = 60
 MAX_PATHS = 8  # the largest store paths shown for each layer
@@ -62,13 +60,13 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
             "CONF and --against: only one can be standard input; name a file for the other"
         )
     name = conf_name(args.target)
-    data = conf_in(read_conf(args.target), name)
-    if is_spec(data):
-        document = plan(parse_spec(data, name=name, warn=reporter.warning), warn=reporter.warning)
-        data = json.dumps(document).encode()
-    document = parse_object(data, name)
-    tag = None if document.get("repo_tag") is not None else _ANY
-    conf = parse_conf(data, name=name, repo_tag=tag, warn=reporter.warning)
+    document = load_object(args.target)
+    if is_spec(document):
+        spec = read_spec_document(document, name=name, warn=reporter.warning)
+        planned = plan(spec, warn=reporter.warning)
+        conf, document = planned.conf, planned.document
+    else:
+        conf = read_conf_document(document, name=name, need_tag=False, warn=reporter.warning)
     earlier = read_previous(args.against).document if args.against else None
     explanation = explain(conf, document, earlier, warn=reporter.warning)
     if args.json:

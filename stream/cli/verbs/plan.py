@@ -64,6 +64,6 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     spec = parse_spec(read_conf(args.spec), name=name, warn=reporter.warning)
     previous = read_previous(args.previous).store_layers if args.previous else None
     with standard_output() if args.output == "-" else output_file(args.output) as fd:
-        document = plan(spec, previous, warn=reporter.warning)
+        document = plan(spec, previous, warn=reporter.warning).document
         data = json.dumps(document, indent=2).encode() + b"\n"
         write_all(fd, data, "standard output" if args.output == "-" else args.output)
