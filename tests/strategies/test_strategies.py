@@ -189,6 +189,7 @@ PROGRAM = (
 )
 def test_hash_seed(module: str, planner: str, arguments: str) -> None:
     """The same closure gives the same image on every machine and in every run."""
+    module = {"pipeline": "program"}.get(planner, planner)
     program = (
         f"from stream.strategies.{module} import {planner} as plan\n"
         "from stream.strategies.graph import Node\n"
