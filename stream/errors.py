@@ -1,7 +1,7 @@
-"""The exceptions a caller can meet: one tree, each also the builtin it resembles.
+"""The exceptions of this package: one tree, each also the builtin exception it resembles.
 
-The text of each is one line for a person (what, where, what to do); the same
-facts are attributes for a program. Knows nothing of the rest of the package.
+The text of each is one line for a person (where, what is wrong, what to do); the same facts
+are attributes for a program. Knows nothing of the rest of the package.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from stream.text import one_line, printable
 
 
 class StreamImageError(Exception):
-    """Anything this package raises on purpose."""
+    """The base class of all exceptions that this package raises on purpose."""
 
 
 class Fault(NamedTuple):
-    """One thing wrong in a conf: the JSON place (`store_layers[3][1]`, empty for
-    the whole document) and what is wrong with it.
+    """One fault of a conf: the JSON place (`store_layers[3][1]`, empty for the whole
+    document) and a message that says what is wrong there.
     """
 
     place: str
@@ -43,7 +43,7 @@ class ArgumentError(StreamImageError, ValueError):
 
 
 class ConfError(StreamImageError, ValueError):
-    """A conf that cannot be streamed. `faults` holds everything found wrong."""
+    """A conf that cannot be streamed. `faults` lists every fault found."""
 
     def __init__(self, name: str, faults: list[Fault]) -> None:
         self.name = name
@@ -54,8 +54,8 @@ class ConfError(StreamImageError, ValueError):
 
 
 class SourceError(StreamImageError, OSError):
-    """A file that should be in the image and cannot be: unreadable, gone,
-    changed while it was read, or of a type that no layer holds.
+    """A file that should be in the image and cannot be: unreadable, removed, changed while
+    it was read, or of a type that layers do not hold.
     """
 
     def __init__(self, path: bytes, reason: str) -> None:
@@ -65,15 +65,16 @@ class SourceError(StreamImageError, OSError):
 
     @classmethod
     def unreadable(cls, path: bytes, error: OSError) -> Self:
-        """The error for the file at `path`, which the system does not let us read."""
+        """Return the error for the file at `path`, which could not be read due to `error`."""
         gone = isinstance(error, FileNotFoundError)
-        reason = "does not exist (any more)" if gone else f"cannot be read: {error.strerror}"
-        return cls(path, reason)
+        if gone:
+            return cls(path, "no such file (it may have been removed)")
+        return cls(path, f"cannot be read: {error.strerror}")
 
 
 class RecipeError(StreamImageError, ValueError):
-    """A customisation layer that cannot be what its recipe says. `where` is a path in the
-    image, the name of a built-in content, or what else of the recipe it is.
+    """A customisation layer that cannot be made from its recipe. `where` is a path in the
+    image, the name of a built-in content, or another part of the recipe.
     """
 
     def __init__(self, where: str, reason: str) -> None:
@@ -83,8 +84,8 @@ class RecipeError(StreamImageError, ValueError):
 
 
 class ContentConflict(RecipeError):
-    """Two contents that disagree about the path `where`; `first` and `second` are their
-    paths, or the names of what is built in.
+    """Two contents with different entries at the path `where`. `first` and `second` are the
+    paths of the contents, or the names of built-in ones.
     """
 
     def __init__(self, where: str, first: bytes, second: bytes) -> None:
@@ -92,14 +93,14 @@ class ContentConflict(RecipeError):
         self.second = second
         super().__init__(
             where,
-            f"{printable(first)} and {printable(second)} disagree about it: leave one out,"
-            " or let the first win (conflicts)",
+            f"{printable(first)} and {printable(second)} differ here; remove one of them,"
+            ' or set "conflicts" so that the first wins',
         )
 
 
 class CommandsError(RecipeError):
     """Commands that failed, or cannot be run. `where` is their key in the recipe, `status`
-    their exit status (-n: ended by signal n), or None if they have none.
+    their exit status (-n: killed by signal n), or None if they did not exit.
     """
 
     def __init__(self, where: str, reason: str, status: int | None = None) -> None:
@@ -108,8 +109,8 @@ class CommandsError(RecipeError):
 
 
 class ArchiveError(StreamImageError, ValueError):
-    """An archive that cannot be used: not one, cut short, or not what it says of
-    itself. `where` is the archive, or the archive and the member.
+    """An archive that cannot be used: malformed, truncated, or inconsistent with its own
+    documents. `where` is the archive, or the archive and the member.
     """
 
     def __init__(self, where: str, reason: str) -> None:
@@ -119,7 +120,7 @@ class ArchiveError(StreamImageError, ValueError):
 
 
 class DigestMismatch(StreamImageError, ValueError):
-    """Bytes that are not the ones that were promised. Digests are `sha256:…`."""
+    """Bytes whose digest is not the expected one. Digests are `sha256:…`."""
 
     def __init__(self, where: str, expected: str, found: str) -> None:
         self.where = where
@@ -131,7 +132,7 @@ class DigestMismatch(StreamImageError, ValueError):
 
 
 class SizeMismatch(StreamImageError, ValueError):
-    """A layer whose bytes are not as many as its archive header announced."""
+    """A layer whose size in bytes is not the one announced in its archive header."""
 
     def __init__(self, where: str, expected: int, found: int) -> None:
         self.where = where
@@ -141,19 +142,19 @@ class SizeMismatch(StreamImageError, ValueError):
 
 
 class OutputError(StreamImageError, OSError):
-    """The image could not be written: disk full, target not writable."""
+    """An image that could not be written: disk full, target not writable."""
 
     def __str__(self) -> str:
-        """What a person should read, without the number that OSError puts before it."""
+        """Return the message without the error number that OSError puts before it."""
         return str(self.strerror or "cannot write the image")
 
 
 class ReaderClosedError(OutputError, BrokenPipeError):
-    """Whoever read the image closed the pipe before its end."""
+    """A pipe whose reader closed it before the end of the image."""
 
 
 class NixError(StreamImageError, OSError):
-    """Nix cannot be asked, or gives no answer. `command` is what was asked."""
+    """A Nix command that cannot be run, or failed. `command` is its command line."""
 
     def __init__(self, command: str, reason: str) -> None:
         self.command = command

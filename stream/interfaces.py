@@ -17,8 +17,8 @@ from stream.tarwriter import Entries
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Takes:
-    """The features a sink supports: annotations of a manifest, and layers that are stored
-    compressed one by one.
+    """The features that a sink supports: annotations of a manifest, and layers that are
+    compressed individually.
     """
 
     annotations: bool = False
@@ -32,8 +32,8 @@ class ContentWriter(Protocol):
         """Write `data`."""
 
     def copy(self, fd: int, count: int, path: bytes, offset: int = -1) -> None:
-        """Copy `count` bytes of `fd` from `offset`, or from its position if that is
-        negative. `path` names it in errors. Raises SourceError if there are fewer.
+        """Copy `count` bytes of `fd` from `offset`, or from its current position if `offset`
+        is negative. Errors name the file as `path`. Raises SourceError if there are fewer.
         """
 
     def write_entries(self, entries: Entries) -> None:
@@ -54,10 +54,10 @@ class LayerWriter(ContentWriter, Protocol):
         """The name of the layer in its sink."""
 
     def describe_content(self, diff_id: Digest, size: int) -> None:
-        """Say what compressed bytes hold: a tar of `size` bytes with this digest."""
+        """Record that the compressed bytes hold a tar of `size` bytes with this digest."""
 
     def close(self) -> None:
-        """End the layer. Raises SizeMismatch if it is not the size announced."""
+        """End the layer. Raises SizeMismatch if its size is not the one announced."""
 
     def is_hashed(self) -> bool:
         """Return whether `complete` would not wait."""
@@ -65,18 +65,18 @@ class LayerWriter(ContentWriter, Protocol):
     def complete(self) -> Layer:
         """Return the record of the closed layer; wait until it is hashed.
 
-        Raises DigestMismatch if its bytes are not those that the source promised.
+        Raises DigestMismatch if its digest is not the one that the source promised.
         """
 
 
 class LayerSource(Protocol):
-    """A layer of known size whose bytes are to come.
+    """A layer of known size whose bytes have not been read yet.
 
-    `fingerprint` is hexadecimal and stands for the content; `size` is in bytes as they are
-    written, which are compressed with `compression` if that is set; `entry_count` is the
-    number of tar entries held in memory; `label` is for people, `comment` for the image's
-    history. `diff_id` is that of the tar and `digest` that of compressed bytes, where they
-    are known beforehand: then the bytes written must have them.
+    `fingerprint` is hexadecimal and identifies the content; `size` counts the bytes as they
+    are written, compressed with `compression` if that is set; `entry_count` is the number of
+    tar entries held in memory; `label` is for people, `comment` for the image's history.
+    `diff_id` is the digest of the tar and `digest` that of the compressed bytes, if they are
+    known beforehand; then the bytes written must have them.
     """
 
     @property
@@ -110,23 +110,24 @@ class ImageSources(Protocol):
         """Yield the size in bytes of every other layer. Raises SourceError."""
 
     def unknown_count(self) -> int:
-        """Return how many those are."""
+        """Return the number of those other layers."""
 
     def layers(self, takes: Takes, skip: Collection[Digest]) -> Generator[LayerSource, None, None]:
-        """Yield each layer to write, in an order that suits its reading. A base layer whose
-        diff_id is in `skip` is left out. A source is written before the next is asked for.
+        """Yield each layer to write, in the order in which they are best read. A base layer
+        whose diff_id is in `skip` is left out. The caller writes each source before it asks
+        for the next.
         """
 
     def documents(
         self, layers: Sequence[Layer], known: Mapping[Digest, Layer]
     ) -> Iterator[ImageDocuments]:
-        """Yield what each image's config and manifests say. `layers` are the records of the
+        """Yield the contents of each image's documents. `layers` are the records of the
         sources that `layers()` yielded, in order; `known` has them and those left out.
         """
 
 
 class Sink(Protocol):
-    """Where images go. Layers come first, then each image's documents, then the end.
+    """A destination of images. Layers come first, then each image's documents, then the end.
 
     `position` is the number of bytes written so far; any thread may read it.
     """
@@ -137,13 +138,17 @@ class Sink(Protocol):
     def position(self) -> int: ...
 
     def holds(self, known: KnownLayer) -> Layer | None:
-        """Return the record of a layer that need not be written, as it is there already."""
+        """Return the record of `known` if the sink has it already, so that it need not be
+        written, else None.
+        """
 
     def begin_layer(self, source: LayerSource) -> LayerWriter:
         """Begin the next layer."""
 
     def add_image(self, documents: ImageDocuments) -> Image:
-        """Add an image whose layers were all written or held. Its `size` is still 0."""
+        """Add an image whose layers are all written or held. The record's `size` is still 0."""
 
     def finish(self) -> int:
-        """Make the images visible: manifest, index, trailer. Return the bytes of it all."""
+        """Make the images visible: write manifest, index, trailer. Return the total number of
+        bytes written.
+        """

@@ -1,5 +1,5 @@
-"""The values that travel through the package: plans before the bytes have
-passed, records after. No behaviour, no knowledge of JSON, tar or files.
+"""The values that the package passes around: plans before the bytes are written, records
+afterwards. They have no behaviour, and know nothing of JSON, tar or files.
 
 Paths that end up in a tar are bytes; digests are `sha256:` and 64 hex digits.
 """
@@ -19,7 +19,7 @@ DEFAULT_CREATED = "1970-01-01T00:00:01+00:00"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """Who owns the store files in the image."""
+    """The owner of the store files in the image."""
 
     uid: int = 0
     gid: int = 0
@@ -36,8 +36,8 @@ class LayerPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CustomisationLayer:
-    """The ready-made top layer: `path` is its directory as the conf names it,
-    `checksum` the digest its `layer.tar` (of `size` bytes) must have.
+    """The ready-made top layer: `path` is its directory as the conf gives it, `checksum` the
+    digest that its `layer.tar` (of `size` bytes) must have.
     """
 
     path: str
@@ -47,8 +47,8 @@ class CustomisationLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Builtin:
-    """A small content that is built in: `fakeNss`, `binSh` and their like. `path` is the
-    store path that it links to, where it needs one; lines are added to passwd and group.
+    """A built-in content, such as `fakeNss` or `binSh`. `path` is the store path that it
+    links to, if it needs one; the extra lines are added to passwd and group.
     """
 
     name: str
@@ -59,9 +59,9 @@ class Builtin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Permission:
-    """What the entry at `path`, or those whose path `regex` matches as a whole, get. Paths
-    begin with `/`. With `create`, a directory is made at `path` if nothing is there. None:
-    stays as it is. `capabilities` is in the notation of cap_from_text(3).
+    """The attributes given to the entry at `path`, or to those whose whole path matches
+    `regex`. Paths begin with `/`. With `create`, a directory is made at `path` if nothing is
+    there. None leaves an attribute as it is. `capabilities` is in cap_from_text(3) notation.
     """
 
     path: bytes = b""
@@ -76,7 +76,7 @@ class Permission:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreObject:
-    """What a Nix database says of a store path. `nar_hash` is `sha256:` and 64 hex digits,
+    """A store path as a Nix database describes it. `nar_hash` is `sha256:` and 64 hex digits;
     `deriver` may be empty.
     """
 
@@ -89,7 +89,7 @@ class StoreObject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NixDatabase:
-    """The Nix database to be put into the image: what it says, and the store paths that
+    """The Nix database to be put into the image: its store objects, and the store paths that
     are garbage collector roots.
     """
 
@@ -100,9 +100,10 @@ class NixDatabase:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """How to make the customisation layer: `contents` are joined as links, `copy_to_root`
-    are copied, then the rest happens in the order of the fields. `keep_dirlinks`: where a
-    copied directory meets a link to a directory, the link stays and is merged into.
-    `first_wins`: of two contents that disagree about a file, else an error.
+    are copied, then the rest happens in the order of the fields. With `keep_dirlinks`, a
+    link to a directory stays where a copied directory meets it, and the copy is merged into
+    its target. With `first_wins`, the first of two contents that differ in a file is taken;
+    otherwise they are an error.
     """
 
     contents: tuple[bytes | Builtin, ...] = ()
@@ -119,10 +120,10 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseReference:
-    """The image to build on: the archive at `path`, in it the one tagged `repo_tag`,
-    or the first. `config` is what is inherited (`env` or `full`), `history` what
-    becomes of its history (`rewrite` or `keep`). With `skip_store_paths`, store
-    paths that it holds are left out of our layers.
+    """The image to build on: the one tagged `repo_tag` in the archive at `path`, or the first.
+    `config` says how much of its config is inherited (`env` or `full`), `history` whether
+    its history is kept (`rewrite` or `keep`). With `skip_store_paths`, store paths that it
+    holds are left out of our layers.
     """
 
     path: str
@@ -134,11 +135,11 @@ class BaseReference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageConf:
-    """A valid conf, every default filled in. `repo_tag` is None if it has none: an archive
-    needs one, layers do not. `created` is aware; `mtime` is in
-    seconds since the epoch; `container_config` is passed through as it is;
-    `annotations` are the OCI manifest's. On disk `store_root` stands before what is in
-    the store directory: see `stream.nix.store_root`.
+    """A valid conf with every default filled in. `repo_tag` is None if it has none: an
+    archive needs one, layers do not. `created` is timezone-aware; `mtime` is in
+    seconds since the epoch; `container_config` is passed through unchanged; `annotations`
+    are the OCI manifest's. On disk, paths in the store directory are prefixed with
+    `store_root`: see `stream.nix.store_root`.
     """
 
     architecture: str
@@ -157,7 +158,7 @@ class ImageConf:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Descriptor:
-    """OCI Image Specification, descriptor.md: what bytes are, and which ones."""
+    """A content descriptor: OCI Image Specification, descriptor.md."""
 
     media_type: str
     digest: Digest
@@ -167,7 +168,7 @@ class Descriptor:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownLayer:
     """A layer known before its bytes are written. `diff_id` is the digest of its tar, `size`
-    the tar's bytes, if known; `digest` is that of the blob as stored, if known.
+    the tar's size in bytes, if known; `digest` is that of the blob as stored, if known.
     """
 
     diff_id: Digest
@@ -178,9 +179,8 @@ class KnownLayer:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
     """A layer that has been written. `diff_id` is the digest of its tar, `size` the tar's
-    bytes, `comment` its line in the image's history. `descriptor` describes the bytes as
-    stored, which may be compressed; `archive_name` is the member of an archive that holds
-    them.
+    size in bytes, `comment` its line in the image's history. `descriptor` describes the bytes
+    as stored, which may be compressed; `archive_name` is the archive member that holds them.
     """
 
     archive_name: str
@@ -192,8 +192,8 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageDocuments:
-    """What the documents of one image are made from: its config's bytes, the tags it gets,
-    its layers from bottom to top, its platform, and the annotations of its manifest.
+    """The contents of one image's documents: its config's bytes, its tags, its layers from
+    bottom to top, its platform, and the annotations of its manifest.
     """
 
     config: bytes
@@ -207,8 +207,8 @@ class ImageDocuments:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
     """An image that has been written. `image_id` is the digest of `config`, the bytes of its
-    image config; `manifest` describes its OCI manifest, if there is one; `size` is the bytes
-    of everything that was written.
+    image config; `manifest` describes its OCI manifest, if there is one; `size` is the number
+    of bytes written in total.
     """
 
     image_id: Digest

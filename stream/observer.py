@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from stream.model import Image, Layer
 
-# Yields the size of each layer in bytes, None where it is not known.
+# Yields the size of each layer in bytes, or None if it is not known.
 Sizes = Callable[[], Iterable[int | None]]
 
 
@@ -17,7 +17,9 @@ class Observer:
     """Receives progress events; the default methods do nothing."""
 
     def started(self, layers: int, sizes: Sizes, position: Callable[[], int]) -> None:
-        """`layers` layers follow; `position()` is the number of bytes written so far."""
+        """Writing begins: `layers` layers follow. `position()` returns the number of bytes
+        written so far.
+        """
 
     def layer_started(self, number: int, label: str, archive_name: str, size: int) -> None:
         """Layer `number`, counted from 1, begins: `size` bytes, called `label` in messages
@@ -25,16 +27,16 @@ class Observer:
         """
 
     def layer_written(self, number: int) -> None:
-        """All bytes of layer `number` are on their way."""
+        """All bytes of layer `number` have been passed on; some may not be hashed yet."""
 
     def layer_completed(self, number: int, layer: Layer) -> None:
-        """Layer `number` has its digest."""
+        """Layer `number` is hashed."""
 
     def finished(self, *images: Image) -> None:
-        """Everything is written, and holds these images."""
+        """Everything is written; the output holds `images`."""
 
     def exported(self, entries: int, size: int) -> None:
         """A root file system is written: `entries` entries in `size` bytes of tar."""
 
     def warning(self, message: str) -> None:
-        """The image can be written, but somebody should read `message`."""
+        """A person should read `message`, although the image can be written."""

@@ -1,6 +1,6 @@
-"""The way of images: sources, in order, into a sink. The only orchestrator.
+"""The pipeline: writes the layers and documents of images to a sink. The only orchestrator.
 
-Knows neither argv, nor JSON keys, nor header bytes, nor which sink it is.
+Knows neither argv, nor JSON keys, nor header bytes, nor which sink it writes to.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def write_image(  # noqa: PLR0913 — the options of the command, each of its ow
     """Write the image of `conf` to a file descriptor or binary file object, compressed by
     `threads` threads (default: one per core).
 
-    Returns the record of what was written. Raises ArgumentError, or ConfError if `conf` has
+    Return the image's record. Raises ArgumentError, or ConfError if `conf` has
     no tag, before anything is read; SourceError, ArchiveError, DigestMismatch or
     OutputError: then the archive has no `manifest.json` and no trailer, and its reader sees
-    that it is cut short. `output` is not closed.
+    that it is truncated. `output` is not closed.
     """
     check_arguments(archive_format, threads)
     require_tag(conf)
@@ -50,15 +50,15 @@ def write_image(  # noqa: PLR0913 — the options of the command, each of its ow
         for warning in sources.warnings:
             observer.warning(warning)
         if conf.annotations and not sink.takes.annotations:
-            observer.warning(f"annotations: {archive_format} has no place for them, left out")
+            observer.warning(f"annotations: left out, {archive_format} does not support them")
         (written,) = write_images([sources], sink, observer)
     observer.finished(written)
     return written
 
 
 def write_images(images: Sequence[ImageSources], sink: Sink, observer: Observer) -> list[Image]:
-    """Write `images` to `sink`: the layers of each that it does not hold, each once, then
-    the documents of all. Returns the record of each image.
+    """Write `images` to `sink`: each layer that it does not hold once, then the documents of
+    all. Return the record of each image.
     """
     layers = _LayerWriting(sink, observer)
     observer.started(_count(images), lambda: _sizes(images), lambda: sink.position)
@@ -90,8 +90,8 @@ def _sizes(images: Sequence[ImageSources]) -> Iterator[int | None]:
 
 
 class _LayerWriting:
-    """Writes layers one after the other, each once. A layer is completed when its hashing
-    has caught up, which never holds up the writing.
+    """Writes layers one after the other, each once. A layer is completed when it is hashed;
+    writing never waits for that.
     """
 
     def __init__(self, sink: Sink, observer: Observer) -> None:
@@ -99,7 +99,7 @@ class _LayerWriting:
         self._sink = sink
         self._observer = observer
         self._known: dict[Digest, Layer] = {}
-        self._passed: set[Digest] = set()  # diff_ids of what was begun, or is held
+        self._passed: set[Digest] = set()  # diff_ids of layers that were begun or are held
         self._repeated: dict[int, LayerSource] = {}
         self._open: deque[tuple[int, LayerWriter]] = deque()
         self._numbers = count()
@@ -107,7 +107,7 @@ class _LayerWriting:
         self._begun = 0
 
     def has(self, known: KnownLayer) -> bool:
-        """Return whether `known` need not be written: it was, or the sink holds it."""
+        """Return True if `known` need not be written: it was, or the sink holds it."""
         if known.diff_id not in self._passed:
             held = self._sink.holds(known)
             if held is None:
@@ -117,7 +117,7 @@ class _LayerWriting:
         return True
 
     def write(self, source: LayerSource) -> int:
-        """Write the bytes of `source`, if they were not. Returns the number of its record."""
+        """Write `source` unless its layer was written before. Return the number of its record."""
         number = next(self._numbers)
         if source.diff_id in self._passed:
             self._repeated[number] = source
@@ -136,7 +136,7 @@ class _LayerWriting:
         return number
 
     def complete(self) -> Mapping[Digest, Layer]:
-        """Wait until all layers are hashed. Returns them and those held, by diff_id."""
+        """Wait until all layers are hashed. Return them and those held, by diff_id."""
         while self._open:
             self._complete_oldest()
         for number, source in self._repeated.items():

@@ -1,11 +1,10 @@
 """Tar: layers inside an archive, written to a file descriptor in one pass.
 
-The only module that uses the C extension. A layer's size is known from its
-entries alone, so its archive header goes out before its content; its digest is
-known when its content has passed, so only a completed layer has one. Formats:
-POSIX.1-2008 pax, with CPython's tarfile as the reference for every byte; where it is
-asked for, GNU tar's own, with that program as the reference. Knows neither Nix nor
-OCI, and not what its file descriptor leads to.
+The only module that uses the C extension. A layer's size follows from its entries alone, so
+its archive header is written before its content; its digest is known once its content has
+passed, so only a completed layer has one. Formats: POSIX.1-2008 pax, with CPython's tarfile
+as the reference for every byte; on request, GNU tar's own, with that program as the
+reference. Knows neither Nix nor OCI, nor what its file descriptor refers to.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ encode_header = _tarhash.encode_header
 
 
 def encode_record(key: bytes, value: bytes) -> bytes:
-    """A record of a pax extended header, which begins with its own length."""
+    """Return a record of a pax extended header; it begins with its own length."""
     rest = len(key) + len(value) + 3
     size = rest + len(str(rest))
     size = rest + len(str(size))
@@ -40,19 +39,19 @@ def _padding(size: int, unit: int) -> int:
 
 
 def padded(size: int) -> int:
-    """The bytes that content of `size` bytes takes in a tar."""
+    """Return the number of bytes that content of `size` bytes takes in a tar."""
     return size + _padding(size, BLOCK)
 
 
 def tar_size(size: int) -> int:
-    """Bytes of a tar whose members take `size` bytes, trailer and all."""
+    """Return the size of a tar whose members take `size` bytes, trailer included."""
     return size + 2 * BLOCK + _padding(size + 2 * BLOCK, RECORD)
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """The extension's exceptions as this package's: a path tells an input's
-    fault from the output's.
+    """Translate the extension's exceptions into this package's. One that has a path is the
+    fault of an input, else of the output.
     """
     try:
         yield
@@ -67,9 +66,8 @@ def _translated() -> Iterator[None]:
 
 
 class Entries:
-    """The metadata of one layer, in order; every entry with `owner` and `mtime`
-    (seconds). On disk `root` stands before their names. Costs about 120 bytes of memory
-    an entry.
+    """The metadata of one layer, in order; every entry has `owner` and `mtime` (seconds). On
+    disk, their names are prefixed with `root`. Takes about 120 bytes of memory per entry.
     """
 
     def __init__(self, *, owner: Owner, mtime: int, root: bytes = b"") -> None:
@@ -83,20 +81,20 @@ class Entries:
         )
 
     def add_directory(self, path: bytes, mode: int) -> None:
-        """Append a directory entry that need not exist on disk."""
+        """Append an entry for a directory that need not exist on disk."""
         self._native.add(DIRECTORY, path + b"/", mode)
 
     def walk(self, path: bytes) -> None:
         """Append `path` and, if it is a directory, everything below it.
 
-        Raises SourceError, with the path on disk, for what cannot be read or cannot be
-        in a layer.
+        Raises SourceError, with the path on disk, for files that cannot be read or cannot
+        be in a layer.
         """
         with _translated():
             self._native.walk(path)
 
     def list(self) -> list[tuple[bytes, bytes, int, bytes]]:
-        """Typeflag, name, mode and link target of each entry, in order."""
+        """Return the typeflag, name, mode and link target of each entry, in order."""
         return self._native.list()
 
     def __len__(self) -> int:
@@ -104,17 +102,17 @@ class Entries:
 
     @property
     def records(self) -> memoryview:
-        """A canonical encoding of all metadata but owner and mtime."""
+        """A canonical encoding of all metadata except owner and mtime."""
         return memoryview(self._native)
 
     @property
     def size(self) -> int:
-        """Bytes that the entries take in a tar, content and padding included."""
+        """The number of bytes that the entries take in a tar, content and padding included."""
         return self._native.tar_size
 
     @property
     def layer_size(self) -> int:
-        """Bytes of the layer made of these entries, trailer and all."""
+        """The size in bytes of the layer made of these entries, trailer included."""
         return tar_size(self.size)
 
 
@@ -128,21 +126,21 @@ class TarContent:
 
     @property
     def written(self) -> int:
-        """The number of bytes of this tar so far."""
+        """The number of bytes of this tar written so far."""
         return self._native.position - self._start
 
     def write_entries(self, entries: Entries) -> None:
         """Write a whole tar: every entry with its file's content, and the trailer.
 
-        Raises SourceError for a file that is not the one that was walked.
+        Raises SourceError for a file that has changed since it was walked.
         """
         with _translated():
             self._native.write_entries(entries._native)
         self.write_trailer()
 
     def copy(self, fd: int, count: int, path: bytes, offset: int = -1) -> None:
-        """Copy `count` bytes of `fd` from `offset`, or from its position if that is
-        negative. `path` names it in errors.
+        """Copy `count` bytes of `fd` from `offset`, or from its current position if `offset`
+        is negative. Errors name the file as `path`.
         """
         with _translated():
             self._native.copy(fd, count, path, offset)
@@ -164,7 +162,7 @@ class TarContent:
 
 
 def write_layer(fd: int, size: int, write_to: Callable[[TarContent], None]) -> None:
-    """Let `write_to` write a tar of `size` bytes to `fd`, without an archive around it."""
+    """Call `write_to` to write a tar of `size` bytes to `fd`, without an archive around it."""
     native = _tarhash.Writer(fd)
     try:
         write_to(TarContent(native, size))
@@ -175,9 +173,9 @@ def write_layer(fd: int, size: int, write_to: Callable[[TarContent], None]) -> N
 
 
 class TarWriter:
-    """A tar on `fd`, a member after the other: its header, then its content.
+    """A tar written to `fd` member by member, each a header and then its content.
 
-    What is not finished has no trailer: a reader sees that it is cut short.
+    An unfinished tar has no trailer, so that a reader sees that it is truncated.
     """
 
     def __init__(self, fd: int) -> None:
@@ -191,7 +189,7 @@ class TarWriter:
 
     @property
     def position(self) -> int:
-        """Bytes of the archive so far; any thread may look."""
+        """The number of bytes written so far; any thread may read it."""
         return self._native.position
 
     def write(self, data: bytes) -> None:
@@ -200,7 +198,7 @@ class TarWriter:
             self._native.write(data)
 
     def copy(self, fd: int, count: int, path: bytes, offset: int) -> None:
-        """Copy `count` bytes of `fd` from `offset`; `path` names it in errors."""
+        """Copy `count` bytes of `fd` from `offset`. Errors name the file as `path`."""
         with _translated():
             self._native.copy(fd, count, path, offset)
 
@@ -209,7 +207,7 @@ class TarWriter:
         self._native.write_zeros(_padding(self.position, BLOCK))
 
     def finish(self) -> int:
-        """Write the trailer and hand everything to `fd`. Returns the tar's bytes."""
+        """Write the trailer and flush everything to `fd`. Return the tar's size in bytes."""
         with _translated():
             self._native.write_zeros(2 * BLOCK)
             self._native.write_zeros(_padding(self.position, RECORD))
@@ -218,7 +216,7 @@ class TarWriter:
 
 
 class ArchiveWriter(TarWriter):
-    """The outer tar: members owned by nobody, all of time `mtime`."""
+    """The outer tar: members without owner names, all modified at `mtime` (seconds)."""
 
     def __init__(self, fd: int, *, mtime: int) -> None:
         super().__init__(fd)
@@ -253,14 +251,14 @@ class ArchiveWriter(TarWriter):
             self._native.write_zeros(_padding(len(data), BLOCK))
 
     def write_link(self, name: str, target: str) -> None:
-        """Write a hard link: `name` stands for the earlier member `target`, too."""
+        """Write `name` as a hard link to the earlier member `target`."""
         with _translated():
             self._write_header(name, 0, target)
 
 
 class MemberWriter(TarContent):
-    """A member of an archive, `size` bytes that are hashed as they pass: content, then
-    `close`, then `hashed`.
+    """A member of an archive: `size` bytes, hashed as they are written. Write the content,
+    then call `close`, then `hashed`.
     """
 
     def __init__(self, archive: ArchiveWriter, archive_name: str, size: int) -> None:
@@ -269,7 +267,7 @@ class MemberWriter(TarContent):
         self._digest_number: int | None = None
 
     def close(self) -> None:
-        """End the member. Raises SizeMismatch if it is not the size announced."""
+        """End the member. Raises SizeMismatch if its size is not the one announced."""
         if self.written != self.size:
             raise SizeMismatch(self.archive_name, self.size, self.written)
         with _translated():

@@ -1,15 +1,15 @@
-"""Text made safe for one line of a terminal or a log. Knows nothing of the package."""
+"""Text made safe for one line of a terminal or a log. Knows nothing of the rest of the package."""
 
 from __future__ import annotations
 
 
 def printable(name: bytes) -> str:
-    """`name` as text on one line: what is not printable UTF-8 stands escaped."""
+    """Return `name` as text on one line; bytes that are not printable UTF-8 are escaped."""
     return one_line(name.decode("utf-8", "surrogateescape"))
 
 
 def one_line(text: str) -> str:
-    """`text` with what is not printable escaped, so that it stays on its line."""
+    """Return `text` on one line; characters that are not printable are escaped."""
     return "".join(
         char
         if char.isprintable()

@@ -54,5 +54,5 @@ def test_no_such_strategy() -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_no_layer_left(strategy: str) -> None:
     """A budget without a layer is the caller's mistake, whichever strategy it asks."""
-    with pytest.raises(ValueError, match="a budget of 0 layers: at least 1"):
+    with pytest.raises(ValueError, match="a budget of 0 layers; at least 1"):
         split_into_layers(GRAPH, ROOTS, 0, strategy)

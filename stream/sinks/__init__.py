@@ -1,4 +1,4 @@
-"""Where layers go: each module is one output format."""
+"""The destinations of images: each module is one output format."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def opened_archive(
     compression: Compression = UNCOMPRESSED,
     threads: int | None = None,
 ) -> Iterator[DockerArchive]:
-    """An archive being written to a file descriptor or binary file object, compressed by
-    `threads` threads (default: one per core). `output` is not closed.
+    """Open an archive that is written to a file descriptor or binary file object, compressed
+    by `threads` threads (default: one per core). `output` is not closed.
 
-    Raises OutputError. Exceptions of a file object of the caller's pass through.
+    Raises OutputError. Exceptions of the caller's file object pass through.
     """
     with ExitStack() as stack:
         fd = stack.enter_context(descriptor_of(output))

@@ -1,7 +1,7 @@
-"""The docker-archive: what `docker load` reads, its manifest last.
+"""The docker-archive, which `docker load` reads: layers first, the manifest last.
 
-Knows the order of members and their names; not where the layers' bytes come from, nor how
-tar encodes them.
+Knows the order and names of members; not where the layers' bytes come from, nor how tar
+encodes them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from stream.model import Descriptor, Digest, Image, ImageDocuments, KnownLayer, 
 from stream.oci import documents
 from stream.tarwriter import ArchiveWriter, MemberWriter
 
-# The ending of a compressed layer's name.
+# The file name extension of a compressed layer.
 _ENDINGS = {"gzip": ".gz", "zstd": ".zst"}
 
 
@@ -57,8 +57,8 @@ class _ArchiveLayer(MemberWriter):
 
 
 class DockerArchive:
-    """A docker-archive being written to `fd`, its members of time `mtime`. See
-    `stream.interfaces.Sink`. What is not finished has no manifest and no trailer.
+    """A docker-archive being written to `fd`, its members modified at `mtime` (seconds). See
+    `stream.interfaces.Sink`. An unfinished archive has no manifest and no trailer.
     """
 
     takes: ClassVar[Takes] = Takes()
@@ -105,8 +105,8 @@ class DockerArchive:
         return self._archive.finish()
 
     def _write_documents(self, image: ImageDocuments) -> tuple[str, Descriptor | None]:
-        """Write the documents of one image. Return the name of its config's member and what
-        describes its OCI manifest, if it has one.
+        """Write the documents of one image. Return the name of its config's member and the
+        descriptor of its OCI manifest, if it has one.
         """
         name = f"{documents.digest(image.config).removeprefix('sha256:')}.json"
         self._archive.write_member(name, image.config)

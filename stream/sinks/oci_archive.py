@@ -1,12 +1,12 @@
-"""The OCI image layout as a tar that is a docker-archive, too.
+"""The OCI image layout as a tar that is also a docker-archive.
 
-A blob is named by its digest, which is known when its bytes have passed: each layer goes
-out once under its free name, and gets the name of a blob later, as a hard link. With
-`manifest.json` at the end, whoever reads a docker-archive reads this. OCI Image
+A blob is named by its digest, which is not known before its bytes have passed. So each layer
+is written once under a name of our choice, and its blob follows as a hard link to it. With
+`manifest.json` at the end, all tools that read a docker-archive read this. OCI Image
 Specification, image-layout.md.
 
-Knows the order of members and their names; not where the layers' bytes come from, nor how
-tar encodes them.
+Knows the order and names of members; not where the layers' bytes come from, nor how tar
+encodes them.
 """
 
 from __future__ import annotations

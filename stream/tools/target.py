@@ -49,7 +49,7 @@ def read_target(
         if not is_conf(name):
             return ArchiveFile(path=name, repo_tag=chosen)
         if chosen is not None:
-            reason = "names an image in a conf, which has only one"
+            reason = "is a conf, which has only one image; leave out its tag"
             raise ArgumentError("target", os.fspath(target), reason)
         document = load_object(name)
     if not tagged and "repo_tag" in document:

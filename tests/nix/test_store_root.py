@@ -465,7 +465,7 @@ def test_a_file_that_changes_is_named_where_it_is(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=f"^{path}: is a FIFO"):
         stream.write_image(conf, io.BytesIO())
     path.parent.rename(tmp_path / "elsewhere")
-    with pytest.raises(SourceError, match=f"^{path.parent}: does not exist"):
+    with pytest.raises(SourceError, match=f"^{path.parent}: no such file"):
         stream.write_image(conf, io.BytesIO())
 
 

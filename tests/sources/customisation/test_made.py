@@ -360,7 +360,7 @@ def _become_a_fifo(path: Path) -> None:
         (lambda path: path.write_bytes(b""), "changed since it was walked"),
         (_become_a_link, "changed since it was walked"),
         (_become_a_fifo, "changed since it was walked"),
-        (Path.unlink, "does not exist"),
+        (Path.unlink, "no such file"),
     ],
     ids=["replaced", "rewritten", "longer", "empty", "link", "fifo", "gone"],
 )  # fmt: skip
