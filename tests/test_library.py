@@ -317,7 +317,7 @@ def test_wrong_argument(conf: stream.ImageConf, arguments: typing.Any, said: str
 def test_image_in_a_conf(tmp_path: Path) -> None:
     """Without it the tag in `conf.json:name:tag` would be taken for another image."""
     path = Store.below(tmp_path).conf()
-    with pytest.raises(stream.ArgumentError, match="names an image in a conf") as caught:
+    with pytest.raises(stream.ArgumentError, match="is a conf, which has only one image") as caught:
         stream.inspect(f"{path}:x:1", lambda _message: None)
     assert caught.value.argument == "target"
 

@@ -1,1 +1,1 @@
-"""Where layers come from: sources of known size, bytes to come."""
+"""The sources of layers: their size is known before their bytes are read."""

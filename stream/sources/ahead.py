@@ -1,4 +1,4 @@
-"""Sources made in a thread, ahead of the writing. Knows not what they are made of."""
+"""Sources made in a thread, ahead of the writing. Does not know what they are made from."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from stream.interfaces import LayerSource
 
 
 class Ahead:
-    """Makes sources in the background, in order, ahead of the writing by a
-    bounded number of entries: walking costs the writing no time, and memory does
-    not grow with the image.
+    """Makes sources in the background, in order, ahead of the writing by a bounded number of
+    entries. Walking does not delay the writing, and memory does not grow with the image.
 
-    The thread is a daemon: a run that fails does not wait for a walk nobody
-    needs any more.
+    The thread is a daemon, so that a run that fails does not wait for a walk whose result
+    is not needed.
     """
 
     MAX_ENTRIES = 4096  # some 500 kB
@@ -57,7 +56,7 @@ class Ahead:
             yield made
 
     def close(self) -> None:
-        """Make no more."""
+        """Stop making sources."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -1,7 +1,7 @@
 """The layers of a conf: base image, store layers, customisation layer.
 
-Said once for all who need them: stream, plan, export, inspect and explain. Knows neither
-what is in a layer nor where it goes.
+Used by stream, plan, export, inspect and explain. Knows neither what is in a layer nor where
+it goes.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from stream.archives.bytesource import ByteSource
     from stream.sources.base.image import BaseImage
 
-# dockerd's limit for the layers of one image; overlay file systems take three more
+# dockerd's limit on the layers of one image; overlay file systems allow three more
 MAX_LAYERS = 125
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSources:
-    """The layers of the image of `conf`, in which store paths that the base image holds are
-    left out if the conf says so. See `stream.interfaces.ImageSources`.
+    """The layers of the image of `conf`, without the store paths that the base image holds
+    if the conf asks for that. See `stream.interfaces.ImageSources`.
     """
 
     conf: ImageConf
@@ -40,18 +40,18 @@ class ImageSources:
 
     @property
     def warnings(self) -> Iterator[str]:
-        """What a person should know of the image as a whole."""
+        """Warnings about the image as a whole, each a line for a person."""
         base = self.base
         if base is not None and base.architecture != self.conf.architecture:
             yield f"the base image is for {base.architecture}, this one for {self.conf.architecture}"
         total = self.unknown_count() + len(base.layers if base else ())
         total += self.customisation is not None and self.customisation.diff_id is not None
         if total > MAX_LAYERS:
-            yield f"{total} layers: docker takes at most {MAX_LAYERS}, podman and buildah 128"
+            yield f"{total} layers: docker allows at most {MAX_LAYERS}, podman and buildah 128"
 
     def walk_store_layers(self) -> Iterator[StoreLayer]:
-        """Yield each store layer, walked when its turn comes, so that only the metadata at
-        hand is in memory. Raises SourceError.
+        """Yield each store layer, walked only when it is asked for, so that memory holds the
+        metadata of one layer. Raises SourceError.
         """
         for plan in self.conf.store_layers:
             yield walk(self.conf, plan)
@@ -128,8 +128,8 @@ class ImageSources:
 def opened_base(
     conf: ImageConf, *, entries: bool = False, summaries: bool = False
 ) -> Iterator[BaseImage | None]:
-    """The base image of `conf`, read once for all that a run has to know of it; None if it
-    has none. See `stream.sources.base.image.open_base_image`.
+    """Open the base image of `conf`, read once for everything that a run needs from it; None
+    if it has none. See `stream.sources.base.image.open_base_image`.
     """
     if conf.base is None:
         yield None
@@ -148,9 +148,9 @@ def opened(
     entries: bool = False,
     summaries: bool = False,
 ) -> Iterator[ImageSources]:
-    """The sources of the image of `conf`. A base image is listed in one reading, with the
-    entries or summaries of its layers if they are asked for; what a recipe makes is made
-    at once, and is there until the end. `warn` is called with a line for a person.
+    """Open the sources of the image of `conf`. A base image is listed in one pass, with the
+    entries or summaries of its layers on request. A recipe is carried out immediately; its
+    files exist until the context ends. `warn` is called with a line for a person.
 
     Raises StreamImageError.
     """

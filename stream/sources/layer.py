@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFields:
-    """What is known of a layer before its bytes are written."""
+    """The facts about a layer that are known before its bytes are written."""
 
     label: str
     comment: str

@@ -1,9 +1,8 @@
 """Store layers: store paths walked into entries, then written with their content.
 
-Knows which entries a store layer has and in which order, and what it is called
-in an archive; not how tar encodes them nor where they go. Layer content is that
-of nixpkgs' `dockerTools`: the store directory's ancestors first, then each
-store path.
+Knows a store layer's entries, their order and its fingerprint; not how tar encodes entries
+nor where they go. Layer content is that of nixpkgs' `dockerTools`: the store directory's
+ancestors first, then each store path.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ ANCESTOR_MODE = 0o755
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreLayer(ReadableLayer):
-    """A store layer that has been walked. `path_sizes` has the bytes in it of each of its
-    store paths.
+    """A store layer that has been walked. `path_sizes` has the number of bytes that each of
+    its store paths takes in it.
     """
 
     entries: Entries
@@ -38,13 +37,13 @@ class StoreLayer(ReadableLayer):
 
 
 def _ancestors(store_dir: bytes) -> list[bytes]:
-    """`store_dir` and the directories above it, top down, without `/`."""
+    """Return `store_dir` and the directories above it, top down, without `/`."""
     parts = [part for part in store_dir.split(b"/") if part]
     return [b"/" + b"/".join(parts[: i + 1]) for i in range(len(parts))]
 
 
 def _fingerprint(conf: ImageConf, entries: Entries) -> str:
-    """128 bits of xxh3 over everything in the layer but file content."""
+    """Return 128 bits of xxh3 over everything in the layer except file content, in hex."""
     owner = conf.owner
     digest = xxhash.xxh3_128(entries.records)
     digest.update(

@@ -648,9 +648,9 @@ def test_links_to_what_is_in_no_layer(packages: Packages, base: Path) -> None:
         contents=[app], extraCommands=f"{made}; ln -s ..{tool} etc/tool; ln -s ../other y"
     )
     assert warnings_of(conf) == []
-    told = f"stream-image: warning: /bin/app is a link into {app}, which is in no layer"
+    told = f"stream-image: warning: /bin/app: links into {app}, which is not in any layer"
     lost = {**conf, "store_layers": [[tool]]}
-    advice = ": add it to store_layers, or mount the store where the image runs"
+    advice = "; add it to store_layers, or mount the store where the image runs"
     assert warnings_of(lost) == [told + advice]
     lost = {**conf, "store_layers": [[packages.path("other-1")]]}
     assert warnings_of(lost) == [f"{told} (and 1 more like it){advice}"]

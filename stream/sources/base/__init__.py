@@ -1,1 +1,1 @@
-"""The base image: read once for what matters, then copied layer by layer."""
+"""The base image: listed in one pass, then copied layer by layer."""

@@ -1,6 +1,6 @@
-"""The Nix database of a base image: one file, of the last layer that has it.
+"""The Nix database of a base image: one file, from the topmost layer that has it.
 
-Knows which files in Nix's directory matter; not what is in them.
+Knows which files in Nix's directory matter; not their contents.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from stream.sources.base.tree import BaseTree
 from stream.text import printable
 from stream.typeflags import FILE, LINK
 
-MAX_KEPT = 4 * MAX_DATABASE  # bytes, of all layers together
+MAX_KEPT = 4 * MAX_DATABASE  # bytes, in all layers together
 _MAX_SMALL = 100  # bytes of a version
 
 _DATABASE, _SCHEMA, _CA_SCHEMA = (
     STATE_DIR + b"/db/" + name for name in (b"db.sqlite", b"schema", b"ca-schema")
 )
-# What SQLite has not yet brought into the database.
+# Changes that SQLite has not written to the database yet.
 _JOURNALS = (_DATABASE + b"-wal", _DATABASE + b"-journal")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseDatabase:
     """The database of a base image: the file's content. `name` is for errors.
-    `has_realisations`: Nix has made its tables for content-addressed derivations, too.
+    `has_realisations` is true if it has Nix's tables for content-addressed derivations.
     """
 
     name: str
@@ -40,8 +40,9 @@ class BaseDatabase:
 
 
 def keeper() -> Keep:
-    """What reads a Nix database's files while layers are listed: of journals a byte, which
-    is enough to know that they are not empty. Raises ArchiveError for files too large.
+    """Return a function that reads a Nix database's files while layers are listed. It reads
+    one byte of journals, enough to know that they are not empty, and raises ArchiveError for
+    files that are too large.
     """
     kept = 0
 
@@ -57,7 +58,7 @@ def keeper() -> Keep:
         if member.size > most or kept > MAX_KEPT:
             raise ArchiveError(
                 where(layer.name, printable(path)),
-                f"has {member.size} bytes; at most {most}, and {MAX_KEPT} of all layers, are read",
+                f"has {member.size} bytes; at most {most} are read, and {MAX_KEPT} in all layers",
             )
         return b"".join(pieces(layer, member.size))
 
@@ -65,9 +66,10 @@ def keeper() -> Keep:
 
 
 def base_database(tree: BaseTree) -> BaseDatabase | None:
-    """The Nix database in `tree`, which was listed with a `keeper`; None if it has none.
-    What was kept is kept no longer: an image is written meanwhile. Raises ArchiveError for
-    one that is not whole, or of another schema version.
+    """Return the Nix database in `tree`, which was listed with a `keeper`; None if it has
+    none. Drops the contents kept in `tree`, which would stay in memory while the image is
+    written. Raises ArchiveError for a database that is incomplete, or of another schema
+    version.
     """
     database = _content(tree, _DATABASE)
     journals = {path: _content(tree, path) for path in _JOURNALS}
@@ -81,8 +83,8 @@ def base_database(tree: BaseTree) -> BaseDatabase | None:
         if content:
             raise ArchiveError(
                 place,
-                f"is not all of the Nix database: {printable(path)} has changes to it. "
-                "Close the database before the base image is made",
+                f"is incomplete: {printable(path)} has changes that are not in it yet;"
+                " close the Nix database before making the base image",
             )
     version = (schema or b"").strip()
     if version != b"%d" % SCHEMA_VERSION:
@@ -95,8 +97,8 @@ def base_database(tree: BaseTree) -> BaseDatabase | None:
 
 
 def _content(tree: BaseTree, path: bytes) -> bytes | None:
-    """The content of the file at `path`, or None if nothing is there. Raises ArchiveError
-    for what is no regular file, or behind a link.
+    """Return the content of the file at `path`, or None if nothing is there. Raises
+    ArchiveError if it is not a regular file, or is reached through a link.
     """
     found: Directory | Leaf | None = tree.root
     way = b""
@@ -108,12 +110,12 @@ def _content(tree: BaseTree, path: bytes) -> bytes | None:
         if isinstance(found, tuple) and tree.entry(found)[0] == LINK:
             raise ArchiveError(
                 where(tree.name, printable(way)),
-                "is a link, and a Nix database behind one cannot be merged",
+                "is a link; a Nix database reached through one cannot be merged",
             )
     if found is None:
         return None
     number, index = found if isinstance(found, tuple) else (0, -1)
     content = tree.layers[number].contents.get(index)
     if content is None:
-        raise ArchiveError(where(tree.name, printable(path)), "is no regular file")
+        raise ArchiveError(where(tree.name, printable(path)), "is not a regular file")
     return content

@@ -1,8 +1,8 @@
-"""The base image: its layers, copied and verified, and what it says of itself.
+"""The base image: its layers, copied and verified, and its config.
 
-Knows image archives through `stream.archives`; not where the layers go. Layers
-come in the order in which the archive has them, each once, because a compressed
-archive is read from its front; the manifest's order is the image's.
+Knows image archives through `stream.archives`; not where the layers go. Layers come in the
+archive's order, each once, because a compressed archive is read from the start; the image's
+order is that of its manifest.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 
 class BaseImage:
-    """An image in an open archive, to be built on. A context manager. `listings` are of
-    its distinct layers, by their blobs, if any were made.
+    """An image in an open archive, to build on. A context manager. `listings` are those of
+    its distinct layers by blob, if any were made.
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class BaseImage:
 
     @property
     def name(self) -> str:
-        """The archive's, for errors."""
+        """The archive's name, for errors."""
         return self.archive.name
 
     @property
     def layers(self) -> tuple[ArchiveLayer, ...]:
-        """The image's layers, bottom to top; one may be there twice."""
+        """The image's layers, bottom to top; a layer may occur twice."""
         return self.image.layers
 
     @property
@@ -66,11 +66,13 @@ class BaseImage:
 
     @property
     def architecture(self) -> str:
-        """What the image is for."""
+        """The architecture that the image is for."""
         return str(self.document.get("architecture"))
 
     def tree(self) -> BaseTree:
-        """The image's layers as one tree; their entries were listed. Raises ArchiveError."""
+        """Return the image's layers as one tree; needs the listed entries. Raises
+        ArchiveError.
+        """
         from stream.archives.flatten import flatten
         from stream.sources.base.tree import BaseTree
 
@@ -82,8 +84,8 @@ class BaseImage:
         return BaseTree(self.name, root, list(self.listings.values()))
 
     def without_held(self, conf: ImageConf) -> ImageConf:
-        """`conf` without the store paths that the image holds already, if that is
-        what the conf asks for.
+        """Return `conf`, without the store paths that the image holds already if the conf
+        asks for that.
         """
         if not self._reference.skip_store_paths:
             return conf
@@ -139,9 +141,9 @@ def _keep(conf: ImageConf) -> Keep | None:
 def open_base_image(
     reference: BaseReference, conf: ImageConf, *, entries: bool = False, summaries: bool = False
 ) -> BaseImage:
-    """Open the image that `reference` means; of several the one for the conf's architecture.
-    What the conf asks for is listed, with `entries` also its layers' entries, with
-    `summaries` a summary of each. Raises ArchiveError.
+    """Open the image that `reference` names; of several, the one for the conf's architecture.
+    Lists what the conf needs; with `entries` also its layers' entries, with `summaries` a
+    summary of each layer. Raises ArchiveError.
     """
     lister = Lister(conf, entries=entries, summaries=summaries, keep=_keep(conf))
     archive = open_archive(reference.path, lister if lister.is_needed else None)

@@ -1,5 +1,5 @@
 """The layers of an archive as sources: copied, decompressed or left compressed, and verified
-while they pass. Knows not where they go.
+while they pass. Does not know where they go.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from stream.text import one_line
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseLayer(SourceFields):
-    """A layer of an archive, to be written uncompressed. Its bytes are read before the next
-    layer's; they are stored with `stored_compression`.
+    """A layer of an archive, to be written uncompressed. Its bytes, stored with
+    `stored_compression`, must be read before the next layer's.
     """
 
     source: ByteSource
@@ -69,8 +69,8 @@ class _Tee:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CarriedLayer(SourceFields):
-    """A layer of an archive that stays compressed as it is; its content is verified while
-    it passes.
+    """A layer of an archive that is copied as stored, without recompression; its content is
+    verified while it passes.
     """
 
     source: ByteSource
@@ -102,8 +102,8 @@ _CARRIED = frozenset({"gzip", "zstd"})
 def archive_layers(
     container: Container, layers: Iterable[ArchiveLayer], *, owner: str, carry_compressed: bool
 ) -> Iterator[LayerSource]:
-    """Yield each distinct layer, in the container's order. With `carry_compressed`, one
-    that is stored compressed stays so if OCI allows it. `owner` says in messages whose
+    """Yield each distinct layer, in the container's order. With `carry_compressed`, layers
+    stored with a compression that OCI allows stay compressed. `owner` says in messages whose
     layers they are.
     """
     carried = _CARRIED if carry_compressed else frozenset()
@@ -159,7 +159,7 @@ def _measured(container: Container, blob: Blob) -> Blob:
 
 
 def check_listing(archive_name: str, *images: ArchiveImage) -> None:
-    """Raise ArchiveError for images of one archive that give one member two diff_ids."""
+    """Raise ArchiveError if images of one archive list a member with two diff_ids."""
     blobs: dict[Blob, Digest] = {}
     for layer in chain.from_iterable(image.layers for image in images):
         if blobs.setdefault(layer.blob, layer.diff_id) != layer.diff_id:

@@ -1,7 +1,7 @@
-"""What is to be known of a base image's layers before any is written: listed in one
-reading of the archive, which may be compressed.
+"""Listings of a base image's layers, made before any layer is written, in one pass over the
+archive, which may be compressed.
 
-Keeps what a conf asks for, and no more. Knows names; not what is made of them.
+Keeps only what a conf needs. Knows names; not how they are used.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from stream.archives.summary import Summary, size_of
 from stream.archives.tarreader import Member, read_members
 from stream.model import ImageConf, Recipe
 
-# Reads the content of a member, which is next in the layer, if it is to be kept.
+# Returns the content of a member, which is next in the layer, or None if it need not be kept.
 Keep = Callable[[Member, ByteSource], bytes | None]
 
 
 @dataclass(slots=True)
 class StoreListing:
-    """What a layer does to the items of the store directory: their names. OCI Image
-    Specification, layer.md.
+    """The names of the items that a layer adds to the store directory or removes from it. OCI
+    Image Specification, layer.md.
     """
 
     held: set[bytes] = field(default_factory=set)
-    removed: set[bytes] = field(default_factory=set)  # by whiteouts, also of parts
+    removed: set[bytes] = field(default_factory=set)  # by whiteouts, even of a part
     all_removed: bool = False
 
     def add(self, name: bytes, store: list[bytes]) -> None:
@@ -51,8 +51,8 @@ class StoreListing:
 
 @dataclass(slots=True)
 class BaseListing:
-    """A layer: what it does to the store, its entries, and of some of them, by their
-    number, the content, and a summary; each only if it is asked for.
+    """The listing of a layer: its changes to the store, its entries, the contents of some
+    entries by their number, and a summary. Each is filled only on request.
     """
 
     store: StoreListing = field(default_factory=StoreListing)
@@ -62,9 +62,9 @@ class BaseListing:
 
 
 class Lister:
-    """Lists layers: the `peruse` of an archive. Lists what the conf asks for, with `entries`
-    the entries in any case, with `summaries` a summary; `keep` reads the content of some
-    entries. Raises ArchiveError for more than there is room for.
+    """Lists layers: the `peruse` of an archive. Lists what the conf needs; with `entries`
+    always the entries, with `summaries` a summary; `keep` reads the content of some entries.
+    Raises ArchiveError for layers that exceed the limits.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Lister:
 
     @property
     def is_needed(self) -> bool:
-        """Whether there is anything to list."""
+        """True if there is anything to list."""
         return self._store is not None or self._budget is not None or self._summaries
 
     def __call__(self, layer: ByteSource) -> BaseListing:
@@ -106,7 +106,7 @@ class Lister:
 
 
 def held(layers: Iterable[StoreListing]) -> set[bytes]:
-    """The names in the store directory when `layers`, bottom to top, lie over each other."""
+    """Return the names in the store directory of `layers`, applied bottom to top."""
     found: set[bytes] = set()
     for layer in layers:
         if layer.all_removed:

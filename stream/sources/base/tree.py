@@ -1,5 +1,5 @@
-"""What a base image has that matters to a tree above it: directories and symbolic links, and
-of files those that the tree would bring or lead to otherwise.
+"""The entries of a base image that matter to a tree above it: directories, symbolic links,
+and those files that the tree would otherwise add or link to.
 
 Knows layers by their listings; not what the tree will be.
 """
@@ -16,12 +16,12 @@ from stream.model import ImageConf
 from stream.sources.base.listing import BaseListing
 from stream.typeflags import DIRECTORY, FILE, LINK
 
-IMPLIED_MODE = 0o755  # of a directory that has no entry
+IMPLIED_MODE = 0o755  # of a directory without an entry
 
 
 class BaseEntry(NamedTuple):
-    """A directory or a symbolic link of the base, or a file that can be missed. What else it
-    has does not matter.
+    """A directory or symbolic link of the base, or a file that the tree may lack. Other
+    attributes do not matter.
     """
 
     typeflag: bytes
@@ -40,12 +40,12 @@ Base = Mapping[bytes, BaseEntry]
 class BaseTree:
     """A base image's layers as one tree; its leaves have the numbers of `layers`."""
 
-    name: str  # the archive's, for errors
+    name: str  # the archive's name, for errors
     root: Directory
     layers: list[BaseListing]
 
     def entry(self, leaf: Leaf) -> tuple[bytes, bytes]:
-        """The type and the link target of what is no directory."""
+        """Return the typeflag and link target of an entry that is not a directory."""
         number, index = leaf
         _, typeflag, link = self.layers[number].entries.entries[index]
         return typeflag, link
@@ -54,9 +54,9 @@ class BaseTree:
 def base_entries(
     tree: BaseTree, conf: ImageConf, files: Collection[bytes] = ()
 ) -> dict[bytes, BaseEntry]:
-    """The directories and symbolic links of `tree` by path, those of `files` that it has,
-    and the files in the store directory. The directories above the store are as the store layers
-    of `conf` make them, if there are any.
+    """Return by path the directories and symbolic links of `tree`, those of `files` that it
+    has, and the files in the store directory. If `conf` has store layers, the directories
+    above the store are as those make them.
     """
     store_prefix = conf.store_dir.strip(b"/") + b"/"
     found = {b"": _directory(tree.root.member)}

@@ -1,1 +1,1 @@
-"""The customisation layer made from a recipe: a tree in memory, bytes to come."""
+"""The customisation layer: ready-made, or made from a recipe as a tree in memory."""

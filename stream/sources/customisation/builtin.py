@@ -1,6 +1,6 @@
-"""Small contents that are built in: what nixpkgs' `dockerTools` has under the same names.
+"""The built-in contents: those of nixpkgs' `dockerTools`, under the same names.
 
-Knows which files each of them is; not what else is in the image.
+Knows which files each of them has; not what else is in the image.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from stream.text import printable
 
 SHADOW_SETUP = "shadowSetup"
 
-# What shadowSetup has, each only where nothing else brings it.
+# The files of shadowSetup, each added only if no other content has it.
 SHADOW_PATHS = frozenset(
     {
         b"etc/group", b"etc/gshadow", b"etc/login.defs", b"etc/pam.d/other", b"etc/passwd",
@@ -30,12 +30,12 @@ Nodes = list[tuple[bytes, Node]]
 
 
 def nodes(builtin: Builtin, disk: Disk) -> Nodes:
-    """The nodes of `builtin` with their paths; on `disk` is what it links to. Raises RecipeError for a name that there
-    is not, a path that does not hold what is linked to, and malformed lines.
+    """Return the nodes of `builtin` with their paths; its link targets are on `disk`. Raises
+    RecipeError for an unknown name, a path that lacks the link target, and malformed lines.
     """
     make = _BUILTINS.get(builtin.name)
     if make is None:
-        raise RecipeError(builtin.name, f"not built in; there are {', '.join(_BUILTINS)}")
+        raise RecipeError(builtin.name, f"not built in; use one of {', '.join(_BUILTINS)}")
     made = make(builtin, disk)
     for _, node in made:
         node.origin = builtin.name.encode()
@@ -100,15 +100,15 @@ _BUILTINS: dict[str, Callable[[Builtin, Disk], Nodes]] = {
 
 
 def _found(builtin: Builtin, disk: Disk, *names: bytes) -> bytes:
-    """The first of `names` that is a file in the builtin's path, or that path itself if it
-    is a file.
+    """Return the first of `names` that is a file in the builtin's path, or that path itself
+    if it is a file.
     """
     path = builtin.path
     wanted = " or ".join(map(printable, names))
     if not path:
-        raise RecipeError(builtin.name, f"needs the path of a package with {wanted}")
+        raise RecipeError(builtin.name, f"needs a path; give that of a package with {wanted}")
     if not path.startswith(b"/"):
-        raise RecipeError(builtin.name, f"{printable(path)} is not absolute")
+        raise RecipeError(builtin.name, f"{printable(path)} is not an absolute path")
     for candidate in (path, *(os.path.join(path, name) for name in names)):
         if disk.is_file(candidate):
             return candidate
@@ -120,12 +120,12 @@ def _found(builtin: Builtin, disk: Disk, *names: bytes) -> bytes:
 
 
 def _passwd(builtin: Builtin, first: str, last: str = "") -> bytes:
-    """passwd(5): the lines with the extra ones between them."""
+    """Return a passwd(5) file: the two lines with the extra ones between them."""
     return _lines(builtin, first, builtin.extra_passwd_lines, last, fields=7)
 
 
 def _group(builtin: Builtin, first: str, last: str = "") -> bytes:
-    """group(5): the lines with the extra ones between them."""
+    """Return a group(5) file: the two lines with the extra ones between them."""
     return _lines(builtin, first, builtin.extra_group_lines, last, fields=4)
 
 
@@ -134,10 +134,10 @@ def _lines(
 ) -> bytes:
     for line in extra:
         if "\n" in line or "\0" in line:
-            raise RecipeError(builtin.name, f"{line!r} is not one line")
+            raise RecipeError(builtin.name, f"{line!r} must be a single line")
         if line.count(":") != fields - 1:
             raise RecipeError(
-                builtin.name, f"{line!r} has {line.count(':') + 1} fields, it needs {fields}"
+                builtin.name, f"{line!r} has {line.count(':') + 1} fields instead of {fields}"
             )
     text = "".join(f"{line}\n" for line in (first, *extra, last) if line)
     return text.encode("utf-8", "surrogateescape")

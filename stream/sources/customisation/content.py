@@ -1,6 +1,6 @@
-"""The content of a tree's files on disk: each has to be the file that it was.
+"""The content of a tree's files on disk, none of which may have changed since the walk.
 
-Knows nodes; not what becomes of the bytes.
+Knows nodes; not where the bytes go.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ PIECE = 1 << 20
 
 @contextmanager
 def opened(node: Node) -> Iterator[int]:
-    """The file that has a node's content. Raises SourceError unless it is the one that
-    it was, before and after it is read. Never waits on what is no file any more.
+    """Open the file that has a node's content. Raises SourceError if it has changed since
+    the walk, both when it is opened and when it is closed. Never blocks, even if a FIFO has
+    taken its place.
     """
     try:
         fd = os.open(
@@ -40,7 +41,7 @@ def opened(node: Node) -> Iterator[int]:
 
 
 def pieces(node: Node) -> Iterator[bytes]:
-    """The content of a file in the tree, wherever it is. Raises SourceError."""
+    """Yield the content of a file in the tree, in memory or on disk. Raises SourceError."""
     if node.data is not None:
         yield node.data
     elif node.source:

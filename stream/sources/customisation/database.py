@@ -1,7 +1,7 @@
-"""The Nix database of an image: what a Nix that runs in it knows of its store.
+"""The Nix database of an image, which a Nix that runs in it needs to know its store.
 
-Knows what `nix-store --load-db` would say of store objects, and where Nix looks for it;
-neither SQL nor where the base image is from.
+Knows what `nix-store --load-db` records of store objects, and where Nix looks for it; neither
+SQL nor where the base image comes from.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from stream.text import printable
 
 _DATABASE = "Nix database"  # in messages
 _ORIGIN = b"the Nix database"
-_MAX_DERIVATION = 1 << 20  # bytes in which a derivation has named its outputs
+_MAX_DERIVATION = 1 << 20  # bytes at its beginning in which a derivation names its outputs
 
-# How a derivation begins: its outputs' names and paths, hash algorithms and hashes.
+# The beginning of a derivation: its outputs' names, paths, hash algorithms and hashes.
 _OUTPUT = rb'\("([^"\\]*)","([^"\\]*)","[^"\\]*","[^"\\]*"\)'
 _OUTPUTS = re.compile(
     rb'(?:Derive\(|DrvWithVersion\("[^"\\]*",)\[(' + _OUTPUT + rb"(?:," + _OUTPUT + rb")*)\],"
@@ -42,11 +42,10 @@ def add_database(
 ) -> None:
     """Put `database`, merged with that of the base image, and its roots into `tree`.
 
-    Where both know a store path, `database` is right or, with `base_first`, the base.
-    Derivations among the objects are read on `disk`, for the outputs that they have.
-    Realisations of the base are forgotten: Nix makes these tables anew. Raises RecipeError,
-    ArchiveError for a base that cannot be merged, SourceError for a derivation that cannot
-    be read.
+    If both have a store path, that of `database` is taken or, with `base_first`, that of the
+    base. Derivations among the objects are read on `disk` for their outputs. The base's
+    realisations are dropped; Nix creates these tables again. Raises RecipeError, ArchiveError
+    for a base that cannot be merged, SourceError for a derivation that cannot be read.
     """
     is_store_path = re.compile(f"{re.escape(disk.store_dir.decode())}/{STORE_NAME}").fullmatch
     known: dict[str, Registration] = {}
@@ -76,7 +75,7 @@ def add_database(
     _put(tree, b"gcroots/profiles", profiles)
     for root in dict.fromkeys(database.roots):
         if root not in known:
-            raise RecipeError(f"{_DATABASE}: {root}", "is a root, but not in the database")
+            raise RecipeError(f"{_DATABASE}: {root}", "is a root that is not in the database")
         target = root.encode()
         name = target.rpartition(b"/")[2]
         _put(tree, b"gcroots/docker/" + name, nodes.link(target, origin=_ORIGIN))
@@ -85,20 +84,20 @@ def add_database(
 def _ours(
     database: NixDatabase, is_store_path: Callable[[str], object], store_dir: bytes
 ) -> dict[str, Registration]:
-    """What `database` says, by store path."""
+    """Return the records of `database`, by store path."""
     ours: dict[str, Registration] = {}
     for item in database.objects:
         for path in filter(None, (item.path, item.deriver)):
             if not is_store_path(path):
                 raise RecipeError(
-                    f"{_DATABASE}: {path}", f"is no store path in {printable(store_dir)}"
+                    f"{_DATABASE}: {path}", f"is not a store path in {printable(store_dir)}"
                 )
         if not NAR_HASH.fullmatch(item.nar_hash):
             raise RecipeError(
-                f"{_DATABASE}: {item.path}", "its NAR hash is not sha256: and 64 hex digits"
+                f"{_DATABASE}: {item.path}", "narHash must be sha256: and 64 hex digits"
             )
         if item.path in ours:
-            raise RecipeError(f"{_DATABASE}: {item.path}", "is described twice")
+            raise RecipeError(f"{_DATABASE}: {item.path}", "is listed twice")
         ours[item.path] = Registration(
             nar_hash=item.nar_hash,
             nar_size=item.nar_size or None,
@@ -109,7 +108,7 @@ def _ours(
 
 
 def _outputs(path: bytes, disk: Disk) -> dict[str, str]:
-    """The outputs of the derivation at `path`, as far as their paths are known ahead."""
+    """Return the outputs of the derivation at `path` whose paths are known before it is built."""
     try:
         with open(disk.led(path), "rb") as file:
             head = file.read(_MAX_DERIVATION)
@@ -117,7 +116,7 @@ def _outputs(path: bytes, disk: Disk) -> dict[str, str]:
         raise SourceError.unreadable(os.fsencode(error.filename or path), error) from error
     found = _OUTPUTS.match(head)
     if found is None:
-        raise SourceError(path, "is no derivation, though it is called one")
+        raise SourceError(path, "is not a derivation, although its name ends in .drv")
     outputs = re.findall(_OUTPUT, found[1].decode("utf-8", "replace").encode())
     return {output.decode(): path.decode() for output, path in outputs if path}
 
@@ -130,5 +129,5 @@ def _put(tree: Tree, name: bytes, node: Node) -> None:
         whose = f", from {printable(error.node.origin)}" if error.node.origin else ""
         raise RecipeError(
             f"{_DATABASE}: /{printable(error.path)}",
-            f"something is there already{whose}: leave it out",
+            f"something else is there already{whose}; leave it out",
         ) from None

@@ -1,11 +1,11 @@
-"""Contents laid into one tree: linked, as nixpkgs' `symlinkJoin` does, or copied, as what
+"""Contents joined into one tree: linked, as nixpkgs' `symlinkJoin` does, or copied, as
 `dockerTools` copies to the root.
 
-Owns what happens where contents meet at a path. Knows nothing of layers, and not what
-becomes of the tree.
+Owns the rules for contents that have the same path. Knows nothing of layers, nor how the
+tree is used.
 
-A link to a directory is followed no further than to what stands beside its content, as in
-a store: `/run` in a content means the image's, not this machine's.
+A link to a directory is followed only if its target is below the directory that holds the
+content, such as the store: `/run` in a content means the image's, not this machine's.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from stream.sources.customisation.tree import (
 from stream.text import printable
 from stream.typeflags import DIRECTORY, FILE, LINK
 
-# Links to directories can double what is reached with each step, and no path is a loop.
+# Links to directories can double the number of reached files at each step without any cycle.
 MAX_AGAIN = 300_000
 
 CHUNK = 1 << 20
@@ -45,24 +45,23 @@ _NAME = attrgetter("name")
 
 
 def make_tree(recipe: Recipe, *, present: Container[bytes] = (), disk: Disk | None = None) -> Tree:
-    """The tree of `recipe`'s contents and of what it copies to the root. They are on `disk`,
-    or, without it, where their paths say.
+    """Return the tree of `recipe`'s contents and of what it copies to the root. They are read
+    from `disk` or, without it, from their own paths.
 
-    Contents: directories are merged, a file becomes a link to its absolute path, a link is
-    made again with its own text. Where a link to a directory meets another directory, the
-    two are merged.
+    Contents: directories are merged, a file becomes a link to its absolute path, a link keeps
+    its target. Where a link to a directory meets another directory, the two are merged.
 
-    Copies, as of `rsync -ak`: with their modes, owned by root; a link to a directory becomes
-    a directory. With `keep_dirlinks`, as of `rsync -aK`, it stays, and a directory that meets
-    one in the tree goes where it leads. A directory's mode is that of the last content which
-    has it; the root's stays.
+    Copies, as with `rsync -ak`: files keep their modes and are owned by root; a link to a
+    directory becomes a directory. With `keep_dirlinks`, as with `rsync -aK`, it stays a link,
+    and a directory that meets one in the tree is merged into its target. A directory has the
+    mode of the last content that has it; the root keeps its own.
 
-    shadowSetup comes last and adds only what is missing: not there, and not in the base
+    shadowSetup comes last and adds only files that are missing both here and in the base
     image, whose paths are `present`.
 
-    Raises SourceError for what cannot be read or linked, RecipeError for what is built in
-    and cannot be made, and ContentConflict if contents disagree about a file, unless
-    `first_wins`. Files of the same bytes and mode agree.
+    Raises SourceError for files that cannot be read or linked, RecipeError for built-in
+    contents that cannot be made, and ContentConflict if contents differ in a file, unless the
+    recipe says `first_wins`. Files of the same bytes and mode do not differ.
     """
     tree = Tree()
     joiner = _Joiner(tree, disk or Disk(), first_wins=recipe.first_wins)
@@ -84,13 +83,13 @@ def make_tree(recipe: Recipe, *, present: Container[bytes] = (), disk: Disk | No
 
 @dataclass(slots=True, kw_only=True)
 class _FoundLink(Node):
-    """A link made again, with the path at which it was found in its content."""
+    """A link of a content, with the path at which it was found there."""
 
     found: bytes
 
 
 class _File(NamedTuple):
-    """A file to be compared: at `path` with its device and inode, or only `data`."""
+    """A file to be compared: at `path`, with its device and inode, or `data` in memory."""
 
     mode: int
     size: int
@@ -99,15 +98,15 @@ class _File(NamedTuple):
     data: bytes = b""
 
     def open(self) -> BinaryIO:
-        """Its content."""
+        """Open its content."""
         return open(self.path, "rb") if self.path else io.BytesIO(self.data)
 
 
 class _Joiner:
-    """Lays contents into a tree, one after the other.
+    """Joins contents into a tree, one after the other.
 
-    The origin of a node is the absolute path of its content. Paths are the image's; what
-    is opened is where `disk` has them.
+    The origin of a node is the absolute path of its content. Paths are the image's; files are
+    opened where `disk` has them.
     """
 
     def __init__(self, tree: Tree, disk: Disk, *, first_wins: bool) -> None:
@@ -116,35 +115,35 @@ class _Joiner:
         self.first_wins = first_wins
         self.copied = self.keep_dirlinks = False
         self._followed: set[tuple[int, int]] = set()  # directories, by device and inode
-        self._joined: set[tuple[bytes, int, int]] = set()  # the same, each where it was laid
-        self._again = 0  # their entries, but for the first time
-        self._alike: dict[bytes, list[_FoundLink]] = {}  # by path, links of the text that is there
+        self._joined: set[tuple[bytes, int, int]] = set()  # the same, with the path in the tree
+        self._again = 0  # entries of directories that were followed before
+        self._alike: dict[bytes, list[_FoundLink]] = {}  # by path, links equal to the one there
         self._real_paths: dict[bytes, bytes] = {}  # of directories that have links
 
     def add(self, content: bytes) -> None:
-        """Lay the directory `content` into the tree."""
+        """Join the directory `content` into the tree."""
         origin = os.path.abspath(content)
         with _reading(origin):
             if not stat.S_ISDIR(os.stat(self._disk.led(origin)).st_mode):
                 raise SourceError(
                     origin,
-                    "a content is a directory: put this into one, under its path in the image",
+                    "is not a directory; `contents` takes directories laid out as in the image",
                 )
             if self._disk.is_split(origin):
                 raise SourceError(
-                    origin, "holds the store directory, whose files are elsewhere: name store paths"
+                    origin, "holds the store directory, whose files are elsewhere; use store paths"
                 )
             self._merge(self._tree.root, b"", origin, origin, followed=False)
 
     def add_builtin(self, builtin: Builtin, present: Container[bytes] = ()) -> None:
-        """Lay a content that is built in into the tree, without what is `present`."""
+        """Join a built-in content into the tree, except for the paths `present`."""
         with _reading(builtin.path):
             for path, node in builtins.nodes(builtin, self._disk):
                 if path not in present:
                     self._put(path, node)
 
     def _put(self, path: bytes, node: Node) -> None:
-        """Lay a single node into the tree."""
+        """Join a single node into the tree."""
         *above, name = parts_of(path)
         target, place = self._tree.root, b""
         for part in above:
@@ -164,8 +163,8 @@ class _Joiner:
     def _merge(
         self, target: Node, place: bytes, source: bytes, origin: bytes, *, followed: bool
     ) -> None:
-        """Lay the directory at `source`, in the content `origin`, into `target`, which is
-        at `place` in the tree. `followed`: it was reached through a link.
+        """Join the directory at `source`, in the content `origin`, into `target`, which is at
+        `place` in the tree. `followed` is set if it was reached through a link.
         """
         waiting = [(target, place, source, self._disk.led(source), followed)]
         while waiting:
@@ -173,7 +172,7 @@ class _Joiner:
             if followed and self._is_joined(place, on_disk):
                 continue
             with os.scandir(on_disk) as scan:
-                entries = sorted(scan, key=_NAME)  # the same conflict first on any machine
+                entries = sorted(scan, key=_NAME)  # any machine reports the same conflict first
             if followed:
                 self._count(entries, on_disk)
             children = target.children
@@ -202,7 +201,7 @@ class _Joiner:
     def _node(
         self, entry: os.DirEntry[bytes], path: bytes, origin: bytes, *, followed: bool
     ) -> Node:
-        """What `entry`, which is at `path`, is in the tree."""
+        """Return the node for `entry`, which is at `path`."""
         if entry.is_file(follow_symlinks=False):
             if not self.copied:
                 return link(path, origin=origin)
@@ -219,7 +218,7 @@ class _Joiner:
             return self._directory(entry.path, origin)
         if not entry.is_symlink():
             raise SourceError(
-                entry.path, "a content holds files, directories and links only: remove this from it"
+                entry.path, "contents can only hold files, directories and links; remove this"
             )
         node = _FoundLink(
             typeflag=LINK, mode=0o777, link=os.readlink(entry.path), origin=origin, found=path
@@ -228,19 +227,19 @@ class _Joiner:
             if not self.keep_dirlinks and self._leads_to_directory(node):
                 return self._directory(self._disk.led(path), origin)
         elif followed and not node.link.startswith(b"/"):
-            node.link = path  # from here its own text would lead elsewhere
+            node.link = path  # its own text would lead elsewhere from here
         return node
 
     def _directory(self, on_disk: bytes, origin: bytes) -> Node:
-        """A directory like that at `on_disk`, still empty."""
+        """Return an empty directory with the mode of that at `on_disk` if it is copied."""
         mode = DIRECTORY_MODE
         if self.copied:
             mode = stat.S_IMODE(os.stat(on_disk).st_mode) | stat.S_IWUSR
         return directory(mode, origin=origin)
 
     def _is_to_merge(self, found: Node, node: Node) -> bool:
-        """Whether `node` is a link to a directory that meets a directory, or another link,
-        which may lead to one.
+        """Return True if `node` is a link to a directory that meets a directory, or another
+        link, which may lead to one.
         """
         if found.typeflag == LINK and (self.keep_dirlinks or found.link == node.link):
             return False
@@ -249,8 +248,8 @@ class _Joiner:
     def _open(
         self, target: Node, place: bytes, name: bytes, node: Node
     ) -> tuple[Node, bytes] | None:
-        """The directory `name` in `target`, which is at `place`, and its path, for `node` to
-        be merged with; None if something else is there that wins.
+        """Return the directory `name` in `target`, which is at `place`, and its path, so that
+        `node` can be merged into it; None if something else is there that wins.
         """
         found = target.children[name]
         if found.is_directory:
@@ -269,8 +268,8 @@ class _Joiner:
         return made, path
 
     def _linked(self, place: bytes, found: Node) -> tuple[Node, bytes] | None:
-        """The directory of the tree that a link in its directory `place` leads to, and its
-        path; None if there is none.
+        """Return the directory of the tree that a link in its directory `place` leads to, and
+        its path; None if there is none.
         """
         names = parts_of(place)
         nodes = [self._tree.root]
@@ -299,7 +298,9 @@ class _Joiner:
         return None
 
     def _compare(self, target: Node, place: bytes, name: bytes, node: Node) -> None:
-        """Let what is in `target` stay if `node` agrees with it, or the first wins."""
+        """Keep the entry in `target`. Raises ContentConflict if `node` differs from it, unless
+        the first wins.
+        """
         found = target.children[name]
         if isinstance(node, _FoundLink) and found.typeflag == LINK and found.link == node.link:
             self._alike.setdefault(under(place, name), []).append(node)
@@ -311,8 +312,8 @@ class _Joiner:
             raise ContentConflict(f"/{printable(path)}", found.origin, node.origin)
 
     def _agree(self, found: Node, node: Node) -> bool:
-        """Whether both are links of the same text, or files of the same bytes and mode, or
-        lead to such.
+        """Return True if both are links with the same target, or are, or lead to, files of the
+        same bytes and mode.
         """
         if found.typeflag == node.typeflag == LINK and found.link == node.link:
             return True
@@ -329,7 +330,7 @@ class _Joiner:
         return True
 
     def _file(self, node: Node) -> _File | None:
-        """The file that `node` is or leads to."""
+        """Return the file that `node` is or leads to, or None."""
         if node.data is not None:
             return _File(node.mode, node.size, data=node.data)
         path = self._read_from(node)
@@ -339,8 +340,8 @@ class _Joiner:
         return _File(stat.S_IMODE(facts.st_mode), facts.st_size, path, (facts.st_dev, facts.st_ino))
 
     def _leads_to_directory(self, node: Node) -> TypeGuard[_FoundLink]:
-        """Whether `node` is a link to a directory that can be followed. Raises SourceError
-        for one that it would be in.
+        """Return True if `node` is a link to a directory that can be followed. Raises
+        SourceError if it is below that directory itself.
         """
         if not isinstance(node, _FoundLink) or not self._disk.is_directory(node.found):
             return False
@@ -348,14 +349,14 @@ class _Joiner:
         if path in self._above(node):
             raise SourceError(
                 self._disk.at(node.found),
-                "leads to a directory that it is in, which has no end: remove the link"
+                "symlink cycle: points to one of its own parents; remove the link"
                 + (", or keep links to directories (keepContentsDirlinks)" * self.copied),
             )
         return path is not None
 
     def _read_from(self, node: Node) -> bytes | None:
-        """The path on disk of what a file or link in a content is or leads to, None if there
-        is none that can be followed.
+        """Return the path on disk of the file that a file or link in a content is or leads to;
+        None if the link cannot be followed.
         """
         if node.typeflag != LINK:
             return node.source or None
@@ -363,8 +364,8 @@ class _Joiner:
         return self._disk.led(path) if path is not None and self._disk.exists(path) else None
 
     def _reached(self, node: _FoundLink) -> bytes | None:
-        """The real path of what a link in a content leads to; None if that does not exist, or
-        is not beside its content.
+        """Return the real path of the target of a link in a content; None if it does not
+        exist, or is not below the directory that holds the content.
         """
         if not self._disk.exists(node.found):
             return None
@@ -374,8 +375,8 @@ class _Joiner:
         return path if path.startswith(beside + b"/") else None
 
     def _above(self, node: _FoundLink) -> list[bytes]:
-        """The real paths of the directories that the link `node` is in, from its content
-        down.
+        """Return the real paths of the directories that the link `node` is in, from its
+        content down.
         """
         path = node.origin
         real = self._real_paths.get(path) or self._disk.real_path(path)
@@ -383,17 +384,17 @@ class _Joiner:
         above = [real]
         for name in parts_of(node.found[len(path) :])[:-1]:
             path = os.path.join(path, name)
-            # Short steps: all of a path that leads through links is long to follow.
+            # Step by step: resolving the whole of a path through links takes long.
             real = self._real_paths.get(path) or self._disk.real_path(os.path.join(real, name))
             self._real_paths[path] = real
             above.append(real)
         return above
 
     def _is_joined(self, place: bytes, directory: bytes) -> bool:
-        """Whether links of another content have led to this directory at the same place: its
-        links would now get another text, and disagree with themselves.
+        """Return True if links of another content led to this directory at the same place: its
+        links would now get other targets, and conflict with themselves.
         """
-        if self.copied:  # whose modes may be others' by now
+        if self.copied:  # directories may have other contents' modes by now
             return False
         facts = os.stat(directory)
         identity = place, facts.st_dev, facts.st_ino
@@ -410,14 +411,13 @@ class _Joiner:
         if self._again > MAX_AGAIN:
             raise SourceError(
                 directory,
-                f"links to directories lead to more than {MAX_AGAIN} files again that others of"
-                " them lead to: remove some",
+                f"links to directories reach more than {MAX_AGAIN} files repeatedly; remove some",
             )
 
 
 @contextmanager
 def _reading(path: bytes) -> Iterator[None]:
-    """Raise SourceError for what the system says of a file, `path` if it does not say."""
+    """Translate OSError into SourceError for the file that it names, else for `path`."""
     try:
         yield
     except SourceError:

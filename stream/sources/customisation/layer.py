@@ -1,7 +1,7 @@
-"""The customisation layer of a conf, ready or made from a recipe: whichever it means.
+"""The customisation layer of a conf, whether ready-made or made from a recipe.
 
-Knows that there are these two, and what a base image is read for; neither what is in
-them nor where the layer goes.
+Knows that there are these two kinds, and what a recipe needs from a base image; neither what
+is in them nor where the layer goes.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Warn = Callable[[str], None]
 def opened_customisation_layer(
     conf: ImageConf, base: BaseImage | None, warn: Warn
 ) -> Iterator[ListedLayer | None]:
-    """The customisation layer's source, None if `conf` has none. What a recipe makes above
-    `base`, the conf's base image, is made at once, and what it needs is there until the
-    end. `warn` is told what a person should know. Raises StreamImageError.
+    """Open the customisation layer of `conf`; None if it has none. A recipe is carried out
+    immediately, above `base`, the conf's base image; its files exist until the context ends.
+    `warn` is called with a line for a person. Raises StreamImageError.
     """
     means = conf.customisation_layer
     if means is None:
@@ -50,7 +50,7 @@ def opened_customisation_layer(
 def _made(
     conf: ImageConf, recipe: Recipe, base: BaseImage | None, warn: Warn
 ) -> Iterator[tuple[Tree, Base]]:
-    """The tree that `recipe` makes, and what is below it."""
+    """Make the tree of `recipe`; the value is the tree and the base's entries below it."""
     from stream.sources.customisation.make import made
 
     entries, database = ({}, None) if base is None else _below(base, conf, recipe)
@@ -59,7 +59,7 @@ def _made(
 
 
 def _below(base: BaseImage, conf: ImageConf, recipe: Recipe) -> tuple[Base, BaseDatabase | None]:
-    """What `recipe` has to know of the base image."""
+    """Return what `recipe` needs from the base image: its entries, and its Nix database."""
     from stream.sources.base.tree import base_entries
     from stream.sources.customisation.builtin import SHADOW_PATHS
 
@@ -74,7 +74,7 @@ def _below(base: BaseImage, conf: ImageConf, recipe: Recipe) -> tuple[Base, Base
 
 def _warn_of_lost_links(tree: Tree, conf: ImageConf, base: Base, warn: Warn) -> None:
     if not conf.store_layers:
-        return  # for a host that mounts its store
+        return  # the image relies on a store mounted where it runs
     from stream.sources.customisation.links import lost_links
 
     known = {path for plan in conf.store_layers for path in plan.store_paths}
@@ -87,6 +87,6 @@ def _warn_of_lost_links(tree: Tree, conf: ImageConf, base: Base, warn: Warn) -> 
         into, path = next(iter(lost.items()))
         more = f" (and {len(lost) - 1} more like it)" if len(lost) > 1 else ""
         warn(
-            f"/{printable(path)} is a link into {printable(into)}, which is in no layer{more}:"
+            f"/{printable(path)}: links into {printable(into)}, which is not in any layer{more};"
             " add it to store_layers, or mount the store where the image runs"
         )

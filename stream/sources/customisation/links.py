@@ -1,4 +1,4 @@
-"""Links of a tree that lead into the store. Knows their text alone, not what is there."""
+"""The links of a tree that lead into the store. Knows only their text, not the store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stream.typeflags import LINK
 
 
 def led_into(path: bytes, target: bytes, store_dir: bytes) -> bytes | None:
-    """The store path that a link at `path` with this target leads to, or None."""
+    """Return the store path that a link at `path` with this target leads to, or None."""
     above = store_dir.rstrip(b"/") + b"/"
     absolute = target
     if not target.startswith(above) or b"/." in target or b"//" in target:
@@ -23,8 +23,8 @@ def led_into(path: bytes, target: bytes, store_dir: bytes) -> bytes | None:
 
 
 def lost_links(tree: Tree, store_dir: bytes, known: Collection[bytes]) -> dict[bytes, bytes]:
-    """The store paths that links of `tree` lead to, and that are neither `known` nor in the
-    tree; each with the path of the first such link.
+    """Return the store paths that links of `tree` lead to and that are neither `known` nor in
+    the tree, each with the path of the first such link.
     """
     found: dict[bytes, bytes] = {}
     for path, node in tree.entries():

@@ -1,8 +1,8 @@
-"""The customisation layer that is made: a tree in memory as the bytes of GNU tar.
+"""The customisation layer made from a recipe: a tree in memory, encoded as GNU tar does.
 
-They are those of `tar --sort=name --numeric-owner --mtime=@MTIME --hard-dereference
---format=gnu -cf - -C DIRECTORY .`, which nixpkgs' `dockerTools` packs its own with.
-Knows neither where a tree's nodes come from nor where the bytes go.
+The bytes are those of `tar --sort=name --numeric-owner --mtime=@MTIME --hard-dereference
+--format=gnu -cf - -C DIRECTORY .`, with which nixpkgs' `dockerTools` packs its own. Knows
+neither where a tree's nodes come from nor where the bytes go.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from stream.tarwriter import (
     tar_size,
 )
 
-# A call for each header costs more than its bytes.
+# Headers are written in batches: a call for each costs more than its bytes.
 _BATCH = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeLayer(ListedLayer):
-    """A tree as a layer; every entry with `mtime` (seconds)."""
+    """A tree as a layer; every entry has `mtime` (seconds)."""
 
     tree: Tree
     mtime: int
@@ -74,7 +74,9 @@ def _name(path: bytes, node: Node) -> bytes:
 
 
 def _size(node: Node) -> int:
-    """Bytes of a node's content. What has none may have a size on disk all the same."""
+    """Return the size of a node's content in bytes. Links and the like have none, although
+    they may have a size on disk.
+    """
     if node.data is not None:
         return len(node.data)
     return node.size if node.source else 0
@@ -83,8 +85,8 @@ def _size(node: Node) -> int:
 def _header(path: bytes, node: Node, mtime: int) -> bytes:
     records = b""
     if node.xattrs:
-        # GNU tar has no place for them in its own format; behind this, it and Go's
-        # archive/tar read a header in it as any other.
+        # GNU tar's own format cannot hold them. It and Go's archive/tar accept a header in
+        # that format after a pax one.
         records = b"".join(
             encode_record(XATTR.encode() + key, value) for key, value in sorted(node.xattrs.items())
         )
@@ -104,10 +106,10 @@ def _header(path: bytes, node: Node, mtime: int) -> bytes:
 
 
 def made_layer(tree: Tree, recipe: Recipe, *, mtime: int) -> MadeLayer:
-    """`tree`, which `recipe` has made, as a source of bytes.
+    """Return `tree`, which `recipe` has made, as a layer source.
 
-    Named by 128 bits of xxh3 over everything in the layer but the content of files on
-    disk; for what is in those the recipe stands.
+    Its fingerprint is 128 bits of xxh3 over everything in the layer except the content of
+    files on disk, which the recipe represents.
     """
     digest = xxhash.xxh3_128(ascii(replace(recipe, database=None)).encode())
     size = count = 0

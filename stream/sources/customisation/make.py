@@ -1,6 +1,6 @@
-"""The tree of the customisation layer, made as its recipe says: the order of things.
+"""The steps that make the tree of the customisation layer from its recipe, in order.
 
-Knows neither archives nor what becomes of the tree.
+Knows neither archives nor how the tree is used.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def made(
     base_database: BaseDatabase | None,
     warn: Callable[[str], None],
 ) -> Iterator[Tree]:
-    """The tree that `recipe` makes above `base`; the files that it names are there until
-    the context ends. `warn` is told what a person should know. Raises StreamImageError.
+    """Make the tree of `recipe` above `base`; the files that it refers to exist until the
+    context ends. `warn` is called with a line for a person. Raises StreamImageError.
     """
     tree = make_tree(recipe, present=base, disk=Disk.of(conf))
     redirect(tree, base, first_wins=recipe.first_wins)
@@ -44,12 +44,12 @@ def made(
             recipe.database,
             disk=Disk.of(conf),
             base=base_database,
-            # The base's files stay, so what its database says of them holds.
+            # The base's files stay, so its database's records of them stay valid.
             base_first=conf.base is not None and conf.base.skip_store_paths,
         )
     with _after_commands(tree, recipe, conf, warn) as after:
         if after is not tree:
-            # They may have made a /bin where the base has a link.
+            # Commands may have made a /bin where the base has a link.
             redirect(after, base, first_wins=recipe.first_wins)
             inherit(after, base, known)
         permissions.apply(after, recipe, base)
@@ -59,7 +59,9 @@ def made(
 def _after_commands(
     tree: Tree, recipe: Recipe, conf: ImageConf, warn: Callable[[str], None]
 ) -> AbstractContextManager[Tree]:
-    """What the commands make of `tree`: the same if there are none."""
+    """Run the commands in `tree`; the value is the tree that they leave, `tree` itself if
+    there are none.
+    """
     if not recipe.extra_commands and not recipe.fake_root_commands:
         return nullcontext(tree)
     from stream.sources.customisation.sandbox.commands import ran

@@ -1,7 +1,7 @@
-"""Owner, modes, extended attributes and capabilities of a tree, as a recipe says.
+"""Owners, modes, extended attributes and capabilities of a tree, set as its recipe says.
 
-Rules are carried out in their order. One that matches nothing is an error: it is a typo.
-Knows the tree and the base's links; not where rules are written.
+Rules are applied in order. One that matches nothing is an error, as it must be a typo. Knows
+the tree and the base's links; not where rules are written.
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ _ORIGIN = b"permissions"
 
 
 def apply(tree: Tree, recipe: Recipe, base: Base | None = None) -> None:
-    """Give every entry of `tree` the recipe's owner, and then, rule by rule, what its
-    permissions say.
+    """Give every entry of `tree` the recipe's owner, then apply its permissions, rule by rule.
 
-    A rule's path leads through the `base`'s links to directories, not through ours. A
-    directory that is made is the owner's, and else as the base has it; mode 0755 if it
-    has none. A mode is for what is no link: a rule with the path of a link must not have
-    one. Raises RecipeError for what cannot be.
+    A rule's path follows links to directories in `base`, but not in `tree`. A directory that
+    is made gets the owner, and otherwise the base's attributes, or mode 0755 if the base does
+    not have it. Links have no mode, so that a rule for the path of a link must not set one.
+    Raises RecipeError for rules that cannot be applied.
     """
     if recipe.owner is not None:
         for _, node in tree.entries():
@@ -49,7 +48,9 @@ def apply(tree: Tree, recipe: Recipe, base: Base | None = None) -> None:
 
 
 def _matching(tree: Tree, regex: str) -> Iterator[tuple[bytes, Node]]:
-    """The entries whose path matches as a whole. A dot is any character, as in names."""
+    """Yield the entries whose whole path matches. A dot matches any character, even those
+    that only occur in names, such as a newline.
+    """
     pattern = re.compile(regex, re.DOTALL)
     count = 0
     for path, node in tree.entries():
@@ -57,13 +58,13 @@ def _matching(tree: Tree, regex: str) -> Iterator[tuple[bytes, Node]]:
             count += 1
             yield b"/" + path, node
     if not count:
-        raise RecipeError(regex, "this regex matches no path")
+        raise RecipeError(regex, "this regex does not match any path")
 
 
 def _entry(
     tree: Tree, rule: Permission, base: Base, owner: tuple[int, int] | None
 ) -> tuple[bytes, Node]:
-    """The entry at the rule's path, made if the rule says so."""
+    """Return the entry at the rule's path, made if the rule asks for it."""
     path = destination(tree, base, rule.path)
     node = tree.find(path)
     if rule.create and (node is None or not node.is_directory):
@@ -80,13 +81,13 @@ def _entry(
     if node is None:
         raise RecipeError(
             printable(rule.path),
-            f"nothing is there that permissions could be for{_why(tree, path)}",
+            f"no such path in the customisation layer{_why(tree, path)}",
         )
     return rule.path, node
 
 
 def _why(tree: Tree, path: bytes) -> str:
-    """That something on the way to `path` is no directory, if so."""
+    """Return a remark if a parent of `path` is not a directory, else nothing."""
     node, parts = tree.root, parts_of(path)
     for depth, part in enumerate(parts, 1):
         found = node.children.get(part)
@@ -105,12 +106,12 @@ def _shown(path: bytes, node: Node) -> str:
 
 
 def _change(path: bytes, node: Node, rule: Permission) -> None:
-    """Let a rule have its way with the entry at `path`."""
+    """Apply a rule to the entry at `path`."""
     if rule.mode is not None and node.typeflag != LINK:
         node.mode = rule.mode
     elif rule.mode is not None and not rule.regex:
         raise RecipeError(
-            printable(path), f"a link has no mode, and this is one to {printable(node.link)}"
+            printable(path), f"links have no mode, and this is a link to {printable(node.link)}"
         )
     if rule.uid is not None:
         node.uid = rule.uid
@@ -118,15 +119,15 @@ def _change(path: bytes, node: Node, rule: Permission) -> None:
         node.gid = rule.gid
     xattrs = dict(rule.xattrs)
     if node.typeflag not in (FILE, DIRECTORY) and any(name[:5] == b"user." for name in xattrs):
-        # xattr(7): on others the kernel refuses them, and so the image could not be unpacked
+        # xattr(7): the kernel refuses them on others, so the image could not be unpacked
         raise RecipeError(
             printable(path),
-            "user attributes are for files and directories: " + _shown(path[1:], node),
+            "only files and directories have user attributes: " + _shown(path[1:], node),
         )
     if rule.capabilities:
         if node.typeflag != FILE:
             raise RecipeError(
-                printable(path), f"capabilities are for files: {_shown(path[1:], node)}"
+                printable(path), f"only files have capabilities: {_shown(path[1:], node)}"
             )
         xattrs[ATTRIBUTE] = _capabilities(path, rule.capabilities)
     if xattrs:

@@ -1,7 +1,7 @@
-"""The customisation layer that is ready: a `layer.tar` on disk, copied as it is.
+"""The ready-made customisation layer: a `layer.tar` on disk, copied unchanged.
 
-Knows its directory's two files, `layer.tar` and `checksum`; not what is in the
-tar nor where it goes.
+Knows its directory's two files, `layer.tar` and `checksum`; neither what is in the tar nor
+where it goes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ReadyLayer(ListedLayer):
 
     @contextmanager
     def content(self) -> Iterator[ByteSource]:
-        """See ListedLayer: the file, to be read by position."""
+        """See ListedLayer; the file supports random access."""
         from stream.archives.bytesource import FileBytes
 
         with self._opened() as fd:
@@ -48,14 +48,14 @@ class ReadyLayer(ListedLayer):
 
     @contextmanager
     def _opened(self) -> Iterator[int]:
-        """The file, to be read. Raises SourceError, also if it changes meanwhile."""
+        """Open the file for reading. Raises SourceError, even if its size changes meanwhile."""
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise SourceError.unreadable(self.path, error) from error
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise SourceError(self.path, "is not a regular file any more")
+                raise SourceError(self.path, "is no longer a regular file")
             yield fd
             if os.fstat(fd).st_size != self.size:
                 raise SourceError(self.path, "changed while it was read")
@@ -69,7 +69,7 @@ class ReadyLayer(ListedLayer):
 
 
 def ready_layer(plan: CustomisationLayer) -> ReadyLayer:
-    """`plan` as a source of bytes. Named by its checksum, which its bytes must have."""
+    """Return `plan` as a layer source, named by its checksum, which its bytes must have."""
     return ReadyLayer(
         fingerprint=plan.checksum.removeprefix("sha256:"),
         size=plan.size,

@@ -1,11 +1,11 @@
-"""The tree above a base image: what goes through the base's links, and what a directory
-of both is like.
+"""A tree fitted onto a base image: it follows the base's links, and inherits the attributes
+of its directories.
 
-A directory of ours at the path of a link to a directory would take the link's place, and
-hide all that the base has there. `redirect` moves what is in it to where the link leads,
-in the container: absolute targets begin at the root, `..` ends there. `inherit` keeps the
-modes and owners of directories that entries are merely in. Knows the base as a mapping;
-not where it comes from.
+A directory of ours at the path of a link to a directory would replace the link, and hide
+everything that the base has there. `redirect` moves its entries to where the link leads in
+the container: absolute targets begin at the root, and `..` stops there. `inherit` keeps the
+base's modes and owners of directories that our entries are merely in. Knows the base as a
+mapping; not where it comes from.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from stream.sources.customisation.tree import (
 from stream.text import printable
 from stream.typeflags import DIRECTORY, FILE, LINK
 
-MAX_STEPS = 1 << 22  # through links, for all paths; a long way counts more
+MAX_STEPS = 1 << 22  # through links, for all paths; a long path counts for more
 
 
 def redirect(tree: Tree, base: Base, *, first_wins: bool = False) -> None:
-    """Move directories of `tree` that are where `base` has a link to a directory into
-    that directory, and merge them there; deeper ones as well. Their own modes and owners
-    are gone: the directory has its own. Links that lead out of what is moved by `..` are
-    made absolute, so that they lead where they did.
+    """Merge each directory of `tree` whose path is a link to a directory in `base` into that
+    directory, at any depth. It loses its own mode and owner: the target keeps its own. Links
+    that lead out of a moved directory by `..` are made absolute, so that they still lead to
+    the same path.
 
-    What is no directory takes the place of the base's link; so does a directory where the
-    link leads to none. Raises RecipeError for a loop of links, and where two different
-    entries would be at one path, unless `first_wins`: then the one that is there stays.
+    Other entries replace the base's link; so does a directory if the link does not lead to
+    one. Raises RecipeError for a cycle of links, and if two different entries would be at one
+    path, unless `first_wins` is set: then the one that is there stays.
     """
-    # A directory that has come to its place can meet a link there, or be what one leads to.
+    # A moved directory can itself meet a link there, or be the target of one: so repeat.
     while moved := _take_out(tree, _Union(tree, base)):
         move = _Move(tree, base, first_wins=first_wins)
         for node, path, target in moved:
@@ -49,8 +49,8 @@ def redirect(tree: Tree, base: Base, *, first_wins: bool = False) -> None:
 
 
 def _take_out(tree: Tree, union: _Union) -> list[tuple[Node, bytes, bytes]]:
-    """Take directories out of `tree` that are where the base has links to directories:
-    each with its path, and the directory that the link leads to, in the order of paths.
+    """Take the directories out of `tree` whose path is a link to a directory in the base.
+    Return each with its path and the directory that the link leads to, ordered by path.
     """
     found = []
     waiting = [(b"", tree.root)]
@@ -71,12 +71,12 @@ def _take_out(tree: Tree, union: _Union) -> list[tuple[Node, bytes, bytes]]:
 
 
 def inherit(tree: Tree, base: Base, before: frozenset[bytes] = frozenset()) -> frozenset[bytes]:
-    """Give directories that `base` has, too, its mode, owner and extended attributes; but
-    only those that say nothing of themselves: root's, of mode 0755, without attributes.
-    A directory that is not in `before` is new; the others stay as they are.
+    """Give directories that `base` also has the base's mode, owner and extended attributes.
+    This applies only to those with default attributes: owned by root, mode 0755, no extended
+    attributes. Directories in `before` stay as they are. Return the paths of all directories.
 
-    Called before commands run, and after them with what it returned: the directories.
-    Then one that commands made, and did not change, is like the base's, too.
+    Called before commands run, and again afterwards with the previous result. So a directory
+    that commands made, and did not change, also inherits from the base.
     """
     found = set()
     for path, node in tree.entries():
@@ -90,15 +90,15 @@ def inherit(tree: Tree, base: Base, before: frozenset[bytes] = frozenset()) -> f
 
 
 def destination(tree: Tree, base: Base, path: bytes) -> bytes:
-    """Where something put at `path` belongs: beyond the base's links to directories, the
-    last component included. Raises RecipeError for a loop of links.
+    """Return the path of an entry put at `path` once the base's links to directories are
+    followed, including one at the last component. Raises RecipeError for a cycle of links.
     """
     return _Union(tree, base).destination(path)
 
 
 def make_directories(tree: Tree, base: Base, path: bytes, *, origin: bytes = b"") -> list[Node]:
-    """Make the directory at `path` and those above it, if they are not there, each as the
-    base has it. Returns those made. Raises OccupiedError as `Tree.make_directory`.
+    """Make the directory at `path` and those above it unless they exist, each with the
+    base's attributes. Return those made. Raises OccupiedError as `Tree.make_directory`.
     """
     made = []
     node = tree.root
@@ -126,7 +126,7 @@ def _parent(path: bytes) -> bytes:
 
 
 class _Union:
-    """The base with the tree above it, and where links lead there."""
+    """The base with the tree above it, in which links are followed."""
 
     def __init__(self, tree: Tree, base: Base) -> None:
         self._tree = tree
@@ -136,8 +136,8 @@ class _Union:
         self._steps = 0
 
     def leads_to(self, path: bytes) -> bytes | None:
-        """The directory that the base's link at `path` leads to; None if that is no link,
-        or leads to no directory. Raises RecipeError for a loop.
+        """Return the directory that the base's link at `path` leads to; None if it is not a
+        link, or does not lead to a directory. Raises RecipeError for a cycle.
         """
         entry = self._base.get(path)
         if entry is None or entry.typeflag != LINK:
@@ -158,12 +158,12 @@ class _Union:
         return b"/".join([at, *rest])
 
     def _follow(self, path: bytes, link: bytes) -> bytes | None:
-        """The directory that the link at `path` leads to, or None."""
+        """Return the directory that the link at `path` leads to, or None."""
         if path in self._known:
             return self._known[path]
         if path in self._followed or len(self._followed) == MAX_LINKS:
             way = b" -> /".join([*self._followed[-3:], path])
-            what = "a loop of links" if path in self._followed else "too many links"
+            what = "a cycle of links" if path in self._followed else "a chain of too many links"
             raise RecipeError(
                 f"/{printable(self._followed[0])}",
                 f"is in {what} in the base image: /{printable(way)}",
@@ -175,7 +175,7 @@ class _Union:
         return found
 
     def _walk(self, start: bytes, link: bytes) -> bytes | None:
-        """The directory at the end of `link`, from the directory `start`; or None."""
+        """Return the directory that `link` leads to from the directory `start`, or None."""
         at = start
         for part in link.split(b"/"):
             if part in (b"", b"."):
@@ -183,7 +183,7 @@ class _Union:
             self._steps += 1 + len(at) // 8
             if self._steps > MAX_STEPS:
                 raise RecipeError(
-                    f"/{printable(at[:80])}", "the way through the base's links is too long"
+                    f"/{printable(at[:80])}", "the path through the base's links is too long"
                 )
             if part == b"..":
                 at = _parent(at)
@@ -212,7 +212,7 @@ class _Move:
         self._first_wins = first_wins
 
     def merge(self, node: Node, path: bytes, target: bytes) -> None:
-        """Put what is in `node`, which was at `path`, into the directory `target`."""
+        """Move the children of `node`, which was at `path`, into the directory `target`."""
         moved = path
         waiting = [(node, path, target)]
         while waiting:
@@ -232,7 +232,7 @@ class _Move:
                         raise _conflict(new, there, old, child)
 
     def _directory(self, target: bytes, path: bytes, node: Node) -> Node:
-        """The directory `target` of the tree."""
+        """Return the directory `target` of the tree, made if it does not exist."""
         try:
             make_directories(self._tree, self._base, target, origin=node.origin)
         except OccupiedError as error:
@@ -243,7 +243,7 @@ class _Move:
 
 
 def _kept(link: bytes, parent: bytes, moved: bytes) -> bytes:
-    """What has to be in a link that was in `parent`, when `moved` goes somewhere else."""
+    """Return the new target of a `link` that was in `parent`, after `moved` has moved."""
     depth = parent.count(b"/") - moved.count(b"/")
     if link.startswith(b"/"):
         return link
@@ -258,7 +258,7 @@ def _kept(link: bytes, parent: bytes, moved: bytes) -> bytes:
 
 
 def _same(one: Node, other: Node) -> bool:
-    """Whether it does not matter which of two entries that are no directories is there."""
+    """Return True if two entries that are not directories are interchangeable."""
     if one is other:
         return True
     if one.typeflag == LINK:
@@ -275,6 +275,6 @@ def _conflict(path: bytes, there: Node, old: bytes, node: Node) -> RecipeError:
 
     return RecipeError(
         f"/{printable(path)}",
-        f"the base's links bring two entries here, {shown(path, there)} and {shown(old, node)}:"
-        " leave one out",
+        "two entries end up here through symlinks in the base image, "
+        f"{shown(path, there)} and {shown(old, node)}; leave one out",
     )

@@ -1,4 +1,4 @@
-"""A file system tree in memory: what the customisation layer will hold.
+"""A file system tree in memory: the contents of the customisation layer.
 
 Paths are bytes without a leading `/`; the root is `b""`. Knows neither where nodes come
 from nor how they are written.
@@ -20,11 +20,11 @@ DIRECTORY_MODE = 0o755
 class Node:
     """A file, directory, link or device.
 
-    A file's content is `data`, or that of the file at `source`, which has to be the one
-    with `identity` (device, inode, size, modification time in ns) when it is read. `link`
-    is a link's target, `device` a device's major and minor number, `xattrs` extended
-    attributes by name. `children` are a directory's, by name. `origin` says in messages
-    where the node comes from.
+    A file's content is `data`, or that of the file at `source`, which must still have
+    `identity` (device, inode, size, modification time in ns) when it is read. `link` is a
+    link's target, `device` a device's major and minor number, `xattrs` extended attributes by
+    name, `children` a directory's entries by name. `origin` says in messages where the node
+    comes from.
     """
 
     typeflag: bytes
@@ -43,28 +43,28 @@ class Node:
 
     @property
     def is_directory(self) -> bool:
-        """Whether it has children."""
+        """True for a directory, which may have children."""
         return self.typeflag == DIRECTORY
 
 
 def directory(mode: int = DIRECTORY_MODE, *, origin: bytes = b"") -> Node:
-    """An empty directory of root's."""
+    """Return an empty directory owned by root."""
     return Node(typeflag=DIRECTORY, mode=mode, origin=origin)
 
 
 def link(target: bytes, *, origin: bytes = b"") -> Node:
-    """A symbolic link."""
+    """Return a symbolic link."""
     return Node(typeflag=LINK, mode=0o777, link=target, origin=origin)
 
 
 def file(data: bytes, mode: int = 0o644, *, origin: bytes = b"") -> Node:
-    """A small file with its content."""
+    """Return a small file with its content."""
     return Node(typeflag=FILE, mode=mode, size=len(data), data=data, origin=origin)
 
 
 def parts_of(path: bytes) -> list[bytes]:
-    """The components of `path`, absolute or not, without `.` and `..`, which stays in the
-    root as it does in `/`.
+    """Return the components of `path`, absolute or not, with `.` and `..` resolved. As in a
+    file system, `..` of the root is the root.
     """
     parts: list[bytes] = []
     for part in path.split(b"/"):
@@ -76,12 +76,12 @@ def parts_of(path: bytes) -> list[bytes]:
 
 
 def under(path: bytes, name: bytes) -> bytes:
-    """The path of `name` in the directory `path`."""
+    """Return the path of `name` in the directory `path`."""
     return path + b"/" + name if path else name
 
 
 class OccupiedError(Exception):
-    """There is something else at `path` already, `node`."""
+    """Another entry, `node`, is at `path` already."""
 
     def __init__(self, path: bytes, node: Node) -> None:
         self.path = path
@@ -96,7 +96,7 @@ class Tree:
         self.root = directory()
 
     def find(self, path: bytes) -> Node | None:
-        """What is at `path`; follows no link."""
+        """Return the node at `path`, or None. Does not follow links."""
         node = self.root
         for part in parts_of(path):
             found = node.children.get(part)
@@ -106,8 +106,8 @@ class Tree:
         return node
 
     def make_directory(self, path: bytes, *, origin: bytes = b"") -> Node:
-        """The directory at `path`; it and those above it are made if they are not there.
-        Raises OccupiedError for one that is no directory.
+        """Return the directory at `path`; it and those above it are made if necessary.
+        Raises OccupiedError if one of them is not a directory.
         """
         node = self.root
         parts = parts_of(path)
@@ -121,8 +121,8 @@ class Tree:
         return node
 
     def put(self, path: bytes, node: Node) -> None:
-        """Put `node` at `path`, which is not the root; makes the directories above it.
-        Raises OccupiedError if there is something.
+        """Put `node` at `path`, which is not the root, and make the directories above it.
+        Raises OccupiedError if another entry is there.
         """
         *above, name = parts_of(path)
         parent = self.make_directory(b"/".join(above), origin=node.origin)
@@ -131,8 +131,8 @@ class Tree:
         parent.children[name] = node
 
     def entries(self) -> Iterator[tuple[bytes, Node]]:
-        """All nodes with their paths, the root first: a directory before what is in it,
-        names in the order of their bytes.
+        """Yield all nodes with their paths, the root first: parents before children, names in
+        byte order.
         """
         waiting = [(b"", self.root)]
         while waiting:

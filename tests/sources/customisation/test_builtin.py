@@ -66,11 +66,11 @@ def test_extra_lines_stand_between_root_and_nobody(name: str) -> None:
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
-        ({"extra_passwd_lines": (PASSWD_LINE + "\n",)}, "is not one line"),
-        ({"extra_passwd_lines": (PASSWD_LINE + "\0",)}, "is not one line"),
-        ({"extra_passwd_lines": ("app:x:1000",)}, "'app:x:1000' has 3 fields, it needs 7"),
-        ({"extra_group_lines": (PASSWD_LINE,)}, "has 7 fields, it needs 4"),
-        ({"extra_group_lines": ("",)}, "has 1 fields, it needs 4"),
+        ({"extra_passwd_lines": (PASSWD_LINE + "\n",)}, "must be a single line"),
+        ({"extra_passwd_lines": (PASSWD_LINE + "\0",)}, "must be a single line"),
+        ({"extra_passwd_lines": ("app:x:1000",)}, "'app:x:1000' has 3 fields instead of 7"),
+        ({"extra_group_lines": (PASSWD_LINE,)}, "has 7 fields instead of 4"),
+        ({"extra_group_lines": ("",)}, "has 1 fields instead of 4"),
     ],
 )
 @pytest.mark.parametrize("name", ["fakeNss", "shadowSetup"])
@@ -135,8 +135,8 @@ def test_shadow_setup(package: bytes) -> None:
 def test_wrong_paths(package: bytes, name: str) -> None:
     """A link that leads nowhere is found when a container does not start."""
     for path, reason in (
-        (b"", "needs the path of a package with "),
-        (b"relative", "relative is not absolute"),
+        (b"", "needs a path; give that of a package with "),
+        (b"relative", "relative is not an absolute path"),
         (package + b"/none", "/none does not exist, or cannot be read"),
         (package + b"/bin", "/bin has no "),
     ):
@@ -146,5 +146,5 @@ def test_wrong_paths(package: bytes, name: str) -> None:
 
 def test_an_unknown_name() -> None:
     """A misspelt name is answered with those that there are."""
-    with pytest.raises(RecipeError, match="fakeNSS: not built in; there are fakeNss, binSh"):
+    with pytest.raises(RecipeError, match="fakeNSS: not built in; use one of fakeNss, binSh"):
         nodes(Builtin(name="fakeNSS"), Disk())

@@ -193,13 +193,13 @@ def test_what_is_in_the_tree() -> None:
     ("objects", "roots", "message"),
     [
         ([B], [], f"{B.path}: refers to {A.path}, which is not in the database"),
-        ([A], [B.path], f"{B.path}: is a root, but not in the database"),
-        ([A, store_object("a")], [], f"{A.path}: is described twice"),
+        ([A], [B.path], f"{B.path}: is a root that is not in the database"),
+        ([A, store_object("a")], [], f"{A.path}: is listed twice"),
         ([StoreObject(path="/gnu/store/x", nar_hash="", nar_size=1, references=())], [],
-         "/gnu/store/x: is no store path in /nix/store"),
+         "/gnu/store/x: is not a store path in /nix/store"),
         ([StoreObject(path=A.path, nar_hash="sha256-x", nar_size=1, references=())], [],
-         f"{A.path}: its NAR hash is not sha256: and 64 hex digits"),
-        ([store_object("c", deriver="unknown")], [], "unknown: is no store path in /nix/store"),
+         f"{A.path}: narHash must be sha256: and 64 hex digits"),
+        ([store_object("c", deriver="unknown")], [], "unknown: is not a store path in /nix/store"),
     ],
 )  # fmt: skip
 def test_impossible_databases(objects: list[StoreObject], roots: list[str], message: str) -> None:
@@ -213,7 +213,7 @@ def test_a_place_that_is_taken() -> None:
     """A content with a database of its own must not be overwritten in silence."""
     tree = Tree()
     tree.put(DATABASE.encode(), nodes.file(b"", origin=b"/nix/store/x"))
-    with pytest.raises(RecipeError, match=f"/{DATABASE}: .* from /nix/store/x: leave it out"):
+    with pytest.raises(RecipeError, match=f"/{DATABASE}: .* from /nix/store/x; leave it out"):
         add_database(tree, NixDatabase(objects=(), roots=()), disk=Disk(b"/nix/store"))
 
 
@@ -245,10 +245,10 @@ def test_outputs_of_derivations(tmp_path: Path, begin: str, *, rooted: bool) -> 
     assert node.data is not None
     assert rows(node.data)[2] == [(path, name, f"{store}/{name}") for name in ("dev", "out")]
     file.write_text("no such thing")
-    with pytest.raises(SourceError, match="is no derivation"):
+    with pytest.raises(SourceError, match="is not a derivation"):
         add_database(Tree(), database, disk=disk)
     file.unlink()
-    with pytest.raises(SourceError, match=r"x\.drv: does not exist"):
+    with pytest.raises(SourceError, match=r"x\.drv: no such file"):
         add_database(Tree(), database, disk=disk)
 
 
@@ -648,8 +648,8 @@ def test_what_the_layers_leave(tmp_path: Path, stack: list[bytes]) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({f"{DATABASE}-wal": b"x"}, "db.sqlite-wal has changes to it. Close the database"),
-        ({f"{DATABASE}-journal": b"x"}, "db.sqlite-journal has changes to it"),
+        ({f"{DATABASE}-wal": b"x"}, "db.sqlite-wal has changes that are not in it yet; close"),
+        ({f"{DATABASE}-journal": b"x"}, "db.sqlite-journal has changes that are not in it yet"),
         (
             {"nix/var/nix/db/schema": b"9\n"},
             "is a Nix database of schema version 9; only version 10",
@@ -690,7 +690,7 @@ def test_room_for_databases_has_an_end(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(finding, "MAX_KEPT", 10_000)
     stack = [layer_tar(with_database(bytes(4000) + b"%d" % number)) for number in range(3)]
     assert found_in(image_of(tmp_path, stack[:2])) is not None
-    with pytest.raises(ArchiveError, match=r"at most .* of all layers, are read"):
+    with pytest.raises(ArchiveError, match=r"at most .* are read, and .* in all layers"):
         found_in(image_of(tmp_path, stack))
     monkeypatch.setattr(finding, "MAX_DATABASE", 4000)
     with pytest.raises(ArchiveError, match="has 4001 bytes; at most 4000"):

@@ -147,17 +147,17 @@ def test_attributes() -> None:
     [
         (
             Permission(path=b"/bin/tol", mode=0o755),
-            "/bin/tol: nothing is there that permissions could be for",
+            "/bin/tol: no such path in the customisation layer",
         ),
         (
             Permission(path=b"/bin/link/x", uid=1),
-            "permissions could be for: /bin/link is a link to /nix/store/x/bin/link",
+            "no such path in the customisation layer: /bin/link is a link to /nix/store/x/bin/link",
         ),
-        (Permission(path=b"/bin/tool/x", uid=1), "for: /bin/tool is a file"),
-        (Permission(regex="/bin/t.l", uid=1), "/bin/t.l: this regex matches no path"),
+        (Permission(path=b"/bin/tool/x", uid=1), "customisation layer: /bin/tool is a file"),
+        (Permission(regex="/bin/t.l", uid=1), "/bin/t.l: this regex does not match any path"),
         (
             Permission(path=b"/bin/link", mode=0o755),
-            "/bin/link: a link has no mode, and this is one to /nix/store/x/bin/link",
+            "/bin/link: links have no mode, and this is a link to /nix/store/x/bin/link",
         ),
         (
             Permission(path=b"/bin/tool", create=True),
@@ -169,19 +169,19 @@ def test_attributes() -> None:
         ),
         (
             Permission(regex="/bin/.*", capabilities="cap_kill=ep"),
-            "/bin/link: capabilities are for files: /bin/link is a link to",
+            "/bin/link: only files have capabilities: /bin/link is a link to",
         ),
         (
             Permission(path=b"/bin", capabilities="cap_kill=ep"),
-            "/bin: capabilities are for files: /bin is a directory",
+            "/bin: only files have capabilities: /bin is a directory",
         ),
         (
             Permission(path=b"/bin/link", xattrs=((b"user.x", b""),)),
-            "/bin/link: user attributes are for files and directories: /bin/link is a link to",
+            "/bin/link: only files and directories have user attributes: /bin/link is a link to",
         ),
         (
             Permission(path=b"/pipe", xattrs=((b"user.x", b""),)),
-            "/pipe: user attributes are for files and directories: /pipe is a FIFO",
+            "/pipe: only files and directories have user attributes: /pipe is a FIFO",
         ),
         (Permission(path=b"/bin/tool", capabilities="x=p"), "/bin/tool: capabilities: 'x' is no"),
     ],

@@ -186,8 +186,8 @@ def test_two_at_one_place() -> None:
     with pytest.raises(RecipeError) as caught:
         redirected(files)
     assert str(caught.value) == (
-        "/usr/bin/x: the base's links bring two entries here, /usr/bin/x (from content) and"
-        " /bin/x (from content): leave one out"
+        "/usr/bin/x: two entries end up here through symlinks in the base image, /usr/bin/x (from content) and"
+        " /bin/x (from content); leave one out"
     )
     tree = tree_of(files)
     redirect(tree, base_of(USR_MERGED), first_wins=True)
@@ -203,7 +203,7 @@ def test_two_at_one_place() -> None:
 )
 def test_a_file_and_a_directory_at_one_place(files: Files, place: str) -> None:
     """Neither can hold the other."""
-    with pytest.raises(RecipeError, match="bring two entries here") as caught:
+    with pytest.raises(RecipeError, match="two entries end up here") as caught:
         redirected(files)
     assert caught.value.where == place
 
@@ -211,12 +211,12 @@ def test_a_file_and_a_directory_at_one_place(files: Files, place: str) -> None:
 @pytest.mark.parametrize(
     ("base", "said"),
     [
-        ({"a": "b", "b": "a"}, "/a: is in a loop of links in the base image: /a -> /b -> /a"),
-        ({"a": "a"}, "/a: is in a loop of links in the base image: /a -> /a"),
-        ({"a": "a/b"}, "/a: is in a loop of links in the base image: /a -> /a"),
+        ({"a": "b", "b": "a"}, "/a: is in a cycle of links in the base image: /a -> /b -> /a"),
+        ({"a": "a"}, "/a: is in a cycle of links in the base image: /a -> /a"),
+        ({"a": "a/b"}, "/a: is in a cycle of links in the base image: /a -> /a"),
         (
             {"a": "n0", **{f"n{n}": f"n{n + 1}" for n in range(50)}, "n50": None},
-            "/a: is in too many links in the base image: /n36 -> /n37 -> /n38 -> /n39",
+            "/a: is in a chain of too many links in the base image: /n36 -> /n37 -> /n38 -> /n39",
         ),
         (
             {
@@ -224,7 +224,7 @@ def test_a_file_and_a_directory_at_one_place(files: Files, place: str) -> None:
                 **{f"n{n}": "d/" * 800 + "../" * 800 for n in range(600)},
                 **{"/".join("d" * n): None for n in range(1, 801)},
             },
-            "the way through the base's links is too long",
+            "the path through the base's links is too long",
         ),
     ],
 )

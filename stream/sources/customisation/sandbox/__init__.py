@@ -1,1 +1,1 @@
-"""Commands of a recipe: their tree on disk, and the program that runs them."""
+"""The commands of a recipe: their tree on disk, and the program that runs them."""

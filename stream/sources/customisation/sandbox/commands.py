@@ -1,7 +1,7 @@
-"""Commands of a recipe, run in a scratch tree: `extraCommands`, `fakeRootCommands`.
+"""The commands of a recipe, run in a scratch tree: `extraCommands`, `fakeRootCommands`.
 
-Knows what they are given and how what they left is read; not where the tree comes from, nor
-what becomes of it.
+Knows the environment they run in and how to read the tree they leave; not where the tree
+comes from, nor how it is used.
 """
 
 from __future__ import annotations
@@ -50,19 +50,20 @@ def ran(
     mtime: int,
     warn: Callable[[str], None],
 ) -> Iterator[Tree]:
-    """What `tree` is after the commands of `recipe`. Its files are in a scratch directory,
-    which is there until the context ends.
+    """Run the commands of `recipe` in `tree`; the value is the tree that they leave. Its files
+    are in a scratch directory, which exists until the context ends.
 
-    Commands have root's place but no privileges, whoever runs us; their output goes to
-    standard error. Files they make are root's unless fakeRootCommands say otherwise.
-    `mtime` (seconds) is SOURCE_DATE_EPOCH and the time of all files they find. `warn` is
-    told of what is left out or was ended. Raises CommandsError and SourceError.
+    Commands have no privileges, even if they run as root; their output goes to standard
+    error. Files they make are owned by root in the image unless fakeRootCommands change
+    that. `mtime` (seconds) is SOURCE_DATE_EPOCH and the time of all files they find.
+    `warn` is called for files left out and processes killed. Raises CommandsError and
+    SourceError.
     """
     with scratch() as place:
         write(tree, place, mtime)
-        # What the disk does not show, by the file it belongs to: commands may move it.
+        # Attributes that are not on disk, by device and inode: commands may move files.
         hidden = dict(_hidden(tree, place))
-        sockets: set[bytes] = set()  # that were told of: they stay on disk
+        sockets: set[bytes] = set()  # already warned of: they stay on disk
         if recipe.extra_commands:
             run = _Run(EXTRA, recipe.extra_commands, place, disk, mtime, warn)
             tree = run.tree(run.report(), hidden, sockets)
@@ -80,7 +81,7 @@ def _hidden(tree: Tree, place: Scratch) -> Iterator[tuple[tuple[int, int], Node]
 
 
 def _imposed(tree: Tree) -> list[list[Any]]:
-    """What fakeroot has to be told of `tree` beforehand, as `session` takes it."""
+    """Return the metadata of `tree` that fakeroot has to know beforehand, for `session`."""
     return [
         [
             session.text(path), _FORMATS[node.typeflag] | node.mode, node.uid, node.gid, *node.device,
@@ -88,20 +89,20 @@ def _imposed(tree: Tree) -> list[list[Any]]:
         ]
         for path, node in tree.entries()
         if node.uid or node.gid or node.xattrs or node.typeflag in (CHARACTER_DEVICE, BLOCK_DEVICE)
-        # The disk's mode was changed for us to read it.
+        # The mode on disk was changed so that we can read the file.
         or ~node.mode & _OWNER_READS.get(node.typeflag, 0)
     ]  # fmt: skip
 
 
 def _named(path: bytes) -> str:
-    """`path` as Python has it in the C locale, whatever ours is."""
+    """Return `path` as Python decodes it in the C locale, whatever ours is."""
     return path.decode("utf-8", "surrogateescape")
 
 
 class _Run:
-    """Commands to be run in the scratch tree, and what they leave."""
+    """A run of commands in the scratch tree, and the tree that they leave."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 — what a run is given
+    def __init__(  # noqa: PLR0913, PLR0917 — the inputs of a run
         self,
         which: str,
         commands: str,
@@ -130,18 +131,19 @@ class _Run:
     def report(
         self, imposed: list[list[Any]] | None = None, *, fakechroot: bool = False
     ) -> dict[str, Any]:
-        """Run them, under fakeroot if `imposed` is given, with the tree as their root
-        directory with `fakechroot`; how it went. Raises CommandsError.
+        """Run the commands and return their report. They run under fakeroot if `imposed` is
+        given, and with the tree as their root directory if `fakechroot` is set. Raises
+        CommandsError.
         """
         if "\0" in self.commands:
-            raise CommandsError(self.which, "a NUL character is in them: remove it")
+            raise CommandsError(self.which, "contains a NUL character; remove it")
         prefix = []
         if imposed is not None:
-            # Nothing changes its owner on disk, even if that were allowed.
+            # No file changes its owner on disk, even if that were allowed.
             self.environment["FAKEROOTDONTTRYCHOWN"] = "1"
             fakeroot = shutil.which("fakeroot", path=self.environment["PATH"])
             if fakeroot is None:
-                raise CommandsError(self.which, "there is no fakeroot on PATH: install it")
+                raise CommandsError(self.which, "fakeroot is not on PATH; install it")
             prefix = [fakeroot, "--"]
         request = self.place.path + b"/" + self.which.encode()
         with open(request, "w", encoding="utf-8") as file:
@@ -162,12 +164,12 @@ class _Run:
         try:
             report: dict[str, Any] = json.loads(said)
         except ValueError:
-            raise CommandsError(self.which, "what runs them was ended from outside") from None
+            raise CommandsError(self.which, "the command runner was killed") from None
         if "refused" in report:
             raise CommandsError(self.which, report["refused"])
         if leftovers := report["leftovers"]:
             names = ", ".join(leftovers[:MAX_NAMES]) + (", …" if leftovers[MAX_NAMES:] else "")
-            self._warn(f"left running, and killed: {names}")
+            self._warn(f"killed processes that were left running: {names}")
         if status := report["status"]:
             raise CommandsError(self.which, _ended(status, report["line"]), status)
         return report
@@ -176,16 +178,17 @@ class _Run:
         self.warn(one_line(f"{self.which}: {message}"))
 
     def _said(self, command: list[str]) -> bytes:
-        """What `command`, whose last argument a descriptor follows, writes to it.
+        """Run `command` with the number of a descriptor as a further argument; return what it
+        writes to that.
 
-        However this ends, all processes of it have ended then.
+        However this ends, all its processes have ended.
         """
         control, held = os.pipe()
         report, theirs = os.pipe()
         process = None
         try:
             try:
-                process = subprocess.Popen(  # noqa: S603 — that is what a recipe is for
+                process = subprocess.Popen(  # noqa: S603 — recipes exist to run commands
                     [*self._program(), "guard", str(control), *command, str(theirs)],
                     stdin=subprocess.DEVNULL,
                     stdout=2,
@@ -202,9 +205,9 @@ class _Run:
             with open(report, "rb", closefd=False) as file:
                 return file.read()
         finally:
-            os.close(held)  # the guard ends all
+            os.close(held)  # now the guard kills all processes
             with suppress(OSError), open(report, "rb") as file:
-                file.read()  # to its end, which is the guard's
+                file.read()  # until the guard exits
             if process is not None:
                 process.wait()
 
@@ -214,8 +217,8 @@ class _Run:
         hidden: dict[tuple[int, int], Node],
         sockets: set[bytes],
     ) -> Tree:
-        """The tree that `report` tells of. `hidden` has what the disk does not show; a person
-        knows of `sockets` already.
+        """Return the tree that `report` describes. `hidden` has the attributes that are not on
+        disk, by device and inode; `sockets` were warned of already.
         """
         made = Tree()
         directories = {b"": made.root}
@@ -229,7 +232,7 @@ class _Run:
             typeflag = _TYPES.get(stat.S_IFMT(mode))
             if typeflag is None:
                 if path not in sockets:
-                    self._warn(f"/{printable(path)} is a socket, which no layer holds: left out")
+                    self._warn(f"/{printable(path)}: left out; layers cannot hold sockets")
                 sockets.add(path)
                 continue
             node = Node(
@@ -248,8 +251,8 @@ class _Run:
                 node.identity = device, inode, size, mtime
             if fake:
                 node.uid, node.gid = uid, gid
-                # fakeroot's memory of a file begins with the owner on disk where an
-                # attribute is the first thing that it hears of it.
+                # When an attribute is the first thing that fakeroot records of a file, it
+                # also records the owner on disk.
                 if xattrs and ours != (0, 0) and (uid, gid) == ours:
                     node.uid = node.gid = 0
                     adopted.append(path)
@@ -264,15 +267,15 @@ class _Run:
                 directories[path] = node
         if adopted:
             self._warn(
-                f"/{printable(adopted[0])} has extended attributes, and fakeroot does not tell"
-                f" its owner {ours[0]}:{ours[1]} from root: taken to be root's"
+                f"/{printable(adopted[0])}: taken to be owned by root; for files with extended"
+                f" attributes, fakeroot does not distinguish {ours[0]}:{ours[1]} from root"
                 + (f" (and {len(adopted) - 1} more)" if adopted[1:] else "")
             )
         return made
 
 
 def _unhide(node: Node, before: Node) -> None:
-    """Give `node` what `before`, the same file, had and the disk does not show."""
+    """Give `node` the attributes of `before`, the same file, that are not on disk."""
     if before.typeflag in (CHARACTER_DEVICE, BLOCK_DEVICE) and node.typeflag == FILE:
         node.typeflag, node.device = before.typeflag, before.device
         node.size, node.source, node.identity = 0, b"", None
@@ -283,6 +286,6 @@ def _unhide(node: Node, before: Node) -> None:
 def _ended(status: int, line: str) -> str:
     if status < 0:
         name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
-        return f"ended by signal {name}"
+        return f"killed by signal {name}"
     where = f" at line {line}" if line.isdecimal() else ""
     return f"failed{where} with exit status {status}"

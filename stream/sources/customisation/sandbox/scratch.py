@@ -1,6 +1,6 @@
 """A tree on disk, in a private directory, for as long as it is needed.
 
-Knows nothing of commands; neither owners nor devices, which are root's to make.
+Knows nothing of commands, nor of owners and devices, which only root can make.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from stream.sources.customisation.content import CHANGED, PIECE, opened
 from stream.sources.customisation.tree import Node, Tree
 from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, FIFO, FILE, LINK
 
-# What copy_file_range(2) says where it cannot help.
+# The errors of copy_file_range(2) where it is not supported.
 _NO_RANGES = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 _MAX_RANGE = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scratch:
-    """A private directory: `tree` in it is the tree's root, `aside` for all else."""
+    """A private directory: `tree` in it is the tree's root, `aside` holds everything else."""
 
     path: bytes
 
@@ -38,17 +38,18 @@ class Scratch:
 
     @property
     def aside(self) -> bytes:
-        """A directory with `tmp` in it."""
+        """The directory for other files, with `tmp` in it."""
         return self.path + b"/aside"
 
 
 @contextmanager
 def scratch() -> Iterator[Scratch]:
-    """A private directory below TMPDIR, removed at the end whatever is in it then.
+    """Make a private directory below TMPDIR; remove it at the end with everything in it.
 
     Raises SourceError.
     """
-    # Named before it is there: a signal may come before its name does.
+    # Named before it is made: a signal could arrive after mkdtemp made it and before it
+    # returned the name.
     name = f"stream-image.{secrets.token_hex(8)}"
     path = os.fsencode(os.path.join(_temporary(), name))
     try:
@@ -66,7 +67,7 @@ def _temporary() -> str:
         return tempfile.gettempdir()
     except FileNotFoundError as error:
         raise SourceError(
-            b"TMPDIR", "no directory for temporary files can be written to: set TMPDIR"
+            b"TMPDIR", "no writable directory for temporary files; set TMPDIR to one"
         ) from error
 
 
@@ -81,8 +82,8 @@ def _told(path: bytes) -> Iterator[None]:
 
 
 def _remove(path: bytes) -> None:
-    """Remove a directory of ours with everything in it: of any depth, for all directories
-    come to the top before they are looked into, and of any mode.
+    """Remove a directory of ours with everything in it, of any mode and any depth: each
+    directory is moved to the top before it is read, so that no path gets too long.
     """
     try:
         top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -100,7 +101,7 @@ def _remove(path: bytes) -> None:
                         waiting += _detached(os.fsencode(child), fd, next(names), top)
                 finally:
                     os.close(fd)
-            with suppress(OSError):  # the top itself is not removed by the name of "."
+            with suppress(OSError):  # the top itself cannot be removed as "."
                 os.rmdir(name, dir_fd=top)
     finally:
         os.close(top)
@@ -121,8 +122,8 @@ def _detached(child: bytes, parent: int, name: bytes, top: int) -> list[bytes]:
 
 
 def write(tree: Tree, place: Scratch, mtime: int) -> None:
-    """Make `tree` on disk, all of it modified at `mtime` (seconds). Owners and extended
-    attributes are left out, an empty file stands for a device. Raises SourceError.
+    """Make `tree` on disk, every file modified at `mtime` (seconds). Owners and extended
+    attributes are left out; a device becomes an empty file. Raises SourceError.
     """
     directories = []
     for name, node in tree.entries():

@@ -1,9 +1,9 @@
-"""Runs commands in a tree on disk, as a program of its own that needs nothing but Python.
+"""Runs commands in a tree on disk, as a separate program that needs only Python.
 
-It does so twice in one call: `guard` starts it anew as `run`, under fakeroot or not, and
-leaves no process behind, whoever ends first. `run` starts bash, waits, ends what bash left
-running, and reports how it went and what the tree holds, as JSON. Knows no recipe and no
-layer; what it must not be is imported with the package, whose other modules it may not find.
+It runs twice in one call: `guard` starts it again as `run`, under fakeroot or not, and leaves
+no process behind, whichever ends first. `run` starts bash, waits, kills the processes that
+bash left running, and reports the outcome and the contents of the tree as JSON. Knows neither
+recipes nor layers. Runs standalone: must not import the rest of the package.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ _SYS_MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _MOUNT_ATTR_RDONLY = 442, -100, 0x
 _READ_ONLY, _WRITABLE = (_MOUNT_ATTR_RDONLY, 0), (0, _MOUNT_ATTR_RDONLY)  # set, cleared
 
 GRACE = 0.5  # seconds that commands' processes may outlive them: bash does not wait for >(…)
-PATIENCE = 5.0  # seconds until a process that does not die is given up
-MAX_PATH = 4095  # Linux's PATH_MAX, less the NUL
-# In the tree while commands have it as their root: what they need and the tree has not.
+PATIENCE = 5.0  # seconds until we give up on a process that does not die
+MAX_PATH = 4095  # Linux's PATH_MAX, without the NUL
+# A directory in the tree while it is the commands' root: holds tools that the tree lacks.
 ASIDE = "/.stream-image"
-# What programs of other systems than Nix's find at fixed places only: the dynamic loader
-# and its default directories.
+# The paths of the dynamic loader and its default directories. Programs that are not from Nix
+# look for them only there.
 LIBRARIES = ("/lib64", "/usr/lib64", "/lib/*-linux-*", "/usr/lib/*-linux-*", "/lib/ld-*")
 BOUND = ("/dev", "/proc", "/sys")
-# What stays writable of the host, whose root directory commands otherwise have.
+# The host's directories that stay writable if commands have its root directory.
 SHARED = ("/dev", "/run", "/tmp", "/var/tmp")  # noqa: S108 — nothing of ours is there
 UNFAKED = "fakeroot"
 
-# The shell's own descriptors: high, where commands' own are not.
+# The shell's own descriptors, so high that they do not collide with those of commands.
 _LINES, _COMMANDS = 250, 251
-# bash reads the commands from a descriptor, for they may be more than an argument holds,
-# and tells the number of the line that fails: all of ours are one, that theirs may be first.
+# bash reads the commands from a descriptor, because they may exceed the length of an argument,
+# and reports the number of the line that fails. Our code is one line, so that numbers match.
 _SHELL = (
     "{fakery}"
     f"IFS= read -rd '' -u {_COMMANDS} \"$0\" || :; exec {_COMMANDS}<&-; "
@@ -61,7 +61,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _Refused(Exception):
-    """Commands that cannot be run; the text says why."""
+    """Commands that cannot be run; the text is the reason."""
 
 
 def _call(function: Any, *args: Any) -> None:
@@ -74,7 +74,7 @@ def _call(function: Any, *args: Any) -> None:
 
 
 def _descendants() -> dict[int, str]:
-    """The processes that came from this one and have not ended, with their names."""
+    """Return the running descendants of this process: their names by process ID."""
     children: dict[int, list[int]] = {}
     names = {}
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
@@ -104,7 +104,7 @@ def _reap() -> None:
 
 
 def _end_descendants(grace: float) -> list[str]:
-    """Kill what is still running after `grace` seconds. Returns the names."""
+    """Kill the descendants still running after `grace` seconds. Return their names."""
     killed: dict[int, str] = {}
     begun = time.monotonic()
     while (elapsed := time.monotonic() - begun) < grace + PATIENCE:
@@ -136,15 +136,15 @@ def _guard(control: int, argv: list[str]) -> int:
 
 
 def _status(key: str) -> str:
-    """A line of this process's status, which fakeroot does not fake."""
+    """Return a field of this process's status, which fakeroot does not fake."""
     with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
         return next(line.split()[1] for line in file if line.startswith(key + ":"))
 
 
 def _become_root() -> None:
-    """Become root of a user namespace of one user, ours, if we are not root already.
+    """Become root of a user namespace that maps only our user, unless we are root already.
 
-    Raises OSError where that is not allowed.
+    Raises OSError if that is not allowed.
     """
     uid, gid = _status("Uid"), _status("Gid")
     if uid == "0" and int(_status("CapEff"), 16) & 1 << _CAP_SYS_ADMIN:
@@ -156,14 +156,15 @@ def _become_root() -> None:
 
 
 def _if_allowed(change: Callable[[], None]) -> bool:
-    """Make a `change` of this process's namespaces, or none of it; which of both. A system
-    that stops it half-way would leave a process whose user is nobody: so a child tries.
+    """Make a `change` of this process's namespaces, all of it or nothing; return whether it
+    was made. A child tries it first: a system that allows only half of it would leave a
+    process whose user is nobody.
     """
     pid = os.fork()
     if pid == 0:
         try:
             change()
-        except BaseException:  # noqa: BLE001 — this process ends here, whatever it is
+        except BaseException:  # noqa: BLE001 — this process ends here in any case
             os._exit(1)
         os._exit(0)
     allowed = os.waitpid(pid, 0)[1] == 0
@@ -173,8 +174,8 @@ def _if_allowed(change: Callable[[], None]) -> bool:
 
 
 def _drop_privileges() -> None:
-    """From the next program on, root is a user like others: what it may not do without
-    fakeroot fails for root, too.
+    """Drop root's privileges from the next program on, so that what needs fakeroot for other
+    users needs it for root as well.
     """
     for capability in range(_LAST_CAP + 1):
         _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
@@ -185,7 +186,7 @@ def _drop_privileges() -> None:
 
 
 def _own_mounts() -> None:
-    """From now on, what this process mounts is seen by nobody else. Raises OSError."""
+    """Make this process's future mounts invisible to others. Raises OSError."""
     _call(_libc.unshare, _CLONE_NEWNS)
     _call(_libc.mount, b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
 
@@ -193,7 +194,7 @@ def _own_mounts() -> None:
 def _bind(
     source: str, target: str, changes: tuple[int, int] | None = None, depth: int = _AT_RECURSIVE
 ) -> None:
-    """Mount `source` at `target`, and all that is mounted in it. Raises OSError."""
+    """Mount `source` at `target`, with everything mounted in it. Raises OSError."""
     where = os.fsencode(target)
     _call(_libc.mount, os.fsencode(source), where, None, _MS_BIND | _MS_REC, None)
     if changes is not None:
@@ -209,14 +210,14 @@ def _change(target: str, changes: tuple[int, int], flags: int = 0) -> None:
 def _close_machine(stores: list[str], scratch: str) -> None:
     """Mount the file system of `/` and the directories `stores` read-only. Raises OSError.
 
-    A command that means the image's /data and says so would else make one here, if it is
-    root that runs us. And the tree is full of links to the store: whoever writes to one
-    would change files of theirs.
+    Otherwise a command that writes to /data, meaning the image's, would write to the host's if
+    root runs us. And the tree is full of links to the store: writing through one would change
+    the store's files.
     """
     scratch = os.path.realpath(scratch)
     _become_root()
     _own_mounts()
-    with suppress(OSError):  # in a chroot, / is no mount point
+    with suppress(OSError):  # in a chroot, / is not a mount point
         for directory in SHARED:
             if os.path.isdir(directory):
                 _bind(directory, directory)
@@ -231,7 +232,8 @@ def _close_machine(stores: list[str], scratch: str) -> None:
 
 
 class _Root:
-    """A tree that is to be the root directory: what is mounted in it, `store` at `store_dir`.
+    """A tree prepared as the commands' root directory: the mounts in it, among them `store` at
+    `store_dir`.
 
     Mount points that it lacks are made, and removed by `restore`.
     """
@@ -271,13 +273,13 @@ class _Root:
                 continue
             if not (stat.S_ISREG(mode) if want_file else stat.S_ISDIR(mode)):
                 raise _Refused(
-                    f"/{'/'.join(parts[:depth])} is no directory, and {target} is to be mounted there"
+                    f"/{'/'.join(parts[:depth])} must be a directory: {target} is mounted there"
                 )
         self._mounts.append((os.path.realpath(source), path, read_only))
 
     def _add_tools(self, aside: str, store_dir: str) -> None:
-        """Directories of PATH that are not in the store, at places where they hide
-        nothing and nothing hides them, after all that the tree has itself.
+        """Add the directories of PATH that are not in the store, at paths of our own where
+        they hide nothing and nothing hides them. They come last in the commands' PATH.
         """
         places: dict[str, str] = {}
         for directory in os.environ["PATH"].split(":"):
@@ -294,7 +296,7 @@ class _Root:
             os.mkdir(aside + place.removeprefix(ASIDE))
             self._mounts.append((real, self.tree + place, True))
             for entry in os.scandir(real):
-                # Absolute links would leave the place.
+                # Absolute links would lead out of the mounted directory.
                 if entry.is_symlink() and os.readlink(entry.path).startswith("/"):
                     there, _, name = os.path.realpath(entry.path).rpartition("/")
                     if there in places:
@@ -303,7 +305,7 @@ class _Root:
         self.path = ":".join([self.path, f"{ASIDE}/links", *places.values()])
 
     def _add_libraries(self) -> None:
-        """Where the dynamic loader looks, if the tree has nothing there."""
+        """Add the paths where the dynamic loader looks, if the tree has nothing there."""
         found = [path for pattern in LIBRARIES for path in sorted(glob.glob(pattern))]
         found += filter(os.path.isdir, os.environ.get("LD_LIBRARY_PATH", "").split(":"))
         hidden = [target for _, target, _ in self._mounts]
@@ -312,7 +314,7 @@ class _Root:
             if not os.path.lexists(target) and not any(
                 target.startswith(f"{above}/") for above in hidden
             ):
-                with suppress(_Refused):  # a link above: the tree has its own
+                with suppress(_Refused):  # under a link: the tree has its own
                     self._add(path, path, read_only=True)
                     hidden.append(target)
 
@@ -320,7 +322,7 @@ class _Root:
         """Make the tree the root directory of this process. Raises OSError."""
         _own_mounts()
         for source, target, read_only in self._mounts:
-            # What is mounted in /dev is for everybody to write to: shm, pts.
+            # The mounts in /dev (shm, pts) stay writable for everybody.
             depth = 0 if source == "/dev" else _AT_RECURSIVE
             _bind(source, target, _READ_ONLY if read_only else None, depth)
         os.chroot(self.tree)
@@ -329,7 +331,7 @@ class _Root:
         os.environ["TMPDIR"] = f"{ASIDE}/tmp"  # noqa: S108 — ours
 
     def restore(self) -> None:
-        """Remove the mount points that were made, and in which nothing else is."""
+        """Remove the mount points that were made, except those that are not empty."""
         for path in reversed(self._made):
             with suppress(OSError):
                 if stat.S_ISDIR(os.lstat(path).st_mode):
@@ -351,12 +353,12 @@ def _memory(data: bytes) -> int:
 def _become_shell(
     request: dict[str, Any], root: _Root | None, descriptors: dict[int, int]
 ) -> NoReturn:
-    for signum in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
+    for signum in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these
         signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.umask(0o022)
     if root is None:
-        # Links in the tree lead to that of this machine, if it has one.
+        # Links in the tree lead to this machine's own store directory, if it has one.
         stores = [request["store_dir"], request["store"]]
         _if_allowed(lambda: _close_machine(stores, os.path.dirname(request["tree"])))
     os.chdir(request["tree"])
@@ -367,12 +369,12 @@ def _become_shell(
         except OSError as error:
             raise _Refused(
                 "enableFakechroot needs a user namespace with mounts, which this system does not"
-                f" allow here ({error.strerror}): allow user namespaces"
+                f" allow ({error.strerror}); allow user namespaces"
             ) from error
     _drop_privileges()
     bash = shutil.which("bash")
     if bash is None:
-        raise _Refused("there is no bash on PATH: install it")
+        raise _Refused("bash is not on PATH; install it")
     for number, fd in descriptors.items():
         os.dup2(fd, number)
     which = request["which"]
@@ -381,8 +383,8 @@ def _become_shell(
 
 
 def _run_shell(request: dict[str, Any], root: _Root | None) -> tuple[int, str]:
-    """Run the commands. Returns the exit status (less than 0: of so many the signal) and
-    what the shell told of the line. Raises _Refused.
+    """Run the commands. Return the exit status (-n: killed by signal n) and the last line
+    that the shell reported: the number of the line that failed. Raises _Refused.
     """
     commands = _memory(request["commands"].encode("utf-8", "surrogateescape"))
     lines = _memory(b"")
@@ -391,13 +393,13 @@ def _run_shell(request: dict[str, Any], root: _Root | None) -> tuple[int, str]:
     if pid == 0:
         try:
             _become_shell(request, root, {_LINES: lines, _COMMANDS: commands})
-        except BaseException as error:  # noqa: BLE001 — this process ends here, whatever it is
+        except BaseException as error:  # noqa: BLE001 — this process ends here in any case
             os.write(write_end, str(error).encode("utf-8", "replace"))
         os._exit(127)
     os.close(write_end)
     with open(read_end, encoding="utf-8") as file:
         refused = file.read()
-    while True:  # orphans come to us, and end
+    while True:  # we also inherit orphans, and reap them
         ended, status = os.waitpid(-1, 0)
         if ended == pid:
             break
@@ -411,13 +413,13 @@ def _run_shell(request: dict[str, Any], root: _Root | None) -> tuple[int, str]:
 
 
 def text(data: bytes) -> str:
-    """Bytes as JSON holds them."""
+    """Return bytes as text that JSON can hold."""
     return data.decode("latin-1")
 
 
 def _impose(tree: bytes, entries: list[list[Any]]) -> None:
-    """Let fakeroot know of what the disk cannot hold: [path, mode, uid, gid, major, minor,
-    xattrs] of each entry, `mode` with its type, directories before what is in them.
+    """Set under fakeroot the metadata that the disk cannot hold: [path, mode, uid, gid, major,
+    minor, xattrs] of each entry. `mode` includes the type; parents come before children.
     """
     for name, mode, uid, gid, major, minor, xattrs in entries:
         path = tree + b"/" + name.encode("latin-1")
@@ -435,8 +437,8 @@ def _impose(tree: bytes, entries: list[list[Any]]) -> None:
 
 
 def _xattrs(path: bytes, *, fake: bool) -> dict[str, str]:
-    """Extended attributes: with fakeroot, those set there; else those that are the user's
-    own and not the system's.
+    """Return the extended attributes: with fakeroot, those set there; else those in the
+    `user.` namespace, as others are the system's.
     """
     found = {}
     with suppress(OSError):
@@ -448,9 +450,9 @@ def _xattrs(path: bytes, *, fake: bool) -> dict[str, str]:
 
 
 def _entries(tree: bytes, omitted: set[bytes], *, fake: bool) -> Iterator[list[Any]]:
-    """[path, mode with type, uid, gid, device, inode, size, modification time in ns, major,
-    minor, link, xattrs] of all that is in `tree`, directories before what is in them. What
-    its owner cannot read is made readable on disk. Raises _Refused.
+    """Yield [path, mode with type, uid, gid, device, inode, size, modification time in ns,
+    major, minor, link, xattrs] of every entry of `tree`, parents before children. Files that
+    their owner cannot read are made readable on disk. Raises _Refused.
     """
     waiting = [b""]
     while waiting:
@@ -463,14 +465,14 @@ def _entries(tree: bytes, omitted: set[bytes], *, fake: bool) -> Iterator[list[A
         except OSError as error:
             if name:
                 raise
-            raise _Refused("removed the tree that they ran in") from error
+            raise _Refused("removed the directory that they ran in") from error
         mode = found.st_mode
         is_directory = stat.S_ISDIR(mode)
         if not name and not is_directory:
-            raise _Refused("put something else in the place of the tree that they ran in")
+            raise _Refused("replaced the directory that they ran in by another file")
         needed = 0o500 if is_directory else 0o400 if stat.S_ISREG(mode) else 0
         if mode & needed != needed:
-            # fakeroot remembers the mode, and never closes the disk's to us.
+            # fakeroot records the mode, and keeps the file on disk readable for us.
             os.chmod(path, stat.S_IMODE(mode) | (0 if fake else needed))
         if is_directory:
             above = name + b"/" if name else b""
@@ -484,7 +486,7 @@ def _entries(tree: bytes, omitted: set[bytes], *, fake: bool) -> Iterator[list[A
 
 
 def _run(request: dict[str, Any]) -> dict[str, Any]:
-    """Run the commands of `request`; the report."""
+    """Run the commands of `request`; return the report."""
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     tree, imposed, store_dir = request["tree"], request["imposed"], request["store_dir"]
     fake = imposed is not None
@@ -495,7 +497,8 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
         with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
             if "libfakeroot" not in file.read():
                 raise _Refused("fakeroot has no effect on this Python")
-        # What gets an extended attribute has its real owner from then on: that is root.
+        # A file that gets an extended attribute under fakeroot is recorded with its real owner:
+        # so that should be root.
         if _status("Uid") != "0":
             _if_allowed(_become_root)
         _impose(where, imposed)
@@ -509,7 +512,7 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
         if root is not None:
             root.restore()
     if status and told == UNFAKED:
-        raise _Refused("fakeroot has no effect on the bash that PATH has")
+        raise _Refused("fakeroot has no effect on the bash on PATH")
     report: dict[str, Any] = {"status": status, "line": told, "leftovers": leftovers}
     if not status:
         report["uid"], report["gid"] = int(_status("Uid")), int(_status("Gid"))
@@ -518,7 +521,9 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> int:
-    """`guard CONTROL COMMAND…` or `run REQUEST REPORT`: a file's name, else descriptors."""
+    """Carry out `guard CONTROL COMMAND…` or `run REQUEST REPORT`. REQUEST is a file's name,
+    CONTROL and REPORT are descriptors.
+    """
     verb, first, *rest = argv
     if verb == "guard":
         return _guard(int(first), rest)

@@ -383,7 +383,7 @@ def test_sockets() -> None:
     with _ran(f"{sys.executable} -IS -c '{code}'; touch a", warnings=warnings) as tree:
         assert _names(tree) == [b"", b"a"]
     (warning,) = warnings
-    assert warning == "extraCommands: /so\\nck is a socket, which no layer holds: left out"
+    assert warning == "extraCommands: /so\\nck: left out; layers cannot hold sockets"
 
 
 def test_a_socket_is_told_of_once() -> None:
@@ -392,7 +392,7 @@ def test_a_socket_is_told_of_once() -> None:
     code = 'import socket; socket.socket(socket.AF_UNIX).bind("NAME")'
     made = f"{sys.executable} -IS -c '{code}'"
     with _ran(made.replace("NAME", "one"), made.replace("NAME", "two"), warnings=warnings):
-        assert [warning.partition(" is ")[0] for warning in warnings] == [
+        assert [warning.partition(": left out")[0] for warning in warnings] == [
             "extraCommands: /one",
             "fakeRootCommands: /two",
         ]
@@ -479,7 +479,7 @@ def test_no_place_to_mount() -> None:
     """Without it what is mounted would end up where a link of the image leads, on the machine."""
     tree = _tree(nix=link(b"/etc"), dev=link(b"/etc"))
     with (
-        pytest.raises(CommandsError, match=r"fakeRootCommands: /dev is no directory"),
+        pytest.raises(CommandsError, match=r"fakeRootCommands: /dev must be a directory"),
         _ran(fake=":", tree=tree, chroot=True),
     ):
         pass
@@ -624,7 +624,7 @@ def test_owner_that_fakeroot_does_not_tell() -> None:
     )
     assert [_node(tree, path).uid for path in (b"a", b"b")] == [0, 1000]
     assert len(warnings) == 1
-    assert "taken to be root's" in warnings[0]
+    assert "taken to be owned by root" in warnings[0]
 
 
 # ---- failures
@@ -637,12 +637,12 @@ def test_owner_that_fakeroot_does_not_tell() -> None:
         ("exit 7", 7, "extraCommands: failed with exit status 7"),
         ("false | true", 1, "extraCommands: failed at line 1 with exit status 1"),
         ("\nf() {\n  nonexistent-program\n}\nf", 127, "extraCommands: failed at line 3 with exit status 127"),
-        ("kill -TERM $$", -15, "extraCommands: ended by signal SIGTERM"),
+        ("kill -TERM $$", -15, "extraCommands: killed by signal SIGTERM"),
         ("if", 2, "extraCommands: failed"),
-        ("cd ..; mv tree gone", None, "extraCommands: removed the tree that they ran in"),
-        ("cd ..; rm -r tree; ln -s / tree", None, "extraCommands: put something else in the place"),
-        ("kill -KILL $PPID; sleep 9", None, "extraCommands: what runs them was ended"),
-        ("a\0b", None, "extraCommands: a NUL character is in them"),
+        ("cd ..; mv tree gone", None, "extraCommands: removed the directory that they ran in"),
+        ("cd ..; rm -r tree; ln -s / tree", None, "extraCommands: replaced the directory that they ran in"),
+        ("kill -KILL $PPID; sleep 9", None, "extraCommands: the command runner was killed"),
+        ("a\0b", None, "extraCommands: contains a NUL character"),
     ],
 )  # fmt: skip
 def test_failure(commands: str, status: int | None, message: str) -> None:
@@ -665,9 +665,9 @@ def test_failure_of_fake_root_commands() -> None:
 def test_missing_programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without it "No such file" would be said of nothing that anybody knows."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(CommandsError, match="extraCommands: there is no bash on PATH"), _ran(":"):
+    with pytest.raises(CommandsError, match="extraCommands: bash is not on PATH"), _ran(":"):
         pass
-    with pytest.raises(CommandsError, match="there is no fakeroot on PATH"), _ran(fake=":"):
+    with pytest.raises(CommandsError, match="fakeroot is not on PATH"), _ran(fake=":"):
         pass
 
 
@@ -724,7 +724,7 @@ def test_processes_that_stay(*, fake: bool) -> None:
         assert _running(word) == []
     (warning,) = warnings
     which = "fakeRootCommands" if fake else "extraCommands"
-    assert warning == f"{which}: left running, and killed: sleep, sleep, sleep"
+    assert warning == f"{which}: killed processes that were left running: sleep, sleep, sleep"
 
 
 def test_processes_that_end_by_themselves() -> None:
