@@ -1,9 +1,10 @@
-"""How an image is made of layers, and what of it moves if an earlier image is there.
+"""The layers of an image, and which of them have to be transferred if an earlier image is
+already there.
 
-Of both images confs are compared; of the earlier one nothing needs to be there any more
-but, if it is to count, the base image. A layer stays if the same store paths are in it in
-the same order, written alike: the name of a store path stands for its content, and that
-of no other path does. Knows neither argv nor terminals.
+Compares the confs of both images. The earlier image need not exist any more, except for its
+base image, if the base's layers are to be compared. A layer stays if it has the same store
+paths in the same order, with the same owner and time: the name of a store path identifies its
+content, unlike that of any other path. Knows neither argv nor terminals.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from stream.sources.base.image import BaseImage
 from stream.sources.image import ImageSources, opened
 from stream.text import printable
 
-# What of a conf decides how the bytes of a store layer are written, and its default.
+# The keys of a conf that affect the bytes of every store layer, with their defaults.
 _STAMP = {
     "created": None, "gid": 0, "gname": "root", "mtime": None, "store_dir": DEFAULT_STORE_DIR,
     "uid": 0, "uname": "root",
@@ -32,9 +33,10 @@ _STAMP = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainedLayer:
-    """A layer: `kind` is `base`, `store` or `customisation`, `size` its bytes as a tar
-    (None if a base image does not say), `paths` its store paths with the bytes of each.
-    `stays` says whether the earlier image has it; None without one, or if nobody knows.
+    """A layer. `kind` is `base`, `store` or `customisation`, `size` the size of its tar in
+    bytes (None if the base image does not record it), `paths` its store paths with the size
+    of each. `stays` is true if the earlier image has it; None if there is no earlier image,
+    or if that is unknown.
     """
 
     kind: str
@@ -46,7 +48,7 @@ class ExplainedLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """The layers of an image, bottom to top. `against` is the tag of the earlier one."""
+    """The layers of an image, bottom to top. `against` is the earlier image's tag."""
 
     repo_tag: str
     layers: tuple[ExplainedLayer, ...]
@@ -54,7 +56,7 @@ class Explanation:
 
     @property
     def size(self) -> int:
-        """Bytes of all layers whose size is known."""
+        """The size in bytes of all layers whose size is known."""
         return sum(layer.size or 0 for layer in self.layers)
 
     @property
@@ -64,12 +66,12 @@ class Explanation:
 
     @property
     def moving_size(self) -> int:
-        """Bytes of those whose size is known."""
+        """The size in bytes of the moving layers whose size is known."""
         return sum(layer.size or 0 for layer in self.moving)
 
     @property
     def unknown(self) -> tuple[ExplainedLayer, ...]:
-        """The layers of which nobody knows whether the earlier image has them."""
+        """The layers that the earlier image may or may not have."""
         compared = self.against is not None
         return tuple(layer for layer in self.layers if compared and layer.stays is None)
 
@@ -81,8 +83,9 @@ def explain(
     *,
     warn: Callable[[str], None],
 ) -> Explanation:
-    """The layers of `conf`, which `document` reads as, against those of the conf
-    `earlier`. `warn` is told what a person should know. Raises StreamImageError.
+    """Compare the layers of `conf` with those of an earlier conf. `document` is `conf` as
+    JSON, `earlier` the earlier conf as JSON. `warn` is called with a line for a person. Raises
+    StreamImageError.
     """
     compare = None if earlier is None else _Comparison(document, earlier)
     with opened(conf, warn) as sources:
@@ -100,7 +103,7 @@ def _tag(document: dict[str, Any]) -> str:
 
 
 class _Comparison:
-    """What of an earlier conf's image is there."""
+    """Tells which layers the image of an earlier conf has."""
 
     def __init__(self, document: dict[str, Any], earlier: dict[str, Any]) -> None:
         self._document = document
@@ -122,7 +125,7 @@ class _Comparison:
         return times and json.dumps(ours, sort_keys=True) == json.dumps(theirs, sort_keys=True)
 
     def base_layers(self) -> set[Digest]:
-        """The diff_ids of the earlier image's base, as far as it can still be read."""
+        """Return the diff_ids of the earlier image's base; none if it cannot be read."""
         base = self._earlier.get("from_image")
         if not isinstance(base, str):
             return set()
@@ -178,7 +181,9 @@ def _customisation_layer(
 
 
 def _may_have_changed(conf: ImageConf) -> bool:
-    """Whether it is made of files that are not in the store: their names stand for nothing."""
+    """Return True if the customisation layer is made from files outside the store, whose names
+    do not identify their content.
+    """
     made = conf.customisation_layer
     if made is None:
         return False

@@ -1,8 +1,8 @@
 """Export: the layers of an archive or of a conf as one tar, written while they pass.
 
-Two readings: the first lists entries, the second writes those that are left. A layer
-that is not what it should be ends the export, and the tar has no trailer. Nothing is
-staged. Knows archives, sources and tar; what hides what is flatten.py's.
+Takes two passes: the first lists entries, the second writes those that are not hidden. A
+layer with a wrong digest ends the export, and the tar has no trailer. Nothing is staged on
+disk. Knows archives, sources and tar; flatten.py knows which entries hide others.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ from stream.text import printable
 from stream.tools.target import read_target
 from stream.typeflags import DIRECTORY, HARD_LINK
 
-# Of an extended header, what the header says anyway, or nobody restores. The rest, such
-# as extended attributes, is kept.
+# The keys of an extended header that repeat the header, or that no tool restores. Others, such
+# as extended attributes, are kept.
 _FIELDS = frozenset(
     ["path", "linkpath", "size", "uid", "gid", "uname", "gname", "mtime"]
     + ["atime", "ctime", "comment", "charset", "hdrcharset"]
 )
-# A directory that entries are in, and that has none itself.
+# A directory that has no entry, although other entries are in it.
 _IMPLIED = Member(b"", DIRECTORY, 0, 0o755, 0, 0, b"", b"", 0, b"", (0, 0), 0, {})
 
 
 class Exported(NamedTuple):
-    """What was written: entries, and bytes in all."""
+    """The result of an export: the number of entries, and the tar's size in bytes."""
 
     entries: int
     size: int
@@ -73,7 +73,7 @@ def export(
     threads: int | None = None,
 ) -> Exported:
     """Write the root file system of an image as one tar to a file descriptor or binary file
-    object: that of a conf, also in a file or on standard input (`-`), or of an archive,
+    object. `target` is a conf, parsed, in a file or on standard input (`-`), or an archive,
     `FILE` or `FILE:name:tag`.
 
     Raises ConfError, SourceError, ArchiveError, DigestMismatch or OutputError; then the tar
@@ -87,7 +87,9 @@ def export(
         else read_target(target, tagged=False, warn=observer.warning)
     )
     if isinstance(found, Sequential):
-        raise ArchiveError(found.name, "an archive to export is read twice: save it to a file")
+        raise ArchiveError(
+            found.name, "must be read twice, and a pipe cannot be; save it to a file"
+        )
     with ExitStack() as stack:
         fd = stack.enter_context(descriptor_of(output))
         fd = stack.enter_context(compressed(fd, compression, threads=threads))
@@ -121,8 +123,8 @@ def _export_conf(conf: ImageConf, fd: int, observer: Observer) -> Exported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layer:
-    """A layer's entries. `expected` is the digest that its tar must have, if it is
-    not made here.
+    """A layer's entries. `expected` is the digest that its tar must have, or None for a
+    layer that is made here.
     """
 
     name: str
@@ -134,14 +136,14 @@ class _Layer:
 class _Layers(Protocol):
     """Layers that are read together."""
 
-    layers: list[_Layer]  # bottom to top; one may be there twice
+    layers: list[_Layer]  # bottom to top; a layer may occur twice
 
     def read(self) -> Iterator[tuple[_Layer, ByteSource]]:
-        """Each distinct layer with its tar, in whatever order."""
+        """Yield each distinct layer with its tar, in any order."""
 
 
 class _ArchiveLayers:
-    """Those of an image in an archive."""
+    """The layers of an image in an archive."""
 
     def __init__(
         self, archive: Archive, image: ArchiveImage, listings: Mapping[Blob, Listing]
@@ -212,7 +214,7 @@ class _CustomisationLayer:
 
 
 class _Check:
-    """Computes the digests of layers in plain files beside the writing."""
+    """Computes the digests of layers in plain files while they are written."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, "check")
@@ -227,7 +229,7 @@ class _Check:
         self._pool.shutdown(cancel_futures=True)
 
     def begin(self, layer: _Layer, source: FileBytes) -> None:
-        """Let `source`, all of `layer`, be looked at."""
+        """Start checking `source`, the tar of `layer`."""
         fd, offset = source.range
         mine = FileBytes(os.dup(fd), source.name, offset=offset, size=source.size)
         self._results.append(self._pool.submit(self._run, layer, mine))
@@ -290,9 +292,9 @@ def _readings(groups: Sequence[_Layers]) -> Iterator[tuple[_Layer, ByteSource]]:
 
 
 class _Output:
-    """The tar: directories before what is in them, hard links after what they are
-    links to. A directory in which nothing is comes right after the one that it is in:
-    tar leaves that read-only when it goes on.
+    """The tar: directories before their entries, hard links after their targets. An empty
+    directory comes right after its parent, because tar makes the parent read-only once it goes
+    on to another directory.
     """
 
     def __init__(self, remains: Remains, writer: TarWriter) -> None:
@@ -306,7 +308,7 @@ class _Output:
         self._write_hollow(b"")
 
     def write_layer(self, number: int, listing: Listing, source: ByteSource) -> None:
-        """Write what is left of a layer, whose tar is `source`."""
+        """Write the entries of a layer that are not hidden; its tar is `source`."""
         leaves = self._leaves.pop(number, {})
         if not leaves:
             return
@@ -319,7 +321,7 @@ class _Output:
                 self._write(member, paths, source)
 
     def finish(self) -> tuple[int, int]:
-        """Write the trailer. Returns the numbers of entries and bytes."""
+        """Write the trailer. Return the number of entries and of bytes."""
         return self._entries, self._writer.finish()
 
     def _write(self, member: Member, paths: list[bytes], source: ByteSource) -> None:
@@ -360,7 +362,7 @@ class _Output:
         self._write_hollow(path)
 
     def _write_hollow(self, path: bytes) -> None:
-        """Write the directories in `path` in which nothing is but others like them."""
+        """Write the directories in `path` that hold nothing, or only directories like them."""
         waiting = self._hollow.pop(path, [])[::-1]
         while waiting:
             path = waiting.pop()
@@ -390,7 +392,7 @@ class _Output:
 
 
 def _records(pax: dict[str, bytes]) -> bytes:
-    """The extended header's records that are not fields of the header."""
+    """Return the records of the extended header that are not fields of the header."""
     encoded = b""
     for key, value in pax.items():
         if key not in _FIELDS or (key == "mtime" and b"." in value):

@@ -1,9 +1,8 @@
-"""What is in an image archive, or would be in the image of a conf: its config, and
-of each layer its sizes, number of entries and store paths.
+"""The contents of an image archive, or of the image that a conf describes: its config, and
+each layer's sizes, number of entries and store paths.
 
-An archive in a regular file or a directory is read by position where that is
-possible, else once from the front; for a conf, metadata alone are read. Knows
-neither argv nor terminals.
+An archive in a regular file or a directory is read by random access if possible, else once
+from the start; for a conf, only metadata is read. Knows neither argv nor terminals.
 """
 
 from __future__ import annotations
@@ -36,9 +35,10 @@ _QUOTED_PATH = re.compile(r"""'(/[^']+)'|"(/[^"]+)\"""")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InspectedLayer:
-    """A layer: `size` is that of its tar, `stored_size` what it takes in the archive,
-    compressed with `compression`. `digest` is that of the stored bytes, if the archive
-    says it; of a plan no digest is known. `history` is what the image says of it.
+    """A layer. `size` is that of its tar in bytes, `stored_size` that of the bytes in the
+    archive, compressed with `compression`. `digest` is that of the stored bytes, if the
+    archive has it; for a conf, no digest is known. `history` is the layer's line in the
+    image's history.
     """
 
     name: str
@@ -63,25 +63,25 @@ class InspectedImage:
 
     @property
     def container_config(self) -> dict[str, Any]:
-        """Cmd, Env and their like."""
+        """The container's configuration: Cmd, Env and others."""
         config = self.document.get("config")
         return config if isinstance(config, dict) else {}
 
     @property
     def size(self) -> int:
-        """Bytes of all layers, uncompressed."""
+        """The size of all layers in bytes, uncompressed."""
         return sum(layer.size for layer in self.layers)
 
     @property
     def entries(self) -> int:
-        """Entries of all layers."""
+        """The number of entries in all layers."""
         return sum(layer.entries for layer in self.layers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """What `name` holds. `kind` is `docker-archive`, `oci` or `conf`; a docker-archive
-    may be an OCI layout, too. `compression` is that of the whole.
+    """The images in `name`. `kind` is `docker-archive`, `oci` or `conf`; with `also_oci`, a
+    docker-archive is an OCI layout as well. `compression` is that of the whole archive.
     """
 
     name: str
@@ -157,8 +157,8 @@ def _layers(image: ArchiveImage, summary_of: Callable[[Blob], Summary]) -> Itera
 
 
 def _history(document: dict[str, Any], count: int) -> list[str]:
-    """What the config says of each of `count` layers; nothing if it does not tell of
-    as many.
+    """Return the line of each of `count` layers in the config's history; empty lines if the
+    history has another number of layers.
     """
     history = document.get("history")
     entries = [
@@ -172,7 +172,7 @@ def _history(document: dict[str, Any], count: int) -> list[str]:
 
 
 def _store_paths(comment: str) -> set[bytes]:
-    """The store paths that a history comment names, without the leading `/`."""
+    """Return the store paths that a history comment names, without the leading `/`."""
     match = _COMMENT.fullmatch(comment)
     return {
         (single or double).lstrip("/").encode("utf-8", "surrogatepass")
@@ -184,7 +184,7 @@ def _store_paths(comment: str) -> set[bytes]:
 
 
 def _planned(name: str, conf: ImageConf, warn: Callable[[str], None]) -> Inspection:
-    """The plan of `conf`. Its base image is read, its store paths are walked."""
+    """Inspect `conf`: read its base image and walk its store paths."""
     with opened(conf, warn, summaries=True) as sources:
         base = sources.base
         below = (

@@ -1,7 +1,7 @@
-"""Many images in one archive: each layer once, by its content.
+"""Several images merged into one archive, each distinct layer once.
 
-A layer is known by its diff_id, never by its member's name, and is verified while it
-passes. Nothing is staged. Knows archives; not argv.
+A layer is identified by its diff_id, never by its member's name, and is verified while it
+passes. Nothing is staged on disk. Knows archives; not argv.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MTIME = 1  # of all members, as in images made here
 
 @dataclass(slots=True, kw_only=True)
 class _Images:
-    """Images by ID, in the order in which they came, and the owner of each tag."""
+    """Images by ID, in order of first occurrence, and the owner of each tag."""
 
     images: dict[Digest, ArchiveImage] = field(default_factory=dict)
     owners: dict[str, tuple[str, Digest]] = field(default_factory=dict)  # by qualified tag
@@ -40,7 +40,7 @@ class _Images:
             _, owner = self.owners.get(qualified(tag), (tag, image_id))
             if owner != image_id:
                 observer.warning(
-                    f"{tag} is now {image_id[:19]}, no longer {owner[:19]}: the last one wins"
+                    f"{tag}: is now {image_id[:19]} instead of {owner[:19]}; the last image wins"
                 )
             self.owners[qualified(tag)] = (tag, image_id)
 
@@ -119,10 +119,10 @@ def merge(  # noqa: PLR0913 — the options of the command, each of its own
     object, each layer once. An archive is `FILE` for all its images or `FILE:name:tag` for
     one of them.
 
-    Returns the record of each image, in the order in which they came first. Of images that
-    share a tag the last one has it, as `docker load` would have it; `observer` is warned.
-    Raises ArgumentError before anything is read, and ArchiveError, DigestMismatch or
-    OutputError; then there is no manifest. `output` is not closed.
+    Return the record of each image, in order of first occurrence. If images share a tag, the
+    last one keeps it, as with `docker load`, and `observer` is warned. Raises ArgumentError
+    before anything is read, and ArchiveError, DigestMismatch or OutputError; then there is
+    no manifest. `output` is not closed.
     """
     check_arguments(archive_format, threads)
     observer = observer or Observer()

@@ -1,4 +1,4 @@
-"""What a tool is pointed at: a conf, or an archive, in a file or on standard input."""
+"""The target of a tool: a conf or an archive, in a file or on standard input."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def read_target(
     tagged: bool = True,
     warn: Callable[[str], None],
 ) -> ImageConf | ArchiveFile | Sequential:
-    """Return the conf that `target` names (`-`: standard input), or the archive. `repo_tag`
-    replaces a conf's; without `tagged`, a conf's is ignored. An archive on standard input
-    passes once, as `Sequential`.
+    """Return the conf or the archive that `target` names (`-`: standard input). `repo_tag`
+    replaces a conf's; without `tagged`, a conf's is ignored. An archive on standard input is
+    returned as `Sequential`, since it can only be read once.
 
     Raises ConfError, ArgumentError for an image of a conf, or ArchiveError if standard input
     cannot be read.

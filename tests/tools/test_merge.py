@@ -59,7 +59,7 @@ def test_merge(inputs: list[str], stream_image: Run) -> None:
         assert len(item["Layers"]) == len(base.layers)
     assert len([name for name in members if name.endswith("/layer.tar")]) == 3
     said = done.stderr.decode().splitlines()
-    assert said[0].startswith("stream-image: warning: both:latest is now sha256:")
+    assert said[0].startswith("stream-image: warning: both:latest: is now sha256:")
     assert [line.split(" ")[0] for line in said[1:4]] == ["layer"] * 3
     assert [line.split(" ")[0] for line in said[4:]] == ["one:1", "both:latest", "untagged"]
 
