@@ -1,4 +1,4 @@
-"""What all tests share: hypothesis profiles, a store to fill, the command to run."""
+"""Fixtures for all tests: hypothesis profiles, a store to fill, the command to run."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Examples share a test's store directory, each in a subdirectory of its own.
+# Examples share a test's store directory, each in its own subdirectory.
 _COMMON: dict[str, Any] = {
     "deadline": None,
     "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -24,8 +24,8 @@ settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("thorough" if os.environ.get("CI") else "quick")
 )
 
-# What ignores signals, as nohup and a shell's background jobs do, would hand that on, past
-# pytest, to the programs that tests send them to.
+# Under nohup or as a shell's background job, signals are ignored. The programs that tests send
+# signals to would inherit that through pytest.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -35,10 +35,10 @@ Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 @pytest.fixture
 def store_dir() -> Iterator[bytes]:
-    """An empty store directory with a short name: long ones are made, not met."""
+    """Make an empty store directory with a short name, since long names are tests of their own."""
     path = tempfile.mkdtemp(prefix="s")
     yield os.fsencode(path)
-    # Not shutil: a tree can be deeper than Python recurses, and closed to its owner.
+    # Not shutil: a tree can be too deep for recursion, and unreadable for its owner.
     if os.geteuid() != 0:
         subprocess.run(["chmod", "-R", "u+rwX", path], check=False, stderr=subprocess.DEVNULL)
     subprocess.run(["rm", "-rf", path], check=True)
@@ -46,7 +46,7 @@ def store_dir() -> Iterator[bytes]:
 
 @pytest.fixture
 def write_conf(store_dir: bytes) -> Iterator[Callable[[Mapping[str, object]], str]]:
-    """Write a conf beside the store; returns its path."""
+    """Return a function that writes a conf beside the store and returns its path."""
     path = os.fsdecode(store_dir) + ".json"
 
     def write(document: Mapping[str, object]) -> str:
@@ -61,7 +61,7 @@ def write_conf(store_dir: bytes) -> Iterator[Callable[[Mapping[str, object]], st
 
 @pytest.fixture
 def stream_image() -> Run:
-    """Run `stream-image` as a program of its own."""
+    """Return a function that runs `stream-image` as a separate program."""
 
     def run(
         *args: str,
@@ -86,7 +86,7 @@ def stream_image() -> Run:
 
 @pytest.fixture(scope="session")
 def without_privilege() -> list[str]:
-    """What to put before a command for it to meet permissions, even as root."""
+    """Return a command prefix under which permissions apply, even to root."""
     if os.geteuid() != 0:
         return []
     prefix = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--"]

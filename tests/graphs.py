@@ -1,16 +1,16 @@
-"""References graphs for tests: of letters, of any shape by hypothesis, and what they hold
-found the slow way. Knows no planner.
+"""References graphs for tests: of letters, or of any shape by hypothesis; and their properties
+computed the slow way. Does not know the planner.
 """
 
 from hypothesis import strategies as st
 
 from stream.strategies.graph import Graph, Node
 
-NAMES = ("foo", "foo+", "foo-1.0", "foo-1.0+git", "bar")  # that sort in odd ways
+NAMES = ("foo", "foo+", "foo-1.0", "foo-1.0+git", "bar")  # names that sort in odd ways
 
 
 def graph_of(edges: dict[str, str], sizes: dict[str, int] | None = None) -> Graph:
-    """A graph of paths with names of one letter."""
+    """Return a graph of paths with names of one letter."""
     return {
         path: Node((sizes or {}).get(path, 1), frozenset(references))
         for path, references in edges.items()
@@ -18,13 +18,13 @@ def graph_of(edges: dict[str, str], sizes: dict[str, int] | None = None) -> Grap
 
 
 def store_path(number: int) -> str:
-    """A store path; several have the same name."""
+    """Return a store path; several have the same name."""
     return f"/nix/store/{number * 7919 % 1000:032}-{NAMES[number % len(NAMES)]}"
 
 
 @st.composite
 def graphs(draw: st.DrawFn, *, cycles: bool = False, most: int = 14) -> Graph:
-    """Closures: every path refers to earlier ones, with `cycles` to any."""
+    """Draw a closure: every path refers to earlier ones, or with `cycles` to any."""
     count = draw(st.integers(0, most))
     names = [store_path(number) for number in range(count)]
     found = {}
@@ -37,7 +37,7 @@ def graphs(draw: st.DrawFn, *, cycles: bool = False, most: int = 14) -> Graph:
 
 
 def walked(graph: Graph, path: str) -> set[str]:
-    """All that a path reaches, itself included."""
+    """Return all paths that a path reaches, including itself."""
     found: set[str] = set()
     waiting = [path]
     while waiting:
@@ -49,7 +49,7 @@ def walked(graph: Graph, path: str) -> set[str]:
 
 
 def counted(graph: Graph, path: str) -> dict[str, int]:
-    """The counts below a path, as they are defined."""
+    """Return the counts below a path, by their definition."""
     counts: dict[str, int] = {}
     for child in graph[path].references:
         counts[child] = counts.get(child, 0) + 1
@@ -59,7 +59,7 @@ def counted(graph: Graph, path: str) -> dict[str, int]:
 
 
 def slow_scores(graph: Graph) -> dict[str, int]:
-    """Scores of a graph without cycles, counted from a root above all."""
+    """Return the scores of a graph without cycles, counted from a root above all paths."""
     referred = {other for node in graph.values() for other in node.references}
     top = {"": Node(0, frozenset(set(graph) - referred))}
     return counted({**graph, **top}, "")

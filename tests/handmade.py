@@ -18,7 +18,7 @@ import pyzstd
 
 
 def seekable_zstd(data: bytes) -> bytes:
-    """Many small frames and a table of them."""
+    """Return `data` as many small frames and a table of them."""
     file = io.BytesIO()
     with pyzstd.SeekableZstdFile(file, "w", max_frame_content_size=20_000) as zstd:
         zstd.write(data)
@@ -40,21 +40,21 @@ COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def digest(data: bytes) -> str:
-    """The OCI digest of `data`."""
+    """Return the OCI digest of `data`."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-# What a tar is made of: a file's name and content, or a header to be named.
+# A member of a tar: a file's name and content, or a header to be named.
 Entry = tuple[str, bytes | tarfile.TarInfo]
 
 
 def layer_tar(files: Mapping[str, bytes]) -> bytes:
-    """A layer of regular files."""
+    """Return a layer of regular files."""
     return tar_of([(name, content) for name, content in files.items()])
 
 
 def tar_of(members: Sequence[Entry]) -> bytes:
-    """A tar of files (name and content) and of ready-made headers."""
+    """Return a tar of files (name and content) and of ready-made headers."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, content in members:
@@ -69,7 +69,7 @@ def tar_of(members: Sequence[Entry]) -> bytes:
 
 
 def sound(members: Sequence[Entry]) -> list[Entry]:
-    """Those that are neither twice in the layer, nor below what is no directory there."""
+    """Return the members that occur once in the layer, and whose parents are directories."""
     kept: list[Entry] = []
     for path, what in members:
         is_directory = isinstance(what, tarfile.TarInfo) and what.isdir()
@@ -87,7 +87,7 @@ def sound(members: Sequence[Entry]) -> list[Entry]:
 
 
 def link(target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
-    """A link, to be named."""
+    """Return the header of a link, to be named."""
     info = tarfile.TarInfo()
     info.type, info.linkname = kind, target
     return info
@@ -95,8 +95,8 @@ def link(target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
 
 @dataclass(kw_only=True)
 class Base:
-    """An image to be written as an archive. `stored` are the layers as they are kept,
-    maybe compressed.
+    """An image to be written as an archive. `stored` are the layers as stored, possibly
+    compressed.
     """
 
     layers: list[bytes] = field(default_factory=list)
@@ -120,7 +120,7 @@ class Base:
     def docker_members(
         self, names: Sequence[str] | None = None, stored: Sequence[bytes] | None = None
     ) -> tuple[list[tuple[str, bytes | tarfile.TarInfo]], dict[str, Any]]:
-        """The members of a docker-archive but its manifest, and the manifest's item."""
+        """Return the members of a docker-archive without its manifest, and the manifest's item."""
         names = names or [f"{number}/layer.tar" for number in range(len(self.layers))]
         config = json.dumps(self.document()).encode()
         config_name = f"{digest(config)[7:]}.json"
@@ -132,12 +132,12 @@ class Base:
         return [*members, (config_name, config)], item
 
     def docker_archive(self, **more: Any) -> bytes:
-        """A docker-archive, its manifest last."""
+        """Return a docker-archive, its manifest last."""
         members, item = self.docker_members(**more)
         return tar_of([*members, ("manifest.json", json.dumps([item]).encode())])
 
     def oci_files(self, stored: Sequence[bytes] | None = None) -> dict[str, bytes]:
-        """The files of an OCI layout."""
+        """Return the files of an OCI layout."""
         config = json.dumps(self.document()).encode()
         blobs = [config, *(stored or self.layers)]
         manifest = json.dumps(

@@ -1,7 +1,7 @@
-"""The same image made another way: CPython's tarfile, everything in memory.
+"""The same image made in another way: CPython's tarfile, everything in memory.
 
-Knows nothing of the stream package, so that no mistake of it can be in both.
-Input is the conf as parsed JSON; store paths are read from disk.
+Knows nothing of the stream package, so that both cannot have the same mistake. The input is
+the conf as parsed JSON; store paths are read from disk.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ EPOCH_AND_A_SECOND = "1970-01-01T00:00:01+00:00"
 
 
 def text(name: bytes) -> str:
-    """`name` as tarfile wants it, in any locale."""
+    """Return `name` as tarfile expects it, in any locale."""
     return name.decode("utf-8", "surrogateescape")
 
 
 def open_tar(file: BinaryIO) -> tarfile.TarFile:
-    """A tar on `file` as the format facts prescribe it."""
+    """Open a tar on `file` with the options that formats.md prescribes."""
     return tarfile.open(
         fileobj=file,
         mode="w|",
@@ -35,7 +35,7 @@ def open_tar(file: BinaryIO) -> tarfile.TarFile:
 
 
 def below(path: bytes) -> list[bytes]:
-    """All that is below the directory `path`, by components compared as text."""
+    """Return everything below the directory `path`, by components compared as text."""
     found, directories = [], [path]
     while directories:
         with os.scandir(directories.pop()) as items:
@@ -47,7 +47,7 @@ def below(path: bytes) -> list[bytes]:
 
 
 def paths_of(store_paths: Iterable[bytes]) -> Iterator[bytes]:
-    """Each store path, and what is below it if it is a real directory."""
+    """Yield each store path, and everything below it if it is a real directory."""
     for path in store_paths:
         yield path
         if stat.S_ISDIR(os.lstat(path).st_mode):
@@ -55,7 +55,7 @@ def paths_of(store_paths: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def tar_info(path: bytes) -> tarfile.TarInfo:
-    """The entry of the file at `path`, without its owner and time."""
+    """Return the entry of the file at `path`, without its owner and time."""
     status = os.lstat(path)
     info = tarfile.TarInfo(text(path))
     info.mode = stat.S_IMODE(status.st_mode)
@@ -70,7 +70,7 @@ def tar_info(path: bytes) -> tarfile.TarInfo:
 
 
 def ancestors(store_dir: str) -> list[tarfile.TarInfo]:
-    """The entries of the store directory and what is above it."""
+    """Return the entries of the store directory and its ancestors."""
     parts = store_dir.strip("/").split("/")
     infos = []
     for count in range(1, len(parts) + 1):
@@ -82,7 +82,7 @@ def ancestors(store_dir: str) -> list[tarfile.TarInfo]:
 
 
 def entries(conf: Mapping[str, Any], store_paths: Sequence[bytes]) -> Iterator[tarfile.TarInfo]:
-    """All entries of one store layer."""
+    """Yield all entries of one store layer."""
     for info in [
         *ancestors(conf.get("store_dir", "/nix/store")),
         *(tar_info(path) for path in paths_of(store_paths)),
@@ -96,7 +96,7 @@ def entries(conf: Mapping[str, Any], store_paths: Sequence[bytes]) -> Iterator[t
 
 
 def headers(conf: Mapping[str, Any], store_paths: Sequence[bytes]) -> bytes:
-    """The headers of one store layer, without content, padding and trailer."""
+    """Return the headers of one store layer, without content, padding and trailer."""
     return b"".join(
         info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
         for info in entries(conf, store_paths)
@@ -104,7 +104,7 @@ def headers(conf: Mapping[str, Any], store_paths: Sequence[bytes]) -> bytes:
 
 
 def layer(conf: Mapping[str, Any], store_paths: Sequence[bytes]) -> bytes:
-    """One store layer's bytes."""
+    """Return one store layer's bytes."""
     file = io.BytesIO()
     with closing(open_tar(file)) as tar:
         for info in entries(conf, store_paths):
@@ -117,7 +117,7 @@ def layer(conf: Mapping[str, Any], store_paths: Sequence[bytes]) -> bytes:
 
 
 def layers(conf: Mapping[str, Any]) -> list[bytes]:
-    """All layers of `conf`, bottom to top."""
+    """Return all layers of `conf`, bottom to top."""
     found = [
         layer(conf, [path.encode() for path in paths]) for paths in conf.get("store_layers", [])
     ]
@@ -128,17 +128,17 @@ def layers(conf: Mapping[str, Any]) -> list[bytes]:
 
 
 def mtime_of(conf: Mapping[str, Any]) -> int:
-    """Seconds since the epoch."""
+    """Return the time of entries in seconds since the epoch."""
     return int(datetime.fromisoformat(conf.get("mtime", created_of(conf))).timestamp())
 
 
 def created_of(conf: Mapping[str, Any]) -> str:
-    """As the image config prints it."""
+    """Return the creation time as the image config prints it."""
     return datetime.fromisoformat(conf.get("created", EPOCH_AND_A_SECOND)).isoformat()
 
 
 def image_config(conf: Mapping[str, Any], contents: Sequence[bytes]) -> bytes:
-    """The image config for layers of these `contents`."""
+    """Return the image config for layers of these `contents`."""
     path_lists = list(conf.get("store_layers", []))
     if conf.get("customisation_layer"):
         path_lists.append([conf["customisation_layer"]])
@@ -162,7 +162,7 @@ def image_config(conf: Mapping[str, Any], contents: Sequence[bytes]) -> bytes:
 
 
 def archive(conf: Mapping[str, Any], names: Sequence[str]) -> bytes:
-    """The whole docker-archive, its layers under the given member `names`."""
+    """Return the whole docker-archive, its layers under the given member `names`."""
     contents = layers(conf)
     config = image_config(conf, contents)
     config_name = hashlib.sha256(config).hexdigest() + ".json"

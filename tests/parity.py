@@ -1,4 +1,4 @@
-"""One conf through the package and through the oracle: the same bytes, or an assertion."""
+"""One conf through the package and through the oracle: the same bytes, or an assertion fails."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ import stream
 
 
 def conf_of(store_dir: bytes, *names: str, **more: object) -> dict[str, Any]:
-    """A conf with one layer, of the store paths called `names`."""
+    """Return a conf with one layer, of the store paths called `names`."""
     directory = store_dir.decode()
     return {
         "architecture": "amd64",
@@ -26,14 +26,14 @@ def conf_of(store_dir: bytes, *names: str, **more: object) -> dict[str, Any]:
 
 
 def streamed(conf: Mapping[str, Any]) -> tuple[bytes, stream.Image]:
-    """The archive of `conf`, and its record."""
+    """Return the archive of `conf`, and its record."""
     file = io.BytesIO()
     image = stream.write_image(stream.parse_conf(orjson.dumps(conf)), file)
     return file.getvalue(), image
 
 
 def assert_same(conf: Mapping[str, Any]) -> None:
-    """The archive is the oracle's, given the names of its layers, and the record is true."""
+    """Check that the archive is the oracle's, given its layers' names, and matches the record."""
     data, image = streamed(conf)
     contents = oracle.layers(conf)
     for layer, content in zip(image.layers, contents, strict=True):
@@ -42,7 +42,7 @@ def assert_same(conf: Mapping[str, Any]) -> None:
     config = oracle.image_config(conf, contents)
     assert image.image_id == "sha256:" + hashlib.sha256(config).hexdigest()
     assert image.size == len(data)
-    # Not `data == expected` alone: the report on a difference would be all of both.
+    # Not `data == expected` alone: pytest would print all of both.
     expected = oracle.archive(conf, [layer.archive_name for layer in image.layers])
     different = [
         at for at in range(0, len(data), 512) if data[at : at + 512] != expected[at : at + 512]
@@ -52,5 +52,5 @@ def assert_same(conf: Mapping[str, Any]) -> None:
 
 
 def subdirectory(store_dir: bytes) -> bytes:
-    """A new store directory inside another: one for each example of a property."""
+    """Make a store directory inside another, so that each example of a property has its own."""
     return os.fsencode(tempfile.mkdtemp(dir=os.fsdecode(store_dir), prefix=""))

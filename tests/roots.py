@@ -13,7 +13,7 @@ WHITEOUT, OPAQUE = ".wh.", ".wh..wh..opq"
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """A path of a root file system; `same` are all paths of one file."""
+    """A path of a root file system; `same` are all paths of the same file."""
 
     kind: bytes
     mode: int
@@ -57,7 +57,7 @@ def _members(data: bytes) -> list[tuple[tarfile.TarInfo, bytes]]:
 
 
 def _grouped(found: dict[str, Any]) -> dict[str, Node]:
-    """Paths by what they are; what several are says so."""
+    """Return the nodes by path; those of the same file list all its paths."""
     groups: dict[int, list[str]] = {}
     for path in sorted(found):
         groups.setdefault(id(found[path]), []).append(path)
@@ -68,8 +68,8 @@ def _grouped(found: dict[str, Any]) -> dict[str, Node]:
 
 
 def read_root(data: bytes) -> dict[str, Node]:
-    """What a tar of a root file system holds. In it no path comes twice, directories
-    come before what is in them, and hard links after what they lead to.
+    """Return the contents of a tar of a root file system. Checks that no path occurs twice,
+    that directories come before their entries, and hard links after their targets.
     """
     assert not data[-1024:].strip(b"\0")
     assert len(data) % 10240 == 0
@@ -88,7 +88,7 @@ def read_root(data: bytes) -> dict[str, Node]:
 
 
 def flattened(layers: Sequence[bytes]) -> dict[str, Node]:
-    """The same from layers, one after the other, each entry as one extracts it: for
+    """Return the same from layers, extracted one after the other, entry by entry. Works for
     names without links in them.
     """
     found: dict[str, Any] = {}

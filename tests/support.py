@@ -1,7 +1,7 @@
 """Stores and confs made in one line, and `stream-image` run by hand: its pipe
 stalled at will, its standard streams whatever a test likes.
 
-Knows the command line alone, nothing of the package behind it.
+Knows only the command line, nothing of the package.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ from typing import Self
 
 COMMAND = (sys.executable, "-m", "stream")
 MIB = 1 << 20
-BALLAST = 32 * MIB  # more than can be on its way between a file and who reads the pipe
+BALLAST = 32 * MIB  # more than the buffers between a file and the reader of the pipe hold
 PATIENCE = 15.0  # seconds until a test gives up waiting
 
 
@@ -36,17 +36,17 @@ class Store:
 
     @classmethod
     def below(cls, directory: Path) -> Self:
-        """An empty one in `directory`."""
+        """Make an empty store in `directory`."""
         path = directory / "store"
         path.mkdir()
         return cls(directory=path)
 
     def path(self, name: str) -> Path:
-        """The path called `name`, or below one."""
+        """Return the path called `name`, or one below it."""
         return self.directory / name
 
     def file(self, name: str, content: bytes | int) -> Path:
-        """A file of this content, or one of so many zeros that takes no room."""
+        """Make a file with this content, or a sparse one of so many zeros."""
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, bytes):
@@ -57,7 +57,7 @@ class Store:
         return path
 
     def conf(self, *layers: Iterable[str], **more: object) -> Path:
-        """A conf of these layers, written beside the store."""
+        """Write a conf of these layers beside the store."""
         document = {
             "architecture": "amd64",
             "repo_tag": "test:1",
@@ -72,7 +72,7 @@ class Store:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a run ended."""
+    """The outcome of a run."""
 
     status: int
     stdout: bytes
@@ -80,8 +80,8 @@ class Outcome:
 
 
 class Run:
-    """`stream-image` under way; its standard output is a pipe that is read when
-    the test says so, its standard error is kept.
+    """A running `stream-image`. Its standard output is a pipe that is read when the test
+    asks for it; its standard error is kept.
     """
 
     def __init__(
@@ -123,19 +123,19 @@ class Run:
         self._stderr.close()
 
     def close_pipe(self) -> None:
-        """The reader goes away."""
+        """Close the reader's end of the pipe."""
         if self._pipe >= 0:
             os.close(self._pipe)
             self._pipe = -1
 
     def read(self, count: int) -> None:
-        """Receive so many bytes of the archive."""
+        """Receive `count` bytes of the archive."""
         while count and (data := os.read(self._pipe, min(count, MIB))):
             self._received.append(data)
             count -= len(data)
 
     def stall(self) -> None:
-        """Let the program fill the pipe and wait there: nobody reads."""
+        """Let the program fill the pipe and block, because nobody reads."""
         probe = os.open(f"/proc/self/fd/{self._pipe}", os.O_WRONLY | os.O_NONBLOCK)
         try:
             poll = select.poll()
@@ -150,31 +150,31 @@ class Run:
         return status.rpartition(")")[2].split()[0] == "S"
 
     def stderr(self) -> str:
-        """What the program has said so far."""
+        """Return the program's standard error so far."""
         self._stderr.seek(0)
         return self._stderr.read().decode()
 
     def finish(self) -> Outcome:
-        """Receive the archive to its end and wait for the program's."""
+        """Receive the archive to its end and wait for the program to exit."""
         while data := os.read(self._pipe, MIB):
             self._received.append(data)
         return self.wait()
 
     def wait(self) -> Outcome:
-        """Wait for the end of the program, receiving nothing more."""
+        """Wait for the program to exit, without receiving more."""
         status = self.process.wait(PATIENCE)
         stdout = b"".join(self._received)
         return Outcome(status=status, stdout=stdout, stderr=self.stderr())
 
     def stopped_by(self, signum: signal.Signals) -> tuple[Outcome, float]:
-        """Send a signal; how it ended, after how many seconds."""
+        """Send a signal; return the outcome, and the seconds until the program exited."""
         start = time.monotonic()
         self.process.send_signal(signum)
         return self.wait(), time.monotonic() - start
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Wait for `condition` to hold."""
+    """Wait until `condition` holds."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -182,7 +182,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def members(archive: bytes) -> list[str]:
-    """The members of an archive that is whole."""
+    """Return the members of a complete archive."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         names = tar.getnames()
     assert archive.endswith(bytes(1024))
@@ -190,7 +190,7 @@ def members(archive: bytes) -> list[str]:
 
 
 def assert_unfinished(archive: bytes) -> None:
-    """What was written has no manifest, and ends where a member does or within one."""
+    """Check that the archive has no manifest, and ends at the end of a member or within one."""
     names, end = [], 0
     while end + 512 <= len(archive):
         info = tarfile.TarInfo.frombuf(archive[end : end + 512], "utf-8", "strict")
@@ -200,7 +200,7 @@ def assert_unfinished(archive: bytes) -> None:
 
 
 def assert_failed(outcome: Outcome, *said: str) -> None:
-    """The run failed, said so in one line, and left nothing that loads."""
+    """Check that the run failed, reported it in one line, and left nothing that loads."""
     assert outcome.status == 1, outcome.stderr
     lines = outcome.stderr.splitlines()
     assert len(lines) == 1, outcome.stderr
@@ -211,5 +211,5 @@ def assert_failed(outcome: Outcome, *said: str) -> None:
 
 
 def leftovers(directory: Path) -> list[str]:
-    """What is in a directory, hidden files too."""
+    """Return the files in a directory, including hidden ones."""
     return sorted(os.listdir(directory))

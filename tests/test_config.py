@@ -25,12 +25,12 @@ SHA = "0123456789abcdef" * 4
 
 
 def parse(document: object) -> stream.ImageConf:
-    """`document` as a conf."""
+    """Return `document` as a conf."""
     return stream.parse_conf(orjson.dumps(document))
 
 
 def faults(document: object) -> dict[str, str]:
-    """What is wrong with `document`, by place."""
+    """Return the faults of `document`, by place."""
     with pytest.raises(stream.ConfError) as caught:
         parse(document)
     assert len(str(caught.value).splitlines()) == len(caught.value.faults)
@@ -39,7 +39,7 @@ def faults(document: object) -> dict[str, str]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> str:
-    """A store directory with a file, a directory and a dangling link."""
+    """Make a store directory with a file, a directory and a dangling link."""
     (tmp_path / "file").write_bytes(b"x")
     (tmp_path / "dir").mkdir()
     (tmp_path / "link").symlink_to("/no/such/file")
@@ -48,7 +48,7 @@ def store(tmp_path: Path) -> str:
 
 @pytest.fixture
 def customisation(tmp_path: Path) -> Path:
-    """The directory of a ready-made layer."""
+    """Make the directory of a ready-made layer."""
     path = tmp_path / "customisation"
     path.mkdir()
     (path / "layer.tar").write_bytes(b"layer")
@@ -60,7 +60,7 @@ def customisation(tmp_path: Path) -> Path:
 
 
 def test_defaults() -> None:
-    """An old conf has little more than a tag; what it leaves out is the contract of formats.md."""
+    """An old conf has little more than a tag; formats.md promises the defaults of the rest."""
     conf = parse({"repo_tag": "x:1"})
     assert conf.container_config == {}
     assert conf.store_dir == b"/nix/store"
@@ -81,14 +81,14 @@ def test_defaults() -> None:
 def test_default_architecture(
     monkeypatch: pytest.MonkeyPatch, machine: str, architecture: str
 ) -> None:
-    """The default is this machine's, by Go's name for it, which is OCI's."""
+    """The default is this machine's architecture, by Go's name for it, which is OCI's."""
     monkeypatch.setattr("platform.machine", lambda: machine)
     assert parse({"repo_tag": "x:1"}).architecture == architecture
     assert parse({"repo_tag": "x:1", "architecture": "wasm"}).architecture == "wasm"
 
 
 def test_every_key(store: str, customisation: Path) -> None:
-    """Each key arrives where it belongs."""
+    """The value of each key arrives in the right field."""
     root, _, name = store.rpartition("/")
     document = {
         "annotations": {"com.example.x": "", "ü": "ß"},
@@ -148,7 +148,7 @@ def test_every_key(store: str, customisation: Path) -> None:
 
 @pytest.mark.parametrize("number", [0, "0", "007", 2**32 - 2, str(2**32 - 2)])
 def test_ids(number: object) -> None:
-    """Nix writes them as strings, people as numbers."""
+    """Nix writes IDs as strings, people as numbers."""
     conf = parse({"repo_tag": "x:1", "uid": number, "gid": number})
     assert conf.owner.uid == conf.owner.gid == int(str(number))
 
@@ -166,12 +166,12 @@ def test_ids(number: object) -> None:
     ],
 )
 def test_mtime(created: str, more: Document, mtime: int) -> None:
-    """Without `mtime`, as in confs from before it existed, `created` is both."""
+    """Without `mtime`, as in older confs, `created` is used for both."""
     assert parse({"repo_tag": "x:1", "created": created, **more}).mtime == mtime
 
 
 def test_now() -> None:
-    """`now` is one instant in a run, with its offset."""
+    """`now` is the same instant throughout a run, with its offset."""
     before = datetime.now(UTC)
     conf = parse({"repo_tag": "x:1", "created": "now", "mtime": "now"})
     assert before <= conf.created <= datetime.now(UTC)
@@ -179,7 +179,7 @@ def test_now() -> None:
 
 
 def test_order_of_container_config() -> None:
-    """The image ID depends on the order of keys: it is the document's."""
+    """The image ID depends on the order of keys, which is that of the document."""
     conf = stream.parse_conf(b'{"repo_tag":"x:1","config":{"b":1,"a":{"d":0,"c":1e2},"b":2}}')
     assert repr(conf.container_config) == "{'b': 2, 'a': {'d': 0, 'c': 100.0}}"
 
@@ -194,7 +194,7 @@ def test_large_numbers_in_container_config(number: str) -> None:
 
 @pytest.mark.parametrize("depth", [100, 1010, 10_000])
 def test_deep_container_config(depth: int) -> None:
-    """A deep configuration is streamed, or refused before the first byte: not after the last."""
+    """A deep configuration is streamed or refused before the first byte, never after the last."""
     nested = b'{"a":' * depth + b"1" + b"}" * depth
     try:
         conf = stream.parse_conf(b'{"repo_tag":"x:1","config":%s}' % nested)
@@ -204,13 +204,13 @@ def test_deep_container_config(depth: int) -> None:
 
 
 def test_repo_tag_argument() -> None:
-    """--repo-tag takes the place of the conf's, also of none and of a bad one."""
+    """--repo-tag replaces the conf's tag, even if that is missing or invalid."""
     for document in (b"{}", b'{"repo_tag":"BAD"}', b'{"repo_tag":null}'):
         assert stream.parse_conf(document, repo_tag="y:2").repo_tag == "y:2"
 
 
 def test_unknown_keys() -> None:
-    """Confs of tomorrow work today: a key that is not known is a line on stderr, no failure."""
+    """Future confs work today: an unknown key is a warning on stderr, not a failure."""
     warnings: list[str] = []
     document = orjson.dumps({"repo_tag": "x:1", "novel": 1, "Tag": None, "a\nb\x1b": 2})
     stream.parse_conf(document, name="c.json", warn=warnings.append)
@@ -265,7 +265,7 @@ BAD_VALUES = [(key, value, why) for keys, why, values in BAD for key in keys for
     ("key", "value", "message"), BAD_VALUES, ids=lambda value: ascii(value)[:40]
 )
 def test_bad_values(key: str, value: object, message: str) -> None:
-    """A wrong value is one line that names its key."""
+    """A wrong value gives one line that names its key."""
     # json, because orjson writes no number of more than 64 bits
     data = json.dumps({"repo_tag": "x:1", key: value}).encode()
     with pytest.raises(stream.ConfError) as caught:
@@ -276,12 +276,12 @@ def test_bad_values(key: str, value: object, message: str) -> None:
 
 
 def test_null_is_as_good_as_absent_where_formats_say_so() -> None:
-    """`from_image: null` is what every conf without a base image holds."""
+    """Every conf without a base image has `from_image: null`."""
     assert parse({"repo_tag": "x:1", "from_image": None, "customisation_layer": None})
 
 
 def test_missing_tag() -> None:
-    """No tag, no name to load the image by."""
+    """An image without a tag has no name to load it by."""
     assert "--repo-tag" in faults({})["repo_tag"]
 
 
@@ -311,7 +311,7 @@ def test_missing_tag() -> None:
     ],
 )
 def test_bad_store_paths(store: str, paths: Any, place: str, message: str) -> None:
-    """A store path that cannot be one is named by its place, on one line whatever its name."""
+    """An invalid store path is reported with its place, on one line whatever its name."""
     if isinstance(paths, list):
         paths = [path.format(store) if isinstance(path, str) else path for path in paths]
     found = faults(
@@ -324,7 +324,7 @@ def test_bad_store_paths(store: str, paths: Any, place: str, message: str) -> No
 def test_unreadable_store_paths(
     store: str, stream_image: Run, write_conf: WriteConf, without_privilege: list[str]
 ) -> None:
-    """What this user cannot read is known before the first byte."""
+    """Paths that this user cannot read are reported before the first byte."""
     os.chmod(f"{store}/file", 0)
     os.chmod(f"{store}/dir", 0o600)
     layers = [[f"{store}/file", f"{store}/dir"]]
@@ -365,7 +365,7 @@ def test_fifo_as_customisation_layer(customisation: Path) -> None:
                  b"sha256:" + SHA.encode(), SHA.encode() + b"\n" + SHA.encode()]
 )  # fmt: skip
 def test_bad_checksum(customisation: Path, checksum: bytes) -> None:
-    """A checksum that no bytes can have is known before the first byte."""
+    """A checksum that no bytes can have is reported before the first byte."""
     (customisation / "checksum").write_bytes(checksum)
     found = faults({"repo_tag": "x:1", "customisation_layer": str(customisation)})
     assert "64 hexadecimal digits" in found["customisation_layer"]
@@ -373,7 +373,7 @@ def test_bad_checksum(customisation: Path, checksum: bytes) -> None:
 
 @pytest.mark.parametrize("missing", ["checksum", "layer.tar"])
 def test_incomplete_customisation_layer(customisation: Path, missing: str) -> None:
-    """Of a ready-made layer both files must be there; the message names the one that is not."""
+    """A ready-made layer needs both files; the message names the missing one."""
     (customisation / missing).unlink()
     found = faults({"repo_tag": "x:1", "customisation_layer": str(customisation)})
     assert f"{missing} cannot be read: No such file" in found["customisation_layer"]
@@ -381,7 +381,7 @@ def test_incomplete_customisation_layer(customisation: Path, missing: str) -> No
 
 @pytest.mark.parametrize("key", ["annotations", "labels"])
 def test_values_that_are_no_strings(key: str) -> None:
-    """Registries and daemons refuse them, late; each is named by its place."""
+    """Registries and daemons refuse them, late; each is reported with its place."""
     found = faults({"repo_tag": "x:1", key: {"a": 1, "b": "x", "c\n": None}})
     assert found == {
         f'{key}["a"]': "must be a string, not a number",
@@ -391,7 +391,7 @@ def test_values_that_are_no_strings(key: str) -> None:
 
 @pytest.mark.parametrize("config", [{}, {"Labels": None}, {"Labels": {}}])
 def test_labels(config: Document) -> None:
-    """Labels need none of the config's own beside them; without any the config stays as it is."""
+    """Labels do not need other keys in the config; without labels the config stays as it is."""
     document = {"repo_tag": "x:1", "config": config}
     assert parse(document | {"labels": {"a": "1"}}).container_config == {"Labels": {"a": "1"}}
     assert parse(document | {"labels": {}}).container_config == config
@@ -410,14 +410,14 @@ def test_labels(config: Document) -> None:
     ],
 )
 def test_config_that_nobody_takes(config: dict[str, Any], place: str, message: str) -> None:
-    """What docker would refuse when the image is there is said before it is."""
+    """A config that docker would refuse to load is refused before it is streamed."""
     more: dict[str, Any]
     for more in ({}, {"labels": {"a": "1"}}):
         assert faults({"repo_tag": "x:1", "config": config, **more}) == {f"config.{place}": message}
 
 
 def test_config_of_nulls() -> None:
-    """`null` is what Nix writes for what is not set; nobody minds."""
+    """Nix writes `null` for keys that are not set, and all consumers accept that."""
     config = {"Env": None, "Cmd": [None], "Labels": {"a": None}, "User": None, "Healthcheck": {}}
     assert parse({"repo_tag": "x:1", "config": config}).container_config == config
 
@@ -427,7 +427,7 @@ def test_config_of_nulls() -> None:
     [("x86_64", "amd64"), ("x86_64-linux", "amd64"), ("aarch64-linux", "arm64"), ("amd64", None)],
 )
 def test_names_of_architectures(given: str, meant: str | None) -> None:
-    """Nix's names of architectures are not those of images, which consumers go by."""
+    """Nix's names of architectures differ from those of images, which consumers use."""
     said: list[str] = []
     document = json.dumps({"repo_tag": "x:1", "architecture": given}).encode()
     assert stream.parse_conf(document, warn=said.append).architecture == given
@@ -435,7 +435,7 @@ def test_names_of_architectures(given: str, meant: str | None) -> None:
 
 
 def test_conf_without_end(tmp_path: Path) -> None:
-    """What is no conf, however long, is not read into memory whole."""
+    """A file that is not a conf is not read into memory whole, however long it is."""
     path = tmp_path / "conf.json"
     with path.open("wb") as file:
         file.truncate(1 << 40)
@@ -444,7 +444,7 @@ def test_conf_without_end(tmp_path: Path) -> None:
 
 
 def test_all_faults_together(store: str) -> None:
-    """Whoever repairs a conf by hand sees everything wrong with it at once."""
+    """A person who repairs a conf by hand sees all its faults at once."""
     found = faults(
         {
             "architecture": 1, "os": 2, "config": [], "store_dir": store, "from_image": "x",
@@ -481,7 +481,7 @@ def test_all_faults_together(store: str) -> None:
     ],
 )
 def test_not_a_document(data: bytes, message: str) -> None:
-    """What is no JSON object is told with line and column."""
+    """Input that is not a JSON object is reported with line and column."""
     with pytest.raises(stream.ConfError, match=re.escape(message)) as caught:
         stream.parse_conf(data)
     assert "\n" not in str(caught.value)
@@ -512,7 +512,7 @@ documents = st.dictionaries(
 
 
 def assert_conf_or_error(data: bytes) -> None:
-    """`data` is a conf, or its faults are lines that can be printed."""
+    """Check that `data` is a conf, or has faults of printable lines."""
     try:
         conf = stream.parse_conf(data)
     except stream.ConfError as error:
@@ -526,13 +526,13 @@ def assert_conf_or_error(data: bytes) -> None:
 
 @given(documents | json_values)
 def test_any_document(document: object) -> None:
-    """Any JSON gives a conf or a ConfError: no other exception, which would be a traceback."""
+    """Any JSON gives a conf or a ConfError; another exception would be a traceback."""
     assert_conf_or_error(orjson.dumps(document))
 
 
 @given(st.binary(max_size=50) | st.text('{}[]":,0e+-.\\u nulltruefas', max_size=50).map(str.encode))
 def test_any_bytes(data: bytes) -> None:
-    """So do bytes that are no JSON."""
+    """So do bytes that are not JSON."""
     assert_conf_or_error(data)
 
 
@@ -540,7 +540,7 @@ def test_any_bytes(data: bytes) -> None:
 
 
 def test_command_reports_every_fault(stream_image: Run, write_conf: WriteConf) -> None:
-    """Exit status 2, one line for each fault, and not one byte on stdout."""
+    """The exit status is 2, with one line for each fault and nothing on stdout."""
     conf = write_conf({"uid": -1, "store_layers": [["/nowhere/x"]], "created": "x"})
     done = stream_image(conf)
     assert (done.returncode, done.stdout) == (2, b"")
@@ -553,7 +553,7 @@ def test_command_reports_every_fault(stream_image: Run, write_conf: WriteConf) -
 
 @pytest.mark.parametrize("spelling", ["-t", "--repo-tag", "--repo_tag"])
 def test_command_overrides_the_tag(stream_image: Run, write_conf: WriteConf, spelling: str) -> None:
-    """All three spellings, the old one too; a bad tag is said of the option, not of the conf."""
+    """All three spellings work, even the old one; a bad tag is the option's fault."""
     done = stream_image("-q", write_conf({"repo_tag": "x:1"}), spelling, "y:2")
     assert (done.returncode, done.stderr) == (0, b"")
     assert b'"RepoTags":["y:2"]' in done.stdout
@@ -565,7 +565,7 @@ def test_command_overrides_the_tag(stream_image: Run, write_conf: WriteConf, spe
 
 
 def test_command_warns_of_unknown_keys(stream_image: Run, write_conf: WriteConf) -> None:
-    """A warning on stderr does not touch the image."""
+    """A warning on stderr does not change the image."""
     done = stream_image("-q", write_conf({"repo_tag": "x:1", "novel": 1}))
     assert done.returncode == 0
     assert done.stderr.count(b"\n") == 1
@@ -575,7 +575,7 @@ def test_command_warns_of_unknown_keys(stream_image: Run, write_conf: WriteConf)
 
 
 def test_command_guesses_misspelt_keys(stream_image: Run, write_conf: WriteConf) -> None:
-    """An image without layers for want of an s is explained."""
+    """A missing s that leaves the image without layers is pointed out."""
     done = stream_image("-q", write_conf({"repo_tag": "x:1", "store_layer": [["/x"]]}))
     assert b"store_layer: unknown key, ignored: store_layers is meant?" in done.stderr
 
@@ -590,7 +590,7 @@ def test_command_reads_standard_input(stream_image: Run) -> None:
 
 
 def test_command_with_nothing_to_read(stream_image: Run) -> None:
-    """Behind a command that failed, a pipe tells where to look, and no column of no text."""
+    """If the command before the pipe failed, the message says where to look, without a column."""
     done = stream_image("-", stdin=b"")
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr == (b"stream-image: standard input: is empty: what writes it has failed?\n")
@@ -598,7 +598,7 @@ def test_command_with_nothing_to_read(stream_image: Run) -> None:
 
 @pytest.mark.parametrize("conf", ["/no/such/conf.json", "/", "no\nsuch", "n" * 5000])
 def test_command_without_a_conf(stream_image: Run, conf: str) -> None:
-    """A conf that cannot be read is bad usage, on one line."""
+    """A conf that cannot be read is a usage error, reported on one line."""
     done = stream_image(conf)
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.count(b"\n") == 1
@@ -606,7 +606,7 @@ def test_command_without_a_conf(stream_image: Run, conf: str) -> None:
 
 
 def test_command_with_standard_input_closed(stream_image: Run) -> None:
-    """A closed standard input is told like any other conf that cannot be read."""
+    """A closed standard input is reported like any other conf that cannot be read."""
     done = stream_image("-", prefix=["sh", "-c", 'exec "$@" <&-', "sh"])
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"standard input: cannot be read" in done.stderr
@@ -615,7 +615,7 @@ def test_command_with_standard_input_closed(stream_image: Run) -> None:
 
 @pytest.mark.parametrize("size", [-1, 1 << 63, 1.0, True])
 def test_size_that_no_nix_database_holds(size: object) -> None:
-    """It would end the streaming, at a place that nobody is told."""
+    """It would end the run while streaming, without naming the place."""
     item = {"path": "/nix/store/x", "nar_hash": "", "nar_size": size}
     conf = {"repo_tag": "x:1", "customisation_layer": {"nix_database": {"objects": [item]}}}
     with pytest.raises(stream.ConfError) as raised:

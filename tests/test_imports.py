@@ -1,4 +1,4 @@
-"""Imports go one way, and nothing heavy comes along before it is needed."""
+"""Imports go one way, and nothing heavy is imported before it is needed."""
 
 import ast
 import os
@@ -17,7 +17,7 @@ DESIGN = Path(__file__).parents[1] / "docs" / "design.md"
 
 
 def _floors() -> list[set[str]]:
-    """The rooms of each floor, from the top, as the drawing in docs/design.md has them."""
+    """Return the rooms of each floor, from the top, as the drawing in docs/design.md has them."""
     drawing = DESIGN.read_text().partition("```floors\n")[2].partition("```")[0]
     return [set(line.partition("│")[2].split()) for line in drawing.splitlines() if "│" in line]
 
@@ -33,7 +33,7 @@ MODULES = {
 
 
 def imports(path: Path) -> set[str]:
-    """Full names of all that a file imports, also inside functions."""
+    """Return the full names of all modules that a file imports, even inside functions."""
     found = set()
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
@@ -46,14 +46,14 @@ def imports(path: Path) -> set[str]:
 
 
 def rooms(path: Path) -> set[str]:
-    """The modules of this package that a file imports: `sinks` for `stream.sinks.x`."""
+    """Return the modules of this package that a file imports: `sinks` for `stream.sinks.x`."""
     inside = {name.removeprefix("stream.").split(".", 1)[0] for name in imports(path)}
     return inside & DEPTH.keys()
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_direction(module: str) -> None:
-    """Who knows whom is the architecture: from the command line down to the value types."""
+    """The architecture is the order of imports: from the command line down to the value types."""
     room = module.split(".", 1)[0]
     assert room in DEPTH, f"stream/{room} has no floor yet: draw it in docs/design.md"
     for other in rooms(MODULES[module]):
@@ -61,14 +61,14 @@ def test_direction(module: str) -> None:
 
 
 def test_the_drawing_has_every_room_once() -> None:
-    """A room that is missing, or drawn on two floors, would be held to no order at all."""
+    """A room that is missing, or drawn on two floors, would not be held to any order."""
     drawn = [room for floor in ROWS for room in floor]
     there = {module.split(".", 1)[0] for module in MODULES} | {"_tarhash"}
     assert sorted(drawn) == sorted(there)
 
 
 def _cycle(graph: dict[str, set[str]]) -> list[str]:
-    """The nodes of one cycle of `graph`; none if it has none."""
+    """Return the nodes of one cycle of `graph`; empty if it has none."""
     done: set[str] = set()
     for start in sorted(graph):
         way: list[str] = []
@@ -89,7 +89,7 @@ def _cycle(graph: dict[str, set[str]]) -> list[str]:
 
 
 def test_no_circles() -> None:
-    """Modules that import each other cannot be read, tested or replaced one by one."""
+    """Modules that import each other cannot be read, tested or replaced one at a time."""
     graph: dict[str, set[str]] = {}
     for module, path in MODULES.items():
         found = {name.removeprefix("stream.") for name in imports(path)}
@@ -102,20 +102,20 @@ def test_no_circles() -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_only_tarwriter_uses_the_extension(module: str) -> None:
-    """One door to C: everything else stays readable and replaceable without it."""
+    """Only one module depends on C; everything else stays readable and replaceable without it."""
     assert ("_tarhash" in rooms(MODULES[module])) == (module == "tarwriter")
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_nobody_imports_the_command_line(module: str) -> None:
-    """Arguments and exit codes stay at the door."""
+    """Arguments and exit codes stay in the command line's modules."""
     inside = module == "__main__" or module.split(".", 1)[0] == "cli"
     assert inside or not {"cli", "__main__"} & rooms(MODULES[module])
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_no_tar_but_in_tarwriter(module: str) -> None:
-    """What the standard tarfile does is the tests' oracle, so it must not be what is tested."""
+    """The standard tarfile is the tests' oracle, so the code under test must not use it."""
     outside = {name.split(".")[0] for name in imports(MODULES[module])}
     assert "_tarhash" not in outside
     assert "tarfile" not in outside
@@ -133,7 +133,7 @@ def test_no_tar_but_in_tarwriter(module: str) -> None:
     ],
 )
 def test_what_a_room_must_not_know(room: str, strangers: set[str]) -> None:
-    """The design's last column, as far as imports show it."""
+    """The imports match the last column of the design's table."""
     assert not {name.split(".")[0] for name in imports(MODULES[room])} & strangers
 
 
@@ -153,7 +153,7 @@ HEAVY = {
 
 
 def loaded(code: str, *args: str) -> set[str]:
-    """The modules in a fresh interpreter after `code`."""
+    """Return the modules in a fresh interpreter after `code`."""
     code += "\nimport sys; print(*sys.modules, file=sys.stderr)"
     found = subprocess.run(
         [sys.executable, "-c", code, *args], check=True, capture_output=True, text=True,
@@ -163,7 +163,7 @@ def loaded(code: str, *args: str) -> set[str]:
 
 
 def test_import_is_light() -> None:
-    """Start to first byte is a promise; what a site's own .pth files load is not ours."""
+    """Start-up time is a promise; modules that a site's own .pth files load are not ours."""
     assert not (loaded("import stream") - loaded("")) & (HEAVY | {"argparse"})
 
 
@@ -181,7 +181,7 @@ def test_only_the_command_line_knows_usage_errors(module: str) -> None:
 
 
 def test_a_quiet_run_is_light(tmp_path: Path) -> None:
-    """Progress bars are for terminals: a run in a pipe never pays for them."""
+    """Progress bars are for terminals: a run in a pipe does not pay for them."""
     conf = tmp_path / "conf.json"
     conf.write_bytes(orjson.dumps({"repo_tag": "x:1"}))
     run = "import sys; from stream.cli.main import main; assert main(sys.argv[1:]) == 0"

@@ -54,7 +54,7 @@ ENVIRONMENTS: Sequence[Mapping[str, str]] = [
 
 
 def customisation(store_dir: bytes) -> str:
-    """A ready-made top layer in a directory whose name is not ASCII."""
+    """Make a ready-made top layer in a directory whose name is not ASCII."""
     path = store_dir + "/späß".encode()
     os.mkdir(path)
     data = b"layer" * 999
@@ -68,8 +68,8 @@ def customisation(store_dir: bytes) -> str:
 
 @pytest.fixture
 def conf(store_dir: bytes, write_conf: WriteConf) -> str:
-    """The path of a conf with names in it that not every locale can spell."""
-    os.chmod(store_dir, 0o755)  # other users look in, too
+    """Return the path of a conf with names that not every locale can represent."""
+    os.chmod(store_dir, 0o755)  # other users read it as well
     trees.build(store_dir + "/0ü".encode(), TREE)
     path = write_conf(
         conf_of(store_dir, "0ü", customisation_layer=customisation(store_dir), **MORE)
@@ -80,12 +80,12 @@ def conf(store_dir: bytes, write_conf: WriteConf) -> str:
 
 @pytest.fixture
 def expected(conf: str, stream_image: Run) -> bytes:
-    """The archive as it is made here and now."""
+    """Return the archive as made in this environment."""
     return successful(stream_image("-q", conf))
 
 
 def successful(done: "subprocess.CompletedProcess[bytes]") -> bytes:
-    """What a run wrote."""
+    """Return the output of a successful run."""
     assert (done.stderr, done.returncode) == (b"", 0)
     assert done.stdout
     return bytes(done.stdout)
@@ -97,7 +97,7 @@ def successful(done: "subprocess.CompletedProcess[bytes]") -> bytes:
 def test_environment(
     conf: str, expected: bytes, stream_image: Run, environment: Mapping[str, str]
 ) -> None:
-    """Neither locale nor time zone nor hash seed reaches the image."""
+    """Neither locale nor time zone nor hash seed affects the image."""
     assert successful(stream_image("-q", conf, env=environment)) == expected
 
 
@@ -114,7 +114,7 @@ def test_environment(
 def test_foreign_locales(  # noqa: PLR0913, PLR0917 — fixtures
     store_dir: bytes, conf: str, expected: bytes, stream_image: Run, language: str, charmap: str
 ) -> None:
-    """The same in locales made for this test, for they are seldom installed."""
+    """The same holds in locales made for this test, as they are seldom installed."""
     if not shutil.which("localedef"):
         pytest.skip("localedef is not installed")
     directory = os.fsdecode(store_dir) + "/locales"
@@ -134,19 +134,19 @@ def test_foreign_locales(  # noqa: PLR0913, PLR0917 — fixtures
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777])
 def test_umask(conf: str, expected: bytes, stream_image: Run, umask: int) -> None:
-    """Modes are the files' own."""
+    """Modes are those of the files."""
     assert successful(stream_image("-q", conf, umask=umask)) == expected
 
 
 def test_working_directory(conf: str, expected: bytes, stream_image: Run) -> None:
-    """Nothing is looked up from where the program stands."""
+    """Nothing is looked up relative to the working directory."""
     assert successful(stream_image("-q", conf, cwd="/")) == expected
     relative = os.path.basename(conf)
     assert successful(stream_image("-q", relative, cwd=os.path.dirname(conf))) == expected
 
 
 def test_output_and_input(tmp_path: Path, conf: str, expected: bytes, stream_image: Run) -> None:
-    """A pipe, a file and -o get the same; so does a conf from standard input."""
+    """A pipe, a file and -o give the same bytes; so does a conf from standard input."""
     with open(tmp_path / "stdout", "wb") as file:
         subprocess.run([sys.executable, "-m", "stream", "-q", conf], check=True, stdout=file)
     assert (tmp_path / "stdout").read_bytes() == expected
@@ -168,7 +168,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_user(conf: str, expected: bytes) -> None:
-    """Root and nobody make the same image: whoever runs us is not in it."""
+    """Root and nobody make the same image: the user who runs us does not affect it."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to become somebody else")
     command = [sys.executable, "-c", AS_NOBODY, "-q", conf]
@@ -176,7 +176,7 @@ def test_user(conf: str, expected: bytes) -> None:
 
 
 def test_owner_on_disk(store_dir: bytes, conf: str, expected: bytes, stream_image: Run) -> None:
-    """Owners of the files do not reach the image."""
+    """Owners of the files do not affect the image."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to give files away")
     subprocess.run(["chown", "-hR", "1234:4321", store_dir], check=True)
@@ -185,7 +185,7 @@ def test_owner_on_disk(store_dir: bytes, conf: str, expected: bytes, stream_imag
 
 
 def test_times_on_disk(store_dir: bytes, conf: str, expected: bytes, stream_image: Run) -> None:
-    """Times of the files do not, either."""
+    """Times of the files do not affect it either."""
     subprocess.run(
         ["find", store_dir, "-exec", "touch", "-hd", "2001-02-03 04:05:06.7", "{}", "+"], check=True
     )
@@ -194,7 +194,7 @@ def test_times_on_disk(store_dir: bytes, conf: str, expected: bytes, stream_imag
 
 @pytest.fixture
 def other_file_system() -> Iterator[str]:
-    """A directory on another file system, which lists directories in its own order."""
+    """Return a directory on another file system, which lists directories in its own order."""
     if not os.access("/dev/shm", os.W_OK):
         pytest.skip("no tmpfs at /dev/shm")
     with tempfile.TemporaryDirectory(dir="/dev/shm") as path:
@@ -202,7 +202,7 @@ def other_file_system() -> Iterator[str]:
 
 
 def rebuilt(store_dir: bytes, stream_image: Run, conf: str, **how: Any) -> bytes:
-    """The archive of the same tree built anew in the same place."""
+    """Return the archive of the same tree, rebuilt in the same place."""
     path = store_dir + "/0ü".encode()
     subprocess.run(["rm", "-rf", path], check=True)
     trees.build(path, TREE, **how)
@@ -210,13 +210,13 @@ def rebuilt(store_dir: bytes, stream_image: Run, conf: str, **how: Any) -> bytes
 
 
 def test_order_on_disk(store_dir: bytes, conf: str, expected: bytes, stream_image: Run) -> None:
-    """The order in which files were made, and so found, is not the order in the layer."""
+    """Files are in the layer's order, not in that in which they were created and listed."""
     for order in (sorted, lambda items: list(reversed(items)), lambda items: items[7:] + items[:7]):
         assert rebuilt(store_dir, stream_image, conf, order=order) == expected
 
 
 def test_hard_link_state(store_dir: bytes, conf: str, expected: bytes, stream_image: Run) -> None:
-    """A store that `nix-store --optimise` has been over gives the same image."""
+    """A store on which `nix-store --optimise` has run gives the same image."""
     assert rebuilt(store_dir, stream_image, conf, linked=True) == expected
     assert os.stat(store_dir + "/0ü/0".encode()).st_nlink > 1
 
@@ -236,7 +236,7 @@ def test_file_system(
 
 
 def test_sparse_state(store_dir: bytes, conf: str, stream_image: Run) -> None:
-    """Holes are zeros like any other."""
+    """Holes are zeros like any others."""
     path = store_dir + "/0ü/0".encode()
     with open(path, "wb") as file:
         file.write(bytes(1 << 20))
@@ -247,6 +247,6 @@ def test_sparse_state(store_dir: bytes, conf: str, stream_image: Run) -> None:
 
 
 def test_repeated_runs(conf: str, expected: bytes, stream_image: Run) -> None:
-    """Threads that hash and walk ahead race for time, never for bytes."""
+    """The threads that hash and walk ahead do not affect the bytes."""
     for _ in range(3):
         assert successful(stream_image("-q", conf)) == expected

@@ -1,4 +1,4 @@
-"""Layers, byte for byte what CPython's tarfile writes for the same files."""
+"""Layers: byte for byte what CPython's tarfile writes for the same files."""
 
 import fcntl
 import hashlib
@@ -41,7 +41,7 @@ INSTANTS = [
 
 @given(st.dictionaries(trees.store_names, trees.store_paths, min_size=1, max_size=3), st.booleans())
 def test_trees(store_dir: bytes, store: dict[str, trees.Node], linked: bool) -> None:  # noqa: FBT001
-    """Any tree: one byte that differs is a new layer for every registry and daemon."""
+    """Holds for any tree: one different byte makes a new layer for every registry and daemon."""
     directory = subdirectory(store_dir)
     for name, node in store.items():
         trees.build(directory + b"/" + name.encode(), node, linked=linked)
@@ -60,7 +60,7 @@ owner_ids = st.sampled_from([0, 1, 1000, 2**21 - 1, 2**21, 2**31, 2**32 - 2])
 def test_owners_and_times(  # noqa: PLR0913, PLR0917 — drawn by hypothesis
     store_dir: bytes, uid: int, gid: int, uname: str, gname: str, mtime: str
 ) -> None:
-    """What no header field holds, number or name, goes into PAX records, in their order."""
+    """Numbers and names that do not fit a header field go into PAX records, in the right order."""
     directory = subdirectory(store_dir)
     trees.build(directory + b"/0", trees.File(0o444, 5, 1))
     os.symlink(b"\xff" * 101, directory + b"/1")
@@ -70,7 +70,7 @@ def test_owners_and_times(  # noqa: PLR0913, PLR0917 — drawn by hypothesis
 
 
 def path_of_length(store_dir: bytes, length: int) -> bytes:
-    """A path `length` bytes long in the store path `0`, whose directories are made."""
+    """Make and return a path of `length` bytes in the store path `0`."""
     path = store_dir + b"/0"
     while length - len(path) > 256:
         path += b"/" + b"d" * min(200, length - len(path) - 3)
@@ -81,7 +81,7 @@ def path_of_length(store_dir: bytes, length: int) -> bytes:
 @pytest.mark.parametrize("kind", NODES)
 @pytest.mark.parametrize("length", EDGES)
 def test_name_lengths(store_dir: bytes, length: int, kind: str) -> None:
-    """Above 100 bytes, a directory's slash included, names are PAX records; 4095 is PATH_MAX."""
+    """Names above 100 bytes, including a directory's slash, are PAX records; PATH_MAX is 4095."""
     path = path_of_length(store_dir, length)
     trees.build(path, NODES[kind])
     data, _ = streamed(conf_of(store_dir, "0"))
@@ -92,13 +92,13 @@ def test_name_lengths(store_dir: bytes, length: int, kind: str) -> None:
 @pytest.mark.parametrize("length", [1, 99, 100, 101, 255, 256, 512, 4092, 4095])
 @pytest.mark.parametrize("character", [b"t", b"\xff", "\xe9".encode(), "\U0001f600".encode()])
 def test_link_targets(store_dir: bytes, length: int, character: bytes) -> None:
-    """A target becomes a PAX record by its own length and letters, and is not cut."""
+    """A target becomes a PAX record depending on its own length and characters, and is not cut."""
     os.symlink((character * length)[:length], store_dir + b"/0")
     assert_same(conf_of(store_dir, "0"))
 
 
 def test_record_lengths(store_dir: bytes) -> None:
-    """A PAX record counts the digits of its own length: at 99 and 999 bytes one off is near."""
+    """A PAX record counts the digits of its own length: errors show at 99 and 999 bytes."""
     lengths = [*range(60, 130), *range(970, 1000)]
     trees.build(
         store_dir + b"/0",
@@ -124,7 +124,7 @@ def test_sizes(store_dir: bytes, size: int) -> None:
 @pytest.mark.parametrize("links", range(1, 21))
 @pytest.mark.parametrize("name", ["1", "1" + "n" * 101])
 def test_slot_edges(store_dir: bytes, links: int, name: str) -> None:
-    """A header of one block or three that a slot's end cuts in two comes out whole."""
+    """A header of one or three blocks that straddles the end of a slot is written whole."""
     size = SLOT - 512 * (links + 3 + len(store_dir.split(b"/")))
     trees.build(store_dir + b"/0", trees.File(0o444, size, links))
     os.mkdir(store_dir + b"/" + name.encode())
@@ -152,7 +152,7 @@ def test_modes(store_dir: bytes) -> None:
 
 
 def names_in(archive: bytes) -> list[bytes]:
-    """Entry names of an archive's first layer, as tarfile reads them."""
+    """Return the entry names of an archive's first layer, as tarfile reads them."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as outer:
         layer = outer.extractfile(outer.getmembers()[0])
         assert layer is not None
@@ -173,7 +173,7 @@ def names_in(archive: bytes) -> list[bytes]:
     ],
 )
 def test_order(store_dir: bytes, names: list[bytes]) -> None:
-    """Pre-order by components as Python text: a parent, what is in it, its neighbours."""
+    """Pre-order by components compared as Python text: a parent, its children, its siblings."""
     parents = {os.path.dirname(name) for name in names}
     root = store_dir + b"/0"
     os.mkdir(root)
@@ -191,7 +191,7 @@ def test_order(store_dir: bytes, names: list[bytes]) -> None:
 
 
 def test_links_are_not_entered(store_dir: bytes) -> None:
-    """A link to a directory, nothing, itself or its parent stays a link, as a store path too."""
+    """A link to a directory, nothing, itself or its parent stays a link, even as a store path."""
     items: tuple[tuple[bytes, trees.Node], ...] = (
         (b"dir", trees.Directory(0o755, ((b"file", NODES["file"]),))),
         (b"todir", trees.Link(b"dir")),
@@ -208,14 +208,14 @@ def test_links_are_not_entered(store_dir: bytes) -> None:
 
 
 def test_store_path_is_a_file(store_dir: bytes) -> None:
-    """A plain file, empty or not, is a store path like any other."""
+    """A regular file, empty or not, is a store path like any other."""
     trees.build(store_dir + b"/empty", trees.File(0o444, 0, 0))
     trees.build(store_dir + b"/full", trees.File(0o555, 513, 0))
     assert_same(conf_of(store_dir, "empty", "full"))
 
 
 def test_hard_links_are_files(store_dir: bytes) -> None:
-    """Each name of an inode is written in full: hard links would tie layers to the host."""
+    """Each name of an inode is written in full: hard links would make layers depend on the host."""
     os.mkdir(store_dir + b"/0")
     trees.build(store_dir + b"/0/a", trees.File(0o444, 700, 1))
     os.link(store_dir + b"/0/a", store_dir + b"/0/b")
@@ -251,7 +251,7 @@ def test_deep_tree(store_dir: bytes) -> None:
 
 
 def make_deep(path: bytes, depth: int, name: bytes) -> None:
-    """`depth` directories below `path`, made relative to each other, beyond PATH_MAX."""
+    """Make `depth` directories below `path`, each relative to the last, beyond PATH_MAX."""
     os.mkdir(path)
     above = os.open(path, os.O_RDONLY)
     for _ in range(depth):
@@ -266,7 +266,7 @@ def make_deep(path: bytes, depth: int, name: bytes) -> None:
     ("depth", "name"), [(10_000, b"d"), (20, b"n" * 255), (20, b"\n\xff" * 127)]
 )
 def test_beyond_path_max(store_dir: bytes, depth: int, name: bytes) -> None:
-    """A path that no system call takes is an error of one line, not a crash nor a cut name."""
+    """A path too long for any system call gives an error of one line, not a crash or a cut name."""
     make_deep(store_dir + b"/0", depth, name)
     with pytest.raises(stream.SourceError, match="File name too long") as caught:
         streamed(conf_of(store_dir, "0"))
@@ -275,7 +275,7 @@ def test_beyond_path_max(store_dir: bytes, depth: int, name: bytes) -> None:
 
 @pytest.mark.parametrize("kind", ["fifo", "socket", "device"])
 def test_no_devices(store_dir: bytes, kind: str) -> None:
-    """What is neither file, directory nor link ends the run with its path, and is never opened."""
+    """A file of another type ends the run with its path in the message, and is never opened."""
     path = store_dir + b"/0"
     if kind == "fifo":
         os.mkfifo(path)
@@ -294,7 +294,7 @@ def test_no_devices(store_dir: bytes, kind: str) -> None:
 
 @pytest.mark.slow
 def test_many_in_a_directory(store_dir: bytes) -> None:
-    """100,000 items of one directory are sorted and written, none lost."""
+    """100,000 items of one directory are sorted and written, and none is lost."""
     os.mkdir(store_dir + b"/0")
     for number in range(100_000):
         os.symlink(b"x", store_dir + b"/0/%d" % (number * 7919 % 100_000))
@@ -326,7 +326,7 @@ class Reading:
         self._thread.join()
 
     def layer_size(self) -> int:
-        """Read the header of the first member."""
+        """Return the size in the header of the first member."""
         header = self.file.read(512)
         if header[156:157] == tarfile.XHDTYPE:
             size = int(self.file.read(512).split(b" size=")[1].split(b"\n")[0])
@@ -336,7 +336,7 @@ class Reading:
 
 
 def sparse(store_dir: bytes, size: int) -> tuple[dict[str, Any], bytes, int]:
-    """A conf with one file of `size` zeros that take no room; headers and size of its layer."""
+    """Return a conf with one sparse file of `size` zeros, and its layer's headers and size."""
     with open(store_dir + b"/0", "wb") as file:
         file.truncate(size)
     conf = conf_of(store_dir, "0")
@@ -347,7 +347,7 @@ def sparse(store_dir: bytes, size: int) -> tuple[dict[str, Any], bytes, int]:
 
 @pytest.mark.parametrize("size", [2**31 + 1, 2**32 + 1, 2**33 - 1, 2**33, 2**33 + 1, 2**42])
 def test_huge_headers(store_dir: bytes, size: int) -> None:
-    """From 8 GiB on a size is a PAX record, of the file and of the member that is its layer."""
+    """From 8 GiB on, a size is a PAX record, both of the file and of the layer's member."""
     conf, head, layer_size = sparse(store_dir, size)
     with Reading(conf) as reading:
         assert reading.layer_size() == layer_size
@@ -357,7 +357,7 @@ def test_huge_headers(store_dir: bytes, size: int) -> None:
 
 @pytest.mark.slow
 def test_huge_file(store_dir: bytes) -> None:
-    """More than 8 GiB, more than any 32-bit count, pass as they are and are hashed as they are."""
+    """More than 8 GiB, more than any 32-bit count, are written and hashed correctly."""
     conf, head, layer_size = sparse(store_dir, 2**33 + 1)
     digest = hashlib.sha256(head)
     buffer, zeros = bytearray(1 << 20), bytes(1 << 20)

@@ -1,4 +1,4 @@
-"""`import stream`: any output that takes bytes, and a record that is true."""
+"""`import stream`: any output that accepts bytes, and a record that matches it."""
 
 import gzip
 import hashlib
@@ -25,7 +25,7 @@ NAMES = dir(stream)
 
 @pytest.fixture
 def conf(tmp_path: Path) -> stream.ImageConf:
-    """A conf of two layers and a customisation layer, 3 MiB in all."""
+    """Return a conf of two layers and a customisation layer, 3 MiB in total."""
     store = Store.below(tmp_path)
     store.file("one/file", b"content")
     store.file("two", os.urandom(3 * MIB))
@@ -42,7 +42,7 @@ def _archive(conf: stream.ImageConf) -> bytes:
 
 
 def test_record_is_true(conf: stream.ImageConf) -> None:
-    """Without it a program would push or name what was never written."""
+    """Without it a program would push or name content that was never written."""
     file = io.BytesIO()
     image = stream.write_image(conf, file)
     assert image.size == len(file.getvalue())
@@ -65,7 +65,7 @@ def test_record_is_true(conf: stream.ImageConf) -> None:
 
 
 def test_file_descriptor(conf: stream.ImageConf, tmp_path: Path) -> None:
-    """Without it a program could not hand over a pipe or a socket."""
+    """Without it a program could not pass a pipe or a socket."""
     path = tmp_path / "image.tar"
     fd = os.open(path, os.O_WRONLY | os.O_CREAT)
     stream.write_image(conf, fd)
@@ -76,7 +76,7 @@ def test_file_descriptor(conf: stream.ImageConf, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("buffering", [-1, 0])
 def test_file(conf: stream.ImageConf, tmp_path: Path, buffering: int) -> None:
-    """Without it what is in a file's buffer would come after the image."""
+    """Without it the contents of a file's buffer would come after the image."""
     path = tmp_path / "image.tar"
     with path.open("w+b", buffering=buffering) as file:
         file.write(b"before")
@@ -88,7 +88,7 @@ def test_file(conf: stream.ImageConf, tmp_path: Path, buffering: int) -> None:
 
 
 def test_file_that_compresses(conf: stream.ImageConf, tmp_path: Path) -> None:
-    """Without it the image would go round the compressor, into the middle of its file."""
+    """Without it the image would bypass the compressor and land in the middle of its file."""
     path = tmp_path / "image.tar.gz"
     with gzip.open(path, "wb", compresslevel=1) as file:
         stream.write_image(conf, file)  # type: ignore[arg-type]
@@ -97,7 +97,7 @@ def test_file_that_compresses(conf: stream.ImageConf, tmp_path: Path) -> None:
 
 
 class _Partial(io.RawIOBase):
-    """Takes a part of what it is given, as raw files may."""
+    """Accepts a part of the bytes, as raw files may."""
 
     def __init__(self) -> None:
         self.received = b""
@@ -112,14 +112,14 @@ class _Partial(io.RawIOBase):
 
 
 def test_object_that_takes_parts(conf: stream.ImageConf) -> None:
-    """Without it an image would lack what a raw file did not take at once."""
+    """Without it an image would lack the bytes that a raw file did not accept at once."""
     file = _Partial()
     stream.write_image(conf, file)  # type: ignore[arg-type]
     assert file.received == _archive(conf)
 
 
 class _Broken:
-    """Takes some bytes, then raises what it was given."""
+    """Accepts some bytes, then raises the given error."""
 
     def __init__(self, room: int, error: BaseException) -> None:
         self.room = room
@@ -135,7 +135,7 @@ class _Broken:
 @pytest.mark.parametrize("room", [0, MIB, 3 * MIB])
 @pytest.mark.parametrize("error", [ZeroDivisionError("x"), OSError(5, "x"), BrokenPipeError()])
 def test_object_that_raises(conf: stream.ImageConf, room: int, error: Exception) -> None:
-    """Without it the error of a caller's own object would come back as another, or not at all."""
+    """Without it the error of a caller's own object would be replaced, or lost."""
     with pytest.raises(type(error)) as caught:
         stream.write_image(conf, _Broken(room, error))  # type: ignore[arg-type]
     assert caught.value is error
@@ -156,7 +156,7 @@ def test_errors_are_both_ours_and_what_they_resemble(tmp_path: Path) -> None:
 
 
 def test_reader_closed(conf: stream.ImageConf) -> None:
-    """Without it a program could not tell a reader that left from a full disk."""
+    """Without it a program could not tell a closed pipe from a full disk."""
     read_end, write_end = os.pipe()
     os.close(read_end)
     with pytest.raises(stream.ReaderClosedError) as caught:

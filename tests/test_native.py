@@ -43,7 +43,7 @@ def _entries(*paths: Path) -> Entries:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A directory of some files, 6 MiB in all."""
+    """Make a directory of some files, 6 MiB in total."""
     path = tmp_path / "tree"
     path.mkdir()
     for number in range(6):
@@ -53,7 +53,7 @@ def tree(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def writer(tmp_path: Path) -> Iterator[Writer]:
-    """A writer on a file."""
+    """Open a writer on a file."""
     with (tmp_path / "written").open("wb") as file:
         writer = Writer(file.fileno())
         yield writer
@@ -62,7 +62,7 @@ def writer(tmp_path: Path) -> Iterator[Writer]:
 
 @contextlib.contextmanager
 def _stalled_writer() -> Iterator[tuple[Writer, threading.Thread, int]]:
-    """A writer that another thread is in, waiting for a pipe that nobody reads."""
+    """Open a writer that another thread uses, waiting for a pipe that nobody reads."""
     read_end, write_end = os.pipe()
     writer = Writer(write_end)
     entered = threading.Event()
@@ -104,9 +104,9 @@ def test_one_thread_at_a_time(tmp_path: Path) -> None:
         for call in calls:
             with pytest.raises(RuntimeError, match="in use by another thread"):
                 call()
-        assert writer.position > 0  # but anyone may look
+        assert writer.position > 0  # but any thread may read it
     assert len(entries) == 1
-    entries.walk(os.fsencode(tmp_path))  # and is left free
+    entries.walk(os.fsencode(tmp_path))  # and can be used again
 
 
 def test_entries_in_use(tree: Path) -> None:
@@ -134,7 +134,7 @@ def _ignoring_errors(call: Callable[..., object], *args: object) -> None:
 
 
 def test_closed(tmp_path: Path, writer: Writer) -> None:
-    """Without it a call after close() would use memory that is freed."""
+    """Without it a call after close() would use freed memory."""
     writer.close()
     writer.close()
     entries = _entries(tmp_path)
@@ -153,7 +153,7 @@ def test_closed(tmp_path: Path, writer: Writer) -> None:
 
 
 def test_buffer_forbids_growth(tmp_path: Path) -> None:
-    """Without it a buffer that is held would point to memory that is freed."""
+    """Without it an exported buffer would point to freed memory."""
     entries = _entries(tmp_path)
     with memoryview(entries) as buffer:
         assert buffer.readonly
@@ -166,7 +166,7 @@ def test_buffer_forbids_growth(tmp_path: Path) -> None:
 
 
 def test_refused_buffer() -> None:
-    """Without it who releases a buffer that was refused would release an object at random."""
+    """Without it releasing a refused buffer would release a random object."""
     prototype = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_void_p, ctypes.c_int)
     get_buffer = prototype(("PyObject_GetBuffer", ctypes.pythonapi))
     pointers = (ctypes.c_void_p * 16)(*[1] * 16)  # a Py_buffer: the second is `obj`
@@ -176,7 +176,7 @@ def test_refused_buffer() -> None:
 
 
 def test_writers_side_by_side(tree: Path, tmp_path: Path) -> None:
-    """Without it writers in several threads could share what they must not."""
+    """Without it writers in several threads could share state that must be separate."""
     expected = hashlib.sha256()
     sizes: list[int] = []
     digests: list[bytes] = []
@@ -208,7 +208,7 @@ def test_writers_side_by_side(tree: Path, tmp_path: Path) -> None:
 
 
 def test_digests_of_many_stretches(tmp_path: Path, writer: Writer) -> None:
-    """Without it a digest could be that of the layer before, or of what stands between."""
+    """Without it a digest could be that of the previous layer, or of the bytes in between."""
     stretches = [bytes([n]) * size for n, size in enumerate([0, 1, 512, 262_144, 262_145, MIB, 0])]
     numbers = []
     for content in stretches:
@@ -256,7 +256,7 @@ def _in_turn(*calls: Callable[[], None]) -> None:
 
 
 def test_nothing_after_a_failed_write() -> None:
-    """Without it a caller that goes on after an error would get an archive with a hole in it."""
+    """Without it a caller that continues after an error would write an archive with a hole."""
     read_end, write_end = os.pipe()
     os.close(read_end)
     writer = Writer(write_end)
@@ -275,7 +275,7 @@ class _RaisedByHandlerError(Exception):
 
 @pytest.mark.parametrize("output", ["null", "pipe"])
 def test_nothing_after_an_interrupted_write(output: str) -> None:
-    """Without it a call after Ctrl-C would end in a SystemError, or an archive with a hole in it."""
+    """Without it a call after Ctrl-C would give a SystemError, or an archive with a hole."""
     read_end, write_end = os.pipe()
     null = os.open(os.devnull, os.O_WRONLY)
     writer = Writer(null if output == "null" else write_end)
@@ -317,14 +317,14 @@ def test_nothing_after_an_interrupted_write(output: str) -> None:
 
 
 def test_position_after_close(writer: Writer) -> None:
-    """Without it a progress bar that looks once more, just too late, would show a traceback."""
+    """Without it a progress bar that reads the position just too late would show a traceback."""
     writer.write(b"four")
     writer.close()
     assert writer.position == 4
 
 
 def test_copy(tmp_path: Path, writer: Writer) -> None:
-    """Without it a file could be copied from the wrong place, or past its end unnoticed."""
+    """Without it a file could be copied from the wrong place, or beyond its end unnoticed."""
     path = tmp_path / "source"
     path.write_bytes(b"0123456789")
     with path.open("rb", buffering=0) as file:
@@ -376,7 +376,7 @@ def test_odd_arguments() -> None:
 
 @pytest.mark.parametrize("length", [0, 99, 100, 101, 511, 512, 513, 70_000])
 def test_gnu_header_of_any_length(length: int) -> None:
-    """Without it a name, a link target or records could be written behind their block."""
+    """Without it a name, a link target or records could be written past their block."""
     text = b"x" * length
     for name, link, records in ((text, b"", b""), (b"", text, b""), (text, text, text)):
         header = _tarhash.encode_header(
@@ -391,7 +391,7 @@ def test_gnu_header_of_any_length(length: int) -> None:
 
 
 def test_references_on_every_path(tmp_path: Path, writer: Writer) -> None:
-    """Without it a call that fails, or one that succeeds, could keep an object or free one in use."""
+    """Without it a call, failed or successful, could leak an object or free one in use."""
     os.mkfifo(tmp_path / "pipe")
     fifo, gone, data = bytes(tmp_path / "pipe"), bytes(tmp_path / "gone"), bytearray(b"data")
     entries, changed = Entries(**OWNER), Entries(**OWNER)
@@ -436,7 +436,7 @@ def test_references_on_every_path(tmp_path: Path, writer: Writer) -> None:
 
 
 def test_bad_descriptor() -> None:
-    """Without it a descriptor that is none could count as written."""
+    """Without it bytes could count as written to an invalid descriptor."""
     writer = Writer(999)
     writer.write(b"x")
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -445,7 +445,7 @@ def test_bad_descriptor() -> None:
 
 
 def test_list(tree: Path) -> None:
-    """Without it an export would not know what is in a layer before it passes."""
+    """Without it an export would not know a layer's entries before the layer passes."""
     entries = Entries(**OWNER)
     entries.add(b"2", b"", 0o777, b"")
     assert entries.list() == [(b"2", b"", 0o777, b"")]
@@ -460,7 +460,7 @@ def test_list(tree: Path) -> None:
 
 @pytest.mark.parametrize("cores", [None, 1])
 def test_layers_hashed_in_turn(cores: int | None) -> None:
-    """Layers that are hashed at the same time get each its own digest, in any number of threads."""
+    """Layers that are hashed at the same time each get their own digest, for any thread count."""
     before = os.sched_getaffinity(0)
     if cores:
         os.sched_setaffinity(0, set(list(before)[:cores]))
@@ -485,7 +485,7 @@ def test_layers_hashed_in_turn(cores: int | None) -> None:
 
 
 def test_relative_and_root_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files are opened from their directory, also where a name says nothing of it."""
+    """Files are opened relative to their directory, even if a name has none."""
     (tmp_path / "file").write_bytes(b"content")
     monkeypatch.chdir(tmp_path)
     for name in (b"file", b"./file", os.fsencode(tmp_path / "file")):
@@ -503,7 +503,7 @@ def test_relative_and_root_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def _long_path(directory: bytes, length: int) -> None:
-    """Make a file, in `x` in the directory, whose path has so many bytes."""
+    """Make a file in `x` in the directory, with a path of `length` bytes."""
     here = os.open(directory, os.O_RDONLY)
     left = length - len(directory)
     for name in itertools.chain([b"x"], itertools.repeat(b"d" * 200)):
@@ -521,7 +521,7 @@ def _long_path(directory: bytes, length: int) -> None:
 
 @pytest.mark.parametrize("length", [4094, 4095, 4096, 4100])
 def test_paths_as_long_as_there_are(store_dir: bytes, length: int, writer: Writer) -> None:
-    """Without it the root would not count, and a buffer be too small for both."""
+    """Without it the root would not count, and a buffer would be too small for both."""
     _long_path(store_dir, length)
     for root, path in ((b"", store_dir + b"/x"), (store_dir, b"/x")):
         entries = Entries(**{**OWNER, "root": root})
@@ -537,14 +537,14 @@ def test_paths_as_long_as_there_are(store_dir: bytes, length: int, writer: Write
 
 @pytest.mark.parametrize(("root", "path"), [(4096, 1), (4095, 1), (2048, 2048), (1, 4095)])
 def test_no_room_below_a_root(root: int, path: int) -> None:
-    """Without it what is too long would be looked at, or written past a buffer."""
+    """Without it a path that is too long would be opened, or written past a buffer."""
     entries = Entries(**{**OWNER, "root": b"r" * root})
     with pytest.raises(OSError, match="File name too long"):
         entries.walk(b"/" * path)
 
 
 def test_faults_name_the_path_on_disk(tmp_path: Path, writer: Writer) -> None:
-    """Without it a person looks for what was wrong where nothing is."""
+    """Without it a person would look for the fault in the wrong place."""
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "file").write_bytes(b"content")
     entries = Entries(**{**OWNER, "root": bytes(tmp_path)})
@@ -569,7 +569,7 @@ def test_faults_name_the_path_on_disk(tmp_path: Path, writer: Writer) -> None:
 
 @pytest.fixture(scope="module")
 def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The object files of the extension, compiled as for an installation."""
+    """Compile the object files of the extension, as for an installation."""
     directory = tmp_path_factory.mktemp("objects")
     build = [f"--build-temp={directory}", f"--build-lib={directory}"]
     subprocess.run(

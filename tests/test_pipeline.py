@@ -1,4 +1,4 @@
-"""The order of things, seen from a source and a sink of the tests' own: no tar, no files."""
+"""The order of events, seen by a source and a sink of the tests' own: no tar, no files."""
 
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +12,13 @@ from stream.pipeline import write_images
 
 
 def digest_of(name: str) -> Digest:
-    """A digest that stands for the layer `name`."""
+    """Return a digest that stands for the layer `name`."""
     return Digest(f"sha256:{name}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A layer of the tests. With `known`, its diff_id is known before it is written."""
+    """A layer for tests. With `known`, its diff_id is known before it is written."""
 
     fingerprint: str
     known: bool = False
@@ -32,11 +32,11 @@ class Source:
 
     @property
     def diff_id(self) -> Digest | None:
-        """Its digest, if it is known."""
+        """The layer's digest, if it is known."""
         return digest_of(self.fingerprint) if self.known else None
 
     def write_to(self, writer: LayerWriter) -> None:
-        """Write, and note it."""
+        """Write, and log it."""
         self.log.append(f"write {self.fingerprint}")
         writer.write(b"x")
 
@@ -51,27 +51,27 @@ class Writer:
         self._slow = slow
 
     def write(self, data: bytes) -> None:
-        """Take bytes."""
+        """Accept bytes."""
 
     def __getattr__(self, name: str) -> None:
         raise AssertionError(f"{name} is not for these sources")
 
     def close(self) -> None:
-        """End it."""
+        """End the layer."""
         self._log.append(f"close {self.archive_name}")
 
     def is_hashed(self) -> bool:
-        """Whether complete() would not wait."""
+        """Return True if complete() would not wait."""
         return not self._slow
 
     def complete(self) -> Layer:
-        """Its record."""
+        """Return the layer's record."""
         self._log.append(f"complete {self.archive_name}")
         return record(self._source)
 
 
 def record(source: LayerSource) -> Layer:
-    """The record of a layer."""
+    """Return the record of a layer."""
     digest = digest_of(source.fingerprint)
     return Layer(
         archive_name=source.fingerprint, diff_id=digest, size=1, comment=source.comment,
@@ -80,7 +80,7 @@ def record(source: LayerSource) -> Layer:
 
 
 class Sink:
-    """A sink that notes what it is asked, and has the layers `held`."""
+    """A sink that logs its calls, and has the layers `held`."""
 
     takes = Takes()
     position = 0
@@ -91,7 +91,7 @@ class Sink:
         self._slow = slow
 
     def holds(self, known: KnownLayer) -> Layer | None:
-        """Whether it has the layer."""
+        """Return the record of the layer if the sink has it."""
         name = known.diff_id.removeprefix("sha256:")
         return record(Source(fingerprint=name)) if name in self._held else None
 
@@ -101,7 +101,7 @@ class Sink:
         return Writer(source, self.log, slow=self._slow)  # type: ignore[return-value]
 
     def add_image(self, documents: ImageDocuments) -> Image:
-        """Note an image with its layers."""
+        """Log an image with its layers."""
         layers = " ".join(layer.archive_name + layer.comment for layer in documents.layers)
         self.log.append(f"image {layers}")
         return Image(
@@ -110,7 +110,7 @@ class Sink:
         )  # fmt: skip
 
     def finish(self) -> int:
-        """The end."""
+        """End the archive."""
         self.log.append("finish")
         return 7
 
@@ -122,31 +122,31 @@ class Sources:
         self._sources = sources
 
     def known_layers(self) -> list[KnownLayer]:
-        """Those that are known."""
+        """Return the known layers."""
         ids = dict.fromkeys(source.diff_id for source in self._sources)
         return [KnownLayer(diff_id=diff_id) for diff_id in ids if diff_id]
 
     def unknown_sizes(self) -> Iterator[int]:
-        """The others' sizes."""
+        """Yield the sizes of the others."""
         return (source.size for source in self._sources if not source.known)
 
     def unknown_count(self) -> int:
-        """How many those are."""
+        """Return the number of the others."""
         return sum(not source.known for source in self._sources)
 
     def layers(self, takes: Takes, skip: Collection[Digest]) -> Generator[LayerSource, None, None]:
-        """All; leaving out what is held is for those whose reading costs."""
+        """Yield all layers; only sources that are costly to read leave out those held."""
         yield from self._sources
 
     def documents(
         self, layers: Sequence[Layer], known: Mapping[Digest, Layer]
     ) -> Iterator[ImageDocuments]:
-        """Of one image."""
+        """Yield the documents of one image."""
         yield ImageDocuments(config=b"", repo_tags=(), layers=tuple(layers), architecture="")
 
 
 class Count(Observer):
-    """Notes how many layers are announced, begun and completed."""
+    """Counts the layers that are announced, begun and completed."""
 
     def __init__(self) -> None:
         self.announced = 0
@@ -154,15 +154,15 @@ class Count(Observer):
         self.completed: list[int] = []
 
     def started(self, layers: int, *_: object) -> None:
-        """Note the number announced."""
+        """Record the number announced."""
         self.announced = layers
 
     def layer_started(self, number: int, *_: object) -> None:
-        """Note a layer."""
+        """Count a layer."""
         self.begun.append(number)
 
     def layer_completed(self, number: int, layer: Layer) -> None:
-        """Note a layer."""
+        """Count a layer."""
         self.completed.append(number)
 
 
@@ -185,7 +185,7 @@ def test_layers_then_documents_then_the_end(*, slow: bool) -> None:
 
 
 def test_a_layer_that_the_sink_holds_is_not_read() -> None:
-    """Without it everything would be read and sent again though one layer changed."""
+    """Without it every layer would be read and sent again although only one has changed."""
     log: list[str] = []
     sources = [Source(fingerprint=name, known=True, log=log) for name in "ab"]
     sink = Sink("a")

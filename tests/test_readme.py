@@ -1,4 +1,4 @@
-"""The README's commands, each run as it stands there, and its examples."""
+"""The README's commands, each run as printed, and its examples."""
 
 import json
 import os
@@ -11,14 +11,14 @@ import pytest
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 PROSE = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
-# An indented line is a command; what follows `#` is said of it.
+# An indented line is a command; the text after `#` is a comment on it.
 COMMANDS = [
     match[1].split("  #")[0].strip() for match in re.finditer(r"^ {4}(\S.*)$", PROSE, re.MULTILINE)
 ]
 MAKE = [command for command in COMMANDS if command.startswith("make ")]  # CI runs these
 
-# Stands for a consumer: takes an archive from its standard input, however compressed, and looks
-# whether it is whole. Real consumers are in tests/consumers.
+# Stands for a consumer: reads an archive, compressed or not, from its standard input, and checks
+# that it is complete. Real consumers are in tests/consumers.
 CONSUMER = """#!{python}
 import io, json, subprocess, sys, tarfile
 if sys.argv[1] == "run":
@@ -35,7 +35,7 @@ assert "manifest.json" in names, names
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with what the commands name: confs, archives, consumers."""
+    """Make a directory with everything the commands name: confs, archives, consumers."""
     here = tmp_path_factory.mktemp("readme")
     programs = here / "bin"
     programs.mkdir()
@@ -62,14 +62,14 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_readme_has_commands() -> None:
-    """A pattern that finds nothing would leave everything below untested."""
+    """A pattern without matches would leave everything below untested."""
     assert len(COMMANDS) >= 9
     assert MAKE == ["make demo", "make test"]
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command not in MAKE])
 def test_command(shell: Path, command: str) -> None:
-    """What a newcomer copies from the README works, in the order in which it stands there."""
+    """Commands that a newcomer copies from the README work, in the README's order."""
     assert re.search(r"\b(stream-image|docker|spec\.json)\b", command)
     for name in ("hello", "bash"):
         command = command.replace(f"/nix/store/…-{name}", f"{shell}/store/{name}")
@@ -88,13 +88,13 @@ def test_command(shell: Path, command: str) -> None:
 
 
 def test_conf_example() -> None:
-    """The first conf a newcomer sees is one, but for the store paths."""
+    """The first conf that a newcomer sees is valid, except for its store paths."""
     (example,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
     assert json.loads(example).keys() == {"repo_tag", "store_layers", "config"}
 
 
 def test_python_examples(shell: Path) -> None:
-    """The library is used as the README says."""
+    """The library works as the README describes it."""
     spec = {"name": "x", "contents": [f"{shell}/store/hello"], "store_dir": f"{shell}/store"}
     (shell / "spec.json").write_text(json.dumps(spec), "utf-8")
     said = []
@@ -110,7 +110,7 @@ def test_python_examples(shell: Path) -> None:
 
 
 def test_keys_of_the_conf() -> None:
-    """The table holds every key."""
+    """The table has every key."""
     from stream.config import KEYS
 
     table = README[README.index("## The conf") : README.index("## From Python")]

@@ -1,4 +1,4 @@
-"""What a run costs and leaves behind: memory, descriptors, threads, references, opens."""
+"""The cost of a run and its leftovers: memory, descriptors, threads, references, opens."""
 
 import bz2
 import gc
@@ -44,12 +44,12 @@ def _to_null(conf: stream.ImageConf) -> stream.Image:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """An empty store."""
+    """Make an empty store."""
     return Store.below(tmp_path)
 
 
 def _peak(conf: stream.ImageConf, tmp_path: Path) -> int:
-    """Bytes at the peak of all that was allocated, natively too."""
+    """Return the peak of all allocations in bytes, including native ones."""
     path = tmp_path / f"memray-{len(os.listdir(tmp_path))}"
     with memray.Tracker(path, native_traces=False):
         _to_null(conf)
@@ -60,7 +60,7 @@ def _peak(conf: stream.ImageConf, tmp_path: Path) -> int:
 
 
 def test_memory_does_not_grow_with_content(store: Store, tmp_path: Path) -> None:
-    """Without it a layer could be gathered before it is written."""
+    """Without it a layer could be collected in memory before it is written."""
     store.file("small", 100 * MIB)  # more than all buffers hold
     store.file("large", 500 * MIB)
     _to_null(_conf(store, ["small"]))  # imports
@@ -72,7 +72,7 @@ def test_memory_does_not_grow_with_content(store: Store, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("layers", [5, 100])
 def test_memory_of_entries(store: Store, tmp_path: Path, layers: int) -> None:
-    """Without it all layers' metadata could be held at once."""
+    """Without it the metadata of all layers could be held at once."""
     names = []
     for layer in range(layers):
         for number in range(200):
@@ -83,13 +83,13 @@ def test_memory_of_entries(store: Store, tmp_path: Path, layers: int) -> None:
 
 @pytest.mark.parametrize("compression", ["none", "store", "gzip:1"])
 def test_peak_of_the_process(store: Store, compression: str) -> None:
-    """Without it the README's figure of memory would hold for no whole process."""
+    """Without it the README's memory figure might not hold for a whole process."""
     store.file("large", 700 * MIB)
     assert _process_peak(str(store.conf(["large"])), "--compress", compression) < MAX_RSS
 
 
 def _process_peak(*arguments: str) -> int:
-    """Bytes that our command takes at most, as the kernel counts them."""
+    """Return the peak memory of our command in bytes, as measured by the kernel."""
     command = [sys.executable, "-m", "stream", "-q", *arguments]
     done = subprocess.run(
         [sys.executable, "-I", "-S", str(LAUNCHER), json.dumps([command])],
@@ -111,7 +111,7 @@ OPENED: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("compression", OPENED)
 def test_memory_of_a_large_base_image(store: Store, tmp_path: Path, compression: str) -> None:
-    """Without it a base image of gigabytes could be unpacked in memory, and fail where it is scarce."""
+    """Without it a large base image could be unpacked in memory, and fail where that is scarce."""
     path = tmp_path / "base"
     noise = random.Random(1)  # enough of it that nobody takes the image for a bomb
     layer = tarfile.TarInfo("file")
@@ -160,7 +160,7 @@ def _fails(conf: stream.ImageConf) -> Callable[[], None]:
 
 
 def test_nothing_stays_behind(store: Store) -> None:
-    """Without it a program that writes many images would run out of descriptors, threads or memory."""
+    """Without it a program that writes many images would run out of descriptors or memory."""
     store.file("one/a", b"a" * 100_000)
     store.file("one/b", b"b")
     os.mkfifo(store.path("two"))
@@ -190,7 +190,7 @@ def test_nothing_stays_behind(store: Store) -> None:
 
 
 def test_native_memory_is_freed(store: Store) -> None:
-    """Without it each image would leave its buffers, or its metadata, behind."""
+    """Without it each image would leak its buffers or its metadata."""
     for number in range(500):
         store.file(f"one/{'n' * 100}{number}", b"x")
     conf = _conf(store, ["one"])
@@ -204,12 +204,12 @@ def test_native_memory_is_freed(store: Store) -> None:
 
 
 def _resident() -> int:
-    """Bytes of this process in memory."""
+    """Return the resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
 def test_the_root_is_freed() -> None:
-    """Without it each layer of a store below another root would leave it behind."""
+    """Without it each layer of a store under another root would leak that root's path."""
     before = _resident()
     for _ in range(200):
         Entries(owner=Owner(), mtime=0, root=b"/" * MIB)
@@ -218,7 +218,7 @@ def test_the_root_is_freed() -> None:
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="needs strace; CI has it")
 def test_each_file_is_opened_once(store: Store, tmp_path: Path) -> None:
-    """Without it a second pass could slip in, and nobody would see but the disk."""
+    """Without it a second pass could slip in unnoticed."""
     for number in range(50):
         store.file(f"one/d{number % 5}/file-{number}", os.urandom(3000))
     store.file("two", 2 * MIB)

@@ -1,7 +1,7 @@
 """File trees as values: hypothesis strategies that describe them, and a builder.
 
-A description says nothing of where it will stand, so that the same tree can be
-built in several places, orders and ways.
+A description does not say where the tree will be, so that the same tree can be built in
+several places, orders and ways.
 """
 
 import os
@@ -16,14 +16,14 @@ SLOT = 256 * 1024  # of the pool in native/pool.c
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A regular file; `seed` makes its `size` bytes."""
+    """A regular file; its `size` bytes follow from `seed`."""
 
     mode: int
     size: int
     seed: int
 
     def content(self) -> bytes:
-        """Its bytes."""
+        """Return the file's bytes."""
         return random.Random(self.seed).randbytes(self.size)
 
 
@@ -36,7 +36,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """A directory and what is in it."""
+    """A directory and its entries."""
 
     mode: int
     items: tuple[tuple[bytes, "Node"], ...]
@@ -47,15 +47,15 @@ Order = Callable[[Sequence[tuple[bytes, Node]]], Sequence[tuple[bytes, Node]]]
 
 
 def in_order(items: Sequence[tuple[bytes, Node]]) -> Sequence[tuple[bytes, Node]]:
-    """The items as they are described."""
+    """Return the items in the order in which they are described."""
     return items
 
 
 def build(path: bytes, node: Node, *, order: Order = in_order, linked: bool = False) -> None:
     """Build `node` at `path`, the items of a directory in `order`.
 
-    If `linked`, equal files are hard links to one inode. An ordinary user gets
-    the modes without which nobody but root could read the tree.
+    If `linked`, equal files are hard links to one inode. For an ordinary user, modes are
+    widened so that the tree can be read.
     """
     _build(path, node, order, {} if linked else None)
 
@@ -149,9 +149,9 @@ directories = st.recursive(leaves, _directories, max_leaves=20).flatmap(
     lambda node: st.just(node) if isinstance(node, Directory) else _directories(st.just(node))
 )
 store_paths = st.one_of(directories, files, st.builds(Link, targets))
-"""What can be a store path: usually a directory, but a file or a link is one, too."""
+"""A possible store path: usually a directory, but sometimes a file or a link."""
 
-# Names of store paths stand in JSON, so they are text: no byte that is not UTF-8.
+# JSON holds names of store paths, so they are text: no bytes that are not UTF-8.
 store_names = st.one_of(
     st.text("abXY09+-._?= \n\xe9\U0001f600", max_size=40),
     st.text("ab-", min_size=60, max_size=200),

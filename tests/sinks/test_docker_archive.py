@@ -24,14 +24,14 @@ FILE = trees.File(0o644, 700, 1)
 
 
 def members(archive: bytes) -> dict[str, bytes]:
-    """Members by name, in order."""
+    """Return the members' contents by name, in order."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         return {info.name: tar.extractfile(info).read() for info in tar}  # type: ignore[union-attr]
 
 
 @pytest.fixture
 def customisation_layer(store_dir: bytes) -> str:
-    """The directory of a ready-made top layer, its size no multiple of a block."""
+    """Return the directory of a ready-made top layer whose size is not a multiple of a block."""
     path = f"{store_dir.decode()}/customisation"
     os.mkdir(path)
     data = trees.File(0, 20_001, 7).content()
@@ -83,7 +83,7 @@ def test_parity(
 
 
 def test_manifest_and_trailer_come_last(store_dir: bytes) -> None:
-    """Config and manifest.json follow all layers: a stream that is cut short cannot load."""
+    """Config and manifest.json follow all layers, so that a truncated stream cannot be loaded."""
     trees.build(store_dir + b"/0", FILE)
     archive, image = streamed(conf_of(store_dir, "0"))
     names = list(members(archive))
@@ -94,7 +94,7 @@ def test_manifest_and_trailer_come_last(store_dir: bytes) -> None:
 
 
 def test_members_belong_to_nobody(store_dir: bytes) -> None:
-    """Nothing of the host leaks in: no user, no group, no time but the conf's."""
+    """Nothing leaks from the host: no user, no group, no time except the conf's."""
     trees.build(store_dir + b"/0", FILE)
     archive, _ = streamed(conf_of(store_dir, "0", mtime="2001-02-03T04:05:06Z", uid=5, uname="u"))
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
@@ -119,7 +119,7 @@ def test_customisation_layer_is_named_by_its_checksum(
 
 
 def test_wrong_checksum(store_dir: bytes, customisation_layer: str) -> None:
-    """Bytes that are not the promised ones fail the run before any manifest, digests named."""
+    """Bytes with another digest fail the run before any manifest; the message has both digests."""
     Path(customisation_layer, "checksum").write_text("0" * 64, "ascii")
     conf = stream.parse_conf(
         orjson.dumps(conf_of(store_dir, store_layers=[], customisation_layer=customisation_layer))
@@ -143,7 +143,7 @@ ROOT = b"/0"
 
 
 def _name(store_dir: bytes, node: trees.Node, more: Mapping[str, object] = BASE) -> str:
-    """The layer's archive name of a store path built anew, at the same place."""
+    """Return the archive name of the layer of a store path, rebuilt in the same place."""
     subprocess.run(["rm", "-rf", store_dir + ROOT], check=True)
     trees.build(store_dir + ROOT, node)
     return streamed(conf_of(store_dir, "0", **more))[1].layers[0].archive_name
@@ -154,7 +154,7 @@ def _tree(name: bytes = b"f", node: trees.Node = FILE, mode: int = 0o755) -> tre
 
 
 def test_equal_metadata_gives_equal_names(store_dir: bytes) -> None:
-    """Content and the files' own times are no part of a name that is known before any content."""
+    """A name known before any content depends neither on content nor on the files' times."""
     first = _name(store_dir, _tree())
     assert len(first) == len("/layer.tar") + 32
     int(first.removesuffix("/layer.tar"), 16)
@@ -187,7 +187,7 @@ def test_any_metadata_changes_the_name(store_dir: bytes) -> None:
 
 
 def test_names_and_targets_do_not_run_together(store_dir: bytes) -> None:
-    """A file `a` with more in its name and less in its target is another layer."""
+    """A file with a longer name and a shorter target gives another layer name."""
     names = {
         _name(store_dir, trees.Directory(0o755, ((name, trees.Link(target)),)))
         for name, target in [(b"a", b"bcd"), (b"ab", b"cd"), (b"abc", b"d")]
@@ -228,7 +228,7 @@ GOLDEN_CONF = {
     "uname": "builder",
 }
 
-# /nix/store must be that, wherever the tests run: the program looks from a root of its own.
+# The store must be at /nix/store wherever the tests run: so the program runs in a chroot.
 CHROOTED = """
 import os, sys
 from stream import load_conf, write_image
@@ -257,7 +257,7 @@ def chrooted(store_dir: bytes) -> Callable[[Mapping[str, Any]], bytes]:
 
 
 def described(archive: bytes) -> str:
-    """An archive as people read it: each member and entry on a line, and digests of every byte."""
+    """Return a readable listing of an archive: a line per entry, and digests of every byte."""
     lines = [f"archive {len(archive)} bytes sha256 {hashlib.sha256(archive).hexdigest()}"]
     for name, data in members(archive).items():
         lines += ["", f"{name} {len(data)} bytes sha256 {hashlib.sha256(data).hexdigest()}"]
@@ -290,7 +290,7 @@ def _entry(info: tarfile.TarInfo, data: bytes) -> str:
 
 
 def test_golden(store_dir: bytes, chrooted: Callable[[Mapping[str, Any]], bytes]) -> None:
-    """A change of any byte shows in review, as a line. To accept one: GOLDEN_UPDATE=1 pytest."""
+    """A change of any byte shows up in review as a line. To accept one: GOLDEN_UPDATE=1 pytest."""
     os.makedirs(store_dir + b"/nix/store")
     for name, node in GOLDEN_TREE.items():
         trees.build(store_dir + b"/nix/store/" + name, node)
@@ -304,7 +304,7 @@ def test_golden(store_dir: bytes, chrooted: Callable[[Mapping[str, Any]], bytes]
 def test_default_store_dir(
     store_dir: bytes, chrooted: Callable[[Mapping[str, Any]], bytes]
 ) -> None:
-    """Above the store paths of /nix/store stand exactly /nix and /nix/store."""
+    """Exactly /nix and /nix/store stand above the store paths of /nix/store."""
     os.makedirs(store_dir + b"/nix/store")
     trees.build(store_dir + b"/nix/store/a", FILE)
     archive = chrooted({"repo_tag": "x:1", "store_layers": [["/nix/store/a"]]})

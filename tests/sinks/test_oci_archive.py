@@ -1,4 +1,4 @@
-"""The OCI archive, read without the package: a layout whose descriptors are true, and a
+"""The OCI archive, read without the package: a layout whose descriptors are correct, and a
 docker-archive in the same bytes.
 """
 
@@ -34,7 +34,7 @@ TWICE = Base(layers=[FIRST, SECOND, FIRST], config={"Env": ["A=1"], "Labels": {"
 
 
 class Reading:
-    """An OCI archive as CPython's tarfile sees it. Hard links are followed by it alone."""
+    """An OCI archive as CPython's tarfile reads it; only tarfile follows its hard links."""
 
     def __init__(self, data: bytes) -> None:
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
@@ -44,11 +44,11 @@ class Reading:
         self.links = {info.name: info.linkname for info in self.infos if info.islnk()}
 
     def json(self, name: str) -> Any:
-        """A member, parsed."""
+        """Return a member, parsed as JSON."""
         return json.loads(self.members[name])
 
     def blob(self, descriptor: Mapping[str, Any]) -> bytes:
-        """The blob that a descriptor means, which has to be what it says."""
+        """Return the blob of a descriptor; its size and digest must match."""
         data = self.members["blobs/" + descriptor["digest"].replace(":", "/")]
         assert digest(data) == descriptor["digest"]
         assert len(data) == descriptor["size"]
@@ -80,7 +80,7 @@ class Reading:
 def written(
     conf: Mapping[str, Any], archive_format: Any = "oci-archive"
 ) -> tuple[bytes, stream.Image, list[str]]:
-    """The archive of `conf`, its record, and what was warned of."""
+    """Return the archive of `conf`, its record, and the warnings."""
 
     class Warnings(stream.Observer):
         def warning(self, message: str) -> None:
@@ -94,7 +94,7 @@ def written(
 
 
 def customisation(directory: str, data: bytes) -> str:
-    """The directory of a ready-made top layer."""
+    """Return the directory of a ready-made top layer."""
     os.makedirs(directory)
     Path(directory, "layer.tar").write_bytes(data)
     Path(directory, "checksum").write_text(hashlib.sha256(data).hexdigest(), "ascii")
@@ -103,7 +103,7 @@ def customisation(directory: str, data: bytes) -> str:
 
 @pytest.fixture
 def conf(store_dir: bytes, tmp_path: Path) -> dict[str, Any]:
-    """A conf with layers of every source, one of the base's listed twice."""
+    """Return a conf with layers of every source, one of the base's listed twice."""
     trees.build(store_dir + b"/0", trees.File(0o644, 700, 1))
     trees.build(store_dir + b"/1", trees.Directory(0o555, ((b"l", trees.Link(b"x")),)))
     (tmp_path / "base.tar").write_bytes(
@@ -120,7 +120,7 @@ def conf(store_dir: bytes, tmp_path: Path) -> dict[str, Any]:
 
 
 def test_layout(conf: dict[str, Any]) -> None:
-    """Whoever follows index, manifest and config finds blobs with the digests and sizes they say."""
+    """Following index, manifest and config leads to blobs with the digests and sizes they state."""
     archive, image, _ = written(conf)
     found = Reading(archive)
     assert found.json("oci-layout") == {"imageLayoutVersion": "1.0.0"}
@@ -143,7 +143,7 @@ def test_layout(conf: dict[str, Any]) -> None:
 
 
 def test_docker_archive_in_it(conf: dict[str, Any]) -> None:
-    """Who reads manifest.json finds each layer as a file of its own, as not all follow hard links."""
+    """Readers of manifest.json find each layer as a regular file: not all follow hard links."""
     archive, image, _ = written(conf)
     found = Reading(archive)
     (item,) = found.json("manifest.json")
@@ -156,7 +156,7 @@ def test_docker_archive_in_it(conf: dict[str, Any]) -> None:
 
 
 def test_order_and_owners(conf: dict[str, Any]) -> None:
-    """Links follow what they stand for, manifest.json ends it, and nothing of the host leaks in."""
+    """Links follow their targets, manifest.json comes last, and nothing leaks from the host."""
     archive, image, _ = written(conf | {"mtime": "2001-02-03T04:05:06Z", "uid": 5, "uname": "u"})
     found = Reading(archive)
     names = list(found.members)
@@ -171,7 +171,7 @@ def test_order_and_owners(conf: dict[str, Any]) -> None:
 
 
 def test_same_image_in_both_formats(conf: dict[str, Any]) -> None:
-    """The format is packing: image ID and layers are the same, up to the last byte of the last."""
+    """The format is only packaging: image ID and layers are the same to the last byte."""
     oci, image, _ = written(conf)
     docker, other, _ = written(conf, "docker-archive")
     assert (image.image_id, image.layers) == (other.image_id, other.layers)
@@ -181,7 +181,7 @@ def test_same_image_in_both_formats(conf: dict[str, Any]) -> None:
 
 
 def test_layer_listed_twice(conf: dict[str, Any]) -> None:
-    """A layer that the image has twice is there once, and so is its blob."""
+    """A layer that the image lists twice is written once, and so is its blob."""
     found = Reading(written(conf)[0])
     listed = [layer["digest"] for layer in found.manifest["layers"]]
     assert listed[0] == listed[2]
@@ -190,7 +190,7 @@ def test_layer_listed_twice(conf: dict[str, Any]) -> None:
 
 
 def test_equal_layers_of_different_names(store_dir: bytes, conf: dict[str, Any]) -> None:
-    """Two members with the same bytes are one blob: a name twice would break readers."""
+    """Two members with the same bytes are one blob: a repeated name would break readers."""
     plain = conf | {"customisation_layer": None, "from_image": None}
     archive, image, _ = written(plain)
     layer = Reading(archive).members[image.layers[1].archive_name]
@@ -203,7 +203,7 @@ def test_equal_layers_of_different_names(store_dir: bytes, conf: dict[str, Any])
 
 
 def test_compressed_layer(tmp_path: Path) -> None:
-    """A layer carried compressed has a digest, size and type of its own; its diff_id stays."""
+    """A layer carried compressed has its own digest, size and type; its diff_id stays the same."""
     data = gzip.compress(FIRST, mtime=0)
     descriptor = Descriptor(
         media_type=f"{LAYER_TYPE}+gzip", digest=stream.Digest(digest(data)), size=len(data)
@@ -233,7 +233,7 @@ def test_compressed_layer(tmp_path: Path) -> None:
 
 
 def test_no_layers() -> None:
-    """An image of nothing is a layout, too."""
+    """An image without layers is a valid layout."""
     found = Reading(written({"repo_tag": "x:1"})[0])
     assert found.manifest["layers"] == []
     assert "annotations" not in found.manifest
@@ -244,7 +244,7 @@ def test_command(
     write_conf: Callable[[Mapping[str, object]], str],
     stream_image: Callable[..., "subprocess.CompletedProcess[bytes]"],
 ) -> None:
-    """--format is how people ask for it; run after run gives the same bytes."""
+    """People select the format with --format; every run gives the same bytes."""
     path = write_conf(conf)
     done = stream_image("-q", path, "--format", "oci-archive")
     assert done.stderr == b""
@@ -257,7 +257,7 @@ def test_annotations_of_a_docker_archive(
     write_conf: Callable[[Mapping[str, object]], str],
     stream_image: Callable[..., "subprocess.CompletedProcess[bytes]"],
 ) -> None:
-    """What the format cannot say is left out aloud, and changes no byte."""
+    """Annotations that the format cannot hold are left out with a warning, and change no byte."""
     without = {key: conf[key] for key in conf if key != "annotations"}
     archive, image, warnings = written(conf, "docker-archive")
     assert len(warnings) == 1
@@ -270,7 +270,7 @@ def test_annotations_of_a_docker_archive(
 
 
 def test_failed_run(conf: dict[str, Any]) -> None:
-    """What fails leaves neither a layout nor a docker-archive."""
+    """A failed run leaves neither a layout nor a docker-archive."""
     Path(conf["customisation_layer"], "checksum").write_text("0" * 64, "ascii")
     out = io.BytesIO()
     with pytest.raises(stream.DigestMismatch):
@@ -281,7 +281,7 @@ def test_failed_run(conf: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("compressor", handmade.COMPRESSORS)
 def test_as_a_base(conf: dict[str, Any], tmp_path: Path, compressor: str) -> None:
-    """Ours is a base like any other, in any compression; the image is that on the docker-archive."""
+    """Our archive is a base in any compression, and gives the docker-archive's image."""
     top = {"repo_tag": "top:1", "architecture": "amd64", "base_history": "keep"}
     ids = set()
     for archive_format in ("docker-archive", "oci-archive"):
@@ -295,7 +295,7 @@ def test_as_a_base(conf: dict[str, Any], tmp_path: Path, compressor: str) -> Non
 
 
 def test_unpacked(conf: dict[str, Any], tmp_path: Path) -> None:
-    """What `tar -x` makes of it is a layout, whose blobs take no room of their own."""
+    """Unpacked by `tar -x`, the archive is a layout whose blobs take no extra space."""
     archive, image, _ = written(conf)
     layout = tmp_path / "layout"
     layout.mkdir()
@@ -313,7 +313,7 @@ def test_unpacked(conf: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", ["t", "t" * 100, "t" * 101, "ß"])
 @pytest.mark.parametrize("mtime", [0, -1])
 def test_link_header(name: str, target: str, mtime: int, tmp_path: Path) -> None:
-    """A hard link's header is what CPython's tarfile writes, byte for byte."""
+    """A hard link's header is byte for byte the one that CPython's tarfile writes."""
     info = tarfile.TarInfo(name)
     info.type, info.linkname, info.mtime = tarfile.LNKTYPE, target, mtime
     with (
@@ -327,7 +327,7 @@ def test_link_header(name: str, target: str, mtime: int, tmp_path: Path) -> None
 
 
 def described(archive: bytes) -> str:
-    """An archive as people read it: each member on a line, documents in full."""
+    """Return a readable listing of an archive: a line per member, documents in full."""
     lines = [f"archive {len(archive)} bytes sha256 {hashlib.sha256(archive).hexdigest()}"]
     found = Reading(archive)
     for info in found.infos:
@@ -341,7 +341,7 @@ def described(archive: bytes) -> str:
 
 
 def test_golden(tmp_path: Path) -> None:
-    """A change of any byte shows in review, as a line. To accept one: GOLDEN_UPDATE=1 pytest."""
+    """A change of any byte shows up in review as a line. To accept one: GOLDEN_UPDATE=1 pytest."""
     names = ["first/layer.tar", "second/layer.tar", "first/layer.tar"]
     (tmp_path / "base.tar").write_bytes(TWICE.docker_archive(names=names))
     conf = {

@@ -25,7 +25,7 @@ Entry = tuple[str, bytes | tarfile.TarInfo]
 
 
 def entry(kind: bytes = DIRECTORY, **fields: Any) -> tarfile.TarInfo:
-    """A header, to be named."""
+    """Return a header, to be named."""
     info = tarfile.TarInfo()
     info.type = kind
     for field, value in fields.items():
@@ -34,7 +34,7 @@ def entry(kind: bytes = DIRECTORY, **fields: Any) -> tarfile.TarInfo:
 
 
 def exported(archive: bytes | Path, directory: Path) -> bytes:
-    """What the library writes for an archive."""
+    """Return the tar that the library writes for an archive."""
     path = directory / "archive" if isinstance(archive, bytes) else archive
     if isinstance(archive, bytes):
         path.write_bytes(archive)
@@ -45,13 +45,13 @@ def exported(archive: bytes | Path, directory: Path) -> bytes:
 
 
 def root_of(layers: Sequence[Sequence[Entry]], directory: Path) -> dict[str, Node]:
-    """The root file system of an image with those layers."""
+    """Return the root file system of an image with those layers."""
     base = Base(layers=[tar_of(entries) for entries in layers])
     return read_root(exported(base.docker_archive(), directory))
 
 
 def shown(root: dict[str, Node]) -> list[str]:
-    """Paths with what a person would tell of them."""
+    """Return paths with their types and contents, as readable text."""
     return sorted(
         path
         + ("/" if node.kind == DIRECTORY else "")
@@ -108,13 +108,13 @@ FLATTENED: dict[str, tuple[list[list[Entry]], list[str]]] = {
 
 @pytest.mark.parametrize("case", FLATTENED)
 def test_flattened(tmp_path: Path, case: str) -> None:
-    """Each way in which a layer changes what is below it."""
+    """Each way in which a layer changes the layers below it."""
     layers, expected = FLATTENED[case]
     assert shown(root_of(layers, tmp_path)) == expected
 
 
 def test_hard_links_are_one_file(tmp_path: Path) -> None:
-    """However many names of a file are left, it is one file, once in the tar."""
+    """However many of its names remain, a file is written once."""
     layers: list[list[Entry]] = [
         [("a", b"1" * 5000), *((name, link("a", HARD)) for name in "bcd")],
         [(".wh.a", b""), ("e/f", link("c", HARD)), ("d", b"other")],
@@ -126,7 +126,7 @@ def test_hard_links_are_one_file(tmp_path: Path) -> None:
 
 
 def test_empty_directories_in_read_only_ones(tmp_path: Path) -> None:
-    """Without it tar, run by a user, cannot make what comes after it has left such a directory."""
+    """Without it tar, run by a user, could not make such a directory after leaving its parent."""
     closed = entry(mode=0o555)
     layers: list[list[Entry]] = [
         [
@@ -156,7 +156,7 @@ def test_empty_directories_in_read_only_ones(tmp_path: Path) -> None:
 
 
 def test_attributes(tmp_path: Path) -> None:
-    """Whatever a layer says of an entry is in the tar: else a restored system does not run."""
+    """Every attribute of an entry is in the tar; otherwise a restored system does not run."""
     capability = b"\x01\0\0\x02\x00\x04\xff".decode("utf-8", "surrogateescape")
     xattrs = {"SCHILY.xattr.security.capability": capability, "SCHILY.xattr.user.ä": "ö\n"}
     kinds = {
@@ -182,7 +182,7 @@ def test_attributes(tmp_path: Path) -> None:
 
 
 def test_global_headers(tmp_path: Path) -> None:
-    """What a pax archive says once for all of its members counts for each."""
+    """A global header of a pax archive applies to each of its members."""
     file = io.BytesIO()
     with tarfile.open(
         fileobj=file, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"uname": "everybody"}
@@ -203,7 +203,7 @@ BASE = Base(layers=LAYERS)
 @pytest.mark.parametrize("compressor", handmade.COMPRESSORS)
 @pytest.mark.parametrize("kind", ["docker", "oci", "oci-gzip", "oci-zstd", "directory"])
 def test_every_container(tmp_path: Path, kind: str, compressor: str) -> None:
-    """The root file system does not depend on how the image is kept, to the byte."""
+    """The root file system is the same to the byte for every container."""
     if kind == "docker":
         files: dict[str, bytes] = {}
         archive = BASE.docker_archive()
@@ -225,7 +225,7 @@ def test_every_container(tmp_path: Path, kind: str, compressor: str) -> None:
 
 
 def test_layer_twice(tmp_path: Path) -> None:
-    """A layer that is listed again hides what came between."""
+    """A layer that is listed again hides the layers in between."""
     one, two = tar_of([("a", b"1"), ("b", b"1")]), tar_of([("a", b"2"), (".wh.b", b"")])
     base = Base(layers=[one, two, one])
     archive = base.docker_archive(names=["1", "2", "1"])
@@ -233,7 +233,7 @@ def test_layer_twice(tmp_path: Path) -> None:
 
 
 def test_many_layers(tmp_path: Path) -> None:
-    """No limit of some file system is ours."""
+    """File systems' limits on the number of layers do not apply."""
     layers = [tar_of([(f"f{n}", b"%d" % n), ("last", b"%d" % n)]) for n in range(300)]
     root = read_root(exported(Base(layers=layers).docker_archive(), tmp_path))
     assert len(root) == 301
@@ -256,7 +256,7 @@ entries = st.one_of(
 
 @st.composite
 def images(draw: st.DrawFn) -> list[bytes]:
-    """Layers whose hard links lead to files that are there, and that nobody refuses."""
+    """Draw layers whose hard links lead to existing files, and which are valid."""
     layers = []
     number = 0
     for _ in range(draw(st.integers(1, 4))):
@@ -265,7 +265,7 @@ def images(draw: st.DrawFn) -> list[bytes]:
         for path, kind in draw(st.lists(entries, max_size=6)):
             above = [path[:at] for at, char in enumerate(path) if char == "/"]
             if any(kinds.get(name, DIRECTORY) != DIRECTORY for name in above):
-                continue  # below what is no directory in this layer
+                continue  # below an entry of this layer that is not a directory
             if any(known.startswith(f"{path}/") for known in kinds):
                 continue
             kinds |= dict.fromkeys(above, DIRECTORY) | {path: kind}
@@ -284,7 +284,7 @@ def images(draw: st.DrawFn) -> list[bytes]:
 
 @given(layers=images())
 def test_as_extracted_layer_by_layer(layers: list[bytes], tmp_path: Path) -> None:
-    """One tar is what comes of extracting every layer over the ones below."""
+    """One tar is the same as every layer extracted over those below."""
     archive = Base(layers=layers).docker_archive()
     assert read_root(exported(archive, tmp_path)) == flattened(layers)
 
@@ -306,7 +306,7 @@ HOSTILE: dict[str, tuple[list[list[Entry]], str]] = {
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_layers(tmp_path: Path, case: str) -> None:
-    """What could write beside the root, or nobody can extract, is refused."""
+    """Layers that could write outside the root, or cannot be extracted, are refused."""
     layers, reason = HOSTILE[case]
     with pytest.raises(ArchiveError, match=reason) as caught:
         root_of(layers, tmp_path)
@@ -337,7 +337,7 @@ def test_layers_that_ask_for_too_much(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize("compressor", ["plain", "zstd", "zstd-seekable"])
 @pytest.mark.parametrize("fault", ["content", "cut"])
 def test_layers_that_lie(stream_image: Run, tmp_path: Path, fault: str, compressor: str) -> None:
-    """A layer that is not the image's ends the export: no whole tar is made of it."""
+    """A layer with a wrong digest ends the export without a complete tar."""
     stored = [*LAYERS]
     stored[0] = LAYERS[0].replace(b"x" + bytes(511), b"y" + bytes(511))
     archive = BASE.docker_archive(stored=stored) if fault == "content" else BASE.docker_archive()
@@ -357,7 +357,7 @@ def test_layers_that_lie(stream_image: Run, tmp_path: Path, fault: str, compress
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """A store with files, links and directories."""
+    """Make a store with files, links and directories."""
     store = Store.below(tmp_path)
     for name in "ab":
         store.file(f"{name}/bin/{name}", name.encode() * 70_000)
@@ -366,7 +366,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_conf_is_exported_as_its_image(store: Store, stream_image: Run, tmp_path: Path) -> None:
-    """What one gets without making the image is what one would get from it."""
+    """Exporting a conf gives the same as exporting its image."""
     base = tmp_path / "base.tar"
     held = store.path("a/bin/a")
     base.write_bytes(
@@ -398,7 +398,7 @@ def test_conf_is_exported_as_its_image(store: Store, stream_image: Run, tmp_path
 
 
 def test_conf_that_changes_or_lies(store: Store, stream_image: Run, tmp_path: Path) -> None:
-    """A conf whose top layer is not what it says makes no whole tar."""
+    """A conf whose top layer has a wrong digest does not give a complete tar."""
     top = tmp_path / "top"
     top.mkdir()
     (top / "layer.tar").write_bytes(tar_of([("a", b"")]))
@@ -414,7 +414,7 @@ def test_conf_that_changes_or_lies(store: Store, stream_image: Run, tmp_path: Pa
 
 
 def test_chosen_image_and_compressed_output(stream_image: Run, tmp_path: Path) -> None:
-    """Of several images the one that is named, compressed as the file is called."""
+    """Of several images the selected one, compressed according to the file's name."""
     one, two = tmp_path / "one.tar", tmp_path / "two.tar"
     one.write_bytes(Base(layers=LAYERS[:1], tags=["one:1"]).docker_archive())
     two.write_bytes(Base(layers=LAYERS[1:], tags=["two:2"]).docker_archive())
@@ -428,7 +428,7 @@ def test_chosen_image_and_compressed_output(stream_image: Run, tmp_path: Path) -
 
 @pytest.mark.parametrize("target", ["-", "none.tar"])
 def test_bad_targets(stream_image: Run, target: str) -> None:
-    """What cannot be exported is told in one line."""
+    """A target that cannot be exported is reported in one line."""
     done = stream_image("export", target, stdin=BASE.docker_archive())
     assert done.returncode in (1, 2)
     assert done.stderr.count(b"\n") == 1
@@ -436,7 +436,7 @@ def test_bad_targets(stream_image: Run, target: str) -> None:
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:
-    """Content passes, however much of it there is."""
+    """Memory does not grow with the content."""
     layer = tmp_path / "layer.tar"
     with tarfile.open(layer, "w") as tar:
         for number in range(300):

@@ -1,4 +1,4 @@
-"""`stream-image inspect`, held against what tarfile and hashlib say of the same bytes."""
+"""`stream-image inspect`, compared with what tarfile and hashlib find in the same bytes."""
 
 import fcntl
 import gzip
@@ -40,11 +40,11 @@ BASE = Base(layers=LAYERS, config={"Cmd": ["/bin/sh"], "Env": ["A=1"]}, tags=["b
 
 
 def ignored(_message: str) -> None:
-    """Warnings are not what these tests are about."""
+    """Ignore warnings, which these tests are not about."""
 
 
 def as_json(target: str | Path, stdin: bytes | None = None) -> Any:
-    """What the command says of `target`, for programs."""
+    """Return the command's JSON output for `target`."""
     done = subprocess.run(
         [*COMMAND, "inspect", "--json", str(target)], input=stdin, capture_output=True, check=True
     )
@@ -53,7 +53,7 @@ def as_json(target: str | Path, stdin: bytes | None = None) -> Any:
 
 
 def oracle(archive: bytes, stored: Callable[[bytes], bytes] = bytes) -> list[dict[str, Any]]:
-    """What is in the layers of a docker-archive's first image, found out by other means."""
+    """Return the layers of a docker-archive's first image, computed without the package."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         (item,) = json.loads(tar.extractfile("manifest.json").read())  # type: ignore[union-attr]
         found = []
@@ -73,7 +73,7 @@ def oracle(archive: bytes, stored: Callable[[bytes], bytes] = bytes) -> list[dic
 
 
 def assert_is(layers: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
-    """The layers are those that the oracle found."""
+    """Check that the layers are those that the oracle found."""
     assert len(layers) == len(expected)
     for layer, facts in zip(layers, expected, strict=True):
         assert facts.items() <= layer.items()
@@ -81,7 +81,7 @@ def assert_is(layers: list[dict[str, Any]], expected: list[dict[str, Any]]) -> N
 
 @pytest.mark.parametrize("compressor", handmade.COMPRESSORS)
 def test_every_compression(tmp_path: Path, compressor: str) -> None:
-    """An archive's contents do not depend on how it is packed, nor on how it is handed over."""
+    """The result depends neither on compression nor on how the archive is passed."""
     archive = BASE.docker_archive()
     path = tmp_path / "image"
     path.write_bytes(handmade.COMPRESSORS[compressor](archive))
@@ -126,7 +126,7 @@ def test_oci(tmp_path: Path, kept: str, compress: Callable[[bytes], bytes]) -> N
 
 
 def test_conf_without_a_tag(tmp_path: Path) -> None:
-    """A conf whose tag comes from the command line can be looked at as well."""
+    """A conf whose tag comes from the command line can be inspected as well."""
     conf = tmp_path / "conf.json"
     conf.write_text("{}")
     done = subprocess.run(
@@ -136,7 +136,7 @@ def test_conf_without_a_tag(tmp_path: Path) -> None:
 
 
 def test_very_long_config(tmp_path: Path) -> None:
-    """What nobody reads would take minutes to be laid out."""
+    """Formatting text that nobody reads would take minutes."""
     base = Base(config={"Env": [f"A{n}=1" for n in range(5000)], "Cmd": ["x" * 100_000]})
     path = tmp_path / "image.tar"
     path.write_bytes(base.docker_archive())
@@ -146,7 +146,7 @@ def test_very_long_config(tmp_path: Path) -> None:
 
 
 def test_both_formats_at_once(tmp_path: Path) -> None:
-    """Who asked for an OCI layout sees that it is one."""
+    """An OCI archive is shown as an OCI layout."""
     base = Base(layers=LAYERS)
     members, item = base.docker_members()
     manifest = json.dumps([item]).encode()
@@ -158,7 +158,7 @@ def test_both_formats_at_once(tmp_path: Path) -> None:
 
 
 def test_several_images(tmp_path: Path) -> None:
-    """All of them, or the one that is named."""
+    """All images, or the selected one."""
     other = Base(layers=LAYERS[2:], tags=["other:3"])
     members, first = BASE.docker_members()
     more, second = other.docker_members(["other/layer.tar"])
@@ -173,7 +173,7 @@ def test_several_images(tmp_path: Path) -> None:
 
 @pytest.fixture
 def conf(tmp_path: Path) -> Path:
-    """A conf with two store layers, a customisation layer, and a base that has one of the paths."""
+    """Return a conf with two store layers, a customisation layer, and a base that has a path."""
     store = tmp_path / "store"
     names = [GLIBC, BASH, f"{HASHES[2]}-hello"]
     for name in names:
@@ -203,7 +203,7 @@ def conf(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("skip", [False, True])
 def test_a_plan_is_what_is_streamed(conf: Path, skip: bool) -> None:  # noqa: FBT001
-    """What a conf's plan says must come true, base image and customisation layer included."""
+    """A conf's plan matches the image, including base image and customisation layer."""
     document = json.loads(conf.read_bytes())
     conf.write_text(json.dumps({**document, "skip_base_paths": skip}), "utf-8")
     streamed = conf.parent / "image.tar"
@@ -226,7 +226,7 @@ def test_a_plan_is_what_is_streamed(conf: Path, skip: bool) -> None:  # noqa: FB
 
 
 def test_a_plan_reads_no_content(tmp_path: Path) -> None:
-    """A plan is for a look before a long run: it takes no time that grows with the bytes."""
+    """A plan is for a look before a long run: its time does not grow with the bytes."""
     store = tmp_path / "store"
     store.mkdir()
     (store / "large").touch()
@@ -239,7 +239,7 @@ def test_a_plan_reads_no_content(tmp_path: Path) -> None:
 
 
 def test_plain_files_are_read_by_position(tmp_path: Path) -> None:
-    """A look into a large archive costs its headers, not its bytes."""
+    """Inspecting a large archive reads its headers, not its bytes."""
     path = tmp_path / "image.tar"
     entry = tarfile.TarInfo("large")
     entry.size = 1 << 39
@@ -257,7 +257,7 @@ def test_plain_files_are_read_by_position(tmp_path: Path) -> None:
 
 
 def test_store_paths_of_other_stores(tmp_path: Path) -> None:
-    """Any directory can be a store; the history tells which. Links to paths are no paths."""
+    """Any directory can be a store: the history names it. Links to paths are not store paths."""
     names = {f"opt/mine/{name}/x": b"" for name in ("b", "a")}
     links = {f"nix/var/nix/gcroots/{HASHES[3]}-system": b""}
     base = Base(
@@ -272,7 +272,7 @@ def test_store_paths_of_other_stores(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compress", ["none", "store", "gzip", "zstd", "zstd-seekable"])
 def test_what_we_write(conf: Path, compress: str) -> None:
-    """Every output of ours can be looked into."""
+    """Every output of ours can be inspected."""
     path = conf.parent / "image"
     subprocess.run([*COMMAND, "-q", str(conf), "-o", str(path), "--compress", compress], check=True)
     inspection = inspect(str(path), ignored)
@@ -328,7 +328,7 @@ inspections = st.builds(
 
 @given(inspection=inspections)
 def test_text_is_plain_and_fits(inspection: Inspection) -> None:
-    """Whatever an image says of itself, a log of 80 columns shows it, and no terminal obeys it."""
+    """Whatever the image's text, it fits 80 columns and contains no terminal escapes."""
     from rich.cells import cell_len
 
     text = command._text(inspection)
@@ -347,7 +347,7 @@ def test_text(conf: Path) -> None:
     ).stdout.decode()
     with tarfile.open(path) as tar:
         image_id = next(name for name in tar.getnames() if len(name) == 69)
-        # Of each layer the directories that the store is in are entries, too.
+        # Each layer also has entries for the directories above the store.
         entries = 0
         for name in tar.getnames():
             if name.endswith("/layer.tar"):
@@ -361,7 +361,7 @@ def test_text(conf: Path) -> None:
 
 
 def test_long_history(tmp_path: Path) -> None:
-    """A base's long commands are cut; the numbers beside them are not."""
+    """Long commands in a base's history are cut; the numbers next to them are not."""
     history = [{"created_by": "RUN " + "x" * 500}] * len(LAYERS)
     archive = Base(layers=LAYERS, history=history).docker_archive()
     path = tmp_path / "image.tar"
@@ -397,7 +397,7 @@ def test_terminal(conf: Path) -> None:
 
 
 def bomb(size: int) -> bytes:
-    """A layer of `size` zeros, compressed twice: each alone is no bomb yet."""
+    """Return a layer of `size` zeros, compressed twice; neither compression alone is a bomb."""
     import zlib
 
     packer = zlib.compressobj(9, wbits=31)
@@ -407,12 +407,12 @@ def bomb(size: int) -> bytes:
 
 
 def with_manifest(manifest: bytes, *members: tuple[str, Any]) -> bytes:
-    """A docker-archive with that manifest, whatever it is."""
+    """Return a docker-archive with this manifest, valid or not."""
     return tar_of([*members, ("manifest.json", manifest)])
 
 
 def indexes(width: int) -> bytes:
-    """Indexes that each name the next one many times."""
+    """Return indexes that each name the next one many times."""
     files: dict[str, bytes] = {"oci-layout": b"{}"}
     index: dict[str, Any] = {"manifests": []}
     for _ in range(4):
@@ -423,12 +423,12 @@ def indexes(width: int) -> bytes:
 
 
 def cut(archive: bytes) -> bytes:
-    """Its first half."""
+    """Return the first half."""
     return archive[: len(archive) // 2]
 
 
 def announced(name: str, size: int, typeflag: bytes = tarfile.REGTYPE) -> bytes:
-    """A member that is not as large as it says."""
+    """Return a member that is smaller than its header says."""
     info = tarfile.TarInfo(name)
     info.size, info.type = size, typeflag
     return info.tobuf() + b"[" + bytes(10_000)
@@ -465,7 +465,7 @@ HOSTILE: dict[str, bytes] = {
 @pytest.mark.parametrize("piped", [False, True])
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile(tmp_path: Path, case: str, piped: bool, verb: str) -> None:  # noqa: FBT001
-    """What comes from elsewhere ends in a clear line, soon, and never in a traceback."""
+    """Foreign input gives one clear line, quickly, and never a traceback."""
     path = tmp_path / "image"
     path.write_bytes(HOSTILE[case])
     done = subprocess.run(
@@ -488,7 +488,7 @@ def test_hostile(tmp_path: Path, case: str, piped: bool, verb: str) -> None:  # 
 @pytest.mark.parametrize("verb", ["inspect", "verify"])
 @pytest.mark.parametrize("piped", [False, True])
 def test_bomb_in_bomb(tmp_path: Path, piped: bool, verb: str) -> None:  # noqa: FBT001
-    """Compressed twice, kilobytes would be terabytes: what counts is what the file has."""
+    """Compressed twice, kilobytes would be terabytes: the limit counts the file's own bytes."""
     stored = bomb(3 << 30)
     archive = gzip.compress(BASE.docker_archive(stored=[stored, *LAYERS[1:]]), 9)
     assert len(archive) < 60_000
@@ -506,7 +506,7 @@ def test_bomb_in_bomb(tmp_path: Path, piped: bool, verb: str) -> None:  # noqa: 
 
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:
-    """Neither a FIFO nor a missing file makes anybody wait or wonder."""
+    """Neither a FIFO nor a missing file hangs, or gives an unclear message."""
     os.mkfifo(tmp_path / "fifo")
     for verb in ("inspect", "verify"):
         for name, why in (("fifo", b"neither"), ("none", b"No such file"), ("", b"directory")):
@@ -519,7 +519,7 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_the_reader_goes_away(tmp_path: Path) -> None:
-    """`| head` is no reason for a traceback."""
+    """`| head` must not give a traceback."""
     path = tmp_path / "image.tar"
     path.write_bytes(BASE.docker_archive())
     for verb in ("inspect", "verify"):
@@ -533,14 +533,14 @@ def test_the_reader_goes_away(tmp_path: Path) -> None:
 
 
 def test_no_image_to_choose_in_a_conf(conf: Path) -> None:
-    """A tag behind a conf's name is a mistake, not to be passed over."""
+    """A tag after a conf's name is a mistake, and must be reported."""
     done = subprocess.run([*COMMAND, "inspect", f"{conf}:x:1"], capture_output=True, check=False)
     assert done.returncode == 2
     assert b"is a conf" in done.stderr
 
 
 def test_stores_are_counted_not_kept(tmp_path: Path) -> None:
-    """The paths of a store are few even if its files are not."""
+    """A store has few paths, even if it has many files."""
     names = {f"nix/store/{GLIBC}/{number}": b"" for number in range(3000)}
     path = tmp_path / "image.tar"
     path.write_bytes(Base(layers=[layer_tar(names)]).docker_archive())
@@ -550,12 +550,12 @@ def test_stores_are_counted_not_kept(tmp_path: Path) -> None:
 
 
 def _pending(fd: int) -> int:
-    """Bytes that wait in a pipe."""
+    """Return the number of bytes that wait in a pipe."""
     return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def test_non_blocking_standard_streams() -> None:
-    """Shells and editors hand such on: to be waited for, as the image's writer does."""
+    """Shells and editors pass on non-blocking streams; we wait for them, as the writer does."""
     config = {"Env": [f"V{number}={'x' * 50}" for number in range(3000)]}
     archive = Base(layers=[layer_tar({"a": b""})], config=config).docker_archive()
     (read_in, write_in), (read_out, write_out) = os.pipe(), os.pipe()
@@ -584,7 +584,7 @@ def test_non_blocking_standard_streams() -> None:
 
 @pytest.mark.parametrize("verb", ["inspect", "export", "merge"])
 def test_name_that_is_no_text(tmp_path: Path, verb: str) -> None:
-    """A file can be called anything; with or without a tag behind it."""
+    """A file can have any name, with or without a tag after it."""
     path = os.fsencode(tmp_path) + b"/\xff.tar"
     with open(path, "wb") as file:
         file.write(Base(layers=[layer_tar({"a": b""})], tags=["a:1"]).docker_archive())

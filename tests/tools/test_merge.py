@@ -24,7 +24,7 @@ THREE = Base(layers=[SHARED], tags=None)
 
 
 def _read(data: bytes) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
-    """The manifest and the members; every layer is what its config says."""
+    """Return the manifest and the members; every layer must match its config."""
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         members = {info.name: tar.extractfile(info).read() for info in tar}  # type: ignore[union-attr]
         assert len(members) == len(tar.getnames())
@@ -38,7 +38,7 @@ def _read(data: bytes) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> list[str]:
-    """Three images in three ways: gzip, an OCI layout of zstd layers, plain."""
+    """Make three images in three ways: gzip, an OCI layout of zstd layers, plain."""
     (tmp_path / "one.tar.gz").write_bytes(gzip.compress(ONE.docker_archive()))
     stored = [pyzstd.compress(layer) for layer in TWO.layers]
     (tmp_path / "two.tar").write_bytes(handmade.tar_of([*TWO.oci_files(stored).items()]))
@@ -47,7 +47,7 @@ def inputs(tmp_path: Path) -> list[str]:
 
 
 def test_merge(inputs: list[str], stream_image: Run) -> None:
-    """Every image is there with its tags, and what they share is there once."""
+    """Every image is there with its tags, and shared layers are there once."""
     done = stream_image("merge", *inputs)
     assert done.returncode == 0, done.stderr
     manifest, members = _read(done.stdout)
@@ -65,7 +65,7 @@ def test_merge(inputs: list[str], stream_image: Run) -> None:
 
 
 def test_oci_archive(inputs: list[str], stream_image: Run) -> None:
-    """Without it what is merged would not reach podman, or a registry, as OCI."""
+    """Without it merged images could not be used as OCI by podman or a registry."""
     done = stream_image("merge", *inputs, "--format", "oci-archive", "-q")
     assert done.returncode == 0, done.stderr
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
@@ -90,7 +90,7 @@ def test_oci_archive(inputs: list[str], stream_image: Run) -> None:
             packed = described["mediaType"].endswith("+zstd")
             assert (pyzstd.decompress(stored) if packed else stored) == layer
             kinds.append(packed)
-    # The shared layer comes from the first archive; the others stay compressed as they are.
+    # The shared layer comes from the first archive; the others stay compressed as stored.
     assert kinds == [False, False, True, False, False, False]
 
 
@@ -105,7 +105,7 @@ def test_same_image_twice(inputs: list[str], stream_image: Run, tmp_path: Path) 
 
 
 def test_one_of_several(inputs: list[str], stream_image: Run, tmp_path: Path) -> None:
-    """What was merged can be taken apart again by name."""
+    """Merged images can be extracted again by name."""
     merged = tmp_path / "merged.tar"
     merged.write_bytes(stream_image("merge", *inputs).stdout)
     done = stream_image("merge", f"{merged}:one:1")
@@ -114,7 +114,7 @@ def test_one_of_several(inputs: list[str], stream_image: Run, tmp_path: Path) ->
 
 
 def test_more_archives_than_descriptors(stream_image: Run, tmp_path: Path) -> None:
-    """The usual limit of a shell is not the limit of a merge."""
+    """A shell's usual limit of descriptors does not limit a merge."""
     for number in range(80):
         base = Base(layers=[SHARED], tags=[f"x:{number}"])
         (tmp_path / f"{number}.tar").write_bytes(base.docker_archive())
@@ -125,7 +125,7 @@ def test_more_archives_than_descriptors(stream_image: Run, tmp_path: Path) -> No
 
 
 def test_lying_layer(stream_image: Run, tmp_path: Path) -> None:
-    """A layer that is not what its config says makes no image."""
+    """A layer that does not match its config's diff_id ends the merge without an image."""
     lying = ONE.docker_archive(stored=[SHARED, layer_tar({"one": b"2"})])
     (tmp_path / "lying.tar").write_bytes(lying)
     done = stream_image("merge", f"{tmp_path}/lying.tar", "-o", f"{tmp_path}/out.tar", "-q")
@@ -135,14 +135,14 @@ def test_lying_layer(stream_image: Run, tmp_path: Path) -> None:
 
 
 def test_compressed_output(inputs: list[str], stream_image: Run, tmp_path: Path) -> None:
-    """The name of the file says how it is compressed."""
+    """The file's name selects the compression."""
     out = tmp_path / "out.tar.zst"
     assert stream_image("merge", *inputs, "-o", str(out)).returncode == 0
     assert len(_read(pyzstd.decompress(out.read_bytes()))[0]) == 3
 
 
 def test_one_member_as_two_layers(stream_image: Run, tmp_path: Path) -> None:
-    """Images that disagree about a member's diff_id are an archive's fault, not ours."""
+    """Images that give a member two diff_ids are the archive's fault, and reported as such."""
     other = Base(layers=ONE.layers).document()
     other["rootfs"]["diff_ids"][0] = digest(b"another")
     members, item = ONE.docker_members()

@@ -32,7 +32,7 @@ LAYERS = [
 
 @pytest.fixture
 def build(tmp_path: Path) -> Build:
-    """Stream an image on a base; returns its members, its config and its record."""
+    """Return a function that streams an image on a base: to its members, config and record."""
     store = tmp_path / "store"
     store.mkdir()
     (store / "ours").write_bytes(b"ours\n")
@@ -67,7 +67,7 @@ def build(tmp_path: Path) -> Build:
 
 
 def diff_ids(config: dict[str, Any]) -> list[str]:
-    """Those of a config."""
+    """Return the diff_ids of a config."""
     return list(config["rootfs"]["diff_ids"])
 
 
@@ -87,7 +87,7 @@ EXPECTED = [digest(layer) for layer in LAYERS]
 @pytest.mark.parametrize("compressor", handmade.COMPRESSORS)
 @pytest.mark.parametrize("kind", ["docker", "oci"])
 def test_every_compression(build: Build, compressor: str, kind: str) -> None:
-    """Whatever a base is compressed with, its layers come first, unchanged and in order."""
+    """However a base is compressed, its layers come first, unchanged and in order."""
     archive = (
         BASE.docker_archive() if kind == "docker" else handmade.tar_of([*BASE.oci_files().items()])
     )
@@ -98,7 +98,7 @@ def test_every_compression(build: Build, compressor: str, kind: str) -> None:
 
 
 def test_same_bytes_from_every_container(build: Build) -> None:
-    """The image depends on the base's content, not on how it is kept."""
+    """The image depends on the base's content, not on its container."""
     ids = set()
     for compress in handmade.COMPRESSORS.values():
         ids.add(build(compress(BASE.docker_archive()))[2].image_id)
@@ -106,7 +106,7 @@ def test_same_bytes_from_every_container(build: Build) -> None:
 
 
 def test_oci_directory(build: Build, tmp_path: Path) -> None:
-    """An OCI layout needs no packing to be built on."""
+    """An OCI layout can be a base without being packed into a tar."""
     for name, content in BASE.oci_files().items():
         path = tmp_path / "layout" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def test_oci_directory(build: Build, tmp_path: Path) -> None:
 def test_layers_compressed_one_by_one(
     build: Build, outer: str, compress: Callable[[bytes], bytes], kind: str
 ) -> None:
-    """A layer that is stored compressed is the layer that its diff_id means."""
+    """A layer stored compressed is the one with its diff_id."""
     stored = [compress(layer) for layer in LAYERS]
     if kind == "docker":
         archive = BASE.docker_archive(stored=stored)
@@ -157,7 +157,7 @@ def test_links_repetitions_and_odd_names(build: Build, outer: str) -> None:
 
 
 def test_env_is_merged_as_nixpkgs_does(build: Build) -> None:
-    """A base's Env holds unless ours says otherwise, each variable once, in order of appearance."""
+    """A base's Env applies unless ours overrides it; each variable once, in order of appearance."""
     ours = {"Cmd": ["x"], "Env": ["A=ours", "B=1", "B=2"]}
     _, config, _ = build(BASE.docker_archive(), config=ours)
     assert config["config"] == {"Cmd": ["x"], "Env": ["PATH=/bin", "A=ours", "B=2"]}
@@ -190,14 +190,14 @@ def test_env_is_merged_as_nixpkgs_does(build: Build) -> None:
 def test_whole_config(
     build: Build, theirs: dict[str, Any], ours: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    """`base_config: full` inherits what `docker build` inherits, under its rules."""
+    """`base_config: full` inherits what `docker build` inherits, by the same rules."""
     base = Base(layers=LAYERS[:1], config=theirs)
     _, config, _ = build(base.docker_archive(), config=ours, base_config="full")
     assert config["config"] == expected
 
 
 def test_history(build: Build) -> None:
-    """One entry a layer, unless the base's own history is kept."""
+    """One entry per layer, unless the base's own history is kept."""
     _, config, _ = build(BASE.docker_archive())
     assert [entry["comment"] for entry in config["history"][:3]] == [
         f"store paths: ['{number}/layer.tar']" for number in range(3)
@@ -214,7 +214,7 @@ def test_history(build: Build) -> None:
 
 
 def test_three_deep(build: Build, tmp_path: Path) -> None:
-    """Our own images are bases: the order is kept, and a top layer that repeats is written once."""
+    """Our own images work as bases: the order is kept, and a repeated top layer is written once."""
     top = tmp_path / "top"
     top.mkdir()
     content = layer_tar({"top": b"t" * 1000})
@@ -237,7 +237,7 @@ def test_three_deep(build: Build, tmp_path: Path) -> None:
 def test_store_paths_of_the_base(
     build: Build, tmp_path: Path, outer: str, compress: Callable[[bytes], bytes]
 ) -> None:
-    """With `skip_base_paths` what the base holds whole is left out of ours, and nothing else."""
+    """With `skip_base_paths`, exactly the store paths that the base holds whole are left out."""
     store = tmp_path / "store"
     for name in ("held", "half", "gone", "back", "link"):
         (store / name).mkdir()
@@ -278,7 +278,7 @@ def test_store_paths_of_the_base(
 
 
 def test_choice_among_images(build: Build, tmp_path: Path) -> None:
-    """`FILE:name:tag` names one image of several; without it the first counts."""
+    """`FILE:name:tag` selects one image of several; without it, the first is used."""
     one = Base(layers=LAYERS[:1], tags=["one:1"])
     two = Base(layers=LAYERS[1:], tags=["reg.example:5000/two:latest", "two:2"])
     first, first_item = one.docker_members(["x/layer.tar"])
@@ -294,13 +294,13 @@ def test_choice_among_images(build: Build, tmp_path: Path) -> None:
 
 
 def _with(members: list[tuple[str, bytes | tarfile.TarInfo]]) -> bytes:
-    """BASE's archive with more members before its manifest."""
+    """Return BASE's archive with more members before its manifest."""
     own, item = BASE.docker_members()
     return handmade.tar_of([*own, *members, ("manifest.json", json.dumps([item]).encode())])
 
 
 def _with_item(**more: object) -> bytes:
-    """BASE's archive with something else in its manifest."""
+    """Return BASE's archive with a changed manifest."""
     own, item = BASE.docker_members()
     return handmade.tar_of([*own, ("manifest.json", json.dumps([{**item, **more}]).encode())])
 
@@ -361,7 +361,7 @@ def _pax_bomb() -> bytes:
 @pytest.mark.parametrize("outer", ["plain", "gzip", "zstd-seekable"])
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_archives(build: Build, name: str, outer: str) -> None:
-    """Whatever is wrong with a base is one clear line, at once, before any manifest."""
+    """Any fault of a base gives one clear line, immediately, before any manifest."""
     make, message = HOSTILE[name]
     with pytest.raises(ArchiveError, match=message) as caught:
         build(handmade.COMPRESSORS[outer](make()))
@@ -371,7 +371,7 @@ def test_hostile_archives(build: Build, name: str, outer: str) -> None:
 @pytest.mark.parametrize("outer", ["plain", "gzip", "zstd", "zstd-seekable", "xz", "bzip2"])
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.99])
 def test_cut_archives(build: Build, outer: str, share: float) -> None:
-    """A base that is cut short is refused wherever the cut is."""
+    """A truncated base is refused wherever the cut is."""
     data = handmade.COMPRESSORS[outer](BASE.docker_archive().rstrip(b"\0"))
     with pytest.raises(ArchiveError):
         build(data[: int(len(data) * share)])
@@ -379,7 +379,7 @@ def test_cut_archives(build: Build, outer: str, share: float) -> None:
 
 @pytest.mark.parametrize("outer", ["plain", "gzip", "zstd-seekable"])
 def test_layer_that_is_another(build: Build, outer: str) -> None:
-    """A layer whose bytes are not the config's diff_id ends the run, and is named."""
+    """A layer whose bytes do not match the config's diff_id ends the run, and is named."""
     stored = [LAYERS[0], LAYERS[2], LAYERS[1]]
     with pytest.raises(DigestMismatch, match=r"1/layer\.tar"):
         build(handmade.COMPRESSORS[outer](BASE.docker_archive(stored=stored)))
@@ -388,7 +388,7 @@ def test_layer_that_is_another(build: Build, outer: str) -> None:
 @pytest.mark.parametrize("name", ["\\ud800", "a\\u0000b"])
 @pytest.mark.parametrize("kind", ["tar", "directory"])
 def test_names_that_no_file_has(tmp_path: Path, kind: str, name: str) -> None:
-    """JSON can name what no member and no file can be called."""
+    """JSON can hold names that no member and no file can have."""
     path = tmp_path / "image"
     manifest = f'[{{"Config": "{name}", "Layers": []}}]'.encode()
     if kind == "tar":
@@ -402,7 +402,7 @@ def test_names_that_no_file_has(tmp_path: Path, kind: str, name: str) -> None:
 
 
 def test_config_that_many_images_share(tmp_path: Path) -> None:
-    """Parsed for each, one of some megabytes would take all memory."""
+    """A config of some megabytes, parsed for each of many images, would take all memory."""
     members, item = BASE.docker_members()
     manifest = json.dumps([item] * 3).encode()
     path = tmp_path / "image"
@@ -423,7 +423,7 @@ def test_config_that_many_images_share(tmp_path: Path) -> None:
     ],
 )
 def test_faults_of_the_conf(value: object, message: str) -> None:
-    """What is wrong with `from_image` is known before the first byte."""
+    """A fault of `from_image` is reported before the first byte."""
     with pytest.raises(ConfError, match=message):
         stream.parse_conf(orjson.dumps({"repo_tag": "x:1", "from_image": value}))
 
@@ -437,13 +437,13 @@ def test_faults_of_the_conf(value: object, message: str) -> None:
     ],
 )
 def test_faults_of_the_choices(build: Build, more: dict[str, Any], message: str) -> None:
-    """A choice that does not exist is named with those that do."""
+    """An invalid choice is reported with the valid ones."""
     with pytest.raises(ConfError, match=message):
         build(BASE.docker_archive(), **more)
 
 
 def test_another_architecture(tmp_path: Path, stream_image: Any) -> None:
-    """A base for another machine is used if it is all there is, but not without a word."""
+    """A base for another architecture is used if it is the only one, but with a warning."""
     (tmp_path / "base.tar").write_bytes(Base(layers=LAYERS, architecture="arm64").docker_archive())
     conf = {"repo_tag": "x:1", "architecture": "amd64", "from_image": f"{tmp_path}/base.tar"}
     (tmp_path / "conf.json").write_bytes(orjson.dumps(conf))
@@ -455,7 +455,7 @@ def test_another_architecture(tmp_path: Path, stream_image: Any) -> None:
 
 
 def test_fifo(tmp_path: Path) -> None:
-    """What is no file is refused at once, not waited for."""
+    """A file of another type is refused immediately, not waited for."""
     os.mkfifo(tmp_path / "base.tar")
     conf = stream.parse_conf(
         orjson.dumps({"repo_tag": "x:1", "from_image": f"{tmp_path}/base.tar"})
@@ -465,7 +465,7 @@ def test_fifo(tmp_path: Path) -> None:
 
 
 def test_bad_seek_table(build: Build) -> None:
-    """A seek table that lies is an error, not a crash."""
+    """A wrong seek table is an error, not a crash."""
     data = bytearray(handmade.seekable_zstd(BASE.docker_archive()))
     data[-20:-4] = os.urandom(16)
     with pytest.raises(ArchiveError, match=r"seek table|not whole"):
@@ -473,7 +473,7 @@ def test_bad_seek_table(build: Build) -> None:
 
 
 def test_xz_with_a_large_dictionary(build: Build) -> None:
-    """Its dictionary is memory, up to 4 GiB of it for an archive of kilobytes."""
+    """Its dictionary takes memory, up to 4 GiB for an archive of kilobytes."""
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 30}]
     with pytest.raises(ArchiveError, match="Memory usage limit"):
         build(lzma.compress(BASE.docker_archive(), filters=filters))
@@ -481,7 +481,7 @@ def test_xz_with_a_large_dictionary(build: Build) -> None:
 
 
 def test_xz_of_several_streams(build: Build) -> None:
-    """What xz writes in pieces, padded or not, is one file."""
+    """Several xz streams in a row, padded or not, are one file."""
     data = BASE.docker_archive()
     first, second = lzma.compress(data[:5000]), lzma.compress(data[5000:])
     _, expected, _ = build(data)
@@ -491,7 +491,7 @@ def test_xz_of_several_streams(build: Build) -> None:
 
 
 def test_bomb_with_a_seek_table(build: Build) -> None:
-    """What is refused when it is read from the front must not pass by position."""
+    """A bomb that is refused when read from the start must not pass by random access."""
     frame = pyzstd.compress(BASE.docker_archive())
     table = struct.pack("<II", len(frame), 1 << 31) + struct.pack("<IBI", 1, 0, 0x8F92EAB1)
     with pytest.raises(ArchiveError, match="a bomb"):
@@ -500,7 +500,7 @@ def test_bomb_with_a_seek_table(build: Build) -> None:
 
 @pytest.mark.parametrize("count", [125, 126])
 def test_too_many_layers(tmp_path: Path, stream_image: Any, count: int) -> None:
-    """Images that no docker loads are written, but not without a word."""
+    """Images that docker cannot load are written, but with a warning."""
     layers = [layer_tar({f"f{number}": b""}) for number in range(count)]
     (tmp_path / "base.tar").write_bytes(Base(layers=layers).docker_archive())
     conf = {"repo_tag": "x:1", "from_image": f"{tmp_path}/base.tar"}
@@ -515,7 +515,7 @@ def test_too_many_layers(tmp_path: Path, stream_image: Any, count: int) -> None:
 def test_compressed_layers_are_carried(
     tmp_path: Path, outer: str, compress: Callable[[bytes], bytes], kind: str
 ) -> None:
-    """In an OCI archive a layer that is compressed stays as it is: nothing is spent on it twice."""
+    """Compressed layers stay as they are in an OCI archive: no time is spent recompressing them."""
     stored = [compress(layer) for layer in LAYERS]
     archive = handmade.tar_of([*BASE.oci_files(stored).items()])
     (tmp_path / "base.tar").write_bytes(handmade.COMPRESSORS[outer](archive))
@@ -540,7 +540,7 @@ def test_compressed_layers_are_carried(
 
 
 def test_carried_layers_are_verified(tmp_path: Path) -> None:
-    """A compressed layer that is not its diff_id's ends the run, though nobody asked for it plain."""
+    """A compressed layer that does not match its diff_id ends the run, even if only copied."""
     stored = [gzip.compress(layer) for layer in (LAYERS[0], LAYERS[2], LAYERS[1])]
     (tmp_path / "base.tar").write_bytes(handmade.tar_of([*BASE.oci_files(stored).items()]))
     conf = stream.parse_conf(

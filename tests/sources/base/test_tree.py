@@ -1,4 +1,4 @@
-"""What a base image has: its directories and links, out of archives of every shape."""
+"""The entries of a base image: its directories and links, from archives of every shape."""
 
 import json
 import tarfile
@@ -25,7 +25,7 @@ from stream.typeflags import DIRECTORY, FILE, LINK
 
 
 def a_directory(mode: int = 0o755, **fields: Any) -> tarfile.TarInfo:
-    """A directory's header, to be named."""
+    """Return a directory's header, to be named."""
     info = tarfile.TarInfo()
     info.type, info.mode = tarfile.DIRTYPE, mode
     for field, value in fields.items():
@@ -34,7 +34,7 @@ def a_directory(mode: int = 0o755, **fields: Any) -> tarfile.TarInfo:
 
 
 def entries_of(directory: Path, archive: bytes, **conf: object) -> dict[bytes, BaseEntry]:
-    """What is found in an archive."""
+    """Return the entries found in an archive."""
     path = directory / "base.tar"
     path.write_bytes(archive)
     (directory / "conf.json").write_text(
@@ -74,7 +74,7 @@ LAYERS: list[list[Entry]] = [
 
 @pytest.mark.parametrize("compression", COMPRESSORS)
 def test_entries(tmp_path: Path, compression: str) -> None:
-    """A directory or a link that is missed is destroyed, or changed, by ours."""
+    """A directory or link of the base that is overlooked would be replaced or changed by ours."""
     base = Base(layers=[tar_of(layer) for layer in LAYERS])
     found = entries_of(tmp_path, COMPRESSORS[compression](base.docker_archive()))
     assert found == {
@@ -94,7 +94,7 @@ def test_entries(tmp_path: Path, compression: str) -> None:
 
 
 def test_above_the_store(tmp_path: Path) -> None:
-    """Store layers have made directories of the base's links and modes before ours comes."""
+    """Store layers have replaced links and modes of the base before our layer comes."""
     store = tmp_path / "s"
     (store / "path").mkdir(parents=True)
     names = [part.encode() for part in str(store).strip("/").split("/")]
@@ -109,7 +109,7 @@ def test_above_the_store(tmp_path: Path) -> None:
 
 
 def test_what_is_no_base(tmp_path: Path) -> None:
-    """A base that cannot be read is told before anything is written."""
+    """A base that cannot be read is reported before anything is written."""
     with pytest.raises(ArchiveError, match="a name that leaves the root"):
         entries_of(tmp_path, Base(layers=[tar_of([("../a", b"")])]).docker_archive())
 
@@ -126,7 +126,7 @@ MEMBERS: st.SearchStrategy[Entry] = st.one_of(
 
 @given(layers=st.lists(st.lists(MEMBERS, max_size=5).map(sound), min_size=1, max_size=3))
 def test_as_extracted_layer_by_layer(tmp_path: Path, layers: list[list[Entry]]) -> None:
-    """What is thought to be there has to be what a container has."""
+    """The entries match what a container has."""
     tars = [tar_of(layer) for layer in layers]
     expected = {
         path.encode(): (node.kind, node.mode if node.kind == DIRECTORY else 0, node.link)
@@ -146,7 +146,7 @@ def test_as_extracted_layer_by_layer(tmp_path: Path, layers: list[list[Entry]]) 
 
 
 def test_a_base_is_read_once_to_be_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each reading of a compressed base decompresses all of it; a second one copies it."""
+    """Every pass over a compressed base decompresses all of it; the second one copies it."""
     readings: list[ByteSource] = []
     source = CompressedTar._source
 
@@ -170,8 +170,8 @@ def test_a_base_is_read_once_to_be_known(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_files_that_can_be_missed(tmp_path: Path) -> None:
-    """Else shadowSetup's passwd would take the place of the base's, and a link to a file in
-    the base's store would be told to lead nowhere.
+    """Without it shadowSetup's passwd would replace the base's, and a link to a file in the
+    base's store would be reported as dangling.
     """
     layer: list[Entry] = [
         (name, b"")

@@ -1,4 +1,4 @@
-"""Small contents that are built in."""
+"""The built-in contents."""
 
 import os
 from typing import Any
@@ -15,7 +15,7 @@ PASSWD_LINE = "app:x:1000:1000:App:/home/app:/bin/sh"
 
 
 def made(builtin: Builtin) -> dict[str, bytes]:
-    """The links' targets and the files' content by path."""
+    """Return link targets and file contents by path."""
     return {
         path.decode(): node.link if node.typeflag == LINK else node.data or b""
         for path, node in nodes(builtin, Disk())
@@ -24,7 +24,7 @@ def made(builtin: Builtin) -> dict[str, bytes]:
 
 @pytest.fixture
 def package(store_dir: bytes) -> bytes:
-    """A package that has all that is linked to."""
+    """Make a package that has all link targets."""
     for name in (b"bin/sh", b"bin/bash", b"bin/env", b"etc/ssl/certs/ca-bundle.crt"):
         os.makedirs(os.path.dirname(store_dir + b"/" + name), exist_ok=True)
         with open(store_dir + b"/" + name, "wb"):
@@ -33,7 +33,7 @@ def package(store_dir: bytes) -> bytes:
 
 
 def test_fake_nss() -> None:
-    """Servers look up root and nobody, and names by /etc/hosts first."""
+    """Servers look up root and nobody, and names in /etc/hosts first."""
     assert made(Builtin(name="fakeNss")) == {
         "etc/passwd": b"root:x:0:0:root user:/var/empty:/bin/sh\n"
         b"nobody:x:65534:65534:nobody:/var/empty:/bin/sh\n",
@@ -51,7 +51,7 @@ def test_fake_nss() -> None:
 
 @pytest.mark.parametrize("name", ["fakeNss", "shadowSetup"])
 def test_extra_lines_stand_between_root_and_nobody(name: str) -> None:
-    """Users of one's own, in their order."""
+    """The extra users are there, in their order."""
     lines = (PASSWD_LINE, "é:x:1001:1001::/:")
     files = made(
         Builtin(name=name, extra_passwd_lines=lines, extra_group_lines=("app:x:1000:a,b",))
@@ -75,13 +75,13 @@ def test_extra_lines_stand_between_root_and_nobody(name: str) -> None:
 )
 @pytest.mark.parametrize("name", ["fakeNss", "shadowSetup"])
 def test_malformed_lines(name: str, lines: dict[str, Any], reason: str) -> None:
-    """A second line would be a user that nobody saw."""
+    """A second line would be an unnoticed user."""
     with pytest.raises(RecipeError, match=f"^{name}: .*{reason}$"):
         nodes(Builtin(name=name, **lines), Disk())
 
 
 def test_bin_sh(package: bytes) -> None:
-    """/bin/sh is bash if there is one, else whatever shell the package has."""
+    """/bin/sh is bash if the package has it, else any shell of the package."""
     assert made(Builtin(name="binSh", path=package)) == {"bin/sh": package + b"/bin/bash"}
     os.unlink(package + b"/bin/bash")
     assert made(Builtin(name="binSh", path=package)) == {"bin/sh": package + b"/bin/sh"}
@@ -93,7 +93,7 @@ def test_usr_bin_env(package: bytes) -> None:
 
 
 def test_ca_certificates(package: bytes) -> None:
-    """Each distribution's programs look for certificates in a place of their own."""
+    """The programs of each distribution look for certificates at another path."""
     bundle = package + b"/etc/ssl/certs/ca-bundle.crt"
     for path in (package, bundle):
         assert made(Builtin(name="caCertificates", path=path)) == {
@@ -108,12 +108,12 @@ def test_ca_certificates(package: bytes) -> None:
     [("binSh", "bin/sh"), ("usrBinEnv", "usr/bin/env"), ("shadowSetup", "etc/passwd")],
 )
 def test_a_path_can_be_the_program(package: bytes, name: str, path: str) -> None:
-    """A single static program needs no package around it."""
+    """A single static program need not be in a package."""
     assert package + b"/bin/env" in made(Builtin(name=name, path=package + b"/bin/env"))[path]
 
 
 def test_shadow_setup(package: bytes) -> None:
-    """Programs for users find all their files; passwords are root's alone."""
+    """User management programs find all their files; only root can read the passwords."""
     builtin = Builtin(name="shadowSetup")
     files = made(builtin)
     assert files["etc/passwd"] == b"root:x:0:0::/root:/bin/sh\n"
@@ -133,7 +133,7 @@ def test_shadow_setup(package: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["binSh", "usrBinEnv", "caCertificates"])
 def test_wrong_paths(package: bytes, name: str) -> None:
-    """A link that leads nowhere is found when a container does not start."""
+    """A dangling link would only be noticed when a container does not start."""
     for path, reason in (
         (b"", "needs a path; give that of a package with "),
         (b"relative", "relative is not an absolute path"),
@@ -145,6 +145,6 @@ def test_wrong_paths(package: bytes, name: str) -> None:
 
 
 def test_an_unknown_name() -> None:
-    """A misspelt name is answered with those that there are."""
+    """A misspelt name gives an error that lists the valid names."""
     with pytest.raises(RecipeError, match="fakeNSS: not built in; use one of fakeNss, binSh"):
         nodes(Builtin(name="fakeNSS"), Disk())

@@ -1,6 +1,6 @@
 """The Nix database: reproducible bytes, what is in them, and bases that cannot be merged.
 
-What a real Nix says of it is in tests/consumers/test_nix_database.py.
+Tests with a real Nix are in tests/consumers/test_nix_database.py.
 """
 
 import hashlib
@@ -38,13 +38,13 @@ STOPPED = sqlite3.SQLITE_INTERRUPT
 
 
 def store_path(name: str, store_dir: str = "/nix/store") -> str:
-    """The same path for the same name."""
+    """Return a store path, always the same for the same name."""
     digest = hashlib.sha256(name.encode()).digest()
     return f"{store_dir}/{''.join(ALPHABET[byte % 32] for byte in digest)}-{name}"
 
 
 def store_object(name: str, *references: str, **more: Any) -> StoreObject:
-    """A store object that refers to those called so."""
+    """Return a store object that refers to those with the given names."""
     return StoreObject(
         path=store_path(name),
         nar_hash=f"sha256:{hashlib.sha256(name.encode()).hexdigest()}",
@@ -58,7 +58,7 @@ A, B = store_object("a", "a", deriver=store_path("a.drv")), store_object("b", "a
 
 
 def made(*objects: StoreObject, roots: Sequence[str] = (), **more: Any) -> Tree:
-    """A tree with the database of these objects."""
+    """Return a tree with the database of these objects."""
     tree = Tree()
     database = NixDatabase(objects=objects, roots=tuple(roots))
     add_database(tree, database, disk=Disk(b"/nix/store"), **more)
@@ -66,7 +66,7 @@ def made(*objects: StoreObject, roots: Sequence[str] = (), **more: Any) -> Tree:
 
 
 def written(*objects: StoreObject, **more: Any) -> bytes:
-    """The SQLite file of these objects."""
+    """Return the SQLite file of these objects."""
     node = made(*objects, **more).find(DATABASE.encode())
     assert node is not None
     assert node.data is not None
@@ -74,14 +74,14 @@ def written(*objects: StoreObject, **more: Any) -> bytes:
 
 
 def query(data: bytes, sql: str) -> list[tuple[Any, ...]]:
-    """What SQLite says of the file."""
+    """Return the rows of an SQL query of the file."""
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.deserialize(data)
         return connection.execute(sql).fetchall()
 
 
 def rows(data: bytes) -> tuple[list[tuple[Any, ...]], ...]:
-    """The content of the tables."""
+    """Return the content of the tables."""
     return (
         query(data, "SELECT path, hash, deriver, narSize, ultimate, sigs, ca FROM ValidPaths"),
         query(
@@ -95,7 +95,7 @@ def rows(data: bytes) -> tuple[list[tuple[Any, ...]], ...]:
 
 
 def sample(count: int) -> list[StoreObject]:
-    """Objects with a few references each, the same ones every time."""
+    """Return objects with a few references each, always the same."""
     random = Random(7)
     names = [f"n{number}" for number in range(count)]
     return [
@@ -128,8 +128,8 @@ def test_same_objects_same_bytes(data: st.DataObject) -> None:
 
 
 def test_bytes_are_the_same_everywhere() -> None:
-    """Without it another SQLite could give another layer: its bytes are compared with those
-    that SQLite 3.40 (Debian, options of its own), 3.44, 3.49 and 3.54 gave.
+    """Without it another SQLite could give another layer: the bytes are compared with those of
+    SQLite 3.40 (Debian, with its own options), 3.44, 3.49 and 3.54.
     """
     data = written(*sample(1500))
     assert len(data) == 749_568
@@ -139,7 +139,7 @@ def test_bytes_are_the_same_everywhere() -> None:
 
 
 def test_large_values_do_not_upset_it() -> None:
-    """What goes on in further pages is no tree's page, and has to stay."""
+    """A large value continues on overflow pages, which must be kept."""
     signatures = "key:" + "x" * 9000
     data = written(base=based(changed(written(A), f"UPDATE ValidPaths SET sigs = '{signatures}'")))
     assert query(data, "PRAGMA integrity_check") == [("ok",)]
@@ -147,7 +147,7 @@ def test_large_values_do_not_upset_it() -> None:
 
 
 def test_registration_time_is_no_clock() -> None:
-    """Nix writes the time of the day there, and a zero would mean that it is not known."""
+    """Nix writes the current time there, and zero would mean that it is unknown."""
     assert query(written(A, B), "SELECT DISTINCT registrationTime FROM ValidPaths") == [(1,)]
 
 
@@ -162,7 +162,7 @@ def test_opens_where_nothing_can_be_written(tmp_path: Path) -> None:
 
 
 def test_a_path_that_refers_to_itself_can_be_deleted() -> None:
-    """Nix's garbage collector relies on the trigger, with foreign keys on."""
+    """Nix's garbage collector relies on the trigger, with foreign keys enabled."""
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.deserialize(written(A))
         connection.execute("PRAGMA foreign_keys = on")
@@ -171,7 +171,7 @@ def test_a_path_that_refers_to_itself_can_be_deleted() -> None:
 
 
 def test_what_is_in_the_tree() -> None:
-    """Nix looks at these places, and finds no more than it needs."""
+    """Nix looks for its files at these paths, and there are no others."""
     tree = made(A, B, roots=[B.path, B.path])
     found = {path: (node.typeflag, node.mode, node.link) for path, node in tree.entries()}
     places = {path: kind for path, kind in found.items() if kind[0] != typeflags.DIRECTORY}
@@ -203,14 +203,14 @@ def test_what_is_in_the_tree() -> None:
     ],
 )  # fmt: skip
 def test_impossible_databases(objects: list[StoreObject], roots: list[str], message: str) -> None:
-    """Nix would fail in the container, long after, and say less."""
+    """Nix would fail in the container, much later and with less information."""
     with pytest.raises(RecipeError) as caught:
         made(*objects, roots=roots)
     assert str(caught.value) == f"Nix database: {message}"
 
 
 def test_a_place_that_is_taken() -> None:
-    """A content with a database of its own must not be overwritten in silence."""
+    """A content with its own database must not be overwritten silently."""
     tree = Tree()
     tree.put(DATABASE.encode(), nodes.file(b"", origin=b"/nix/store/x"))
     with pytest.raises(RecipeError, match=f"/{DATABASE}: .* from /nix/store/x; leave it out"):
@@ -256,12 +256,12 @@ def test_outputs_of_derivations(tmp_path: Path, begin: str, *, rooted: bool) -> 
 
 
 def based(data: bytes, **more: Any) -> BaseDatabase:
-    """A base image's database."""
+    """Return a base image's database."""
     return BaseDatabase(name="base.tar: db.sqlite", data=data, **more)
 
 
 def changed(data: bytes, *statements: str) -> bytes:
-    """The database after the statements."""
+    """Return the database after the statements."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         connection.deserialize(data)
         for statement in statements:
@@ -270,13 +270,13 @@ def changed(data: bytes, *statements: str) -> bytes:
 
 
 def in_wal_mode(data: bytes) -> bytes:
-    """The file as Nix leaves it."""
+    """Return the file as Nix leaves it."""
     return data[:18] + b"\2\2" + data[20:]
 
 
 @pytest.mark.parametrize("base_first", [False, True])
 def test_merged_with_the_base(base_first: bool) -> None:  # noqa: FBT001
-    """What only the base knows stays, signatures and all; of two that know a path one wins."""
+    """Paths that only the base has are kept with their signatures; of two records one wins."""
     other = store_object("c", "a", "c")
     base = changed(
         written(A, other),
@@ -304,14 +304,14 @@ def test_merged_with_the_base(base_first: bool) -> None:  # noqa: FBT001
 
 
 def test_merging_nothing_new_changes_nothing() -> None:
-    """The bytes are those of the content, not of its history."""
+    """The bytes depend on the content, not on its history."""
     objects = sample(50)
     assert written(*objects[:20], base=based(written(*objects))) == written(*objects)
     assert written(base=based(written(*objects))) == written(*objects)
 
 
 def test_realisations_of_the_base_are_made_anew() -> None:
-    """Where the file of their version stays, Nix looks for tables that are gone."""
+    """If the file with their version stayed, Nix would look for tables that are gone."""
     tree = made(A, base=based(written(A), has_realisations=True))
     node = tree.find(b"nix/var/nix/db/ca-schema")
     assert node is not None
@@ -319,7 +319,7 @@ def test_realisations_of_the_base_are_made_anew() -> None:
 
 
 def shared_text() -> bytes:
-    """Two rows with a long text each, of which the second is where the first is."""
+    """Return a database in which two rows with a long text share its bytes."""
     length = 900_629  # so that both rows fit into one leaf
     data = bytearray(
         changed(
@@ -340,7 +340,7 @@ def shared_text() -> bytes:
             at += 1
             if data[at - 1] < 128:
                 break
-        # File format, 1.6: what of a row stands in its leaf.
+        # File format, 1.6: the part of a row that is stored in its leaf.
         local = 489 + (size - 489) % 4092
         at += 1 + (local if local <= 4061 else 489)
         nexts.append(at)
@@ -353,8 +353,8 @@ def shared_text() -> bytes:
 
 
 def looping_schema() -> bytes:
-    """A schema table of 20 levels in which every page has the same page below it 300 times:
-    to read all of it takes longer than there is time.
+    """Return a schema table of 20 levels in which every page has the same child 300 times:
+    reading all of it would not end in any useful time.
     """
     data = bytearray(written(A))
     page = 4096
@@ -408,7 +408,7 @@ def looping_schema() -> bytes:
 
 
 def recreated(table: str, sql: str) -> bytes:
-    """A database in which something else is called `table`."""
+    """Return a database with something else in place of `table`."""
     return changed(written(A), "DROP TRIGGER DeleteSelfRefs", f"DROP TABLE {table}", sql)
 
 
@@ -506,7 +506,7 @@ BASES: dict[str, tuple[Callable[[], bytes], str]] = {
 
 @pytest.mark.parametrize("name", BASES)
 def test_bases_that_cannot_be_merged(name: str) -> None:
-    """A crafted base must not run anything, take for ever or end in a traceback."""
+    """A crafted base must not run anything, take forever or give a traceback."""
     make, message = BASES[name]
     with pytest.raises(ArchiveError) as caught:
         made(A, base=based(make()))
@@ -531,7 +531,7 @@ def test_a_stopped_query_is_known_by_its_code(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_else_a_base_has_is_left_alone() -> None:
-    """Triggers, views and tables of others are neither run nor taken over."""
+    """Foreign triggers, views and tables are neither run nor copied."""
     base = changed(
         written(A),
         "CREATE TABLE more (x)",
@@ -560,14 +560,14 @@ def test_damaged_bases_end_in_an_error_or_not_at_all(data: st.DataObject) -> Non
 
 
 def image_of(directory: Path, layers: Sequence[bytes], compressor: str = "plain") -> Path:
-    """A base image of these layers."""
+    """Make a base image of these layers."""
     path = directory / "base.tar"
     path.write_bytes(COMPRESSORS[compressor](Base(layers=list(layers)).docker_archive()))
     return path
 
 
 def found_in(image: Path) -> BaseDatabase | None:
-    """The database that a run with one finds."""
+    """Return the database that a run finds in it."""
     recipe: dict[str, Any] = {"nix_database": {"objects": []}}
     conf = parse_conf(
         json.dumps(
@@ -580,13 +580,13 @@ def found_in(image: Path) -> BaseDatabase | None:
 
 
 def with_database(data: bytes = b"data", **more: bytes) -> dict[str, bytes]:
-    """A layer's files."""
+    """Return a layer's files."""
     return {DATABASE: data, "nix/var/nix/db/schema": b"10", "nix/store/x": b"", **more}
 
 
 @pytest.mark.parametrize("compressor", COMPRESSORS)
 def test_found_in_the_last_layer_that_has_it(tmp_path: Path, compressor: str) -> None:
-    """Whatever the base image is compressed with."""
+    """The database is found however the base image is compressed."""
     layers = [with_database(b"old"), with_database(b"new" * 5000), {"other": b""}]
     base = image_of(tmp_path, [layer_tar(files) for files in layers], compressor)
     found = found_in(base)
@@ -606,7 +606,7 @@ PLACES = [DATABASE.rsplit("/", depth)[0] for depth in range(1, 5)]
 
 @st.composite
 def layers(draw: st.DrawFn) -> bytes:
-    """A layer that does things to the database and to the directories above."""
+    """Draw a layer that changes the database and the directories above it."""
     members: dict[str, bytes | tarfile.TarInfo] = {}
     for _ in range(draw(st.integers(0, 4))):
         parent, _, name = draw(st.sampled_from([DATABASE, *PLACES])).rpartition("/")
@@ -629,7 +629,7 @@ def layers(draw: st.DrawFn) -> bytes:
 
 @given(st.lists(layers(), min_size=1, max_size=5))
 def test_what_the_layers_leave(tmp_path: Path, stack: list[bytes]) -> None:
-    """Whiteouts and what takes a directory's place hide it, as in an export."""
+    """Whiteouts and replaced directories hide it, as in an export."""
     image = image_of(tmp_path, stack)
     nodes_left = flattened(stack)
     expected = nodes_left.get(DATABASE)
@@ -670,7 +670,7 @@ def test_databases_that_cannot_be_taken(
 
 
 def test_an_empty_log_is_none(tmp_path: Path) -> None:
-    """Newer Nix leaves one behind when it closes the database."""
+    """Newer Nix versions leave an empty log when they close the database."""
     files = with_database(**{f"{DATABASE}-wal": b"", "nix/var/nix/db/ca-schema": b"4"})
     found = found_in(image_of(tmp_path, [layer_tar(files)]))
     assert found is not None
@@ -679,7 +679,7 @@ def test_an_empty_log_is_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [DATABASE, *PLACES])
 def test_a_database_behind_a_link(tmp_path: Path, name: str) -> None:
-    """Where the link leads ours would not go: said instead of forgetting the base's."""
+    """Our database would not follow the link: an error, instead of losing the base's."""
     base = image_of(tmp_path, [tar_of([(name, link("/elsewhere"))])])
     with pytest.raises(ArchiveError, match=f"{name}: is a link"):
         found_in(base)

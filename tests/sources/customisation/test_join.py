@@ -32,7 +32,7 @@ LOCKED = File(0o600, 5, 1)
 
 @pytest.fixture
 def make(store_dir: bytes) -> Make:
-    """Make a content, named and described as nested dictionaries; its path."""
+    """Return a function that makes a content, named and described as nested dictionaries."""
 
     def built(name: bytes, items: dict[bytes, object]) -> bytes:
         path = store_dir + b"/" + name
@@ -43,7 +43,7 @@ def make(store_dir: bytes) -> Make:
 
 
 def described(items: dict[bytes, object]) -> Directory:
-    """A description of nested dictionaries: bytes are a link's target."""
+    """Return a tree for nested dictionaries, in which bytes are a link's target."""
     nodes: list[tuple[bytes, trees.Node]] = []
     for name, item in items.items():
         if isinstance(item, dict):
@@ -57,7 +57,7 @@ def described(items: dict[bytes, object]) -> Directory:
 
 
 def shown(tree: Tree) -> Shown:
-    """What is at every path of a tree but its root."""
+    """Return a readable form of every path of a tree except its root."""
     return {
         path: f"-> {os.fsdecode(node.link)}" if node.typeflag == LINK
         else f"{'d' if node.is_directory else '-'}{node.mode:04o} {os.fsdecode(node.source)}".strip()
@@ -66,17 +66,17 @@ def shown(tree: Tree) -> Shown:
 
 
 def joined(*contents: bytes, first_wins: bool = False) -> Shown:
-    """Contents joined."""
+    """Return the tree of joined contents."""
     return shown(make_tree(Recipe(contents=contents, first_wins=first_wins)))
 
 
 def copied(*contents: bytes, first_wins: bool = False, keep_dirlinks: bool = False) -> Shown:
-    """Contents copied."""
+    """Return the tree of copied contents."""
     recipe = Recipe(copy_to_root=contents, first_wins=first_wins, keep_dirlinks=keep_dirlinks)
     return shown(make_tree(recipe))
 
 
-# Links among contents, to be read in a store with `c0`, `c1` and `c2`.
+# Links among contents, for a store with `c0`, `c1` and `c2`.
 LINKS = st.sampled_from(
     [b"a", b"b", b"c", b"../a", b"../b/c", b"nowhere", b"{}/c0/a", b"{}/c1/b", b"{}/c2/a/b"]
 )
@@ -100,7 +100,7 @@ CONTENTS = st.lists(
 
 
 def built(store_dir: bytes, contents: Sequence[trees.Node]) -> list[bytes]:
-    """Contents in a new store, `c0` and so on; their links lead into that store."""
+    """Build contents in a new store, `c0` and so on; their links lead into that store."""
     store = tempfile.mkdtemp(dir=store_dir)
 
     def placed(node: trees.Node) -> trees.Node:
@@ -117,9 +117,9 @@ def built(store_dir: bytes, contents: Sequence[trees.Node]) -> list[bytes]:
 
 
 def link_on_disk(out: bytes, candidates: Sequence[tuple[bytes, bool]]) -> None:
-    """Join directories as links below the directory `out`, on disk. The first has what is
-    no directory; directories and links to such are merged unless all are the same link. A
-    candidate says of itself whether it was reached through a link.
+    """Join directories as links below the directory `out`, on disk. The first that has a path
+    wins; if it is a directory or a link to one, all of those are merged, unless all are the
+    same link. Each candidate comes with a flag: reached through a link.
     """
     for name in sorted({name for path, _ in candidates for name in os.listdir(path)}):
         items = [(path + b"/" + name, behind) for path, behind in candidates]
@@ -136,7 +136,7 @@ def link_on_disk(out: bytes, candidates: Sequence[tuple[bytes, bool]]) -> None:
 
 
 def text_on_disk(path: bytes, *, behind: bool) -> bytes | None:
-    """The text of what becomes of a link; None for what is none."""
+    """Return the target of the link that a link becomes; None if it is not a link."""
     if not os.path.islink(path):
         return None
     text = os.readlink(path)
@@ -144,7 +144,7 @@ def text_on_disk(path: bytes, *, behind: bool) -> bytes | None:
 
 
 def on_disk(out: bytes) -> Shown:
-    """What is at every path below a directory."""
+    """Return a readable form of every path below a directory."""
     found: Shown = {}
     for above, directories, files in os.walk(out):
         for name in directories + files:
@@ -163,14 +163,14 @@ def test_join_equals_links_made_on_disk(store_dir: bytes, contents: list[Directo
     try:
         found = joined(*paths, first_wins=True)
     except SourceError:
-        reject()  # a loop
+        reject()  # a cycle
     link_on_disk(out, [(path, False) for path in paths])
     assert found == on_disk(out)
 
 
 @given(contents=CONTENTS)
 def test_no_conflict_is_the_same_as_the_first(store_dir: bytes, contents: list[Directory]) -> None:
-    """Whoever has no conflict must not see what the option for conflicts says."""
+    """Without conflicts, the option for conflicts must not change anything."""
     paths = built(store_dir, contents)
     try:
         found = joined(*paths)
@@ -180,7 +180,7 @@ def test_no_conflict_is_the_same_as_the_first(store_dir: bytes, contents: list[D
 
 
 def followed(content: bytes) -> Shown:
-    """What a copy of a content is, its links to directories followed."""
+    """Return the copy of a content, with its links to directories followed."""
     found: Shown = {}
     for above, directories, files in os.walk(content, followlinks=True):
         for name in directories:
@@ -201,13 +201,13 @@ def followed(content: bytes) -> Shown:
 def test_copy_equals_a_walk_that_follows_directories(
     store_dir: bytes, contents: list[Directory]
 ) -> None:
-    """What is copied to the root is what `rsync -ak` would have copied."""
+    """Copies to the root are the same as with `rsync -ak`."""
     paths = built(store_dir, contents)
     for path in paths:
         try:
             found = copied(path)
         except SourceError:
-            continue  # a loop
+            continue  # a cycle
         assert found == followed(path)
 
 
@@ -215,7 +215,7 @@ def test_copy_equals_a_walk_that_follows_directories(
 def test_copies_of_several_contents_lie_over_each_other(
     store_dir: bytes, contents: list[Directory]
 ) -> None:
-    """A content must not lose a file, or a directory its mode, to the one before it."""
+    """A content must not lose a file, or a directory its mode, to the previous one."""
     paths = built(store_dir, contents)
     try:
         found = copied(*paths)
@@ -228,7 +228,7 @@ def test_copies_of_several_contents_lie_over_each_other(
 
 
 def test_nodes_of_a_copy_say_what_to_read(make: Make) -> None:
-    """The layer's writer holds a file to what was seen here, and needs its size beforehand."""
+    """The layer's writer needs the size beforehand, and checks that the file is the same."""
     content = make(b"c", {b"bin": {b"tool": File(0o4755, 7, 1)}})
     tree = make_tree(Recipe(copy_to_root=(content,)))
     facts = os.lstat(content + b"/bin/tool")
@@ -241,7 +241,7 @@ def test_nodes_of_a_copy_say_what_to_read(make: Make) -> None:
 
 
 def test_only_files_have_something_to_read(make: Make) -> None:
-    """The layer's writer opens whatever has a source."""
+    """The layer's writer opens every node that has a source."""
     content = make(b"c", {b"f": HELLO, b"link": b"f", b"d": {}})
     tree = make_tree(Recipe(contents=(content,), copy_to_root=(content,)))
     assert not any(node.source or node.size for _, node in tree.entries())
@@ -250,14 +250,14 @@ def test_only_files_have_something_to_read(make: Make) -> None:
 
 
 def test_copied_directories_are_writable_by_their_owner(make: Make) -> None:
-    """Store directories are read-only; commands and users of the image write into them."""
+    """Store directories are read-only, but commands and users of the image write into them."""
     content = make(b"c", {b"a": {b"b": HELLO}})
     os.chmod(content + b"/a", 0o555)
     assert copied(content)[b"a"] == "d0755"
 
 
 def test_the_root_keeps_its_mode(make: Make) -> None:
-    """A content made by mktemp is 0700, and an image's root of that mode is root's alone."""
+    """A content made by mktemp is 0700; an image's root of that mode is only accessible to root."""
     content = make(b"c", {b"a": HELLO})
     os.chmod(content, 0o700)
     tree = make_tree(Recipe(copy_to_root=(content,)))
@@ -284,7 +284,7 @@ CONFLICTS: dict[str, tuple[dict[bytes, object], dict[bytes, object], bytes]] = {
 def test_a_conflict_names_both_contents(
     make: Make, lay: Callable[..., Shown], conflict: str
 ) -> None:
-    """What silently wins is found in production; the person has to know whom to remove."""
+    """A silent choice would only be found in production; the person must know what to remove."""
     one, other, path = CONFLICTS[conflict]
     first, second = make(b"one", one), make(b"other", other)
     with pytest.raises(ContentConflict) as caught:
@@ -324,7 +324,7 @@ AGREEMENTS: dict[str, tuple[dict[bytes, object], dict[bytes, object]]] = {
 @pytest.mark.parametrize("lay", [joined, copied])
 @pytest.mark.parametrize("agreement", AGREEMENTS)
 def test_equal_files_agree(make: Make, lay: Callable[..., Shown], agreement: str) -> None:
-    """The same licence in two packages is no reason to refuse an image."""
+    """The same licence file in two packages is not a reason to refuse an image."""
     one, other = AGREEMENTS[agreement]
     first = make(b"one", one)
     assert lay(first, make(b"other", other))[b"f"] == lay(first)[b"f"]
@@ -344,7 +344,7 @@ def test_the_last_byte_of_a_large_file_counts(make: Make) -> None:
 
 
 def test_joined_and_copied_meet_like_others(make: Make) -> None:
-    """A file copied over a link to another file would leave one of them out."""
+    """A file copied over a link to another file would replace it."""
     first, equal = make(b"one", {b"f": HELLO}), make(b"equal", {b"f": HELLO})
     other = make(b"other", {b"f": OTHER})
     tree = make_tree(Recipe(contents=(first,), copy_to_root=(equal,)))
@@ -358,7 +358,7 @@ def test_joined_and_copied_meet_like_others(make: Make) -> None:
 def test_a_link_to_a_directory_is_merged_with_a_directory(
     make: Make, order: tuple[int, int], *, absolute: bool
 ) -> None:
-    """`bin` or `lib64` is a link in one package and a directory in the next."""
+    """`bin` or `lib64` is a link in one package and a directory in another."""
     target = make(b"target", {b"bin": {b"x": HELLO}})
     inside: dict[bytes, object] = {b"usr": {b"bin": {b"x": HELLO}}}
     linked = make(
@@ -382,7 +382,7 @@ def test_two_links_to_directories_are_merged(make: Make) -> None:
 
 
 def test_equal_links_stay_until_a_directory_comes(make: Make) -> None:
-    """All that was to be seen through a link is still there when it becomes a directory."""
+    """Every entry visible through a link is still there when the link becomes a directory."""
     one = make(b"one", {b"lib64": b"lib", b"lib": {b"1": HELLO}})
     other = make(b"other", {b"lib64": b"lib", b"lib": {b"2": HELLO}})
     third = make(b"third", {b"lib64": {b"3": HELLO}})
@@ -391,7 +391,7 @@ def test_equal_links_stay_until_a_directory_comes(make: Make) -> None:
 
 
 def test_relative_links_lead_to_the_same_from_a_merged_link(make: Make) -> None:
-    """The text of a link is of no use where it is seen from another directory."""
+    """The target of a relative link is wrong in another directory."""
     one = make(
         b"one", {b"bin": b"usr/bin", b"usr": {b"bin": {b"x": b"../lib/x"}, b"lib": {b"x": HELLO}}}
     )
@@ -413,7 +413,7 @@ def test_links_out_of_the_store_are_the_images(make: Make, lay: Callable[..., Sh
 
 
 def test_a_link_to_a_file_of_this_machine_agrees_with_none(make: Make) -> None:
-    """Whether an image can be made must not depend on this machine's /etc."""
+    """The result must not depend on this machine's /etc."""
     one = make(b"one", {b"f": os.fsencode(__file__)})
     shutil.copy2(os.fsencode(__file__), make(b"other", {}) + b"/f")
     with pytest.raises(ContentConflict):
@@ -422,7 +422,7 @@ def test_a_link_to_a_file_of_this_machine_agrees_with_none(make: Make) -> None:
 
 @pytest.mark.parametrize("target", [b".", b"..", b"../../c/a", b"../e"])
 def test_a_loop_is_refused(make: Make, target: bytes) -> None:
-    """A copy without end fills memory."""
+    """An endless copy fills memory."""
     content = make(b"c", {b"a": {b"b": target}, b"e": {b"f": b"../a"}})
     if target == b"..":
         os.unlink(content + b"/e/f")
@@ -432,7 +432,7 @@ def test_a_loop_is_refused(make: Make, target: bytes) -> None:
 
 @pytest.mark.parametrize("order", [b"xyz", b"zxy", b"xzy"])
 def test_a_directory_that_two_links_lead_to_agrees_with_itself(make: Make, order: bytes) -> None:
-    """Its links would be told to disagree, or become directories, because another content has files there."""
+    """Its links would conflict with themselves, or become directories, due to another content."""
     make(b"shared", {b"gone": b"nowhere", b"again": b"sub", b"sub": {b"file": HELLO}})
     link = {b"l": b"../shared"}
     made = {b"x": make(b"x", link), b"y": make(b"y", link), b"z": make(b"z", {b"l": {b"z": HELLO}})}
@@ -444,7 +444,7 @@ def test_a_directory_that_two_links_lead_to_agrees_with_itself(make: Make, order
 def test_links_that_double_at_each_step_are_refused(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Thirty directories with two links each are a thousand million files, and no loop."""
+    """Thirty directories with two links each make a thousand million files, without any cycle."""
     monkeypatch.setattr(joining, "MAX_AGAIN", 5000)
     levels: dict[bytes, object] = {
         b"%d" % level: {b"x": b"../%d" % (level + 1), b"y": b"../%d" % (level + 1)}
@@ -466,7 +466,7 @@ def test_a_chain_of_links_without_end_is_only_a_link(make: Make) -> None:
 
 @pytest.mark.slow
 def test_deep_directories(make: Make) -> None:
-    """No content is too deep for Python."""
+    """Python's recursion limit does not apply to the depth of contents."""
     content = path = make(b"c", {})
     for _ in range(1100):
         path += b"/d"
@@ -485,7 +485,7 @@ def test_sockets_and_fifos_are_refused(make: Make, lay: Callable[..., Shown]) ->
 
 @pytest.mark.parametrize("lay", [joined, copied])
 def test_a_content_is_a_directory_or_a_link_to_one(make: Make, lay: Callable[..., Shown]) -> None:
-    """A file has no path in the image, so it is said what to do."""
+    """A file has no path in the image, so the message says what to do."""
     content = make(b"c", {b"f": HELLO})
     with pytest.raises(SourceError, match="/c/f: is not a directory; `contents` takes directories"):
         lay(content + b"/f")
@@ -503,7 +503,7 @@ def test_any_name_is_taken(make: Make, lay: Callable[..., Shown]) -> None:
 
 
 def test_a_directory_that_may_not_be_read(make: Make, without_privilege: list[str]) -> None:
-    """Half a content is no content."""
+    """A partially read content must be an error."""
     content = make(b"c", {b"secret": {b"f": HELLO}})
     os.chmod(content + b"/secret", 0)
     code = (
@@ -521,7 +521,7 @@ def test_a_directory_that_may_not_be_read(make: Make, without_privilege: list[st
 
 
 def test_kept_links_stay_and_are_merged_into(make: Make) -> None:
-    """A distribution's root has `/bin` as a link, and what comes next must not undo that."""
+    """A distribution's root has `/bin` as a link, and later contents must not replace it."""
     base = make(
         b"base", {b"bin": b"usr/bin", b"lib": b"./usr/../usr/lib", b"usr": {b"bin": {b"x": HELLO}, b"lib": {}}}
     )  # fmt: skip
@@ -537,7 +537,7 @@ def test_kept_links_stay_and_are_merged_into(make: Make) -> None:
     "target", [b"/usr/bin", b"../../usr/bin", b"hop", b"/hop", b"usr/bin/../../hop/../bin"]
 )
 def test_kept_links_are_resolved_in_the_image(make: Make, target: bytes) -> None:
-    """An absolute link in a root means that root."""
+    """An absolute link in a root refers to that root."""
     base = make(b"base", {b"bin": target, b"hop": b"./usr//bin/", b"usr": {b"bin": {}}})
     more = make(b"more", {b"bin": {b"y": HELLO}})
     assert b"usr/bin/y" in copied(base, more, keep_dirlinks=True)
@@ -545,7 +545,7 @@ def test_kept_links_are_resolved_in_the_image(make: Make, target: bytes) -> None
 
 @pytest.mark.parametrize("target", [b"bin", b"/bin", b"hop", b"nowhere", b"usr/file/x"])
 def test_kept_links_that_lead_nowhere_are_in_conflict(make: Make, target: bytes) -> None:
-    """A directory has no place where a link leads to none."""
+    """A directory cannot be merged into a dangling link."""
     base = make(b"base", {b"bin": target, b"hop": b"bin", b"usr": {b"file": HELLO}})
     more = make(b"more", {b"bin": {b"y": HELLO}})
     with pytest.raises(ContentConflict):
@@ -561,7 +561,7 @@ def test_different_kept_links_are_in_conflict(make: Make) -> None:
 
 
 def test_kept_links_deep_in_the_tree(make: Make) -> None:
-    """A link leads on from where it is, or from the root."""
+    """A link is resolved relative to its directory, or to the root."""
     base = make(
         b"base",
         {b"a": {b"b": {b"up": b"../c", b"root": b"/usr"}, b"c": {}}, b"usr": {}, b"c": {}},
@@ -571,7 +571,7 @@ def test_kept_links_deep_in_the_tree(make: Make) -> None:
 
 
 def test_only_what_is_copied_keeps_links(make: Make) -> None:
-    """Contents are joined the same whatever is said of copies."""
+    """Joined contents do not depend on the option for copies."""
     one = make(b"one", {b"bin": b"usr", b"usr": {b"x": HELLO}})
     other = make(b"other", {b"bin": {b"y": HELLO}})
     recipe = Recipe(contents=(one, other), keep_dirlinks=True)
@@ -579,7 +579,7 @@ def test_only_what_is_copied_keeps_links(make: Make) -> None:
 
 
 def test_the_last_copy_of_a_directory_gives_its_mode(make: Make) -> None:
-    """A content that has `/tmp` as 1777 comes after packages with any other."""
+    """A content with mode 1777 for `/tmp` comes after packages with any other mode."""
     one, other = make(b"one", {b"tmp": {b"1": HELLO}}), make(b"other", {b"tmp": {b"2": HELLO}})
     os.chmod(other + b"/tmp", 0o1777)
     assert copied(one, other)[b"tmp"] == "d1777"
@@ -589,7 +589,7 @@ def test_the_last_copy_of_a_directory_gives_its_mode(make: Make) -> None:
 
 @pytest.mark.parametrize("lay", [joined, copied])
 def test_the_first_conflict_is_told(make: Make, lay: Callable[..., Shown]) -> None:
-    """The same fault on any machine, whatever the order of its directories."""
+    """Any machine reports the same conflict first, whatever the order of its directories."""
     names = [b"%d" % number for number in range(20)]
     one = make(b"one", {name: {b"f": HELLO} for name in names})
     other = make(b"other", {name: {b"f": OTHER} for name in reversed(names)})
@@ -598,7 +598,7 @@ def test_the_first_conflict_is_told(make: Make, lay: Callable[..., Shown]) -> No
 
 
 def test_a_recipe_in_its_order(make: Make) -> None:
-    """Paths and what is built in are one list, and the first in it wins."""
+    """Paths and built-in contents are one list, and the first one in it wins."""
     mine = make(b"mine", {b"etc": {b"passwd": HELLO}})
     nss = Builtin(name="fakeNss")
     recipe = Recipe(contents=(nss, mine), first_wins=True)
@@ -619,7 +619,7 @@ def test_what_is_built_in_is_in_conflict_like_others(make: Make, field: str) -> 
 
 
 def test_what_is_built_in_goes_where_links_lead(make: Make) -> None:
-    """/bin/sh beside a `/bin` that is a link, joined or kept."""
+    """/bin/sh works with a `/bin` that is a link, joined or kept."""
     sh = Builtin(name="binSh", path=make(b"bash", {b"bin": {b"bash": HELLO}}))
     package = make(b"package", {b"bin": b"usr/bin", b"usr": {b"bin": {b"x": HELLO}}})
     joined_tree = shown(make_tree(Recipe(contents=(package, sh))))
@@ -631,7 +631,7 @@ def test_what_is_built_in_goes_where_links_lead(make: Make) -> None:
 
 
 def test_directories_of_what_is_built_in_are_merged(make: Make) -> None:
-    """A content with a /var/empty of its own is no conflict."""
+    """A content with its own /var/empty is not a conflict."""
     mine = make(b"mine", {b"var": {b"empty": {}}})
     linked = make(b"linked", {b"var": {b"empty": b"../none"}, b"none": {}})
     for content in mine, linked:
@@ -640,14 +640,14 @@ def test_directories_of_what_is_built_in_are_merged(make: Make) -> None:
 
 
 def test_the_same_program_agrees_with_what_is_built_in(make: Make) -> None:
-    """Bash among the contents brings its own /bin/sh."""
+    """Bash among the contents has its own /bin/sh."""
     bash = make(b"bash", {b"bin": {b"bash": HELLO, b"sh": b"bash"}})
     tree = make_tree(Recipe(contents=(bash, Builtin(name="binSh", path=bash))))
     assert shown(tree) == joined(bash)
 
 
 def test_shadow_setup_adds_what_is_missing(make: Make) -> None:
-    """It comes last wherever it stands, and overwrites neither contents nor base image."""
+    """It comes last wherever it is listed, and overwrites neither contents nor base image."""
     mine = make(b"mine", {b"etc": {b"group": HELLO}})
     shadow, nss = Builtin(name="shadowSetup"), Builtin(name="fakeNss")
     recipe = Recipe(contents=(shadow, mine, nss), first_wins=True)
@@ -664,7 +664,7 @@ def test_shadow_setup_adds_what_is_missing(make: Make) -> None:
 
 
 def test_shadow_setup_is_in_conflict_with_nothing(make: Make) -> None:
-    """To be there first is what it leaves room for."""
+    """It only fills gaps, whatever the contents are."""
     mine = make(b"mine", {b"etc": {b"group": HELLO, b"shadow": b"nowhere"}})
     tree = make_tree(Recipe(contents=(mine, Builtin(name="shadowSetup"))))
     assert shown(tree)[b"etc/shadow"] == "-> nowhere"

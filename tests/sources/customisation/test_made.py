@@ -1,4 +1,4 @@
-"""The customisation layer made from a tree, held against GNU tar's own bytes."""
+"""The customisation layer made from a tree, compared with GNU tar's own bytes."""
 
 import io
 import os
@@ -24,12 +24,12 @@ from stream.typeflags import DIRECTORY, FILE
 
 RECIPE = Recipe()
 MTIME = 1
-SHORT = 1000  # bytes of a path that every system call takes
+SHORT = 1000  # bytes of a path that every system call accepts
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices are root's to make")
 
 
 def layer_bytes(tree: Tree, mtime: int = MTIME) -> bytes:
-    """The layer that is made of `tree`."""
+    """Return the layer made from `tree`."""
     source = made_layer(tree, RECIPE, mtime=mtime)
     with tempfile.TemporaryFile() as output:
         write_layer(output.fileno(), source.size, source.write_to)
@@ -40,7 +40,7 @@ def layer_bytes(tree: Tree, mtime: int = MTIME) -> bytes:
 
 
 def gnu_tar(path: str, mtime: int = MTIME) -> bytes:
-    """What dockerTools makes of the directory at `path`."""
+    """Return the tar that dockerTools makes of the directory at `path`."""
     return subprocess.run(
         [
             "tar", "--sort=name", "--numeric-owner", f"--mtime=@{mtime}", "--hard-dereference",
@@ -51,8 +51,8 @@ def gnu_tar(path: str, mtime: int = MTIME) -> bytes:
 
 
 def mirrored(path: bytes) -> Tree:
-    """The tree in memory of the directory at `path`, of any depth. Files are read where
-    they stand, or held in memory where their path is too long for that.
+    """Return the directory at `path`, of any depth, as a tree in memory. Files are read from
+    disk, or held in memory if their path is too long for that.
     """
     tree = Tree()
     opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -64,8 +64,8 @@ def mirrored(path: bytes) -> Tree:
 
 
 def _node(path: bytes, parent: int, status: os.stat_result) -> Node:
-    """The node of what is at `path`, its name in the directory `parent`; a directory's
-    `parent` is itself.
+    """Return the node for `path`, whose name is in the directory `parent`; for a directory,
+    `parent` is the directory itself.
     """
     name = os.path.basename(path)
     kind, mode = stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode)
@@ -106,7 +106,7 @@ def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
 
 
 def source_node(path: Path) -> Node:
-    """The node of a file that is read where it stands."""
+    """Return the node of a file that is read from disk."""
     status = path.stat()
     return Node(
         typeflag=FILE, mode=0o644, size=status.st_size, source=bytes(path),
@@ -116,7 +116,7 @@ def source_node(path: Path) -> Node:
 
 @contextmanager
 def built(node: trees.Directory) -> Iterator[str]:
-    """`node` on disk."""
+    """Build `node` on disk."""
     above = tempfile.mkdtemp()
     path = f"{above}/tree"
     try:
@@ -141,7 +141,7 @@ mtimes = st.one_of(
 def test_bytes_are_gnu_tars(
     node: trees.Directory, mtime: int, owners: Sequence[tuple[int, int]]
 ) -> None:
-    """Without it nobody's layers from dockerTools would be found again: other digests."""
+    """Without it layers would have other digests than dockerTools', and not be shared."""
     with built(node) as path:
         if os.geteuid() == 0:
             give_away(path, owners)
@@ -149,7 +149,7 @@ def test_bytes_are_gnu_tars(
 
 
 def give_away(path: str, owners: Sequence[tuple[int, int]]) -> None:
-    """Let `owners` have in turn what is at `path`, modes kept."""
+    """Give the file at `path` to each of `owners` in turn, keeping its mode."""
     found = [path, *(str(below) for below in Path(path).rglob("*"))]
     for number, name in enumerate(found):
         mode = os.lstat(name).st_mode
@@ -159,7 +159,7 @@ def give_away(path: str, owners: Sequence[tuple[int, int]]) -> None:
 
 
 def _chain(length: int, leaf: trees.Node) -> trees.Directory:
-    """`leaf` under a name such that its path from the root, `./`, has `length` bytes."""
+    """Return `leaf` under a name such that its path from the root, `./`, has `length` bytes."""
     depth = -(-(length - 2) // 100)
     names = [b"d" * 99] * (depth - 1)
     names.append(b"n" * (length - 2 - 100 * (depth - 1)))
@@ -185,7 +185,7 @@ def _chain(length: int, leaf: trees.Node) -> trees.Directory:
     ids=lambda leaf: type(leaf).__name__,
 )
 def test_lengths_of_names(length: int, leaf: trees.Node) -> None:
-    """Without it a name on the edge of its field would be cut, or stand in two places."""
+    """Without it a name at the limit of its field would be cut, or occur twice."""
     with built(_chain(length, leaf)) as path:
         assert layer_bytes(mirrored(os.fsencode(path))) == gnu_tar(path)
 
@@ -208,7 +208,7 @@ def test_path_that_no_system_call_takes(tmp_path: Path) -> None:
 
 @as_root
 def test_devices_and_fifos(tmp_path: Path) -> None:
-    """Without it what fakeRootCommands made with mknod would be lost, or be another."""
+    """Without it devices that fakeRootCommands made would be lost, or differ."""
     os.mkfifo(tmp_path / "fifo", 0o640)
     for name, kind in (("c", stat.S_IFCHR), ("b", stat.S_IFBLK)):
         for major, minor in ((1, 3), (4095, 0), (8, 2**20 - 1)):
@@ -232,7 +232,7 @@ def test_hard_links_are_files(tmp_path: Path) -> None:
 @example(2**33, 0o7777777 + 1, 2**33)
 @example(2**64 - 1, 2**56 - 1, -(2**63))
 def test_numbers_of_any_size(size: int, owner: int, mtime: int) -> None:
-    """Without it a file of 8 GiB, which no test makes, would say another size."""
+    """Without it a file of 8 GiB, which no test makes, would have a wrong size."""
     found = encode_header(b"./x", 0o644, size, mtime, uid=owner, gid=owner, gnu=True)
     info = tarfile.TarInfo("./x")
     info.size, info.mtime, info.uid, info.gid = size, mtime, owner, owner
@@ -245,7 +245,7 @@ def test_numbers_of_any_size(size: int, owner: int, mtime: int) -> None:
 
 @pytest.mark.parametrize(("uid", "gid"), [(2**56, 0), (0, 2**64 - 1)])
 def test_owner_that_no_tar_can_hold(uid: int, gid: int) -> None:
-    """Without it such an entry would be somebody else's."""
+    """Without it the entry would belong to another user."""
     with pytest.raises(ValueError, match="an owner's number that no tar can hold"):
         encode_header(b"x", 0o644, 0, 0, gnu=True, uid=uid, gid=gid)
 
@@ -260,7 +260,7 @@ ATTRIBUTES = {
 
 
 def with_attributes() -> Tree:
-    """A tree with extended attributes on entries of several kinds."""
+    """Return a tree with extended attributes on entries of several kinds."""
     tree = Tree()
     tree.root.xattrs = {b"user.root": b"1"}
     tree.make_directory(b"etc").xattrs = {b"user.directory": b"2"}
@@ -273,7 +273,7 @@ def with_attributes() -> Tree:
 
 
 def test_extended_attributes_as_tarfile_reads_them() -> None:
-    """Without it capabilities would be lost, or another file's."""
+    """Without it capabilities would be lost, or assigned to another file."""
     with tarfile.open(fileobj=io.BytesIO(layer_bytes(with_attributes()))) as tar:
         found = {info.name: (info.pax_headers, info.size) for info in tar}
     attributes = {
@@ -292,7 +292,7 @@ def test_extended_attributes_as_tarfile_reads_them() -> None:
 
 @as_root
 def test_extended_attributes_as_gnu_tar_restores_them(tmp_path: Path) -> None:
-    """Without it the layer could not be looked at with the program whose format it has."""
+    """Without it the program whose format the layer has could not read it."""
     probe = tmp_path / "probe"
     probe.touch()
     try:
@@ -378,7 +378,7 @@ def test_file_that_is_not_the_one(
 
 
 def test_file_rewritten_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without it a file would be half one and half another."""
+    """Without it a file could be a mixture of two versions."""
     path = tmp_path / "file"
     path.write_bytes(b"content")
     tree = _tree_of(path)
@@ -394,7 +394,7 @@ def test_file_rewritten_while_it_is_read(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_size_of_what_has_no_content() -> None:
-    """Without it the size that a directory has on disk would make a tar that nobody reads."""
+    """Without it a directory's size on disk would make a tar that cannot be read."""
     tree, plain = Tree(), Tree()
     tree.put(b"directory", Node(typeflag=DIRECTORY, mode=0o755, size=4096))
     plain.put(b"directory", directory())
@@ -415,7 +415,7 @@ def _tree_with(path: bytes, node: Node) -> Tree:
 
 
 def test_different_layers_have_different_names() -> None:
-    """Without it tools that merge archives by member name would mix images up."""
+    """Without it tools that merge archives by member name would mix up images."""
     owned = file(b"a")
     owned.uid = 1
     names = [
@@ -435,7 +435,7 @@ def test_different_layers_have_different_names() -> None:
 
 
 def test_name_does_not_depend_on_the_machine(tmp_path: Path) -> None:
-    """Without it the same conf would give other bytes: inodes and scratch paths differ."""
+    """Without it the same conf would give other bytes, as inodes and scratch paths differ."""
     names = set()
     for where in ("one", "two"):
         path = tmp_path / where / "scratch"

@@ -1,4 +1,4 @@
-"""Owner and permissions of a tree in memory, rule by rule."""
+"""Owners and permissions of a tree in memory, rule by rule."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from stream.typeflags import DIRECTORY, FIFO, LINK
 
 
 def tree_of(**more: Node) -> Tree:
-    """A file, a link and a directory in /bin, and what else there is at the root."""
+    """Return a tree with a file, a link and a directory in /bin, and more at the root."""
     tree = Tree()
     tree.put(b"bin/tool", file(b"#!", 0o755))
     tree.put(b"bin/link", link(b"/nix/store/x/bin/link"))
@@ -23,7 +23,7 @@ def tree_of(**more: Node) -> Tree:
 
 
 def applied(tree: Tree, *rules: Permission, **more: object) -> dict[str, tuple[int, int, int]]:
-    """Mode, user and group by path, after the rules."""
+    """Return mode, user and group by path, after the rules."""
     base = more.pop("base", None)
     apply(tree, Recipe(permissions=rules, **more), base)  # type: ignore[arg-type]
     return {
@@ -33,7 +33,7 @@ def applied(tree: Tree, *rules: Permission, **more: object) -> dict[str, tuple[i
 
 
 def test_owner_then_rules() -> None:
-    """The layer's owner is what a rule starts from, not what undoes it."""
+    """A rule overrides the layer's owner, not the other way round."""
     found = applied(
         tree_of(),
         Permission(path=b"/bin/tool", uid=5),
@@ -51,14 +51,14 @@ def test_owner_then_rules() -> None:
 
 
 def test_later_rules_win() -> None:
-    """The order that is written is the only one that somebody can reason about."""
+    """Only the order in which rules are written is predictable."""
     rules = [Permission(regex="/bin/.*", mode=0o700), Permission(path=b"/bin/tool", mode=0o711)]
     assert applied(tree_of(), *rules)["bin/tool"][0] == 0o711
     assert applied(tree_of(), *reversed(rules))["bin/tool"][0] == 0o700
 
 
 def test_regex_matches_whole_paths() -> None:
-    """A part that matches would reach far more than what is named."""
+    """A partial match would affect far more paths than those named."""
     found = applied(tree_of(), Permission(regex="/bin", uid=9), Permission(regex="/", gid=9))
     assert {path for path, (_, uid, _) in found.items() if uid} == {"bin"}
     assert {path for path, (_, _, gid) in found.items() if gid} == {""}
@@ -71,14 +71,14 @@ def test_regex_matches_any_name() -> None:
 
 
 def test_a_regex_leaves_the_mode_of_links() -> None:
-    """What is written for a link's mode changes with the mode of others, and means nothing."""
+    """A link's mode has no meaning, so a regex must not make the layer depend on it."""
     found = applied(tree_of(), Permission(regex=".*", mode=0o700, uid=3))
     assert found["bin/link"] == (0o777, 3, 0)
     assert found["bin/sub"] == (0o700, 3, 0)
 
 
 def test_created() -> None:
-    """`/tmp` with mode 1777 by one rule, where nothing else has made it."""
+    """One rule makes `/tmp` with mode 1777 if nothing else has made it."""
     found = applied(
         tree_of(),
         Permission(path=b"/tmp", create=True, mode=0o1777),
@@ -95,7 +95,7 @@ def test_created() -> None:
 
 
 def test_created_above_a_base() -> None:
-    """A directory made in the base's /var must not change who may write there."""
+    """A directory made in the base's /var must not change who can write there."""
     base = {
         b"var": BaseEntry(DIRECTORY, 0o775, 3, 4),
         b"var/run": BaseEntry(LINK, link=b"/run"),
@@ -187,7 +187,7 @@ def test_attributes() -> None:
     ],
 )
 def test_what_cannot_be(rule: Permission, said: str) -> None:
-    """A rule that has no effect is a typo that nobody would notice."""
+    """A rule without effect is a typo that would go unnoticed."""
     with pytest.raises(RecipeError) as caught:
         applied(tree_of(pipe=Node(typeflag=FIFO, mode=0o600), empty=directory()), rule)
     assert said in str(caught.value)

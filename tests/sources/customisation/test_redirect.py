@@ -1,4 +1,4 @@
-"""Trees above a base image, against a base on disk in which the kernel resolves paths."""
+"""Trees above a base image, compared with a base on disk in which the kernel resolves paths."""
 
 import ctypes
 import errno
@@ -17,7 +17,7 @@ from stream.sources.customisation.redirect import destination, inherit, redirect
 from stream.sources.customisation.tree import Node, Tree, directory, file, link
 from stream.typeflags import DIRECTORY, LINK
 
-# What is at a path: None for a directory, a link's target as text, a file's content as bytes.
+# The entry at a path: None for a directory, str for a link's target, bytes for a file's content.
 Files = Mapping[str, bytes | str | None]
 
 USR_MERGED: Files = {
@@ -39,7 +39,7 @@ USR_MERGED: Files = {
 
 
 def base_of(files: Files) -> dict[bytes, BaseEntry]:
-    """The base as `redirect` takes it."""
+    """Return the base as `redirect` takes it."""
     found = {b"": BaseEntry(DIRECTORY)}
     for path, what in files.items():
         if what is None:
@@ -50,7 +50,7 @@ def base_of(files: Files) -> dict[bytes, BaseEntry]:
 
 
 def tree_of(files: Files) -> Tree:
-    """A tree of ours; every directory has an entry, or is made."""
+    """Return a tree of ours; every directory has an entry, or is made."""
     tree = Tree()
     for path, what in files.items():
         node = directory() if what is None else file(b"")
@@ -63,19 +63,19 @@ def tree_of(files: Files) -> Tree:
 
 
 def shown(tree: Tree) -> dict[str, bytes | str | None]:
-    """What is in a tree."""
+    """Return the entries of a tree."""
     return {path.decode(): what_is(node) for path, node in tree.entries() if path}
 
 
 def what_is(node: Node) -> bytes | str | None:
-    """A node as in Files."""
+    """Return a node as in Files."""
     if node.typeflag == LINK:
         return node.link.decode()
     return None if node.is_directory else node.data
 
 
 def redirected(files: Files, base: Files = USR_MERGED) -> dict[str, bytes | str | None]:
-    """What becomes of a tree."""
+    """Return the tree after `redirect`."""
     tree = tree_of(files)
     redirect(tree, base_of(base))
     return shown(tree)
@@ -107,7 +107,7 @@ def redirected(files: Files, base: Files = USR_MERGED) -> dict[str, bytes | str 
     ],
 )
 def test_goes_where_links_lead(files: Files, expected: Files) -> None:
-    """A directory in a link's place hides all programs of the base."""
+    """A directory in place of a link hides all programs of the base."""
     assert redirected(files) == expected
 
 
@@ -124,18 +124,18 @@ def test_goes_where_links_lead(files: Files, expected: Files) -> None:
     ],
 )
 def test_stays(files: Files) -> None:
-    """What is meant to replace the base's link, or meets none, is not to be moved about."""
+    """Entries that replace the base's link, or do not meet one, must not be moved."""
     assert redirected(files) == files
 
 
 def test_through_our_own_links() -> None:
-    """Links that we bring are part of the way: the base's lead through them."""
+    """Links of ours are followed as well, since the base's links lead through them."""
     files: Files = {"usr": "opt", "opt": None, "opt/bin": None, "bin": None, "bin/x": b"1"}
     assert redirected(files) == {"usr": "opt", "opt": None, "opt/bin": None, "opt/bin/x": b"1"}
 
 
 def test_to_what_comes_later() -> None:
-    """A link can lead to a directory that is not there before ours has been moved."""
+    """A link can lead to a directory that only exists after ours has been moved."""
     base = {"a": "bin/sub", "bin": "usr/bin", "usr": None, "usr/bin": None}
     files: Files = {"a/x": b"1", "bin/sub/y": b"2"}
     assert redirected(files, base) == {
@@ -154,7 +154,7 @@ def test_to_the_root() -> None:
 
 
 def test_links_lead_where_they_did() -> None:
-    """A relative link that is moved would lead to another place, or nowhere."""
+    """A relative link that is moved would lead to another path, or nowhere."""
     found = redirected(
         {
             "bin/out": "../share/x",
@@ -181,7 +181,7 @@ def test_links_lead_where_they_did() -> None:
 
 
 def test_two_at_one_place() -> None:
-    """One of two files would be lost without a word."""
+    """One of two files would be lost silently."""
     files: Files = {"bin/x": b"1", "usr/bin/x": b"2"}
     with pytest.raises(RecipeError) as caught:
         redirected(files)
@@ -202,7 +202,7 @@ def test_two_at_one_place() -> None:
     ],
 )
 def test_a_file_and_a_directory_at_one_place(files: Files, place: str) -> None:
-    """Neither can hold the other."""
+    """Neither can replace the other."""
     with pytest.raises(RecipeError, match="two entries end up here") as caught:
         redirected(files)
     assert caught.value.where == place
@@ -229,7 +229,7 @@ def test_a_file_and_a_directory_at_one_place(files: Files, place: str) -> None:
     ],
 )
 def test_links_without_an_end(base: Files, said: str) -> None:
-    """A hostile base must neither hold us up nor move anything somewhere."""
+    """A hostile base must neither hang us nor move anything elsewhere."""
     assert redirected({"own": None, "own/x": b"1"}, base) == {"own": None, "own/x": b"1"}
     with pytest.raises(RecipeError) as caught:
         redirected({"a/x": b"1"}, base)
@@ -252,7 +252,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def resolved(root: Path, path: str) -> str:
-    """The directory that `path` is when `root` is the root. Raises OSError."""
+    """Return the directory that `path` is when `root` is the root. Raises OSError."""
     top = os.open(root, os.O_PATH)
     try:
         how = How(os.O_PATH | os.O_DIRECTORY, 0, RESOLVE_IN_ROOT)
@@ -267,7 +267,7 @@ def resolved(root: Path, path: str) -> str:
 
 
 def materialise(root: Path, files: Files) -> None:
-    """Put files on disk; what is there but directories gives way."""
+    """Put files on disk, replacing everything there except directories."""
     for path, what in files.items():
         place = root / path
         if os.path.lexists(place) and (what is not None or place.is_symlink() or place.is_file()):
@@ -281,7 +281,7 @@ def materialise(root: Path, files: Files) -> None:
 
 
 def on_disk(root: Path) -> dict[str, bytes | str | None]:
-    """What is on disk."""
+    """Return the entries on disk."""
     found: dict[str, bytes | str | None] = {}
     for directory_path, directories, names in os.walk(root):
         for name in directories + names:
@@ -296,11 +296,11 @@ def on_disk(root: Path) -> dict[str, bytes | str | None]:
 
 
 class ConflictError(Exception):
-    """Two entries at one place."""
+    """Two entries at one path."""
 
 
 def expected(root: Path, base: Files, files: Files, *, backwards: bool) -> Files:
-    """What base and tree are together: each entry is put where the kernel finds its directory."""
+    """Return base and tree together: each entry goes where the kernel finds its directory."""
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir()
     materialise(root, base)
@@ -336,7 +336,7 @@ ODD_TARGETS = st.sampled_from(["/", "..", ".", "../..", "a/../b", "/../c/a", "no
 
 
 def whole(found: dict[str, bytes | str | None]) -> dict[str, bytes | str | None]:
-    """With all directories that are above something, which then is nothing else."""
+    """Return the entries with all their parents; a parent is always a directory."""
     for path in sorted(found, key=len):
         above = os.path.dirname(path)
         while above:
@@ -347,7 +347,7 @@ def whole(found: dict[str, bytes | str | None]) -> dict[str, bytes | str | None]
 
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[Files, Files]:
-    """A base with links that mostly lead to what is there, and a tree that mostly meets them."""
+    """Draw a base whose links mostly resolve, and a tree whose paths mostly meet them."""
     base: dict[str, bytes | str | None] = dict.fromkeys(
         draw(st.lists(PATHS, min_size=1, max_size=3))
     )
@@ -369,7 +369,7 @@ def pairs(draw: st.DrawFn) -> tuple[Files, Files]:
 
 @given(pair=pairs())
 def test_as_the_kernel_resolves(tmp_path: Path, pair: tuple[Files, Files]) -> None:
-    """Our way through links is worth nothing if a container's is another."""
+    """Our resolution of links must be the same as a container's."""
     base, files = pair
     try:
         resolved(tmp_path, ".")
@@ -381,7 +381,7 @@ def test_as_the_kernel_resolves(tmp_path: Path, pair: tuple[Files, Files]) -> No
             outcomes.append(expected(tmp_path / "root", base, files, backwards=backwards))
         except ConflictError:
             outcomes.append(None)
-    # Where entries come into each other's way, what is right depends on which is first.
+    # If entries collide, the right result depends on which comes first.
     assume(outcomes[0] == outcomes[1])
     if outcomes[0] is None:
         with pytest.raises(RecipeError):
@@ -400,7 +400,7 @@ def test_as_the_kernel_resolves(tmp_path: Path, pair: tuple[Files, Files]) -> No
 
 
 def test_directories_are_like_the_base() -> None:
-    """A directory that a file of ours is in would close /tmp, and open /root."""
+    """A directory that holds a file of ours would make /tmp private, and /root public."""
     base = {
         b"": BaseEntry(DIRECTORY, 0o711),
         b"tmp": BaseEntry(DIRECTORY, 0o1777),
@@ -430,7 +430,7 @@ def test_directories_are_like_the_base() -> None:
 
 
 def test_what_commands_change_stays() -> None:
-    """`chmod 755 tmp` is meant; `mkdir -p root` says nothing of its mode."""
+    """`chmod 755 tmp` is deliberate; `mkdir -p root` does not choose a mode."""
     base = {b"tmp": BaseEntry(DIRECTORY, 0o1777), b"root": BaseEntry(DIRECTORY, 0o700)}
     tree = tree_of({"tmp": None})
     known = inherit(tree, base)
@@ -443,7 +443,7 @@ def test_what_commands_change_stays() -> None:
 
 
 def test_the_target_is_like_the_base() -> None:
-    """What is moved there must not change the directory."""
+    """Entries moved into the target must not change the target."""
     base = {**base_of(USR_MERGED), b"usr/bin": BaseEntry(DIRECTORY, 0o711, 3, 4)}
     tree = tree_of({"bin/x": b""})
     redirect(tree, base)
@@ -464,6 +464,6 @@ def test_the_target_is_like_the_base() -> None:
     ],
 )
 def test_destination(path: bytes, expected: bytes) -> None:
-    """A rule for /bin/x has to find what has gone to /usr/bin."""
+    """A rule for /bin/x must apply to the file that has moved to /usr/bin."""
     base = base_of({**USR_MERGED, "ours": None, "ours/lib64": "/usr/lib64"})
     assert destination(tree_of({"ours": "elsewhere"}), base, path) == expected
