@@ -49,7 +49,7 @@ def tar_size(size: int) -> int:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     """Translate the extension's exceptions into this package's. One that has a path is the
     fault of an input, else of the output.
     """
@@ -90,7 +90,7 @@ class Entries:
         Raises SourceError, with the path on disk, for files that cannot be read or cannot
         be in a layer.
         """
-        with _translated():
+        with _translate_errors():
             self._native.walk(path)
 
     def list(self) -> list[tuple[bytes, bytes, int, bytes]]:
@@ -134,7 +134,7 @@ class TarContent:
 
         Raises SourceError for a file that has changed since it was walked.
         """
-        with _translated():
+        with _translate_errors():
             self._native.write_entries(entries._native)
         self.write_trailer()
 
@@ -142,22 +142,22 @@ class TarContent:
         """Copy `count` bytes of `fd` from `offset`, or from its current position if `offset`
         is negative. Errors name the file as `path`.
         """
-        with _translated():
+        with _translate_errors():
             self._native.copy(fd, count, path, offset)
 
     def write(self, data: bytes) -> None:
         """Write `data`."""
-        with _translated():
+        with _translate_errors():
             self._native.write(data)
 
     def pad(self) -> None:
         """End a member's content."""
-        with _translated():
+        with _translate_errors():
             self._native.write_zeros(_padding(self.written, BLOCK))
 
     def write_trailer(self) -> None:
         """End the tar."""
-        with _translated():
+        with _translate_errors():
             self._native.write_zeros(tar_size(self.written) - self.written)
 
 
@@ -166,7 +166,7 @@ def write_layer(fd: int, size: int, write_to: Callable[[TarContent], None]) -> N
     native = _tarhash.Writer(fd)
     try:
         write_to(TarContent(native, size))
-        with _translated():
+        with _translate_errors():
             native.flush()
     finally:
         native.close()
@@ -194,12 +194,12 @@ class TarWriter:
 
     def write(self, data: bytes) -> None:
         """Write `data`."""
-        with _translated():
+        with _translate_errors():
             self._native.write(data)
 
     def copy(self, fd: int, count: int, path: bytes, offset: int) -> None:
         """Copy `count` bytes of `fd` from `offset`. Errors name the file as `path`."""
-        with _translated():
+        with _translate_errors():
             self._native.copy(fd, count, path, offset)
 
     def pad(self) -> None:
@@ -208,7 +208,7 @@ class TarWriter:
 
     def finish(self) -> int:
         """Write the trailer and flush everything to `fd`. Return the tar's size in bytes."""
-        with _translated():
+        with _translate_errors():
             self._native.write_zeros(2 * BLOCK)
             self._native.write_zeros(_padding(self.position, RECORD))
             self._native.flush()
@@ -238,21 +238,21 @@ class ArchiveWriter(TarWriter):
         """Begin a member of `size` bytes whose content is hashed as it passes: see
         MemberWriter.
         """
-        with _translated():
+        with _translate_errors():
             self._write_header(name, size)
             self._native.begin_hash()
         return self._native
 
     def write_member(self, name: str, data: bytes) -> None:
         """Write a small member."""
-        with _translated():
+        with _translate_errors():
             self._write_header(name, len(data))
             self._native.write(data)
             self._native.write_zeros(_padding(len(data), BLOCK))
 
     def write_link(self, name: str, target: str) -> None:
         """Write `name` as a hard link to the earlier member `target`."""
-        with _translated():
+        with _translate_errors():
             self._write_header(name, 0, target)
 
 
@@ -270,7 +270,7 @@ class MemberWriter(TarContent):
         """End the member. Raises SizeMismatch if its size is not the one announced."""
         if self.written != self.size:
             raise SizeMismatch(self.archive_name, self.size, self.written)
-        with _translated():
+        with _translate_errors():
             self._digest_number = self._native.end_hash()
             self._native.write_zeros(_padding(self.size, BLOCK))
 

@@ -102,23 +102,23 @@ def inspect(
     person. Raises StreamImageError.
     """
     if isinstance(target, ImageConf):
-        return _planned("conf", target, warn)
+        return _inspect_conf("conf", target, warn)
     found = read_target(target, repo_tag=repo_tag, warn=warn)
     if isinstance(found, ImageConf):
-        return _planned(conf_name(target), found, warn)
+        return _inspect_conf(conf_name(target), found, warn)
     if isinstance(found, Sequential):
         compression = found.compression
         with read_archive(SequentialTar(found, summarise)) as archive:
-            return _inspected(archive, compression, None)
+            return _inspect_archive(archive, compression, None)
     compression = compression_of(head_of(found.path)[:MAGIC_SIZE])
     with open_archive(found.path, summarise) as archive:
-        return _inspected(archive, compression, found.repo_tag)
+        return _inspect_archive(archive, compression, found.repo_tag)
 
 
 # ---- archives
 
 
-def _inspected(archive: Archive, compression: str | None, repo_tag: str | None) -> Inspection:
+def _inspect_archive(archive: Archive, compression: str | None, repo_tag: str | None) -> Inspection:
     images = archive.images if repo_tag is None else (archive.choose(repo_tag),)
     return Inspection(
         name=archive.name,
@@ -183,7 +183,7 @@ def _store_paths(comment: str) -> set[bytes]:
 # ---- confs
 
 
-def _planned(name: str, conf: ImageConf, warn: Callable[[str], None]) -> Inspection:
+def _inspect_conf(name: str, conf: ImageConf, warn: Callable[[str], None]) -> Inspection:
     """Inspect `conf`: read its base image and walk its store paths."""
     with opened(conf, warn, summaries=True) as sources:
         base = sources.base

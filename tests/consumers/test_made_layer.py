@@ -106,7 +106,7 @@ def written(tree: Tree, path: Path, archive_format: ArchiveFormat) -> Path:
     """Write the image whose recipe makes `tree`."""
 
     @contextmanager
-    def made(*_given: object, **_more: object) -> Iterator[Tree]:
+    def opened_tree(*_given: object, **_more: object) -> Iterator[Tree]:
         yield tree
 
     machine = platform.machine()
@@ -121,7 +121,7 @@ def written(tree: Tree, path: Path, archive_format: ArchiveFormat) -> Path:
         mtime=1,
         owner=Owner(),
     )
-    with patch.object(make, "made", made), path.open("wb") as output:
+    with patch.object(make, "opened_tree", opened_tree), path.open("wb") as output:
         write_image(conf, output, archive_format=archive_format)
     return path
 

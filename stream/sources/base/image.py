@@ -20,7 +20,7 @@ from stream.interfaces import LayerSource
 from stream.model import BaseReference, Digest, ImageConf, KnownLayer, Layer, LayerPlan, Recipe
 from stream.oci.documents import store_paths_comment
 from stream.sources.base.layers import archive_layers, check_listing, distinct_layers
-from stream.sources.base.listing import BaseListing, Keep, Lister, held
+from stream.sources.base.listing import BaseListing, Keep, Lister, held_names
 
 if TYPE_CHECKING:
     from stream.sources.base.tree import BaseTree
@@ -89,7 +89,7 @@ class BaseImage:
         """
         if not self._reference.skip_store_paths:
             return conf
-        names = held(self.listings[layer.blob].store for layer in self.layers)
+        names = held_names(self.listings[layer.blob].store for layer in self.layers)
         plans = (
             LayerPlan(
                 store_paths=tuple(

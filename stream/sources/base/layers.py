@@ -109,7 +109,7 @@ def archive_layers(
     carried = _CARRIED if carry_compressed else frozenset()
     first = {layer.diff_id: layer for layer in reversed(list(layers))}
     by_blob = {
-        blob if blob.compression in carried else _measured(container, blob): layer
+        blob if blob.compression in carried else _measure(container, blob): layer
         for blob, layer in ((layer.blob, layer) for layer in first.values())
     }
     with closing(container.read(list(by_blob))) as reading:
@@ -154,7 +154,7 @@ def distinct_layers(layers: Iterable[ArchiveLayer]) -> list[KnownLayer]:
     return list(found.values())
 
 
-def _measured(container: Container, blob: Blob) -> Blob:
+def _measure(container: Container, blob: Blob) -> Blob:
     return blob if blob.content_size is not None else container.measure(blob)
 
 

@@ -105,7 +105,7 @@ class Lister:
         return found
 
 
-def held(layers: Iterable[StoreListing]) -> set[bytes]:
+def held_names(layers: Iterable[StoreListing]) -> set[bytes]:
     """Return the names in the store directory of `layers`, applied bottom to top."""
     found: set[bytes] = set()
     for layer in layers:

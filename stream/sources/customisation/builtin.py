@@ -53,15 +53,15 @@ def _fake_nss(builtin: Builtin, _: Disk) -> Nodes:
 
 
 def _bin_sh(builtin: Builtin, disk: Disk) -> Nodes:
-    return [(b"bin/sh", link(_found(builtin, disk, b"bin/bash", b"bin/sh")))]
+    return [(b"bin/sh", link(_find_file(builtin, disk, b"bin/bash", b"bin/sh")))]
 
 
 def _usr_bin_env(builtin: Builtin, disk: Disk) -> Nodes:
-    return [(b"usr/bin/env", link(_found(builtin, disk, b"bin/env")))]
+    return [(b"usr/bin/env", link(_find_file(builtin, disk, b"bin/env")))]
 
 
 def _ca_certificates(builtin: Builtin, disk: Disk) -> Nodes:
-    bundle = _found(builtin, disk, b"etc/ssl/certs/ca-bundle.crt")
+    bundle = _find_file(builtin, disk, b"etc/ssl/certs/ca-bundle.crt")
     return [
         (b"etc/ssl/certs/ca-bundle.crt", link(bundle)),
         (b"etc/ssl/certs/ca-certificates.crt", link(bundle)),  # Debian, Arch, Gentoo
@@ -70,7 +70,7 @@ def _ca_certificates(builtin: Builtin, disk: Disk) -> Nodes:
 
 
 def _shadow_setup(builtin: Builtin, disk: Disk) -> Nodes:
-    shell = _found(builtin, disk, b"bin/bash", b"bin/sh") if builtin.path else b"/bin/sh"
+    shell = _find_file(builtin, disk, b"bin/bash", b"bin/sh") if builtin.path else b"/bin/sh"
     root = f"root:x:0:0::/root:{shell.decode('utf-8', 'surrogateescape')}"
     return [
         (b"etc/passwd", file(_passwd(builtin, root))),
@@ -99,7 +99,7 @@ _BUILTINS: dict[str, Callable[[Builtin, Disk], Nodes]] = {
 }
 
 
-def _found(builtin: Builtin, disk: Disk, *names: bytes) -> bytes:
+def _find_file(builtin: Builtin, disk: Disk, *names: bytes) -> bytes:
     """Return the first of `names` that is a file in the builtin's path, or that path itself
     if it is a file.
     """

@@ -41,20 +41,20 @@ def opened_customisation_layer(
     else:
         from stream.sources.customisation.made import made_layer
 
-        with _made(conf, means, base, warn) as (tree, entries):
+        with _opened_tree(conf, means, base, warn) as (tree, entries):
             _warn_of_lost_links(tree, conf, entries, warn)
             yield made_layer(tree, means, mtime=conf.mtime)
 
 
 @contextmanager
-def _made(
+def _opened_tree(
     conf: ImageConf, recipe: Recipe, base: BaseImage | None, warn: Warn
 ) -> Iterator[tuple[Tree, Base]]:
     """Make the tree of `recipe`; the value is the tree and the base's entries below it."""
-    from stream.sources.customisation.make import made
+    from stream.sources.customisation.make import opened_tree
 
     entries, database = ({}, None) if base is None else _below(base, conf, recipe)
-    with made(recipe, conf, base=entries, base_database=database, warn=warn) as tree:
+    with opened_tree(recipe, conf, base=entries, base_database=database, warn=warn) as tree:
         yield tree, entries
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def made(
+def opened_tree(
     recipe: Recipe,
     conf: ImageConf,
     *,
@@ -64,6 +64,6 @@ def _after_commands(
     """
     if not recipe.extra_commands and not recipe.fake_root_commands:
         return nullcontext(tree)
-    from stream.sources.customisation.sandbox.commands import ran
+    from stream.sources.customisation.sandbox.commands import run_commands
 
-    return ran(tree, recipe, disk=Disk.of(conf), mtime=conf.mtime, warn=warn)
+    return run_commands(tree, recipe, disk=Disk.of(conf), mtime=conf.mtime, warn=warn)

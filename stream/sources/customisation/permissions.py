@@ -73,7 +73,7 @@ def _entry(
         except OccupiedError as error:
             raise RecipeError(
                 printable(rule.path),
-                f"cannot be made a directory: {_shown(error.path, error.node)}",
+                f"cannot be made a directory: {_describe(error.path, error.node)}",
             ) from None
         for node in made if owner else ():
             node.uid, node.gid = owner or (0, 0)
@@ -94,12 +94,12 @@ def _why(tree: Tree, path: bytes) -> str:
         if found is None:
             return ""
         if not found.is_directory:
-            return f": {_shown(b'/'.join(parts[:depth]), found)}"
+            return f": {_describe(b'/'.join(parts[:depth]), found)}"
         node = found
     return ""
 
 
-def _shown(path: bytes, node: Node) -> str:
+def _describe(path: bytes, node: Node) -> str:
     if node.typeflag == LINK:
         return f"/{printable(path)} is a link to {printable(node.link)}"
     return f"/{printable(path)} is {_KINDS[node.typeflag]}"
@@ -122,12 +122,12 @@ def _change(path: bytes, node: Node, rule: Permission) -> None:
         # xattr(7): the kernel refuses them on others, so the image could not be unpacked
         raise RecipeError(
             printable(path),
-            "only files and directories have user attributes: " + _shown(path[1:], node),
+            "only files and directories have user attributes: " + _describe(path[1:], node),
         )
     if rule.capabilities:
         if node.typeflag != FILE:
             raise RecipeError(
-                printable(path), f"only files have capabilities: {_shown(path[1:], node)}"
+                printable(path), f"only files have capabilities: {_describe(path[1:], node)}"
             )
         xattrs[ATTRIBUTE] = _capabilities(path, rule.capabilities)
     if xattrs:

@@ -226,7 +226,7 @@ class _Move:
                     waiting.append((child, old, new))
                 else:
                     if child.typeflag == LINK:
-                        child.link = _kept(child.link, path, moved)
+                        child.link = _retarget(child.link, path, moved)
                     there = place.children.setdefault(name, child)
                     if not _same(there, child) and not self._first_wins:
                         raise _conflict(new, there, old, child)
@@ -242,7 +242,7 @@ class _Move:
         return found
 
 
-def _kept(link: bytes, parent: bytes, moved: bytes) -> bytes:
+def _retarget(link: bytes, parent: bytes, moved: bytes) -> bytes:
     """Return the new target of a `link` that was in `parent`, after `moved` has moved."""
     depth = parent.count(b"/") - moved.count(b"/")
     if link.startswith(b"/"):

@@ -1,4 +1,4 @@
-"""A customisation layer made from a recipe, on its way through everything that reads a conf."""
+"""A customisation layer made from a recipe, used by everything that reads a conf."""
 
 import hashlib
 import io
@@ -41,7 +41,7 @@ NAMES = ["./", "./bin/", "./bin/greet", "./etc/", "./etc/motd", "./etc/passwd"]
 
 @dataclass
 class Making:
-    """What recipes make here, and how often it has begun and ended."""
+    """A stand-in for making recipes that counts how often it has begun and ended."""
 
     tree: Tree
     begun: int = 0
@@ -50,8 +50,8 @@ class Making:
     seen: list[tuple[Recipe, ImageConf]] = field(default_factory=list)
 
     @contextmanager
-    def made(self, recipe: Recipe, conf: ImageConf, **_given: object) -> Iterator[Tree]:
-        """Stand in for make.made."""
+    def opened_tree(self, recipe: Recipe, conf: ImageConf, **_given: object) -> Iterator[Tree]:
+        """Stand in for make.opened_tree."""
         self.begun += 1
         self.seen.append((recipe, conf))
         if self.fault is not None:
@@ -64,7 +64,7 @@ class Making:
 
 @pytest.fixture
 def making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Making:
-    """Let every recipe make the same tree."""
+    """Make every recipe give the same tree."""
     source = tmp_path / "motd"
     source.write_bytes(b"read where it stands\n" * 1000)
     status = source.stat()
@@ -79,7 +79,7 @@ def making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Making:
     tree.put(b"etc/passwd", passwd)
     tree.put(b"bin/greet", link(b"/nix/store/x/bin/greet"))
     making = Making(tree)
-    monkeypatch.setattr(make, "made", making.made)
+    monkeypatch.setattr(make, "opened_tree", making.opened_tree)
     return making
 
 
@@ -98,7 +98,7 @@ def _member(archive: bytes, name: str) -> bytes:
 
 @pytest.mark.usefixtures("making")
 def test_it_is_the_last_layer() -> None:
-    """Without it what a recipe makes would not be in the image, or not as it says."""
+    """Without it the recipe's tree would not be in the image, or not as specified."""
     archive = _written()
     (item,) = json.loads(_member(archive, "manifest.json"))
     config = json.loads(_member(archive, item["Config"]))
@@ -112,7 +112,7 @@ def test_it_is_the_last_layer() -> None:
 
 
 def test_recipe_and_conf_reach_who_makes_it(making: Making) -> None:
-    """Without it a recipe could not be carried out, or not knowing of the base image."""
+    """Without it a recipe could not be carried out, or not with the base image."""
     recipe = Recipe(extra_commands="true")
     conf = replace(CONF, customisation_layer=recipe)
     _written(conf)
@@ -120,7 +120,7 @@ def test_recipe_and_conf_reach_who_makes_it(making: Making) -> None:
 
 
 def test_nothing_is_written_before_it_is_made(making: Making) -> None:
-    """Without it a recipe's fault would be told behind a part of an image."""
+    """Without it a recipe's fault would be reported after a part of an image."""
     making.fault = SourceError(b"/nix/store/gone", "does not exist")
     output = io.BytesIO()
     with pytest.raises(SourceError, match="does not exist"):
@@ -129,7 +129,7 @@ def test_nothing_is_written_before_it_is_made(making: Making) -> None:
 
 
 def test_what_it_needs_goes_at_the_end(making: Making, tmp_path: Path) -> None:
-    """Without it scratch trees would stay behind when a run fails."""
+    """Without it scratch trees would be left behind when a run fails."""
     (tmp_path / "motd").write_bytes(b"changed")
     with pytest.raises(SourceError, match="changed"):
         _written()
@@ -148,7 +148,7 @@ def test_without_a_layer_nothing_is_made(making: Making) -> None:
 
 
 def test_an_empty_recipe_makes_the_root_alone() -> None:
-    """Without it images without contents would have no root directory of their own."""
+    """Without it images without contents would lack their own root directory."""
     archive = _written()
     (item,) = json.loads(_member(archive, "manifest.json"))
     with tarfile.open(fileobj=io.BytesIO(_member(archive, item["Layers"][0]))) as tar:
@@ -156,7 +156,7 @@ def test_an_empty_recipe_makes_the_root_alone() -> None:
 
 
 def test_export(making: Making, tmp_path: Path) -> None:
-    """Without it a root file system would lack the layer, or what its entries are."""
+    """Without it a root file system would lack the layer, or its entries' attributes."""
     path = tmp_path / "root.tar"
     with path.open("wb") as output:
         exported = export(CONF, output.fileno())
@@ -171,7 +171,7 @@ def test_export(making: Making, tmp_path: Path) -> None:
 def test_inspect_reads_no_content(making: Making, tmp_path: Path) -> None:
     """Without it the plan of a large image would take as long as the image."""
     (tmp_path / "motd").unlink()
-    (image,) = inspection._planned("conf", CONF, print).images
+    (image,) = inspection._inspect_conf("conf", CONF, print).images
     (layer,) = image.layers
     assert (layer.entries, layer.history) == (len(NAMES), "customisation layer")
     assert layer.size == layer.stored_size > 21_000
@@ -180,8 +180,8 @@ def test_inspect_reads_no_content(making: Making, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("making")
 def test_inspect_says_what_will_be_written() -> None:
-    """Without it a plan would be of another image."""
-    (image,) = inspection._planned("conf", CONF, print).images
+    """Without it a plan would be that of another image."""
+    (image,) = inspection._inspect_conf("conf", CONF, print).images
     archive = _written()
     (item,) = json.loads(_member(archive, "manifest.json"))
     assert [layer.name for layer in image.layers] == item["Layers"]
@@ -189,7 +189,7 @@ def test_inspect_says_what_will_be_written() -> None:
 
 
 def test_verify_against_the_conf(making: Making, tmp_path: Path) -> None:
-    """Without it nobody could tell whether an image is still what its recipe makes."""
+    """Without it nobody could check that an image still matches its recipe."""
     path = tmp_path / "image.tar"
     path.write_bytes(_written())
     assert verify(str(path), CONF).faults == ()
@@ -201,5 +201,5 @@ def test_verify_against_the_conf(making: Making, tmp_path: Path) -> None:
 
 
 def test_wrap_takes_a_recipe() -> None:
-    """Without it no executable could be made of such a conf: its paths are absolute already."""
+    """Without it such a conf could not be wrapped, although its paths are already absolute."""
     wrapper.check(CONF, "conf.json")

@@ -21,7 +21,7 @@ from stream.errors import CommandsError
 from stream.model import Recipe
 from stream.nix.store_root import Disk
 from stream.sources.customisation.sandbox import session
-from stream.sources.customisation.sandbox.scratch import Scratch, scratch, write
+from stream.sources.customisation.sandbox.scratch import Scratch, opened_scratch, write
 from stream.sources.customisation.tree import Node, Tree
 from stream.text import one_line, printable
 from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, DIRECTORY, FIFO, FILE, LINK
@@ -42,7 +42,7 @@ _OWNER_READS = {DIRECTORY: 0o500, FILE: 0o400}
 
 
 @contextmanager
-def ran(
+def run_commands(
     tree: Tree,
     recipe: Recipe,
     *,
@@ -59,7 +59,7 @@ def ran(
     `warn` is called for files left out and processes killed. Raises CommandsError and
     SourceError.
     """
-    with scratch() as place:
+    with opened_scratch() as place:
         write(tree, place, mtime)
         # Attributes that are not on disk, by device and inode: commands may move files.
         hidden = dict(_hidden(tree, place))
@@ -94,7 +94,7 @@ def _imposed(tree: Tree) -> list[list[Any]]:
     ]  # fmt: skip
 
 
-def _named(path: bytes) -> str:
+def _decode(path: bytes) -> str:
     """Return `path` as Python decodes it in the C locale, whatever ours is."""
     return path.decode("utf-8", "surrogateescape")
 
@@ -151,18 +151,18 @@ class _Run:
                 {
                     "which": self.which,
                     "commands": self.commands,
-                    "tree": _named(self.place.tree),
-                    "aside": _named(self.place.aside),
+                    "tree": _decode(self.place.tree),
+                    "aside": _decode(self.place.aside),
                     "imposed": imposed,
                     "fakechroot": fakechroot,
-                    "store_dir": _named(self.disk.store_dir),
-                    "store": _named(self.disk.at(self.disk.store_dir)),
+                    "store_dir": _decode(self.disk.store_dir),
+                    "store": _decode(self.disk.at(self.disk.store_dir)),
                 },
                 file,
             )
-        said = self._said([*prefix, *self._program(), "run", os.fsdecode(request)])
+        answer = self._read_report([*prefix, *self._program(), "run", os.fsdecode(request)])
         try:
-            report: dict[str, Any] = json.loads(said)
+            report: dict[str, Any] = json.loads(answer)
         except ValueError:
             raise CommandsError(self.which, "the command runner was killed") from None
         if "refused" in report:
@@ -171,13 +171,13 @@ class _Run:
             names = ", ".join(leftovers[:MAX_NAMES]) + (", …" if leftovers[MAX_NAMES:] else "")
             self._warn(f"killed processes that were left running: {names}")
         if status := report["status"]:
-            raise CommandsError(self.which, _ended(status, report["line"]), status)
+            raise CommandsError(self.which, _describe_status(status, report["line"]), status)
         return report
 
     def _warn(self, message: str) -> None:
         self.warn(one_line(f"{self.which}: {message}"))
 
-    def _said(self, command: list[str]) -> bytes:
+    def _read_report(self, command: list[str]) -> bytes:
         """Run `command` with the number of a descriptor as a further argument; return what it
         writes to that.
 
@@ -283,7 +283,7 @@ def _unhide(node: Node, before: Node) -> None:
     node.xattrs = {**(before.xattrs or {}), **(node.xattrs or {})} or None
 
 
-def _ended(status: int, line: str) -> str:
+def _describe_status(status: int, line: str) -> str:
     if status < 0:
         name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
         return f"killed by signal {name}"

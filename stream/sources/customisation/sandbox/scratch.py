@@ -43,7 +43,7 @@ class Scratch:
 
 
 @contextmanager
-def scratch() -> Iterator[Scratch]:
+def opened_scratch() -> Iterator[Scratch]:
     """Make a private directory below TMPDIR; remove it at the end with everything in it.
 
     Raises SourceError.
@@ -53,7 +53,7 @@ def scratch() -> Iterator[Scratch]:
     name = f"stream-image.{secrets.token_hex(8)}"
     path = os.fsencode(os.path.join(_temporary(), name))
     try:
-        with _told(path):
+        with _translate_errors(path):
             os.mkdir(path, 0o700)
             for below in (b"/aside", b"/aside/tmp"):
                 os.mkdir(path + below, 0o700)
@@ -72,7 +72,7 @@ def _temporary() -> str:
 
 
 @contextmanager
-def _told(path: bytes) -> Iterator[None]:
+def _translate_errors(path: bytes) -> Iterator[None]:
     try:
         yield
     except SourceError:
@@ -98,7 +98,7 @@ def _remove(path: bytes) -> None:
                 fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=top)
                 try:
                     for child in os.listdir(fd):
-                        waiting += _detached(os.fsencode(child), fd, next(names), top)
+                        waiting += _detach(os.fsencode(child), fd, next(names), top)
                 finally:
                     os.close(fd)
             with suppress(OSError):  # the top itself cannot be removed as "."
@@ -109,7 +109,7 @@ def _remove(path: bytes) -> None:
         os.rmdir(path)
 
 
-def _detached(child: bytes, parent: int, name: bytes, top: int) -> list[bytes]:
+def _detach(child: bytes, parent: int, name: bytes, top: int) -> list[bytes]:
     """Unlink `child` of `parent`, or, if it is a directory, move it to `top` as `name`."""
     with suppress(OSError):
         if not stat.S_ISDIR(os.lstat(child, dir_fd=parent).st_mode):
@@ -128,7 +128,7 @@ def write(tree: Tree, place: Scratch, mtime: int) -> None:
     directories = []
     for name, node in tree.entries():
         path = place.tree + b"/" + name if name else place.tree
-        with _told(path):
+        with _translate_errors(path):
             if node.is_directory:
                 os.mkdir(path, 0o700)
                 directories.append((path, node.mode))
@@ -143,7 +143,7 @@ def write(tree: Tree, place: Scratch, mtime: int) -> None:
                 os.chmod(path, node.mode)
             os.utime(path, (mtime, mtime), follow_symlinks=False)
     for path, mode in reversed(directories):
-        with _told(path):
+        with _translate_errors(path):
             os.utime(path, (mtime, mtime))
             os.chmod(path, mode)
 
@@ -163,13 +163,13 @@ def _write_file(path: bytes, node: Node) -> None:
 def _copy(node: Node, target: int) -> None:
     with opened(node) as source:
         left = node.size
-        while left and (count := _copied(source, target, min(left, _MAX_RANGE))):
+        while left and (count := _copy_range(source, target, min(left, _MAX_RANGE))):
             left -= count
         if left:
             raise SourceError(node.source, CHANGED)
 
 
-def _copied(source: int, target: int, count: int) -> int:
+def _copy_range(source: int, target: int, count: int) -> int:
     try:
         return os.copy_file_range(source, target, count)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Commands of a recipe: what they find, what of their work arrives, and what is left of them."""
+"""The commands of a recipe: their environment, the files that they make, and their leftovers."""
 
 import json
 import os
@@ -24,21 +24,21 @@ from stream.errors import CommandsError, SourceError
 from stream.model import Recipe
 from stream.nix.store_root import Disk
 from stream.sources.customisation.sandbox import session
-from stream.sources.customisation.sandbox.commands import ran
-from stream.sources.customisation.sandbox.scratch import Scratch, scratch, write
+from stream.sources.customisation.sandbox.commands import run_commands
+from stream.sources.customisation.sandbox.scratch import Scratch, opened_scratch, write
 from stream.sources.customisation.tree import Node, Tree, directory, file, link
 from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, FIFO, FILE, LINK
 
 TESTS = Path(__file__).parents[3]
 SITES = [str(Path(stream.__file__).parent.parent), str(Path(orjson.__file__).parent.parent)]
-DRIVEN = (  # code of another Python that calls these tests' functions
+DRIVEN = (  # code for another Python that calls these tests' functions
     f"import sys; sys.path[:0] = {[*SITES, str(TESTS)]!r};"
     " from sources.customisation.sandbox import test_commands as t; "
 )
 NOBODY = 65534
 pytestmark = pytest.mark.usefixtures("place")
 MTIME = 12345
-# The names of capabilities are the tool's: what it writes is judged by its own words.
+# Capabilities are set with setcap, so that our reading of them is tested against another tool.
 SETCAP = "$(PATH=$PATH:/usr/sbin:/sbin type -P setcap)"
 
 
@@ -46,8 +46,8 @@ SETCAP = "$(PATH=$PATH:/usr/sbin:/sbin type -P setcap)"
 def place(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
-    """A short directory for temporary files, empty at the end as at the beginning."""
-    tmp_path_factory.getbasetemp()  # is not to be in there
+    """Make a short directory for temporary files, which must be empty at the end."""
+    tmp_path_factory.getbasetemp()  # must not be created in there
     path = Path(tempfile.mkdtemp(prefix="c"))
     path.chmod(0o1777)
     monkeypatch.setattr("tempfile.tempdir", str(path))
@@ -58,13 +58,13 @@ def place(
 
 @pytest.fixture
 def fakeroot() -> None:
-    """Have fakeroot."""
+    """Require fakeroot."""
     require(["fakeroot"])
 
 
 @pytest.fixture
 def fakechroot() -> None:
-    """Have fakeroot and the leave to mount in namespaces of one's own."""
+    """Require fakeroot, and the permission to mount in a namespace."""
     require(["fakeroot", "unshare"])
     command = ["unshare", "--user", "--map-root-user", "--mount", "true"]
     if subprocess.run(command, check=False, capture_output=True).returncode:
@@ -92,13 +92,13 @@ def _ran(  # noqa: PLR0913 — a recipe has that many
     recipe = Recipe(extra_commands=extra, fake_root_commands=fake, fakechroot=chroot)
     heard = [] if warnings is None else warnings
     disk = Disk(store_dir, store_root)
-    with ran(tree or Tree(), recipe, disk=disk, mtime=MTIME, warn=heard.append) as result:
+    with run_commands(tree or Tree(), recipe, disk=disk, mtime=MTIME, warn=heard.append) as result:
         yield result
     assert warnings is not None or heard == []
 
 
 def _content(node: Node | None) -> bytes:
-    """What is in a file, which has to be the one that was listed."""
+    """Return a file's content; it must be the file that was listed."""
     assert node is not None
     found = os.stat(node.source)
     assert node.identity == (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
@@ -107,7 +107,7 @@ def _content(node: Node | None) -> bytes:
 
 
 def _listing(tree: Tree) -> list[Any]:
-    """All that becomes of a tree."""
+    """Return everything that the layer takes from a tree."""
     return [
         (
             path.decode("latin-1"), node.typeflag.decode(), oct(node.mode), node.uid, node.gid,
@@ -133,7 +133,7 @@ def _node(tree: Tree, path: bytes) -> Node:
 
 
 def test_tree_is_there(tmp_path: Path) -> None:
-    """Without it commands would work on something else than what was joined."""
+    """Without it commands would work on another tree than the joined one."""
     source = tmp_path / "source"
     source.write_bytes(b"copied" * 1000)
     found = source.stat()
@@ -208,13 +208,13 @@ def test_environment(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_private() -> None:
-    """Without it others could look into the tree, or change it."""
+    """Without it others could read or change the tree."""
     with _ran("stat -c %a .. . > modes") as tree:
         assert _content(tree.find(b"modes")).split() == [b"700", b"755"]
 
 
 def test_commands_of_any_size() -> None:
-    """Without it commands longer than an argument may be would not run."""
+    """Without it commands longer than the limit of an argument would not run."""
     text = "x" * 300_000 + "é'\"\\\n"
     with _ran(f"cat <<'EOF' > long\n{text}EOF\n") as tree:
         assert _content(tree.find(b"long")) == text.encode()
@@ -224,7 +224,7 @@ def test_commands_of_any_size() -> None:
 
 
 def test_ownership_without_fake_root() -> None:
-    """Without it the layer would tell who made it."""
+    """Without it the layer would reveal the user who made it."""
     with _ran("touch a; mkdir b; ln -s a c; mkfifo d; chmod 6751 a; chmod 1777 b") as tree:
         assert all((node.uid, node.gid) == (0, 0) for _, node in tree.entries())
         assert _node(tree, b"a").mode == 0o6751
@@ -233,7 +233,7 @@ def test_ownership_without_fake_root() -> None:
 
 
 def test_extra_commands_have_no_privileges() -> None:
-    """Without it what root's commands did to owners would be lost without a word."""
+    """Without it changes of owners by root's commands would be lost silently."""
     for commands in ("touch a; chown 1:1 a", "mknod a c 1 3"):
         with pytest.raises(CommandsError, match="failed at line 1"), _ran(commands):
             pass
@@ -242,14 +242,14 @@ def test_extra_commands_have_no_privileges() -> None:
 @pytest.mark.usefixtures("fakechroot")
 @pytest.mark.parametrize("fake", [False, True])
 def test_store_is_not_written_to(place: Path, *, fake: bool) -> None:
-    """A command that writes to a link in the tree would change the user's own files, for good."""
+    """A command that writes through a link in the tree would change the user's own files."""
     store = place / "store"
     store.mkdir()
     (store / "page").write_text("as it was", "utf-8")
     tree = _tree(page=link(os.fsencode(store / "page")))
     commands = "! echo changed > page && echo done > made"
     extra, fakes = ("", commands) if fake else (commands, "")
-    # Twice: the scratch directory beside the store, and in it.
+    # Twice: with the scratch directory next to the store, and in it.
     for store_dir in (store, place):
         with _ran(extra, fakes, tree=tree, store_dir=os.fsencode(store_dir)) as made:
             assert _content(made.find(b"made")) == b"done\n"
@@ -261,7 +261,7 @@ def test_store_is_not_written_to(place: Path, *, fake: bool) -> None:
 @pytest.mark.usefixtures("fakechroot")
 @pytest.mark.parametrize("fake", [False, True])
 def test_host_is_not_written_to(*, fake: bool) -> None:
-    """A command that means the image's root directory would write to the machine's, and go on."""
+    """A command that means the image's root directory would write to the machine's, and succeed."""
     stray = Path(tempfile.mkdtemp(dir="/", prefix="stream-image-test-"))
     commands = f"! touch {stray}/x && echo done | tee /dev/null > made"
     try:
@@ -276,7 +276,7 @@ def test_host_is_not_written_to(*, fake: bool) -> None:
 
 @pytest.mark.usefixtures("fakeroot")
 def test_fake_root() -> None:
-    """Without it owners, devices and special modes would not reach the layer."""
+    """Without it owners, devices and special modes would be missing in the layer."""
     commands = """
         touch file; chown 1000:100 file; chmod 4755 file
         mkdir dir; chown 7 dir; chmod 1770 dir
@@ -305,7 +305,7 @@ def test_fake_root() -> None:
 
 @pytest.mark.usefixtures("fakeroot")
 def test_nothing_is_given_away_on_disk() -> None:
-    """Without it root's run would make real devices, and files of others."""
+    """Without it a run as root would make real devices, and files of other owners."""
     with _ran(fake="touch a; chown 1000:100 a; mknod b c 1 3") as tree:
         above = os.path.dirname(_node(tree, b"a").source)
         for name in (b"/a", b"/b"):
@@ -315,7 +315,7 @@ def test_nothing_is_given_away_on_disk() -> None:
 
 @pytest.mark.usefixtures("fakeroot")
 def test_capabilities_and_attributes() -> None:
-    """Without it `setcap` would succeed and nothing of it arrive."""
+    """Without it `setcap` would succeed without effect."""
     require(["setcap"])
     python = f"{sys.executable} -IS -c"
     commands = f"""
@@ -332,7 +332,7 @@ def test_capabilities_and_attributes() -> None:
 
 @pytest.mark.usefixtures("fakeroot")
 def test_what_the_tree_had() -> None:
-    """Without it owners and devices that were in the tree before would be lost on disk."""
+    """Without it the owners and devices of the tree would be lost on disk."""
     owned = file(b"x")
     owned.uid, owned.gid, owned.xattrs = 3, 4, {b"user.a": b"b"}
     device = Node(typeflag=CHARACTER_DEVICE, mode=0o600, device=(1, 5), gid=2)
@@ -353,7 +353,7 @@ def test_what_the_tree_had() -> None:
 
 
 def test_closed_files() -> None:
-    """Without it a user could not put into an image what he may not read himself."""
+    """Without it users could not put files into an image that they cannot read themselves."""
     with _ran("echo x > a; chmod 0 a; mkdir -p b/c; echo y > b/c/d; chmod 0 b/c/d b/c b") as tree:
         assert [_node(tree, path).mode for path in (b"a", b"b", b"b/c", b"b/c/d")] == [0] * 4
         assert _content(tree.find(b"b/c/d")) == b"y\n"
@@ -370,14 +370,14 @@ def test_odd_names() -> None:
 
 
 def test_hard_links_and_holes() -> None:
-    """Without it content would be missing where a file has two names, or no blocks."""
+    """Without it content would be missing if a file has two names or no blocks."""
     with _ran("truncate -s 1M hole; echo x > a; ln a b") as tree:
         assert _content(tree.find(b"hole")) == bytes(1 << 20)
         assert _content(tree.find(b"a")) == _content(tree.find(b"b")) == b"x\n"
 
 
 def test_sockets() -> None:
-    """Without it an entry that no layer holds would stop the run, or vanish unseen."""
+    """Without it a socket would stop the run, or vanish silently."""
     warnings: list[str] = []
     code = 'import socket; socket.socket(socket.AF_UNIX).bind("so\\\\nck")'
     with _ran(f"{sys.executable} -IS -c '{code}'; touch a", warnings=warnings) as tree:
@@ -387,7 +387,7 @@ def test_sockets() -> None:
 
 
 def test_a_socket_is_told_of_once() -> None:
-    """What the first commands leave is still on disk after the second, which did not make it."""
+    """A socket of the first commands is still there after the second, which did not make it."""
     warnings: list[str] = []
     code = 'import socket; socket.socket(socket.AF_UNIX).bind("NAME")'
     made = f"{sys.executable} -IS -c '{code}'"
@@ -403,7 +403,7 @@ def test_a_socket_is_told_of_once() -> None:
 
 @pytest.mark.usefixtures("fakechroot")
 def test_absolute_paths(tmp_path: Path) -> None:
-    """Without it commands that name absolute paths would change the machine, not the tree."""
+    """Without it commands that use absolute paths would change the machine, not the tree."""
     store = tmp_path / "store"
     (store / "hash-x").mkdir(parents=True)
     (store / "hash-x" / "file").write_text("stored")
@@ -441,7 +441,7 @@ def test_a_store_below_another_root(tmp_path: Path) -> None:
     with _ran(fake=commands, chroot=True, store_dir=bytes(store), store_root=bytes(root)) as tree:
         assert _content(tree.find(b"copy")) == b"root's"
         assert _names(tree) == [b"", b"copy"]
-    # Commands that have the machine's directories have its store, too.
+    # Commands that see the machine's directories also see its store.
     commands = f"cat {store}/x/file > copy; ! touch {{{store},{below}}}/x/new 2> /dev/null"
     with _ran(commands, store_dir=bytes(store), store_root=bytes(root)) as tree:
         assert _content(tree.find(b"copy")) == b"machine's"
@@ -450,7 +450,7 @@ def test_a_store_below_another_root(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("fakechroot")
 def test_what_is_mounted_stays_out() -> None:
-    """Without it the machine's devices, or places made for them, would be in the image."""
+    """Without it the machine's devices, or mount points for them, would be in the image."""
     tree = Tree()
     tree.put(b"nix/store/x/file", file(b""))
     tree.put(b"nix/var", directory())
@@ -462,8 +462,8 @@ def test_what_is_mounted_stays_out() -> None:
 
 @pytest.mark.usefixtures("fakechroot")
 def test_devices_are_the_machines() -> None:
-    """Without it a root's commands, who take /dev for the image's, would make and remove what
-    this machine has there. Nobody else's can.
+    """Without it root's commands, taking /dev for the image's, would create and remove devices
+    of this machine. Other users cannot.
     """
     names = sorted(os.listdir("/dev"))
     commands = "! touch /dev/new; ! ln -s null /dev/new; ! mkdir /dev/new; echo x > /dev/null"
@@ -476,7 +476,7 @@ def test_devices_are_the_machines() -> None:
 
 @pytest.mark.usefixtures("fakechroot")
 def test_no_place_to_mount() -> None:
-    """Without it what is mounted would end up where a link of the image leads, on the machine."""
+    """Without it a mount would end up where a link of the image leads, on the machine."""
     tree = _tree(nix=link(b"/etc"), dev=link(b"/etc"))
     with (
         pytest.raises(CommandsError, match=r"fakeRootCommands: /dev must be a directory"),
@@ -487,8 +487,8 @@ def test_no_place_to_mount() -> None:
 
 @pytest.mark.usefixtures("fakechroot")
 def test_no_user_namespaces(place: Path) -> None:
-    """Without it commands would run with the machine as their root where they cannot have the
-    tree; owners are faked without it, too.
+    """Without it commands would run with the machine's root where they cannot have the tree's.
+    Owners are faked even without a user namespace.
     """
     require(["setpriv"])
     code = DRIVEN + "import json"
@@ -510,7 +510,7 @@ def test_no_user_namespaces(place: Path) -> None:
 
 @pytest.mark.usefixtures("fakechroot")
 def test_half_of_the_namespaces(place: Path) -> None:
-    """Where a user namespace is allowed and mounts are not, commands would run as nobody."""
+    """With a user namespace but without mounts, commands would run as nobody."""
     require(["setpriv"])
     code = DRIVEN + "import os"
     code += "; print(os.readlink('/proc/self/ns/user'), t.outcome({'extra': 'readlink /proc/self/ns/user > ns'}))"
@@ -532,8 +532,8 @@ def test_half_of_the_namespaces(place: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be a lesser one")
 @pytest.mark.usefixtures("fakechroot")
 def test_root_without_capabilities(place: Path) -> None:
-    """Without it a root who may make a namespace, and not be root in it, would be nobody to
-    his own commands.
+    """Without it commands would run as nobody for a root user who can make a user namespace,
+    but cannot be root in it.
     """
     require(["setpriv"])
     commands = f"touch a; {SETCAP} cap_net_raw+ep a; stat -c %u a > owner"
@@ -566,7 +566,7 @@ BOTH: list[dict[str, Any]] = [
 
 
 def outcome(arguments: dict[str, Any]) -> Any:
-    """What comes of commands, or how they fail."""
+    """Return the tree that commands leave, or their failure."""
     tree = _tree(b=file(b"bb"), c=file(b"cc", 0o4711), r=file(b"", 0o444))
     try:
         with _ran(**arguments, tree=tree) as result:
@@ -574,7 +574,7 @@ def outcome(arguments: dict[str, Any]) -> Any:
     except CommandsError as error:
         return str(error)
     for entry in listing:
-        if entry[0] == "ls":  # has times in it
+        if entry[0] == "ls":  # contains times
             entry[-1] = [line.split()[:4] for line in entry[-1].splitlines()[1:]]
     return listing
 
@@ -582,7 +582,7 @@ def outcome(arguments: dict[str, Any]) -> Any:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 @pytest.mark.usefixtures("fakechroot")
 def test_root_and_nobody(place: Path) -> None:
-    """Without it the image would depend on who makes it, or only root could."""
+    """Without it the image would depend on the user who makes it, or only root could make it."""
     python = shutil.which("python3", path="/usr/bin:/usr/local/bin:/run/current-system/sw/bin")
     sites = [*SITES, str(Path(pytest.__file__).parent.parent), str(TESTS)]
     code = f"import sys; sys.path[:0] = {sites!r}; import orjson, sources.customisation.sandbox.test_commands"
@@ -605,8 +605,8 @@ def test_root_and_nobody(place: Path) -> None:
 
 @pytest.mark.usefixtures("fakeroot")
 def test_owner_that_fakeroot_does_not_tell() -> None:
-    """Without it a file that `setcap` was used on would be the user's who makes the image,
-    where he cannot be root of a user namespace.
+    """Without it a file with capabilities would be owned by the user who makes the image, if
+    they cannot be root of a user namespace.
     """
     report = {
         "uid": 1000, "gid": 1000,
@@ -646,7 +646,7 @@ def test_owner_that_fakeroot_does_not_tell() -> None:
     ],
 )  # fmt: skip
 def test_failure(commands: str, status: int | None, message: str) -> None:
-    """Without it an image would be made of what commands left half done."""
+    """Without it an image would be made from the partial results of failed commands."""
     with pytest.raises(CommandsError) as caught, _ran(commands):
         pass
     assert str(caught.value).startswith(message)
@@ -656,14 +656,14 @@ def test_failure(commands: str, status: int | None, message: str) -> None:
 
 @pytest.mark.usefixtures("fakeroot")
 def test_failure_of_fake_root_commands() -> None:
-    """Without it nobody would know which commands failed."""
+    """Without it the message would not show which commands failed."""
     with pytest.raises(CommandsError) as caught, _ran(":", "\n\nfalse"):
         pass
     assert str(caught.value) == "fakeRootCommands: failed at line 3 with exit status 1"
 
 
 def test_missing_programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without it "No such file" would be said of nothing that anybody knows."""
+    """Without it the message would be "No such file", without the name of the program."""
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CommandsError, match="extraCommands: bash is not on PATH"), _ran(":"):
         pass
@@ -673,7 +673,7 @@ def test_missing_programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("fakeroot")
 def test_fakeroot_without_effect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without it owners would be lost where the fakeroot that is found fakes nothing."""
+    """Without it owners would be lost if the fakeroot on PATH has no effect."""
     fakeroot = tmp_path / "fakeroot"
     fakeroot.write_text('#!/bin/sh\nshift\nexec "$@"\n')
     fakeroot.chmod(0o755)
@@ -683,14 +683,14 @@ def test_fakeroot_without_effect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 def test_no_directory_for_temporary_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without it a full or closed disk would show a traceback."""
+    """Without it a full or unwritable disk would give a traceback."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
     with pytest.raises(SourceError, match="cannot be written: No such file"), _ran(":"):
         pass
 
 
 def test_output(capfd: pytest.CaptureFixture[str]) -> None:
-    """Without it what commands print would be in the middle of the image."""
+    """Without it the commands' output would end up in the middle of the image."""
     with _ran("echo out; echo err >&2; seq 300000"):
         pass
     out, err = capfd.readouterr()
@@ -703,7 +703,7 @@ def test_output(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def _running(word: str) -> list[int]:
-    """The processes that have `word` among their arguments."""
+    """Return the processes that have `word` among their arguments."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
@@ -714,7 +714,7 @@ def _running(word: str) -> list[int]:
 
 @pytest.mark.parametrize("fake", [False, True])
 def test_processes_that_stay(*, fake: bool) -> None:
-    """Without it what commands start would go on in a tree that is being written, or removed."""
+    """Without it background processes would go on in a tree that is being read or removed."""
     if fake:
         require(["fakeroot"])
     word = f"3{os.getpid()}.5"
@@ -728,14 +728,14 @@ def test_processes_that_stay(*, fake: bool) -> None:
 
 
 def test_processes_that_end_by_themselves() -> None:
-    """Without it what bash does not wait for would be cut off, or not, by chance."""
+    """Without it processes that bash does not wait for would be killed, or not, by chance."""
     with _ran("echo x > >(sleep 0.05; cat > late)") as tree:
         assert _content(tree.find(b"late")) == b"x\n"
 
 
 @pytest.mark.parametrize("raised", [ValueError, KeyboardInterrupt])
 def test_removed_after_an_error(place: Path, raised: type[BaseException]) -> None:
-    """Without it each run that fails would leave a copy of the tree."""
+    """Without it each failed run would leave a copy of the tree."""
     with pytest.raises(raised), _ran("mkdir -p a/b; chmod 0 a/b a"):
         raise raised
     assert os.listdir(place) == []
@@ -744,7 +744,7 @@ def test_removed_after_an_error(place: Path, raised: type[BaseException]) -> Non
 SIGNALLED = """
 import sys
 from stream.cli import main as cli
-from stream.sources.customisation.sandbox.commands import ran
+from stream.sources.customisation.sandbox.commands import run_commands
 from stream.sources.customisation.tree import Tree
 from stream.nix.store_root import Disk
 from stream.model import Recipe
@@ -752,7 +752,7 @@ import signal, os
 for signum in cli._SIGNALS:
     signal.signal(signum, cli._stop)
 try:
-    with ran(Tree(), Recipe(**{recipe!r}), disk=Disk(), mtime=0, warn=print): pass
+    with run_commands(Tree(), Recipe(**{recipe!r}), disk=Disk(), mtime=0, warn=print): pass
 except cli._Stopped as stopped:
     os._exit(128 + stopped.signum)
 """
@@ -780,7 +780,7 @@ def test_signals(place: Path, key: str, signum: signal.Signals) -> None:
 
 
 def test_ended_with_its_parent(place: Path) -> None:
-    """Without it commands would go on when what wanted them has been killed."""
+    """Without it commands would go on after the program that started them was killed."""
     word = f"5{os.getpid()}.5"
     code = SIGNALLED.format(recipe={"extra_commands": f"sleep {word}"})
     with subprocess.Popen(
@@ -789,12 +789,12 @@ def test_ended_with_its_parent(place: Path) -> None:
         until(lambda: _running(word))
         process.kill()
     until(lambda: not _running(word))
-    time.sleep(0.05)  # what ran them ends after them
-    subprocess.run(["rm", "-rf", *place.iterdir()], check=True)  # after SIGKILL nobody does
+    time.sleep(0.05)  # the guard exits after the commands
+    subprocess.run(["rm", "-rf", *place.iterdir()], check=True)  # after SIGKILL nobody removes it
 
 
 def test_deep_directories() -> None:
-    """Without it directories deeper than Python recurses, or a path is long, would stay."""
+    """Without it directories too deep for recursion, or for a path, would be left behind."""
     code = "import os\nfor _ in range(1200): os.mkdir(b'd' * 99); os.chdir(b'd' * 99)"
     with (
         pytest.raises(CommandsError, match="made a path of more than 4095 bytes: /dddd"),
@@ -804,8 +804,8 @@ def test_deep_directories() -> None:
 
 
 def test_scratch_alone() -> None:
-    """Without it what commands do to the private directory itself would keep it."""
-    with scratch() as there:
+    """Without it commands could keep the private directory from being removed."""
+    with opened_scratch() as there:
         write(Tree(), there, 0)
         os.chmod(there.aside, 0)
         os.rename(there.tree, there.path + b"/0")
@@ -814,5 +814,5 @@ def test_scratch_alone() -> None:
 
 
 def test_limit_of_names() -> None:
-    """Without it paths would be read that Linux does not open."""
+    """Without it we would read paths that Linux cannot open."""
     assert os.pathconf("/", "PC_PATH_MAX") - 1 == session.MAX_PATH
