@@ -94,7 +94,7 @@ class ContentConflict(RecipeError):
         super().__init__(
             where,
             f"{printable(first)} and {printable(second)} differ here; remove one of them,"
-            ' or set "conflicts" so that the first wins',
+            ' or set "conflicts" to "first"',
         )
 
 
