@@ -339,7 +339,7 @@ def test_unreadable_store_paths(
         assert line.endswith("Permission denied")
 
 
-def test_checksum_is_no_plain_file(
+def test_checksum_is_not_a_regular_file(
     customisation: Path, stream_image: Run, write_conf: WriteConf
 ) -> None:
     """A FIFO in the place of the checksum is refused, not waited for."""
@@ -380,7 +380,7 @@ def test_incomplete_customisation_layer(customisation: Path, missing: str) -> No
 
 
 @pytest.mark.parametrize("key", ["annotations", "labels"])
-def test_values_that_are_no_strings(key: str) -> None:
+def test_values_that_are_not_strings(key: str) -> None:
     """Registries and daemons refuse them, late; each is reported with its place."""
     found = faults({"repo_tag": "x:1", key: {"a": 1, "b": "x", "c\n": None}})
     assert found == {

@@ -141,7 +141,7 @@ def test_object_that_raises(conf: stream.ImageConf, room: int, error: Exception)
     assert caught.value is error
 
 
-def test_errors_are_both_ours_and_what_they_resemble(tmp_path: Path) -> None:
+def test_errors_are_also_builtin_exceptions(tmp_path: Path) -> None:
     """Without it a caller would have to know our exceptions to catch an OSError."""
     store = Store.below(tmp_path)
     os.mkfifo(store.path("fifo"))

@@ -202,7 +202,7 @@ def conf(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("skip", [False, True])
-def test_a_plan_is_what_is_streamed(conf: Path, skip: bool) -> None:  # noqa: FBT001
+def test_a_plan_matches_the_stream(conf: Path, skip: bool) -> None:  # noqa: FBT001
     """A conf's plan matches the image, including base image and customisation layer."""
     document = json.loads(conf.read_bytes())
     conf.write_text(json.dumps({**document, "skip_base_paths": skip}), "utf-8")
@@ -271,7 +271,7 @@ def test_store_paths_of_other_stores(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compress", ["none", "store", "gzip", "zstd", "zstd-seekable"])
-def test_what_we_write(conf: Path, compress: str) -> None:
+def test_our_own_outputs(conf: Path, compress: str) -> None:
     """Every output of ours can be inspected."""
     path = conf.parent / "image"
     subprocess.run([*COMMAND, "-q", str(conf), "-o", str(path), "--compress", compress], check=True)
@@ -505,7 +505,7 @@ def test_bomb_in_bomb(tmp_path: Path, piped: bool, verb: str) -> None:  # noqa: 
     assert b"refused as a bomb" in done.stdout + done.stderr
 
 
-def test_what_cannot_be_read(tmp_path: Path) -> None:
+def test_targets_that_cannot_be_read(tmp_path: Path) -> None:
     """Neither a FIFO nor a missing file hangs, or gives an unclear message."""
     os.mkfifo(tmp_path / "fifo")
     for verb in ("inspect", "verify"):
@@ -583,7 +583,7 @@ def test_non_blocking_standard_streams() -> None:
 
 
 @pytest.mark.parametrize("verb", ["inspect", "export", "merge"])
-def test_name_that_is_no_text(tmp_path: Path, verb: str) -> None:
+def test_name_that_is_not_text(tmp_path: Path, verb: str) -> None:
     """A file can have any name, with or without a tag after it."""
     path = os.fsencode(tmp_path) + b"/\xff.tar"
     with open(path, "wb") as file:

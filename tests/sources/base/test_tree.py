@@ -108,7 +108,7 @@ def test_above_the_store(tmp_path: Path) -> None:
         assert found[b"/".join(names[:depth])] == BaseEntry(DIRECTORY, uid=7, gid=8)
 
 
-def test_what_is_no_base(tmp_path: Path) -> None:
+def test_a_base_that_cannot_be_read(tmp_path: Path) -> None:
     """A base that cannot be read is reported before anything is written."""
     with pytest.raises(ArchiveError, match="a name that leaves the root"):
         entries_of(tmp_path, Base(layers=[tar_of([("../a", b"")])]).docker_archive())

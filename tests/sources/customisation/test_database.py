@@ -146,7 +146,7 @@ def test_large_values_do_not_upset_it() -> None:
     assert rows(data)[0][0][5] == signatures
 
 
-def test_registration_time_is_no_clock() -> None:
+def test_registration_time_is_constant() -> None:
     """Nix writes the current time there, and zero would mean that it is unknown."""
     assert query(written(A, B), "SELECT DISTINCT registrationTime FROM ValidPaths") == [(1,)]
 
@@ -170,7 +170,7 @@ def test_a_path_that_refers_to_itself_can_be_deleted() -> None:
         assert connection.execute("SELECT count(*) FROM Refs").fetchall() == [(0,)]
 
 
-def test_what_is_in_the_tree() -> None:
+def test_files_in_the_tree() -> None:
     """Nix looks for its files at these paths, and there are no others."""
     tree = made(A, B, roots=[B.path, B.path])
     found = {path: (node.typeflag, node.mode, node.link) for path, node in tree.entries()}
@@ -310,7 +310,7 @@ def test_merging_nothing_new_changes_nothing() -> None:
     assert written(base=based(written(*objects))) == written(*objects)
 
 
-def test_realisations_of_the_base_are_made_anew() -> None:
+def test_realisations_of_the_base_are_dropped() -> None:
     """If the file with their version stayed, Nix would look for tables that are gone."""
     tree = made(A, base=based(written(A), has_realisations=True))
     node = tree.find(b"nix/var/nix/db/ca-schema")
@@ -530,7 +530,7 @@ def test_a_stopped_query_is_known_by_its_code(monkeypatch: pytest.MonkeyPatch) -
             registrations.read(written(A), str)
 
 
-def test_what_else_a_base_has_is_left_alone() -> None:
+def test_other_tables_of_a_base_are_ignored() -> None:
     """Foreign triggers, views and tables are neither run nor copied."""
     base = changed(
         written(A),
@@ -628,7 +628,7 @@ def layers(draw: st.DrawFn) -> bytes:
 
 
 @given(st.lists(layers(), min_size=1, max_size=5))
-def test_what_the_layers_leave(tmp_path: Path, stack: list[bytes]) -> None:
+def test_layers_can_hide_the_database(tmp_path: Path, stack: list[bytes]) -> None:
     """Whiteouts and replaced directories hide it, as in an export."""
     image = image_of(tmp_path, stack)
     nodes_left = flattened(stack)
@@ -669,7 +669,7 @@ def test_databases_that_cannot_be_taken(
     assert message in str(caught.value)
 
 
-def test_an_empty_log_is_none(tmp_path: Path) -> None:
+def test_an_empty_log_is_ignored(tmp_path: Path) -> None:
     """Newer Nix versions leave an empty log when they close the database."""
     files = with_database(**{f"{DATABASE}-wal": b"", "nix/var/nix/db/ca-schema": b"4"})
     found = found_in(image_of(tmp_path, [layer_tar(files)]))
@@ -678,7 +678,7 @@ def test_an_empty_log_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [DATABASE, *PLACES])
-def test_a_database_behind_a_link(tmp_path: Path, name: str) -> None:
+def test_a_database_reached_through_a_link(tmp_path: Path, name: str) -> None:
     """Our database would not follow the link: an error, instead of losing the base's."""
     base = image_of(tmp_path, [tar_of([(name, link("/elsewhere"))])])
     with pytest.raises(ArchiveError, match=f"{name}: is a link"):

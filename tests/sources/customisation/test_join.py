@@ -227,7 +227,7 @@ def test_copies_of_several_contents_lie_over_each_other(
     assert found == expected
 
 
-def test_nodes_of_a_copy_say_what_to_read(make: Make) -> None:
+def test_nodes_of_a_copy_name_their_files(make: Make) -> None:
     """The layer's writer needs the size beforehand, and checks that the file is the same."""
     content = make(b"c", {b"bin": {b"tool": File(0o4755, 7, 1)}})
     tree = make_tree(Recipe(copy_to_root=(content,)))
@@ -570,7 +570,7 @@ def test_kept_links_deep_in_the_tree(make: Make) -> None:
     assert {b"a/c/1", b"usr/2"} < copied(base, more, keep_dirlinks=True).keys()
 
 
-def test_only_what_is_copied_keeps_links(make: Make) -> None:
+def test_only_copies_keep_links(make: Make) -> None:
     """Joined contents do not depend on the option for copies."""
     one = make(b"one", {b"bin": b"usr", b"usr": {b"x": HELLO}})
     other = make(b"other", {b"bin": {b"y": HELLO}})
@@ -588,7 +588,7 @@ def test_the_last_copy_of_a_directory_gives_its_mode(make: Make) -> None:
 
 
 @pytest.mark.parametrize("lay", [joined, copied])
-def test_the_first_conflict_is_told(make: Make, lay: Callable[..., Shown]) -> None:
+def test_the_first_conflict_is_reported(make: Make, lay: Callable[..., Shown]) -> None:
     """Any machine reports the same conflict first, whatever the order of its directories."""
     names = [b"%d" % number for number in range(20)]
     one = make(b"one", {name: {b"f": HELLO} for name in names})
@@ -611,14 +611,14 @@ def test_a_recipe_in_its_order(make: Make) -> None:
 
 
 @pytest.mark.parametrize("field", ["contents", "copy_to_root"])
-def test_what_is_built_in_is_in_conflict_like_others(make: Make, field: str) -> None:
+def test_built_in_contents_conflict_like_others(make: Make, field: str) -> None:
     """A passwd of one's own and fakeNss: one of them has to go."""
     mine = make(b"mine", {b"etc": {b"passwd": HELLO}})
     with pytest.raises(ContentConflict, match=r"^/etc/passwd: .*mine and fakeNss differ here"):
         make_tree(Recipe(**{field: (mine, Builtin(name="fakeNss"))}))  # type: ignore[arg-type]
 
 
-def test_what_is_built_in_goes_where_links_lead(make: Make) -> None:
+def test_built_in_contents_follow_links(make: Make) -> None:
     """/bin/sh works with a `/bin` that is a link, joined or kept."""
     sh = Builtin(name="binSh", path=make(b"bash", {b"bin": {b"bash": HELLO}}))
     package = make(b"package", {b"bin": b"usr/bin", b"usr": {b"bin": {b"x": HELLO}}})
@@ -630,7 +630,7 @@ def test_what_is_built_in_goes_where_links_lead(make: Make) -> None:
     assert kept[b"usr/bin/sh"] == f"-> {sh.path.decode()}/bin/bash"
 
 
-def test_directories_of_what_is_built_in_are_merged(make: Make) -> None:
+def test_directories_of_built_in_contents_are_merged(make: Make) -> None:
     """A content with its own /var/empty is not a conflict."""
     mine = make(b"mine", {b"var": {b"empty": {}}})
     linked = make(b"linked", {b"var": {b"empty": b"../none"}, b"none": {}})
@@ -639,14 +639,14 @@ def test_directories_of_what_is_built_in_are_merged(make: Make) -> None:
         assert shown(tree)[b"var/empty"] == "d0755"
 
 
-def test_the_same_program_agrees_with_what_is_built_in(make: Make) -> None:
+def test_the_same_program_agrees_with_built_in_contents(make: Make) -> None:
     """Bash among the contents has its own /bin/sh."""
     bash = make(b"bash", {b"bin": {b"bash": HELLO, b"sh": b"bash"}})
     tree = make_tree(Recipe(contents=(bash, Builtin(name="binSh", path=bash))))
     assert shown(tree) == joined(bash)
 
 
-def test_shadow_setup_adds_what_is_missing(make: Make) -> None:
+def test_shadow_setup_adds_missing_files(make: Make) -> None:
     """It comes last wherever it is listed, and overwrites neither contents nor base image."""
     mine = make(b"mine", {b"etc": {b"group": HELLO}})
     shadow, nss = Builtin(name="shadowSetup"), Builtin(name="fakeNss")

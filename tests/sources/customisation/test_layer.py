@@ -111,7 +111,7 @@ def test_it_is_the_last_layer() -> None:
         assert {info.mtime for info in tar} == {CONF.mtime}
 
 
-def test_recipe_and_conf_reach_who_makes_it(making: Making) -> None:
+def test_recipe_and_conf_are_passed_on(making: Making) -> None:
     """Without it a recipe could not be carried out, or not with the base image."""
     recipe = Recipe(extra_commands="true")
     conf = replace(CONF, customisation_layer=recipe)
@@ -128,7 +128,7 @@ def test_nothing_is_written_before_it_is_made(making: Making) -> None:
     assert output.getvalue() == b""
 
 
-def test_what_it_needs_goes_at_the_end(making: Making, tmp_path: Path) -> None:
+def test_its_files_are_removed_at_the_end(making: Making, tmp_path: Path) -> None:
     """Without it scratch trees would be left behind when a run fails."""
     (tmp_path / "motd").write_bytes(b"changed")
     with pytest.raises(SourceError, match="changed"):
@@ -179,7 +179,7 @@ def test_inspect_reads_no_content(making: Making, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("making")
-def test_inspect_says_what_will_be_written() -> None:
+def test_inspect_matches_the_layer() -> None:
     """Without it a plan would be that of another image."""
     (image,) = inspection._inspect_conf("conf", CONF, print).images
     archive = _written()

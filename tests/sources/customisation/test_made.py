@@ -364,9 +364,7 @@ def _become_a_fifo(path: Path) -> None:
     ],
     ids=["replaced", "rewritten", "longer", "empty", "link", "fifo", "gone"],
 )  # fmt: skip
-def test_file_that_is_not_the_one(
-    tmp_path: Path, change: Callable[[Path], object], said: str
-) -> None:
+def test_file_that_changed(tmp_path: Path, change: Callable[[Path], object], said: str) -> None:
     """Without it another file's content would be in the image, or the program would hang."""
     path = tmp_path / "file"
     path.write_bytes(b"content")
@@ -393,7 +391,7 @@ def test_file_rewritten_while_it_is_read(tmp_path: Path, monkeypatch: pytest.Mon
         layer_bytes(tree)
 
 
-def test_size_of_what_has_no_content() -> None:
+def test_size_of_entries_without_content() -> None:
     """Without it a directory's size on disk would make a tar that cannot be read."""
     tree, plain = Tree(), Tree()
     tree.put(b"directory", Node(typeflag=DIRECTORY, mode=0o755, size=4096))

@@ -186,7 +186,7 @@ def test_attributes() -> None:
         (Permission(path=b"/bin/tool", capabilities="x=p"), "/bin/tool: capabilities: 'x' is no"),
     ],
 )
-def test_what_cannot_be(rule: Permission, said: str) -> None:
+def test_rules_that_cannot_be_applied(rule: Permission, said: str) -> None:
     """A rule without effect is a typo that would go unnoticed."""
     with pytest.raises(RecipeError) as caught:
         applied(tree_of(pipe=Node(typeflag=FIFO, mode=0o600), empty=directory()), rule)

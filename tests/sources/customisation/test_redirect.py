@@ -134,7 +134,7 @@ def test_through_our_own_links() -> None:
     assert redirected(files) == {"usr": "opt", "opt": None, "opt/bin": None, "opt/bin/x": b"1"}
 
 
-def test_to_what_comes_later() -> None:
+def test_to_a_directory_made_later() -> None:
     """A link can lead to a directory that only exists after ours has been moved."""
     base = {"a": "bin/sub", "bin": "usr/bin", "usr": None, "usr/bin": None}
     files: Files = {"a/x": b"1", "bin/sub/y": b"2"}
@@ -429,7 +429,7 @@ def test_directories_are_like_the_base() -> None:
     assert root.xattrs == {b"user.x": b"y"}
 
 
-def test_what_commands_change_stays() -> None:
+def test_changes_by_commands_are_kept() -> None:
     """`chmod 755 tmp` is deliberate; `mkdir -p root` does not choose a mode."""
     base = {b"tmp": BaseEntry(DIRECTORY, 0o1777), b"root": BaseEntry(DIRECTORY, 0o700)}
     tree = tree_of({"tmp": None})

@@ -331,7 +331,7 @@ def test_capabilities_and_attributes() -> None:
 
 
 @pytest.mark.usefixtures("fakeroot")
-def test_what_the_tree_had() -> None:
+def test_attributes_of_the_tree_are_kept() -> None:
     """Without it the owners and devices of the tree would be lost on disk."""
     owned = file(b"x")
     owned.uid, owned.gid, owned.xattrs = 3, 4, {b"user.a": b"b"}
@@ -386,7 +386,7 @@ def test_sockets() -> None:
     assert warning == "extraCommands: /so\\nck: left out; layers cannot hold sockets"
 
 
-def test_a_socket_is_told_of_once() -> None:
+def test_a_socket_is_reported_once() -> None:
     """A socket of the first commands is still there after the second, which did not make it."""
     warnings: list[str] = []
     code = 'import socket; socket.socket(socket.AF_UNIX).bind("NAME")'
@@ -449,7 +449,7 @@ def test_a_store_below_another_root(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("fakechroot")
-def test_what_is_mounted_stays_out() -> None:
+def test_mounts_stay_out_of_the_layer() -> None:
     """Without it the machine's devices, or mount points for them, would be in the image."""
     tree = Tree()
     tree.put(b"nix/store/x/file", file(b""))
