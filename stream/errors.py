@@ -144,6 +144,15 @@ class SizeMismatch(StreamImageError, ValueError):
 class OutputError(StreamImageError, OSError):
     """An image that could not be written: disk full, target not writable."""
 
+    @staticmethod
+    def unwritable(error: OSError, what: str) -> OutputError:
+        """Return the error for output that the system does not take; `what` says in the
+        message that it was not written.
+        """
+        if isinstance(error, BrokenPipeError):
+            return ReaderClosedError(error.errno, "the reader closed the pipe")
+        return OutputError(error.errno, f"{what}: {error.strerror}")
+
     def __str__(self) -> str:
         """Return the message without the error number that OSError puts before it."""
         return str(self.strerror or "cannot write the image")

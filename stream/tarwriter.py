@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Self
 
 from stream import _tarhash
-from stream.errors import OutputError, ReaderClosedError, SizeMismatch, SourceError
+from stream.errors import OutputError, SizeMismatch, SourceError
 from stream.model import Digest, Owner
 from stream.typeflags import DIRECTORY, FILE, HARD_LINK
 
@@ -60,9 +60,7 @@ def _translate_errors() -> Iterator[None]:
     except OSError as error:
         if error.filename is not None:
             raise SourceError.unreadable(os.fsencode(error.filename), error) from error
-        if isinstance(error, BrokenPipeError):
-            raise ReaderClosedError(error.errno, "the reader closed the pipe") from error
-        raise OutputError(error.errno, f"cannot write the image: {error.strerror}") from error
+        raise OutputError.unwritable(error, "cannot write the image") from error
 
 
 class Entries:

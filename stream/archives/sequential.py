@@ -6,9 +6,6 @@ Nothing is staged: what has passed is gone. Knows nothing of images.
 from __future__ import annotations
 
 import io
-import os
-import select
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +14,7 @@ from stream.archives.bytesource import PIECE, ByteSource, StreamBytes
 from stream.archives.container import Blob, CompressedTar, Peruse, where
 from stream.archives.decompress import MAGIC_SIZE, Budget, compression_of, decompressed
 from stream.errors import ArchiveError
+from stream.pipes import filled, read_some
 
 STANDARD_INPUT = "standard input"
 
@@ -58,19 +56,11 @@ class Sequential:
 
     def _read(self, count: int) -> bytes:
         try:
-            data = self._read_when_ready(count)
+            data = read_some(self._fd, count)
         except OSError as error:
             raise ArchiveError(self.name, f"cannot be read: {error.strerror}") from error
         self.count += len(data)
         return data
-
-    def _read_when_ready(self, count: int) -> bytes:
-        # A descriptor that is shared with others can be non-blocking.
-        while True:
-            try:
-                return os.read(self._fd, count)
-            except BlockingIOError:
-                select.select([self._fd], [], [])
 
 
 class SequentialTar(CompressedTar):
@@ -106,41 +96,5 @@ def piped(write: Callable[[int], object], name: str) -> Iterator[ByteSource]:
     """What `write` writes to the descriptor that it is given, while it does. What it
     raises, the reader meets where the bytes end.
     """
-    read_end, write_end = os.pipe()
-    writer = _Writer(write, write_end)
-    writer.start()
-    try:
-        yield StreamBytes(_Written(Sequential(read_end, name), writer), name)
-    finally:
-        os.close(read_end)
-        writer.join()
-
-
-class _Writer(threading.Thread):
-    def __init__(self, write: Callable[[int], object], fd: int) -> None:
-        super().__init__(name="write", daemon=True)
-        self.error: BaseException | None = None
-        self._write = write
-        self._fd = fd
-
-    def run(self) -> None:
-        try:
-            self._write(self._fd)
-        except BaseException as error:  # noqa: BLE001 — raised where it is read
-            self.error = error
-        finally:
-            os.close(self._fd)
-
-
-class _Written:
-    def __init__(self, file: Sequential, writer: _Writer) -> None:
-        self._file = file
-        self._writer = writer
-
-    def read(self, count: int, /) -> bytes:
-        data = self._file.read(count)
-        if not data:
-            self._writer.join()
-            if self._writer.error is not None:
-                raise self._writer.error
-        return data
+    with filled(write, name="write") as bytes_written:
+        yield StreamBytes(bytes_written, name)

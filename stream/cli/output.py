@@ -11,15 +11,15 @@ import json
 import os
 import re
 import secrets
-import select
 import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from stream import pipes
 from stream.cli.usage import UsageError
-from stream.errors import OutputError, ReaderClosedError, StreamImageError
+from stream.errors import OutputError, StreamImageError
 
 
 def _umask() -> int:
@@ -153,16 +153,10 @@ def write_all(fd: int, data: bytes, name: str) -> None:
     Unbuffered: data left in a buffer when the reader has gone would fail again at exit.
     `name` stands for `fd` in messages. Raises OutputError.
     """
-    left = memoryview(data)
-    while left:
-        try:
-            left = left[os.write(fd, left) :]
-        except BlockingIOError:
-            select.select([], [fd], [])
-        except BrokenPipeError as error:
-            raise ReaderClosedError(error.errno, "the reader closed the pipe") from error
-        except OSError as error:
-            raise OutputError(error.errno, f"{name} cannot be written: {error.strerror}") from error
+    try:
+        pipes.write_all(fd, data)
+    except OSError as error:
+        raise OutputError.unwritable(error, f"{name} cannot be written") from error
 
 
 def hold_standard_descriptors() -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from stream.compression.codecs import CODECS
-from stream.compression.pump import Pump
+from stream.compression.pump import encoded
 from stream.errors import ArgumentError
 
 NONE = "none"
@@ -72,13 +72,5 @@ def compressed(fd: int, compression: Compression, *, threads: int | None = None)
         return
     workers = min(threads or len(os.sched_getaffinity(0)), MAX_THREADS)
     encode = CODECS[compression.codec].encode
-    pump = Pump(fd, lambda blocks: encode(blocks, compression.level or 0, workers))
-    try:
-        yield pump.input
-        pump.finish()
-    except BaseException as error:
-        pump.abandon()
-        # The pump closed its input because it failed: report that failure.
-        if isinstance(error, BrokenPipeError) and pump.failure is not None:
-            raise pump.failure from None
-        raise
+    with encoded(fd, lambda blocks: encode(blocks, compression.level or 0, workers)) as source:
+        yield source

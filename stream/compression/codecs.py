@@ -11,8 +11,9 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from stream.compression.pump import Blocks, Buffer, Encoded
+from stream.compression.pump import Blocks, Encoded
 from stream.compression.workers import in_order
+from stream.pipes import Buffer
 
 KIB, MIB = 1 << 10, 1 << 20
 

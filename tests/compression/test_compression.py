@@ -24,7 +24,7 @@ from stream.cli.options import compression_of_name, parse_compression
 from stream.cli.usage import UsageError
 from stream.compression import CHOICES, Compression, compressed
 from stream.compression.codecs import CODECS as CODECS_BY_NAME
-from stream.compression.pump import Pump
+from stream.compression.pump import encoded
 from stream.compression.workers import in_order
 from stream.errors import OutputError, ReaderClosedError
 
@@ -296,13 +296,14 @@ def test_encoder_fails() -> None:
             raise MemoryError
         yield []
 
-    with open(os.devnull, "wb") as null:
-        pump = Pump(null.fileno(), failing)  # type: ignore[arg-type]
-        with pytest.raises(BrokenPipeError):  # noqa: PT012
-            while True:
-                os.write(pump.input, bytes(4096))
-        with pytest.raises(MemoryError):
-            pump.finish()
+    with (  # noqa: PT012
+        open(os.devnull, "wb") as null,
+        pytest.raises(MemoryError),
+        encoded(null.fileno(), failing) as fd,  # type: ignore[arg-type]
+        pytest.raises(BrokenPipeError),
+    ):
+        while True:
+            os.write(fd, bytes(4096))
 
 
 @pytest.mark.parametrize("codec", CODECS)

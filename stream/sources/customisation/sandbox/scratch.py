@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from stream.errors import SourceError
+from stream.pipes import write_all
 from stream.sources.customisation.content import CHANGED, PIECE, opened
 from stream.sources.customisation.tree import Node, Tree
 from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, FIFO, FILE, LINK
@@ -176,7 +177,5 @@ def _copy_range(source: int, target: int, count: int) -> int:
         if error.errno not in _NO_RANGES:
             raise
     data = os.read(source, min(count, PIECE))
-    left = memoryview(data)
-    while left:
-        left = left[os.write(target, left) :]
+    write_all(target, data)
     return len(data)

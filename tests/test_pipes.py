@@ -1,0 +1,158 @@
+"""Pipes with a thread at one end: what each side learns of the other's failure."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
+
+import pytest
+
+from stream.compression.pump import Blocks, encoded
+from stream.pipes import Abandoned, Inflow, emptied, filled, read_some, write_all
+
+PATIENCE = 20.0
+LARGE = os.urandom(3 << 20)  # more than pipes hold
+
+
+def raising(error: BaseException) -> Callable[[object], None]:
+    """A side of a pipe that fails at once."""
+
+    def fail(_: object) -> None:
+        raise error
+
+    return fail
+
+
+def unencoded(blocks: Blocks) -> Iterator[list[memoryview]]:
+    """An encoder that changes nothing."""
+    for block in blocks(1024):
+        yield [block]
+
+
+def test_bytes_pass_in_both_directions() -> None:
+    """Pieces that are lost or come twice would be another layer."""
+    found = bytearray()
+
+    def empty(inflow: Inflow) -> None:
+        for block in inflow.blocks(100_000):
+            found.extend(block)
+
+    with emptied(empty, name="test", wait=True) as fd:
+        write_all(fd, LARGE[:5], b"", LARGE[5:])
+    assert found == LARGE
+    with filled(lambda fd: write_all(fd, LARGE), name="test") as outflow:
+        assert b"".join(iter(lambda: outflow.read(70_000), b"")) == LARGE
+
+
+def test_failure_of_what_empties() -> None:
+    """The writer would be told of a closed pipe instead of a full disk."""
+    error = ZeroDivisionError("x")
+    for data in (b"", LARGE):
+        with (
+            pytest.raises(ZeroDivisionError) as caught,
+            emptied(raising(error), name="test", wait=False) as fd,
+        ):
+            write_all(fd, data)
+        assert caught.value is error
+
+
+def test_failure_of_what_fills() -> None:
+    """A layer that was cut short by an error would pass for a complete one."""
+    error = ZeroDivisionError("x")
+
+    def fill(fd: int) -> None:
+        write_all(fd, b"begun")
+        raise error
+
+    with filled(fill, name="test") as outflow:
+        assert outflow.read(100) == b"begun"
+        with pytest.raises(ZeroDivisionError) as caught:
+            outflow.read(100)
+    assert caught.value is error
+
+
+def test_reader_that_leaves_early() -> None:
+    """A writer that nobody reads would wait for ever, or be left behind."""
+    with filled(lambda fd: write_all(fd, LARGE), name="early") as outflow:
+        outflow.read(1)
+    assert "early" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_abandoned_bytes_never_look_complete() -> None:
+    """What is compressed after a failure would get a valid end."""
+    ended: list[BaseException | None] = []
+
+    def empty(inflow: Inflow) -> None:
+        try:
+            list(inflow.blocks(10))
+        except Abandoned as error:
+            ended.append(error)
+            raise
+
+    for wait in (True, False):
+        with pytest.raises(KeyboardInterrupt), emptied(empty, name="test", wait=wait) as fd:  # noqa: PT012
+            write_all(fd, b"half")
+            raise KeyboardInterrupt
+    until = time.monotonic() + PATIENCE
+    while len(ended) < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert [type(error) for error in ended] == [Abandoned, Abandoned]
+
+
+def test_interrupted_while_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C at the very end would still let the thread finish the stream."""
+    inflows: list[Inflow] = []
+
+    def interrupted(_thread: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), emptied(inflows.append, name="test", wait=False):
+        monkeypatch.setattr(threading.Thread, "join", interrupted)
+    assert [inflow.is_abandoned for inflow in inflows] == [True]
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        lambda: emptied(raising(AssertionError()), name="test", wait=True),
+        lambda: filled(raising(AssertionError()), name="test"),
+        lambda: encoded(1, unencoded),  # type: ignore[arg-type]
+    ],
+    ids=["emptied", "filled", "encoded"],
+)
+def test_thread_that_cannot_be_started(
+    monkeypatch: pytest.MonkeyPatch, opened: Callable[[], AbstractContextManager[object]]
+) -> None:
+    """Each image that fails for want of threads would cost descriptors, until none is left."""
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(RuntimeError, match="new thread"), opened():
+        pass
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_non_blocking_descriptors() -> None:
+    """A pipe that another program made non-blocking would end the image, or cut it short."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    os.set_blocking(write_end, False)
+    found = bytearray()
+
+    def read() -> None:
+        while data := read_some(read_end, 1 << 16):
+            found.extend(data)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with suppress(BrokenPipeError):
+        time.sleep(0.05)
+        write_all(write_end, LARGE)
+    os.close(write_end)
+    reader.join()
+    os.close(read_end)
+    assert found == LARGE
