@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, Self
 
 from stream.errors import ArchiveError
 from stream.model import Digest
@@ -40,12 +40,17 @@ class FileBytes:
     position is neither used nor changed, so that many may read one file.
     """
 
-    def __init__(self, fd: int, name: str, *, offset: int = 0, size: int | None = None) -> None:
+    def __init__(self, fd: int, name: str, *, size: int, offset: int = 0) -> None:
         self.name = name
         self.position = 0
+        self.size = size
         self._fd = fd
         self._offset = offset
-        self.size = os.fstat(fd).st_size - offset if size is None else size
+
+    @classmethod
+    def whole(cls, fd: int, name: str) -> Self:
+        """Return the bytes of all of the file `fd`, as large as it is now."""
+        return cls(fd, name, size=os.fstat(fd).st_size)
 
     @property
     def range(self) -> tuple[int, int]:

@@ -2,7 +2,8 @@
 layout (`index.json`), down to each layer's blob and diff_id.
 
 Formats: `docker save`'s manifest.json; OCI Image Specification, image-layout.md,
-image-index.md, manifest.md, config.md. Knows no tar. What documents say of
+image-index.md, manifest.md, config.md. Knows containers, not how
+they are read. What documents say of
 themselves is checked before it is used.
 """
 
@@ -11,15 +12,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
+import stat
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn, Self
+from typing import Any, Generic, Never, NoReturn, Self, overload
 
 from stream.archives.bytesource import ByteSource
-from stream.archives.container import Blob, Container, Peruse, open_container, where
-from stream.archives.decompress import decompressed
+from stream.archives.container import Blob, Container, Peruse, T, T_co, content_of, where
+from stream.archives.directory import encoded, open_directory
+from stream.archives.tars import open_tar
 from stream.errors import ArchiveError
 from stream.faults import depth_of
 from stream.limits import MAX_DEPTH
@@ -70,13 +74,15 @@ class ArchiveImage:
         return Digest(f"sha256:{hashlib.sha256(self.config).hexdigest()}")
 
 
-class Archive:
-    """An image archive: its container and its images. A context manager."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archive(Generic[T_co]):
+    """An image archive: its container and its images. `kind` is `docker-archive` or `oci`.
+    A context manager.
+    """
 
-    def __init__(self, container: Container, kind: str, images: tuple[ArchiveImage, ...]) -> None:
-        self.container = container
-        self.kind = kind  # docker-archive or oci
-        self.images = images
+    container: Container[T_co]
+    kind: str
+    images: tuple[ArchiveImage, ...]
 
     def __enter__(self) -> Self:
         return self
@@ -93,10 +99,8 @@ class Archive:
     def layer_content(self, layer: ArchiveLayer) -> Iterator[ByteSource]:
         """The tar of `layer`, uncompressed. Raises ArchiveError."""
         with closing(self.container.read([layer.blob])) as reading:
-            for _, source in reading:
-                compression = layer.blob.compression
-                yield decompressed(source, compression, source.name) if compression else source
-                return
+            _, source = next(reading)
+            yield content_of(source, layer.blob)
 
     def choose(self, reference: str | None, architecture: str | None = None) -> ArchiveImage:
         """The image tagged `reference`, or the first one; of several the one for
@@ -121,8 +125,14 @@ class Archive:
         return images[0]
 
 
-def open_archive(path: str, peruse: Peruse | None = None) -> Archive:
-    """The archive at `path`. Raises ArchiveError. Close it, or use it in `with`."""
+@overload
+def open_archive(path: str) -> Archive[Never]: ...
+@overload
+def open_archive(path: str, peruse: Peruse[T] | None) -> Archive[T]: ...
+def open_archive(path: str, peruse: Peruse[T] | None = None) -> Archive[T]:
+    """Open the archive at `path`, and scan it; `peruse` is called for its layers: see
+    Container. Close it, or use it in `with`. Raises ArchiveError.
+    """
     container = open_container(path, peruse)
     try:
         return read_archive(container)
@@ -131,17 +141,40 @@ def open_archive(path: str, peruse: Peruse | None = None) -> Archive:
         raise
 
 
-def read_archive(container: Container) -> Archive:
-    """The archive in `container`: a docker-archive, or else an OCI layout."""
+def open_container(path: str, peruse: Peruse[T] | None = None) -> Container[T]:
+    """Open the container at `path`, and scan it: a directory, or a file that is a tar
+    however compressed. Raises ArchiveError.
+    """
+    try:
+        fd = os.open(encoded(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise ArchiveError(path, f"cannot be read: {error.strerror}") from error
+    with ExitStack() as stack:
+        stack.callback(os.close, fd)
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISDIR(mode):
+            return open_directory(path, peruse)
+        if not stat.S_ISREG(mode):
+            raise ArchiveError(path, "is neither a regular file nor a directory")
+        container = open_tar(fd, path).scan(peruse)
+        stack.pop_all()  # the container closes it
+        return container
+
+
+def read_archive(container: Container[T]) -> Archive[T]:
+    """Read the documents in `container`: a docker-archive's, or else an OCI layout's.
+    Raises ArchiveError.
+    """
     reader = _Reader(container)
     if (manifest := container.find("manifest.json")) is not None:
-        images = tuple(reader.docker_images(manifest))
-        return Archive(container, "docker-archive", images)
-    if (index := container.find("index.json")) is not None:
-        return Archive(container, "oci", tuple(reader.oci_images(index)))
-    raise ArchiveError(
-        container.name, "is no image archive: it has neither manifest.json nor index.json"
-    )
+        kind, images = "docker-archive", tuple(reader.docker_images(manifest))
+    elif (index := container.find("index.json")) is not None:
+        kind, images = "oci", tuple(reader.oci_images(index))
+    else:
+        raise ArchiveError(
+            container.name, "is no image archive: it has neither manifest.json nor index.json"
+        )
+    return Archive(container=container, kind=kind, images=images)
 
 
 def _no_number(text: str) -> NoReturn:
@@ -156,7 +189,7 @@ def _finite(text: str) -> float:
 
 
 class _Reader:
-    def __init__(self, container: Container) -> None:
+    def __init__(self, container: Container[object]) -> None:
         self._container = container
         self._descriptors = 0  # met in indexes
         self._configs: dict[bytes, tuple[bytes, dict[str, Any], list[Digest]]] = {}

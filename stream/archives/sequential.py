@@ -5,14 +5,13 @@ Nothing is staged: what has passed is gone. Knows nothing of images.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from stream.archives.bytesource import PIECE, ByteSource, StreamBytes
-from stream.archives.container import Blob, CompressedTar, Peruse, where
+from stream.archives.container import Blob
 from stream.archives.decompress import MAGIC_SIZE, Budget, compression_of, decompressed
+from stream.archives.tars import Content, ForwardTar
 from stream.errors import ArchiveError
 from stream.pipes import filled, read_some
 
@@ -63,26 +62,17 @@ class Sequential:
         return data
 
 
-class SequentialTar(CompressedTar):
+class SequentialTar(ForwardTar):
     """A tar, plain or compressed, that passes once: all that can be known of it is
     known from the scan. `file` is not closed.
     """
 
-    def __init__(self, file: Sequential, peruse: Peruse) -> None:
+    def __init__(self, file: Sequential) -> None:
+        self.name = file.name
         self._file = file
-        super().__init__(-1, file.name, file.compression or "", peruse)
 
-    def _source(self) -> ByteSource:
-        self._budget = Budget(lambda: self._file.count)
-        return self._file.content()
-
-    def perused(self, blob: Blob) -> Any:
-        # What looked like a document was kept instead of perused.
-        if blob.offset not in self._perused and blob.offset in self._documents:
-            assert self._peruse is not None
-            data = io.BytesIO(self._documents[blob.offset])
-            return self._peruse(StreamBytes(data, where(self.name, blob.name)))
-        return super().perused(blob)
+    def _content(self) -> Content:
+        return Content(self._file.content(), Budget(lambda: self._file.count))
 
     def read(self, blobs: Sequence[Blob]) -> Generator[tuple[Blob, ByteSource], None, None]:
         raise ArchiveError(self.name, "passes once, and must be read twice: put it in a file")

@@ -99,7 +99,9 @@ def export(
         return _export_archive(archive, archive.choose(found.repo_tag), fd, observer)
 
 
-def _export_archive(archive: Archive, image: ArchiveImage, fd: int, observer: Observer) -> Exported:
+def _export_archive(
+    archive: Archive[Listing], image: ArchiveImage, fd: int, observer: Observer
+) -> Exported:
     check_listing(archive.name, image)
     blobs = dict.fromkeys(layer.blob for layer in image.layers)
     listings = {blob: archive.container.perused(blob) for blob in blobs}
@@ -146,7 +148,7 @@ class _ArchiveLayers:
     """The layers of an image in an archive."""
 
     def __init__(
-        self, archive: Archive, image: ArchiveImage, listings: Mapping[Blob, Listing]
+        self, archive: Archive[object], image: ArchiveImage, listings: Mapping[Blob, Listing]
     ) -> None:
         self._container = archive.container
         self._by_blob: dict[Blob, _Layer] = {}

@@ -108,7 +108,7 @@ def inspect(
         return _inspect_conf(conf_name(target), found, warn)
     if isinstance(found, Sequential):
         compression = found.compression
-        with read_archive(SequentialTar(found, summarise)) as archive:
+        with read_archive(SequentialTar(found).scan(summarise)) as archive:
             return _inspect_archive(archive, compression, None)
     compression = compression_of(head_of(found.path)[:MAGIC_SIZE])
     with open_archive(found.path, summarise) as archive:
@@ -118,7 +118,9 @@ def inspect(
 # ---- archives
 
 
-def _inspect_archive(archive: Archive, compression: str | None, repo_tag: str | None) -> Inspection:
+def _inspect_archive(
+    archive: Archive[Summary], compression: str | None, repo_tag: str | None
+) -> Inspection:
     images = archive.images if repo_tag is None else (archive.choose(repo_tag),)
     return Inspection(
         name=archive.name,
@@ -129,7 +131,7 @@ def _inspect_archive(archive: Archive, compression: str | None, repo_tag: str | 
     )
 
 
-def _image(archive: Archive, image: ArchiveImage) -> InspectedImage:
+def _image(archive: Archive[Summary], image: ArchiveImage) -> InspectedImage:
     return InspectedImage(
         image_id=image.image_id,
         repo_tags=image.repo_tags,

@@ -54,10 +54,10 @@ class _ArchiveSources:
     """
 
     def __init__(
-        self, inputs: Sequence[tuple[Archive, Sequence[ArchiveImage]]], observer: Observer
+        self, inputs: Sequence[tuple[Archive[object], Sequence[ArchiveImage]]], observer: Observer
     ) -> None:
         self._found = _Images()
-        self._plan: list[tuple[Archive, list[ArchiveLayer]]] = []
+        self._plan: list[tuple[Archive[object], list[ArchiveLayer]]] = []
         given: set[Digest] = set()
         for archive, images in inputs:
             check_listing(archive.name, *images)
@@ -127,7 +127,7 @@ def merge(  # noqa: PLR0913 — the options of the command, each of its own
     check_arguments(archive_format, threads)
     observer = observer or Observer()
     with ExitStack() as stack:
-        inputs: list[tuple[Archive, Sequence[ArchiveImage]]] = []
+        inputs: list[tuple[Archive[object], Sequence[ArchiveImage]]] = []
         for target in archives:
             path, repo_tag = split_archive(os.fspath(target))
             archive = stack.enter_context(open_archive(path))

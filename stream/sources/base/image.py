@@ -34,7 +34,7 @@ class BaseImage:
     def __init__(
         self,
         reference: BaseReference,
-        archive: Archive,
+        archive: Archive[BaseListing],
         image: ArchiveImage,
         listings: dict[Blob, BaseListing],
     ) -> None:

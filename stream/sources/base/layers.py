@@ -100,7 +100,11 @@ _CARRIED = frozenset({"gzip", "zstd"})
 
 
 def archive_layers(
-    container: Container, layers: Iterable[ArchiveLayer], *, owner: str, carry_compressed: bool
+    container: Container[object],
+    layers: Iterable[ArchiveLayer],
+    *,
+    owner: str,
+    carry_compressed: bool,
 ) -> Iterator[LayerSource]:
     """Yield each distinct layer, in the container's order. With `carry_compressed`, layers
     stored with a compression that OCI allows stay compressed. `owner` says in messages whose
@@ -154,7 +158,7 @@ def distinct_layers(layers: Iterable[ArchiveLayer]) -> list[KnownLayer]:
     return list(found.values())
 
 
-def _measure(container: Container, blob: Blob) -> Blob:
+def _measure(container: Container[object], blob: Blob) -> Blob:
     return blob if blob.content_size is not None else container.measure(blob)
 
 

@@ -79,7 +79,7 @@ def _differences(
 
 
 @contextmanager
-def _opened_image(path: str, found: CheckedImage) -> Iterator[tuple[Archive, ArchiveImage]]:
+def _opened_image(path: str, found: CheckedImage) -> Iterator[tuple[Archive[object], ArchiveImage]]:
     """Open the archive again, and choose `found` in it. Raises ArchiveError."""
     with open_archive(path) as archive:
         yield archive, next(one for one in archive.images if one.image_id == found.image_id)

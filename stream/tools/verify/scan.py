@@ -144,7 +144,7 @@ class Scan:
             return
         fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
-            source = FileBytes(fd, text)
+            source = FileBytes.whole(fd, text)
             size = os.fstat(fd).st_size
             self._budget = Budget(lambda: source.position)
             self.members.by_name[text] = self._stored(source, size)

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from roots import flattened
 
-from stream.archives.bytesource import ByteSource
-from stream.archives.container import CompressedTar
+from stream.archives.tars import CompressedTar, Content
 from stream.config import load_conf, parse_conf
 from stream.errors import ArchiveError
 from stream.pipeline import write_image
@@ -146,15 +145,15 @@ def test_as_extracted_layer_by_layer(tmp_path: Path, layers: list[list[Entry]]) 
 
 
 def test_a_base_is_read_once_to_be_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every pass over a compressed base decompresses all of it; the second one copies it."""
-    readings: list[ByteSource] = []
-    source = CompressedTar._source
+    """Each reading of a compressed base decompresses all of it; a second one copies it."""
+    readings: list[Content] = []
+    content = CompressedTar._content
 
-    def counted(self: CompressedTar) -> ByteSource:
-        readings.append(source(self))
+    def counted(self: CompressedTar) -> Content:
+        readings.append(content(self))
         return readings[-1]
 
-    monkeypatch.setattr(CompressedTar, "_source", counted)
+    monkeypatch.setattr(CompressedTar, "_content", counted)
     recipe = {"nix_database": {"objects": []}, "directories": {"/tmp": "1777"}}
     base = tmp_path / "base.tar.gz"
     base.write_bytes(COMPRESSORS["gzip"](Base(layers=[tar_of(LAYERS[0])]).docker_archive()))

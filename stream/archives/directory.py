@@ -1,0 +1,102 @@
+"""A directory as a container: every file in it is a member.
+
+Links are followed, but never out of the directory. Nothing is scanned beforehand.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+
+from stream.archives.bytesource import ByteSource, FileBytes, pieces
+from stream.archives.container import (
+    Blob,
+    Container,
+    Peruse,
+    T_co,
+    check_document,
+    content_of,
+    peruse_content,
+    where,
+)
+from stream.archives.decompress import MAGIC_SIZE, compression_of
+from stream.errors import ArchiveError
+
+
+def open_directory(path: str, peruse: Peruse[T_co] | None = None) -> Directory[T_co]:
+    """Return the directory at `path` as a container."""
+    return Directory(path, os.path.realpath(encoded(path)), peruse)
+
+
+def encoded(path: str) -> bytes:
+    """Return a path for the system, whatever the locale."""
+    return path.encode("utf-8", "surrogateescape")
+
+
+class Directory(Container[T_co]):
+    """The files below the directory `root`, an absolute path without links."""
+
+    def __init__(self, name: str, root: bytes, peruse: Peruse[T_co] | None) -> None:
+        self.name = name
+        self._root = root
+        self._peruse = peruse
+
+    def _path(self, name: str) -> bytes:
+        try:
+            path = os.path.realpath(os.path.join(self._root, encoded(name)))
+        except ValueError:
+            raise ArchiveError(where(self.name, name), "a name that no file has") from None
+        if os.path.commonpath([path, self._root]) != self._root:
+            raise ArchiveError(where(self.name, name), "a name that leaves the directory")
+        return path
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[int]:
+        try:
+            fd = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            reason = f"cannot be read: {error.strerror}"
+            raise ArchiveError(where(self.name, name), reason) from error
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def find(self, name: str) -> Blob | None:
+        if not os.path.isfile(self._path(name)):
+            return None
+        with self._opened(name) as fd:
+            size = os.fstat(fd).st_size
+            compression = compression_of(os.pread(fd, MAGIC_SIZE, 0))
+        return Blob(
+            name=posixpath.normpath(name),
+            size=size,
+            offset=0,
+            compression=compression,
+            content_size=None if compression else size,
+        )
+
+    def document(self, blob: Blob) -> bytes:
+        check_document(self.name, blob)
+        with self._opened(blob.name) as fd:
+            return b"".join(pieces(self._bytes(fd, blob), blob.size))
+
+    def perused(self, blob: Blob) -> T_co:
+        with self._opened(blob.name) as fd:
+            result = peruse_content(self._peruse, content_of(self._bytes(fd, blob), blob))
+        if isinstance(result, ArchiveError):
+            raise result
+        return result
+
+    def read(self, blobs: Sequence[Blob]) -> Generator[tuple[Blob, ByteSource], None, None]:
+        for blob in dict.fromkeys(blobs):
+            with self._opened(blob.name) as fd:
+                yield blob, self._bytes(fd, blob)
+
+    def _bytes(self, fd: int, blob: Blob) -> ByteSource:
+        return FileBytes(fd, where(self.name, blob.name), size=blob.size)
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,447 @@
+"""Tars as containers, by how they are read: by random access, or from the front.
+
+A tar is opened, then scanned, which makes a container of it. A plain tar and one in seekable
+zstd are read by random access. Any other compressed tar is read from the front: once to scan
+it, and once more for blobs.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import posixpath
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Generic, NamedTuple
+
+from stream.archives import tarreader
+from stream.archives.bytesource import ByteSource, FileBytes, Part, StreamBytes, pieces
+from stream.archives.container import (
+    MAX_DOCUMENT,
+    MAX_DOCUMENTS,
+    MAX_MEMBERS,
+    Blob,
+    Container,
+    Peruse,
+    T,
+    T_co,
+    check_document,
+    content_of,
+    peruse_content,
+    where,
+)
+from stream.archives.decompress import MAGIC_SIZE, Budget, compression_of, decompressed
+from stream.errors import ArchiveError
+from stream.limits import MAX_LINKS
+from stream.text import printable
+from stream.typeflags import FILE, HARD_LINK, LINK
+
+
+class Tar(ABC):
+    """A tar that is open, and of which nothing is known yet. `name` is for errors."""
+
+    name: str
+
+    @abstractmethod
+    def scan(self, peruse: Peruse[T] | None = None) -> ScannedTar[T]:
+        """Read the tar for its members and return it as a container, which closes the tar
+        with itself. `peruse` is called for each blob that may be a layer: now, if the tar is
+        read from the front, otherwise when it is asked for. Raises ArchiveError.
+        """
+
+    @abstractmethod
+    def document(self, blob: Blob) -> bytes:
+        """Return all bytes of a small blob that the scan did not keep. Raises ArchiveError."""
+
+    @abstractmethod
+    def read(self, blobs: Sequence[Blob]) -> Generator[tuple[Blob, ByteSource], None, None]:
+        """See Container."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close its file."""
+
+
+def open_tar(fd: int, name: str) -> Tar:
+    """Return the tar, compressed or not, in the regular file `fd`, which its `close` closes.
+    Raises ArchiveError; then `fd` is still the caller's.
+    """
+    compression = compression_of(os.pread(fd, MAGIC_SIZE, 0))
+    if compression is None:
+        return PlainTar(fd, name)
+    if compression == "zstd" and _has_seek_table(fd):
+        return _open_seekable(fd, name)
+    return CompressedTar(fd, name, compression)
+
+
+# ---- members
+
+
+@dataclass(slots=True)
+class _Link:
+    target: str
+
+
+class _Names:
+    """The members of a tar by normal name; links are resolved when asked for."""
+
+    def __init__(self, container: str) -> None:
+        self._container = container
+        self._members: dict[str, Blob | _Link] = {}
+        self._count = 0
+
+    def normal(self, name: bytes) -> str:
+        """`name` as the key of a member. Raises ArchiveError for one that leaves
+        the archive.
+        """
+        text = name.decode("utf-8", "surrogateescape")
+        parts = [part for part in text.split("/") if part not in ("", ".")]
+        if text.startswith("/") or ".." in parts:
+            raise ArchiveError(
+                self._container, f"{printable(name)}: a name that leaves the archive"
+            )
+        return "/".join(parts)
+
+    def count(self) -> None:
+        """One more member."""
+        self._count += 1
+        if self._count > MAX_MEMBERS:
+            raise ArchiveError(self._container, f"has more than {MAX_MEMBERS} members")
+
+    def add(self, name: str, member: Blob | _Link) -> None:
+        if name in self._members:
+            raise ArchiveError(self._container, f"{name}: two members of this name")
+        self._members[name] = member
+
+    def add_link(self, member: tarreader.Member, name: str) -> None:
+        """A hard link's target is a name in the archive; a symbolic link's is
+        relative to its own directory.
+        """
+        target = member.link.decode("utf-8", "surrogateescape")
+        if member.typeflag == LINK:
+            target = posixpath.join(posixpath.dirname(name), target)
+        target = posixpath.normpath(target.lstrip("/") or ".")
+        if target == ".." or target.startswith("../"):
+            raise ArchiveError(
+                self._container,
+                f"{name}: a link that leaves the archive ({printable(member.link)})",
+            )
+        self.add(name, _Link(target))
+
+    def find(self, name: str) -> Blob | None:
+        """Return the blob called `name`, through links. Raises ArchiveError for a loop."""
+        member = self._members.get(posixpath.normpath(name).lstrip("/"))
+        for _ in range(MAX_LINKS):
+            if not isinstance(member, _Link):
+                return member
+            member = self._members.get(member.target)
+        raise ArchiveError(self._container, f"{name}: a loop of links")
+
+
+def _scan(
+    tar: Tar, source: ByteSource, read_file: Callable[[tarreader.Member, str], Blob]
+) -> _Names:
+    """Return the members of `tar`, whose bytes are `source`; `read_file` makes a blob of a
+    file whose content is next.
+    """
+    names = _Names(tar.name)
+    for member in tarreader.read_members(source):
+        names.count()
+        normal = names.normal(member.name)
+        if member.typeflag in (LINK, HARD_LINK):
+            names.add_link(member, normal)
+        elif member.typeflag == FILE:
+            names.add(normal, read_file(member, normal))
+    return names
+
+
+@dataclass(slots=True, kw_only=True)
+class _Findings(Generic[T_co]):
+    """What is known of blobs, by their offsets: the bytes of documents, and what layers
+    were perused for.
+    """
+
+    documents: dict[int, bytes]
+    perused: dict[int, T_co | ArchiveError]
+
+
+class ScannedTar(Container[T_co]):
+    """The members of `tar`. See Container."""
+
+    def __init__(
+        self,
+        tar: Tar,
+        names: _Names,
+        peruse: Peruse[T_co] | None,
+        findings: _Findings[T_co] | None = None,
+    ) -> None:
+        self.name = tar.name
+        self._tar = tar
+        self._names = names
+        self._peruse = peruse
+        self._findings = findings or _Findings(documents={}, perused={})
+
+    def find(self, name: str) -> Blob | None:
+        return self._names.find(name)
+
+    def document(self, blob: Blob) -> bytes:
+        check_document(self.name, blob)
+        kept = self._findings.documents.get(blob.offset)
+        return self._tar.document(blob) if kept is None else kept
+
+    def perused(self, blob: Blob) -> T_co:
+        perused = self._findings.perused
+        if blob.offset not in perused:
+            perused[blob.offset] = self._peruse_now(blob)
+        result = perused[blob.offset]
+        if isinstance(result, ArchiveError):
+            raise result
+        return result
+
+    def _peruse_now(self, blob: Blob) -> T_co | ArchiveError:
+        # What looked like a document was kept instead of perused.
+        if (kept := self._findings.documents.get(blob.offset)) is not None:
+            place = where(self.name, blob.name)
+            return peruse_content(self._peruse, StreamBytes(io.BytesIO(kept), place))
+        with closing(self.read([blob])) as reading:
+            _, source = next(reading)
+            return peruse_content(self._peruse, content_of(source, blob))
+
+    def read(self, blobs: Sequence[Blob]) -> Generator[tuple[Blob, ByteSource], None, None]:
+        return self._tar.read(blobs)
+
+    def close(self) -> None:
+        self._tar.close()
+
+
+# ---- random access
+
+
+class PlainTar(Tar):
+    """A tar in a regular file, read by random access."""
+
+    def __init__(self, fd: int, name: str) -> None:
+        self.name = name
+        self._fd = fd
+
+    def scan(self, peruse: Peruse[T] | None = None) -> ScannedTar[T]:
+        source = self._source()
+
+        def read_file(member: tarreader.Member, name: str) -> Blob:
+            compression = compression_of(source.read(min(member.size, MAGIC_SIZE)))
+            return Blob(
+                name=name,
+                size=member.size,
+                offset=member.offset,
+                compression=compression,
+                content_size=None if compression else member.size,
+            )
+
+        return ScannedTar(self, _scan(self, source, read_file), peruse)
+
+    def document(self, blob: Blob) -> bytes:
+        return b"".join(pieces(self._part(blob), blob.size))
+
+    def read(self, blobs: Sequence[Blob]) -> Generator[tuple[Blob, ByteSource], None, None]:
+        for blob in sorted(set(blobs), key=lambda blob: blob.offset):
+            yield blob, self._part(blob)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _source(self) -> ByteSource:
+        """The tar from its beginning."""
+        return FileBytes.whole(self._fd, self.name)
+
+    def _part(self, blob: Blob) -> ByteSource:
+        place = where(self.name, blob.name)
+        return FileBytes(self._fd, place, offset=blob.offset, size=blob.size)
+
+
+class SeekableTar(PlainTar):
+    """A tar of `size` bytes in seekable zstd (many frames and a table of them). `content`
+    decompresses the file `fd`.
+    """
+
+    def __init__(self, fd: int, name: str, content: io.BufferedIOBase, size: int) -> None:
+        super().__init__(fd, name)
+        self._content = content
+        self._size = size
+
+    def _source(self) -> ByteSource:
+        return _SeekableBytes(self._content, self.name, 0, self._size)
+
+    def _part(self, blob: Blob) -> ByteSource:
+        return _SeekableBytes(self._content, where(self.name, blob.name), blob.offset, blob.size)
+
+
+class _SeekableBytes:
+    """`size` bytes of a seekable zstd file from `offset`."""
+
+    def __init__(self, file: io.BufferedIOBase, name: str, offset: int, size: int) -> None:
+        self.name = name
+        self.position = 0
+        self._file = file
+        self._offset = offset
+        self._size = size
+
+    def read(self, count: int) -> bytes:
+        """See ByteSource."""
+        count = max(min(count, self._size - self.position), 0)
+        try:
+            self._file.seek(self._offset + self.position)
+            data = self._file.read(count)
+        except Exception as error:
+            if isinstance(error, MemoryError):
+                raise
+            raise ArchiveError(self.name, f"is not whole zstd: {error}") from error
+        self.position += len(data)
+        return data
+
+    def skip(self, count: int) -> None:
+        """See ByteSource."""
+        self.position += count
+        if self.position > self._size:
+            raise ArchiveError(self.name, "is cut short")
+
+
+def _open_seekable(fd: int, name: str) -> SeekableTar:
+    import pyzstd
+
+    file = open(fd, "rb", closefd=False)  # noqa: SIM115 — the tar closes `fd`
+    try:
+        content = pyzstd.SeekableZstdFile(file)
+    except pyzstd.SeekableFormatError as error:
+        raise ArchiveError(name, f"its seek table is not whole: {error}") from error
+    size = content.seek(0, os.SEEK_END)
+    Budget(lambda: os.fstat(fd).st_size).take(size, name)
+    return SeekableTar(fd, name, content, size)
+
+
+def _has_seek_table(fd: int) -> bool:
+    """The seekable format ends in a table whose last four bytes are 0x8F92EAB1."""
+    size = os.fstat(fd).st_size
+    return size > 17 and os.pread(fd, 4, size - 4) == b"\xb1\xea\x92\x8f"
+
+
+# ---- from the front
+
+
+class Content(NamedTuple):
+    """A tar from its beginning, and what may come out of the compressed layers in it."""
+
+    source: ByteSource
+    budget: Budget
+
+
+class ForwardTar(Tar):
+    """A tar that is read from the front. What may be a document is kept by the scan."""
+
+    @abstractmethod
+    def _content(self) -> Content:
+        """Begin a reading."""
+
+    def scan(self, peruse: Peruse[T] | None = None) -> ScannedTar[T]:
+        source, budget = self._content()
+        scan = _ForwardScan(self.name, source, budget, peruse)
+        return ScannedTar(self, _scan(self, source, scan.read_file), peruse, scan.findings)
+
+    def document(self, blob: Blob) -> bytes:
+        raise ArchiveError(where(self.name, blob.name), "is not JSON")
+
+
+class _ForwardScan(Generic[T]):
+    """The one reading in which all is learned of a tar's files: documents are kept, and
+    what may be a layer is perused and measured.
+    """
+
+    def __init__(
+        self, name: str, source: ByteSource, budget: Budget, peruse: Peruse[T] | None
+    ) -> None:
+        self.findings: _Findings[T] = _Findings(documents={}, perused={})
+        self._name = name
+        self._source = source
+        self._budget = budget
+        self._peruse = peruse
+        self._kept = 0
+
+    def read_file(self, member: tarreader.Member, name: str) -> Blob:
+        """Return the blob of a file whose content is next."""
+        part = Part(self._source, member.size, where(self._name, name))
+        head = part.read(MAGIC_SIZE)
+        compression = compression_of(head)
+        size = member.size
+        if not compression and member.size <= MAX_DOCUMENT and _may_be_document(name, head):
+            self._keep_document(member.offset, head + b"".join(pieces(part, size - len(head))))
+        elif compression or self._peruse is not None:
+            content: ByteSource = StreamBytes(_Joined(head, part), part.name)
+            if compression:
+                content = decompressed(content, compression, part.name, self._budget)
+            if self._peruse is not None:
+                self.findings.perused[member.offset] = peruse_content(self._peruse, content)
+            size = content.position + sum(map(len, pieces(content)))
+        return Blob(
+            name=name,
+            size=member.size,
+            offset=member.offset,
+            compression=compression,
+            content_size=size,
+        )
+
+    def _keep_document(self, offset: int, data: bytes) -> None:
+        self._kept += len(data)
+        if self._kept > MAX_DOCUMENTS:
+            raise ArchiveError(self._name, f"holds more than {MAX_DOCUMENTS} bytes of documents")
+        self.findings.documents[offset] = data
+
+
+def _may_be_document(name: str, head: bytes) -> bool:
+    return head.lstrip()[:1] in (b"{", b"[") or name.endswith(".json")
+
+
+class _Joined:
+    """`head`, then what `source` has."""
+
+    def __init__(self, head: bytes, source: ByteSource) -> None:
+        self._head = head
+        self._source = source
+
+    def read(self, count: int, /) -> bytes:
+        if self._head:
+            data, self._head = self._head[:count], self._head[count:]
+            return data
+        return self._source.read(count)
+
+
+class CompressedTar(ForwardTar):
+    """A compressed tar in a regular file."""
+
+    def __init__(self, fd: int, name: str, compression: str) -> None:
+        self.name = name
+        self._fd = fd
+        self._compression = compression
+
+    def _content(self) -> Content:
+        file = FileBytes.whole(self._fd, self.name)
+        source = decompressed(file, self._compression, self.name)
+        return Content(source, Budget(lambda: file.position))
+
+    def read(self, blobs: Sequence[Blob]) -> Generator[tuple[Blob, ByteSource], None, None]:
+        wanted = {blob.offset: blob for blob in blobs}
+        if not wanted:
+            return
+        source = self._content().source
+        for member in tarreader.read_members(source):
+            blob = wanted.pop(member.offset, None)
+            if blob is not None:
+                if blob.size != member.size:
+                    raise ArchiveError(where(self.name, blob.name), "changed between two readings")
+                yield blob, Part(source, blob.size, where(self.name, blob.name))
+                if not wanted:
+                    return
+        raise ArchiveError(self.name, "changed between two readings")
+
+    def close(self) -> None:
+        os.close(self._fd)
