@@ -8,41 +8,17 @@ from pathlib import Path
 
 import orjson
 import pytest
+from rooms import FACE, circles, floors, imports, module_graph, modules
 
 import stream
 
 PACKAGE = Path(stream.__file__).parent
 
-DESIGN = Path(__file__).parents[1] / "docs" / "design.md"
-
-
-def _floors() -> list[set[str]]:
-    """Return the rooms of each floor, from the top, as the drawing in docs/design.md has them."""
-    drawing = DESIGN.read_text().partition("```floors\n")[2].partition("```")[0]
-    return [set(line.partition("│")[2].split()) for line in drawing.splitlines() if "│" in line]
-
-
 # A module imports from lower floors, or from its own room.
-ROWS = _floors()
+ROWS = floors(Path(__file__).parents[1] / "docs" / "design.md")
 DEPTH = {name: depth for depth, row in enumerate(ROWS) for name in row}
-MODULES = {
-    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in PACKAGE.rglob("*.py")
-    if path != PACKAGE / "__init__.py"  # the library's face: it gathers names from everywhere
-}
-
-
-def imports(path: Path) -> set[str]:
-    """Return the full names of all modules that a file imports, even inside functions."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path.name}:{node.lineno}: a relative import"
-            assert node.module
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+# The library's face gathers names from everywhere, so it is held to nothing.
+MODULES = {module: path for module, path in modules(PACKAGE).items() if module != FACE}
 
 
 def rooms(path: Path) -> set[str]:
@@ -67,37 +43,9 @@ def test_the_drawing_has_every_room_once() -> None:
     assert sorted(drawn) == sorted(there)
 
 
-def _cycle(graph: dict[str, set[str]]) -> list[str]:
-    """Return the nodes of one cycle of `graph`; empty if it has none."""
-    done: set[str] = set()
-    for start in sorted(graph):
-        way: list[str] = []
-        waiting = [(start, iter(sorted(graph[start])))] if start not in done else []
-        way += [start] * bool(waiting)
-        while waiting:
-            for other in waiting[-1][1]:
-                if other in way:
-                    return way[way.index(other) :]
-                if other not in done:
-                    way.append(other)
-                    waiting.append((other, iter(sorted(graph[other]))))
-                    break
-            else:
-                done.add(way.pop())
-                waiting.pop()
-    return []
-
-
 def test_no_circles() -> None:
-    """Modules that import each other cannot be read, tested or replaced one at a time."""
-    graph: dict[str, set[str]] = {}
-    for module, path in MODULES.items():
-        found = {name.removeprefix("stream.") for name in imports(path)}
-        named = {name for name in found if name in MODULES}
-        members = {name.rpartition(".")[0] for name in found} & MODULES.keys()
-        graph[module] = (named | members) - {module}
-    assert _cycle(graph) == []
-    assert _cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["b", "c"]
+    """Modules that import each other cannot be read, tested or replaced one by one."""
+    assert circles(module_graph(MODULES)) == []
 
 
 @pytest.mark.parametrize("module", MODULES)
