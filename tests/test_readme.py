@@ -67,24 +67,34 @@ def test_readme_has_commands() -> None:
     assert MAKE == ["make demo", "make test"]
 
 
+@pytest.fixture(scope="module")
+def results(shell: Path) -> dict[str, subprocess.CompletedProcess[str]]:
+    """The commands, run in the order in which they stand there, whatever that of the tests is."""
+    path = f"{shell}/bin:{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    results = {}
+    for command in COMMANDS:
+        if command in MAKE:
+            continue
+        run = command.replace('{"name"', f'{{"store_dir": "{shell}/store", "name"')
+        for name in ("hello", "bash"):
+            run = run.replace(f"/nix/store/…-{name}", f"{shell}/store/{name}")
+        results[command] = subprocess.run(
+            ["bash", "-c", f"set -euo pipefail; {run}"],
+            cwd=shell,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    return results
+
+
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command not in MAKE])
-def test_command(shell: Path, command: str) -> None:
+def test_command(results: dict[str, subprocess.CompletedProcess[str]], command: str) -> None:
     """Commands that a newcomer copies from the README work, in the README's order."""
     assert re.search(r"\b(stream-image|docker|spec\.json)\b", command)
-    for name in ("hello", "bash"):
-        command = command.replace(f"/nix/store/…-{name}", f"{shell}/store/{name}")
-    command = command.replace('{"name"', f'{{"store_dir": "{shell}/store", "name"')
-    path = f"{shell}/bin:{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", f"set -euo pipefail; {command}"],
-        cwd=shell,
-        env={**os.environ, "PATH": path},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    assert results[command].returncode == 0, results[command].stderr
 
 
 def test_conf_example() -> None:
