@@ -117,7 +117,7 @@ def main(tree: str = ".", drawing: str = "") -> None:
     found = circles(module_graph({name: path for name, path in files.items() if name != FACE}))
     up = upward(graph, drawn)
     arrows = sum(len(others) for others in graph.values())
-    print(f"{len(graph)} rooms, {arrows} arrows, {len(found)} circles, {len(up)} upward")
+    print(f"rooms: {len(graph)}, arrows: {arrows}, circles: {len(found)}, upward: {len(up)}")
     for circle in found:
         print("circle:", *circle)
     for a, b in up:

@@ -56,4 +56,4 @@ def test_the_first_line(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is what is quoted."""
     main(str(tree))
     first = capsys.readouterr().out.splitlines()[0]
-    assert first == "6 rooms, 7 arrows, 1 circles, 2 upward"
+    assert first == "rooms: 6, arrows: 7, circles: 1, upward: 2"
