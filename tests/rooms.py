@@ -1,4 +1,4 @@
-"""The rooms of a source tree, and the imports between them: counted, and drawn.
+"""Count the rooms of a source tree and the imports between them, and print who imports whom.
 
     python tests/rooms.py [TREE [DRAWING]]
 
@@ -7,9 +7,9 @@ extension `_tarhash` are rooms, and so are `bench` and `demo.py` beside it. Ther
 from room A to room B if a file of A imports from B anywhere, also inside a function or for
 types alone. An arrow is upward if B stands no lower than A in the DRAWING of the floors (default:
 that of the tree's docs/design.md), above which are the face and what is outside of `stream/`.
-A circle is a set of modules, however large, that all import each other by some way.
+A circle is a set of modules each of which imports all the others, directly or through others.
 
-Reads files only: the tree is not imported.
+Reads files only: must not import the tree.
 """
 
 from __future__ import annotations
