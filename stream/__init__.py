@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from stream.tools.inspect import Inspection as Inspection
     from stream.tools.inspect import inspect as inspect
     from stream.tools.merge import merge as merge
+    from stream.tools.tarsum import tarsum as tarsum
     from stream.tools.verify.documents import CheckedImage as CheckedImage
     from stream.tools.verify.documents import CheckedLayer as CheckedLayer
     from stream.tools.verify.findings import Finding as Finding

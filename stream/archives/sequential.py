@@ -5,6 +5,7 @@ Nothing is staged: what has passed is gone. Knows nothing of images.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -60,6 +61,28 @@ class Sequential:
             raise ArchiveError(self.name, f"cannot be read: {error.strerror}") from error
         self.count += len(data)
         return data
+
+
+@contextmanager
+def opened_file(path: str | os.PathLike[str]) -> Iterator[Sequential]:
+    """Open the file at `path`, or standard input if that is `-`, to be read from the front.
+    Raises ArchiveError.
+    """
+    if path == "-":
+        yield Sequential(0, STANDARD_INPUT)
+        return
+    name = os.fspath(path)
+    try:
+        fd = os.open(os.fsencode(name), os.O_RDONLY | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        reason = (
+            error.strerror if isinstance(error, OSError) else "its name contains a NUL character"
+        )
+        raise ArchiveError(name, f"cannot be read: {reason}") from error
+    try:
+        yield Sequential(fd, name)
+    finally:
+        os.close(fd)
 
 
 class SequentialTar(ForwardTar):

@@ -17,8 +17,10 @@ from typing import Any
 
 from stream.archives.images import open_archive
 from stream.archives.target import split_archive
+from stream.config import conf_document
 from stream.errors import StreamImageError
 from stream.model import DEFAULT_CREATED, DEFAULT_STORE_DIR, Digest, ImageConf, Recipe
+from stream.schema.reading import ignore
 from stream.schema.recipe import respell
 from stream.sources.base.image import BaseImage
 from stream.sources.image import ImageSources, opened
@@ -78,15 +80,17 @@ class Explanation:
 
 def explain(
     conf: ImageConf,
-    document: dict[str, Any],
     earlier: dict[str, Any] | None = None,
     *,
-    warn: Callable[[str], None],
+    document: dict[str, Any] | None = None,
+    warn: Callable[[str], None] = ignore,
 ) -> Explanation:
-    """Compare the layers of `conf` with those of an earlier conf. `document` is `conf` as
-    JSON, `earlier` the earlier conf as JSON. `warn` is called with a line for a person. Raises
-    StreamImageError.
+    """Return the layers of the image of `conf`. With `earlier`, the conf of an earlier image
+    as a JSON object, say which layers that has. `document` is `conf` as it was written, if
+    it was. `warn` is called with a line for a person. Raises StreamImageError.
     """
+    if document is None:
+        document = conf_document(conf)
     compare = None if earlier is None else _Comparison(document, earlier)
     with opened(conf, warn) as sources:
         layers = (

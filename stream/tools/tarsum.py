@@ -9,10 +9,12 @@ know files or images.
 from __future__ import annotations
 
 import hashlib
+import os
 import posixpath
 from bisect import bisect_left
 
 from stream.archives.bytesource import ByteSource, pieces
+from stream.archives.sequential import opened_file
 from stream.archives.tarreader import MAX_EXTENSION, XATTR, Member, Stated, read_members, stated
 from stream.errors import ArchiveError
 from stream.text import printable
@@ -21,12 +23,19 @@ _LABEL = "tarsum.v1+sha256"
 _SHOWN = 200  # bytes of a name that are kept for an error
 
 
-def tarsum(source: ByteSource) -> str:
-    """Return the TarSum of the tar in `source`: `tarsum.v1+sha256:` and 64 hexadecimal
-    digits.
+def tarsum(tar: str | os.PathLike[str]) -> str:
+    """Return the TarSum of the tar in a file, which may be compressed, or on standard input
+    (`-`): `tarsum.v1+sha256:` and 64 hexadecimal digits.
 
-    `source` is read to its end, and memory grows with the number of members alone. Raises
-    ArchiveError if the tar cannot be read or its TarSum is undefined.
+    Raises ArchiveError if it cannot be read or its TarSum is undefined.
+    """
+    with opened_file(tar) as file:
+        return sum_tar(file.content())
+
+
+def sum_tar(source: ByteSource) -> str:
+    """Return the TarSum of the tar in `source`, which is read to its end. Memory grows with
+    the number of members alone. Raises ArchiveError as `tarsum` does.
     """
     sums = _Sums(source.name)
     for member in read_members(source, global_members=True, max_name=MAX_EXTENSION):

@@ -25,6 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import COMMAND
 
+from stream.cli.tables import render
 from stream.cli.verbs import inspect as command
 from stream.errors import ArchiveError
 from stream.tools.inspect import InspectedImage, InspectedLayer, Inspection, inspect
@@ -331,7 +332,7 @@ def test_text_is_plain_and_fits(inspection: Inspection) -> None:
     """Whatever the image's text, it fits 80 columns and contains no terminal escapes."""
     from rich.cells import cell_len
 
-    text = command._text(inspection)
+    text = render(command._parts(inspection))
     for line in text.split("\n"):
         assert line.isprintable() or not line
         assert cell_len(line) <= 80
@@ -366,7 +367,7 @@ def test_long_history(tmp_path: Path) -> None:
     archive = Base(layers=LAYERS, history=history).docker_archive()
     path = tmp_path / "image.tar"
     path.write_bytes(gzip.compress(archive))
-    shown = command._text(inspect(str(path), ignored))
+    shown = render(command._parts(inspect(str(path), ignored)))
     assert shown.count("10.2 kB") >= len(LAYERS)
     for layer in LAYERS:
         assert digest(layer)[7:19] in shown

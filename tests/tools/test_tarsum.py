@@ -1,5 +1,6 @@
 """`stream-image tarsum`, compared with Docker's own sums and a plain algorithm over tarfile."""
 
+import gzip
 import hashlib
 import io
 import os
@@ -13,13 +14,14 @@ from typing import Literal
 
 import handmade
 import pytest
+from handmade import layer_tar
 from hypothesis import given
 from hypothesis import strategies as st
 from support import COMMAND, MIB
 
 from stream.archives.bytesource import StreamBytes
 from stream.errors import ArchiveError
-from stream.tools.tarsum import tarsum
+from stream.tools.tarsum import sum_tar, tarsum
 
 XATTR = "SCHILY.xattr."
 NOTHING = "tarsum.v1+sha256:" + hashlib.sha256().hexdigest()
@@ -31,7 +33,7 @@ FORMATS: list[Format] = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_F
 def ours(data: bytes) -> str:
     """Return our sum of a tar."""
     source = StreamBytes(io.BytesIO(data), "layer")
-    found = tarsum(source)
+    found = sum_tar(source)
     assert source.position == len(data), "the tar's writer would meet a closed pipe"
     return found
 
@@ -322,7 +324,7 @@ def test_damage_is_met_with_a_sum_or_an_error(
     start = at * 512 % len(data)
     end = bytes(damaged[start:])
     try:
-        tarsum(StreamBytes(io.BytesIO(bytes(damaged[:start]) + patched(end)), "layer"))
+        sum_tar(StreamBytes(io.BytesIO(bytes(damaged[:start]) + patched(end)), "layer"))
     except ArchiveError as error:
         assert "\n" not in str(error)  # noqa: PT017
 
@@ -373,7 +375,19 @@ def test_memory(tar: Callable[[], Iterator[bytes]]) -> None:
     source = StreamBytes(Pieces(tar()), "layer")
     tracemalloc.start()
     try:
-        assert tarsum(source) != NOTHING
+        assert sum_tar(source) != NOTHING
         assert tracemalloc.get_traced_memory()[1] < 16 * MIB
     finally:
         tracemalloc.stop()
+
+
+def test_a_file_by_its_path(tmp_path: Path) -> None:
+    """Without it a program would have to open a tar, and undo its compression, to sum it."""
+    data = layer_tar({"a": b"1"})
+    for name, content in (("a.tar", data), ("a.tar.gz", gzip.compress(data))):
+        (tmp_path / name).write_bytes(content)
+        assert tarsum(tmp_path / name) == sum_tar(StreamBytes(io.BytesIO(data), "tar"))
+    with pytest.raises(ArchiveError, match="cannot be read: No such file"):
+        tarsum(tmp_path / "none")
+    with pytest.raises(ArchiveError, match="cannot be read: Is a directory"):
+        tarsum(tmp_path)

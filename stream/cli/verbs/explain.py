@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
-import re
 from typing import TYPE_CHECKING, Any
 
-from stream.cli.output import is_terminal, say_json, say_text
+from stream.cli.output import say_json, say_text
 from stream.cli.progress import Reporter, readable_size
+from stream.cli.tables import cut_lines, new_table, render, store_name, uncut_line
 from stream.cli.usage import UsageError
 from stream.config import read_conf_document
-from stream.nix.hashes import DIGITS
 from stream.planning.plan import plan
 from stream.planning.previous import read_previous
 from stream.planning.spec import is_spec, read_spec_document
@@ -34,10 +32,7 @@ The JSON is described in docs/plan.md.
 """
 HAS_PROGRESS = False
 
-WIDTH = 80  # without a terminal
-MIN_WIDTH = 60
 MAX_PATHS = 8  # the largest store paths shown for each layer
-_HASH = re.compile(rf"^.*/(?:[{DIGITS}]{{32}}-)?")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +63,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     else:
         conf = read_conf_document(document, name=name, need_tag=False, warn=reporter.warning)
     earlier = read_previous(args.against).document if args.against else None
-    explanation = explain(conf, document, earlier, warn=reporter.warning)
+    explanation = explain(conf, earlier, document=document, warn=reporter.warning)
     if args.json:
         say_json(_document(explanation))
     else:
@@ -103,43 +98,26 @@ def _document(explanation: Explanation) -> dict[str, Any]:
 
 
 def _text(explanation: Explanation) -> str:
-    from rich.console import Console
     from rich.text import Text
 
-    terminal = is_terminal("-")
-    columns = os.get_terminal_size(1).columns if terminal else WIDTH
-    console = Console(
-        width=max(columns, MIN_WIDTH) if columns else WIDTH, force_terminal=terminal, highlight=False, markup=False,
-        legacy_windows=False, emoji=False,
-    )  # fmt: skip
-    with console.capture() as captured:
-        console.print(Text(one_line(explanation.repo_tag), style="bold"), soft_wrap=True)
-        console.print()
-        console.print(_table(explanation))
-        console.print()
-        console.print(Text(_total(explanation), style="bold"), soft_wrap=True)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n")
+    title = uncut_line(one_line(explanation.repo_tag))
+    total = uncut_line(_total(explanation))
+    return render((title, Text(), _table(explanation), Text(), total))
 
 
 def _table(explanation: Explanation) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
     from rich.text import Text
 
     fates = {True: Text("stays", "dim"), False: Text("moves", "yellow"), None: Text("may move")}
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
-    table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("size", justify="right", no_wrap=True)
+    table = new_table()
     if explanation.against is not None:
         table.add_column("", no_wrap=True)
-    # The only column that may shrink; its cells are cut, not wrapped.
-    table.add_column("holds", overflow="ellipsis")
+    table.add_column("holds", overflow="ellipsis")  # the only column that may shrink
     for number, layer in enumerate(explanation.layers, 1):
         cells: list[str | Text] = [str(number), _size(layer.size)]
         if explanation.against is not None:
             cells.append(fates[layer.stays])
-        holds = Text("\n".join(_holds(layer)), no_wrap=True, overflow="ellipsis")
-        table.add_row(*cells, holds)
+        table.add_row(*cells, cut_lines(_holds(layer)))
     return table
 
 
@@ -155,9 +133,7 @@ def _holds(layer: ExplainedLayer) -> list[str]:
     largest = sorted(layer.paths, key=lambda item: -item[1])
     shown = largest if len(largest) <= MAX_PATHS else largest[: MAX_PATHS - 1]
     width = max(len(readable_size(size)) for _, size in shown)
-    names = [
-        f"{readable_size(size):>{width}}  {one_line(_HASH.sub('', path))}" for path, size in shown
-    ]
+    names = [f"{readable_size(size):>{width}}  {store_name(path)}" for path, size in shown]
     if rest := largest[len(shown) :]:
         names.append(
             f"{readable_size(sum(size for _, size in rest)):>{width}}  in {len(rest)} more"
@@ -171,8 +147,8 @@ def _total(explanation: Explanation) -> str:
     if explanation.against is None:
         return total
     moving, size = len(explanation.moving), readable_size(explanation.moving_size)
-    told = f"{total}; against {one_line(explanation.against)}: {moving} of them move, {size}"
+    summary = f"{total}; against {one_line(explanation.against)}: {moving} of them move, {size}"
     if unknown := explanation.unknown:
         size = readable_size(sum(layer.size or 0 for layer in unknown))
-        told += f"; {len(unknown)} may, {size}: files outside of the store may have changed"
-    return told
+        summary += f"; {len(unknown)} may, {size}: files outside of the store may have changed"
+    return summary

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from stream.cli.options import add_tag_argument
-from stream.cli.output import is_terminal, say_json, say_text
+from stream.cli.output import say_json, say_text
 from stream.cli.progress import Reporter, readable_size
+from stream.cli.tables import cut_lines, new_table, render, store_name
 from stream.text import one_line
 from stream.tools.inspect import InspectedImage, InspectedLayer, Inspection, inspect
 
@@ -30,14 +29,10 @@ The JSON is described in docs/inspect.md.
 """
 HAS_PROGRESS = False
 
-WIDTH = 80  # without a terminal
-MIN_WIDTH = 60
 MAX_NAMES = 6  # store paths shown for each layer
 MAX_LINES = 40  # shown of a config value; --json has all of it
 MAX_LINE = 2000  # characters shown of each
-_HASH = re.compile(r"^.*/(?:[0-9a-df-np-sv-z]{32}-)?")
 _CONFIG_ORDER = ("Entrypoint", "Cmd", "Env", "User", "WorkingDir", "Labels")
-_INDENT = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +52,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     if args.json:
         say_json(_document(inspection))
     else:
-        say_text(_text(inspection))
+        say_text(render(_parts(inspection)))
 
 
 # ---- for programs
@@ -100,22 +95,6 @@ def _image_document(image: InspectedImage) -> dict[str, Any]:
 
 
 # ---- for people
-
-
-def _text(inspection: Inspection) -> str:
-    """Return the whole text, no wider than the terminal, and plain without one."""
-    from rich.console import Console, Group
-
-    terminal = is_terminal("-")
-    columns = os.get_terminal_size(1).columns if terminal else WIDTH
-    console = Console(
-        width=max(columns, MIN_WIDTH) if columns else WIDTH, force_terminal=terminal, highlight=False, markup=False,
-        legacy_windows=False, emoji=False,
-    )  # fmt: skip
-    with console.capture() as captured:
-        console.print(Group(*_parts(inspection)))
-    lines = captured.get().splitlines()
-    return "\n".join(line.rstrip() for line in lines).strip("\n")
 
 
 def _parts(inspection: Inspection) -> Iterator[RenderableType]:
@@ -188,22 +167,15 @@ def _cut(line: str) -> str:
 
 
 def _layer_table(image: InspectedImage) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
     packed = any(layer.compression for layer in image.layers)
     digests = any(layer.diff_id for layer in image.layers)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
-    table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("size", justify="right", no_wrap=True)
+    table = new_table()
     if packed:
         table.add_column("stored as", justify="right", no_wrap=True)
     table.add_column("entries", justify="right", no_wrap=True)
     if digests:
         table.add_column("diff_id", style="cyan", no_wrap=True)
-    # The only column that may shrink; its cells are cut, not wrapped.
-    table.add_column("holds", overflow="ellipsis")
+    table.add_column("holds", overflow="ellipsis")  # the only column that may shrink
     for number, layer in enumerate(image.layers, 1):
         cells = [str(number), readable_size(layer.size)]
         if packed:
@@ -212,8 +184,7 @@ def _layer_table(image: InspectedImage) -> Table:
         cells.append(f"{layer.entries:,}")
         if digests:
             cells.append((layer.diff_id or "").removeprefix("sha256:")[:12])
-        holds = Text("\n".join(_holds(layer)), no_wrap=True, overflow="ellipsis")
-        table.add_row(*cells, holds)
+        table.add_row(*cells, cut_lines(_holds(layer)))
     return table
 
 
@@ -221,7 +192,7 @@ def _holds(layer: InspectedLayer) -> list[str]:
     """Return the names of a layer's store paths without their hashes, or its history."""
     if not layer.store_paths:
         return [one_line(layer.history)]
-    names = [one_line(_HASH.sub("", path)) for path in layer.store_paths]
+    names = [store_name(path) for path in layer.store_paths]
     if len(names) <= MAX_NAMES:
         return names
     shown = names[: MAX_NAMES - 1]

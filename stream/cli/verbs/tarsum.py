@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 
-from stream.archives.sequential import STANDARD_INPUT, Sequential
 from stream.cli.output import say_text
 from stream.cli.progress import Reporter
 from stream.cli.usage import UsageError
@@ -31,4 +30,4 @@ def run(_args: argparse.Namespace, _reporter: Reporter) -> None:
         raise UsageError(
             "standard input is a terminal; redirect a tar, as in 'stream-image tarsum < layer.tar'"
         )
-    say_text(tarsum(Sequential(0, STANDARD_INPUT).content()))
+    say_text(tarsum("-"))

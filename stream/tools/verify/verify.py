@@ -47,13 +47,14 @@ class Verification:
         }
 
 
-def verify(target: str, conf: ImageConf | None = None) -> Verification:
-    """Verify the archive at `target` (`-`: standard input), and compare it with the image
+def verify(archive: str | os.PathLike[str], conf: ImageConf | None = None) -> Verification:
+    """Verify `archive`, a path (`-`: standard input), and compare it with the image
     of `conf` if one is given.
 
-    Faults of the archive are findings. Raises ArchiveError if `target` cannot be opened,
+    Faults of the archive are findings. Raises ArchiveError if it cannot be opened,
     and StreamImageError if the image of `conf` cannot be built.
     """
+    target = os.fspath(archive)
     findings = Findings()
     scan = _scan(target, findings)
     documents = Documents(scan.members, findings)
