@@ -17,10 +17,7 @@ from typing import Protocol, TypeAlias, TypeVar
 from stream.archives.bytesource import ByteSource, FileBytes, pieces
 from stream.archives.decompress import decompressed
 from stream.errors import ArchiveError
-
-MAX_DOCUMENT = 8 << 20  # bytes of a JSON document
-MAX_DOCUMENTS = 64 << 20  # bytes of all that are kept while a compressed tar is scanned
-MAX_MEMBERS = 100_000
+from stream.limits import MAX_DOCUMENT
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

@@ -26,13 +26,11 @@ from stream.archives.directory import encoded, open_directory
 from stream.archives.tars import open_tar
 from stream.errors import ArchiveError
 from stream.faults import depth_of
-from stream.limits import MAX_DEPTH
+from stream.limits import MAX_DEPTH, MAX_IMAGES, MAX_INDEXES, MAX_LAYERS
 from stream.model import Digest
 from stream.oci.reference import IMAGE_NAME, REF_NAME, qualified
 from stream.text import one_line
 
-MAX_LAYERS = 10_000
-MAX_IMAGES = 1000
 MAX_CONFIGS = 1 << 26  # bytes of configs, which become objects of ten times the size
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 
@@ -304,7 +302,7 @@ class _Reader:
     def _index_images(
         self, name: str, document: dict[str, Any], tags: tuple[str, ...], depth: int
     ) -> Iterator[ArchiveImage]:
-        if depth > 4:
+        if depth > MAX_INDEXES:
             raise self._error(name, "is an index in an index in an index …")
         for descriptor in self._get(name, document, "manifests", list, []):
             self._descriptors += 1

@@ -19,9 +19,6 @@ from typing import Generic, NamedTuple
 from stream.archives import tarreader
 from stream.archives.bytesource import ByteSource, FileBytes, Part, StreamBytes, pieces
 from stream.archives.container import (
-    MAX_DOCUMENT,
-    MAX_DOCUMENTS,
-    MAX_MEMBERS,
     Blob,
     Container,
     Peruse,
@@ -34,7 +31,7 @@ from stream.archives.container import (
 )
 from stream.archives.decompress import MAGIC_SIZE, Budget, compression_of, decompressed
 from stream.errors import ArchiveError
-from stream.limits import MAX_LINKS
+from stream.limits import MAX_DOCUMENT, MAX_DOCUMENTS, MAX_LINKS, MAX_MEMBERS
 from stream.text import printable
 from stream.typeflags import FILE, HARD_LINK, LINK
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from stream.interfaces import LayerSource, Takes
+from stream.limits import DOCKER_MAX_LAYERS, OVERLAY_MAX_LAYERS
 from stream.model import Digest, ImageConf, ImageDocuments, KnownLayer, Layer
 from stream.oci.documents import image_config
 from stream.sources.ahead import Ahead
@@ -23,9 +24,6 @@ from stream.sources.store import StoreLayer, walk
 if TYPE_CHECKING:
     from stream.archives.bytesource import ByteSource
     from stream.sources.base.image import BaseImage
-
-# dockerd's limit on the layers of one image; overlay file systems allow three more
-MAX_LAYERS = 125
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +44,8 @@ class ImageSources:
             yield f"the base image is for {base.architecture}, this one for {self.conf.architecture}"
         total = self.unknown_count() + len(base.layers if base else ())
         total += self.customisation is not None and self.customisation.diff_id is not None
-        if total > MAX_LAYERS:
-            yield f"{total} layers: docker allows at most {MAX_LAYERS}, podman and buildah 128"
+        if total > DOCKER_MAX_LAYERS:
+            yield f"{total} layers: docker allows at most {DOCKER_MAX_LAYERS}, podman and buildah {OVERLAY_MAX_LAYERS}"
 
     def walk_store_layers(self) -> Iterator[StoreLayer]:
         """Yield each store layer, walked only when it is asked for, so that memory holds the

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from support import COMMAND, Store
 
-from stream.sources import image
-from stream.tools.verify import CONSUMERS, documents, verify
+from stream import limits
+from stream.tools.verify import CONSUMERS, verify
 
 from .table import COMPRESSIONS, FILE, FORMATS, LIMITS, ROWS, TAR, VERSIONS, Row, page
 
@@ -40,7 +40,7 @@ def test_verify_agrees(tmp_path: Path, archive_format: str, compression: str) ->
 
 def test_limits_agree() -> None:
     """Without it the warning and `verify` draw the line where no consumer does."""
-    limits = {limit.consumer: limit.layers for limit in LIMITS}
+    allowed = {limit.consumer: limit.layers for limit in LIMITS}
 
-    assert image.MAX_LAYERS == documents.DOCKER_LIMIT == limits["docker"]
-    assert documents.OVERLAY_LIMIT == limits["podman"] == limits["buildah"]
+    assert allowed["docker"] == limits.DOCKER_MAX_LAYERS
+    assert limits.OVERLAY_MAX_LAYERS == allowed["podman"] == allowed["buildah"]

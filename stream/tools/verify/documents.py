@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from stream.archives.images import INDEX_TYPES, MAX_IMAGES, MAX_LAYERS
+from stream.archives.images import INDEX_TYPES
+from stream.limits import DOCKER_MAX_LAYERS, MAX_IMAGES, MAX_INDEXES, MAX_LAYERS, OVERLAY_MAX_LAYERS
 from stream.oci.container_config import wrong_types
 from stream.oci.reference import (
     IMAGE_NAME,
@@ -37,8 +38,6 @@ from stream.tools.verify.findings import (
 from stream.tools.verify.scan import Link, Members, Stored
 
 MANIFEST, INDEX = "manifest.json", "index.json"
-DOCKER_LIMIT, OVERLAY_LIMIT = 125, 128  # layers
-MAX_INDEXES = 4  # levels of nesting
 MAX_PARSED = 1 << 27  # bytes of JSON in all; a document that images share counts each time
 
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
@@ -411,9 +410,9 @@ class Documents:
         document = self._json(config, dict)
         if config is not None and document is not None:
             self._check_config(config, document, layers, named_in)
-        if len(layers) > OVERLAY_LIMIT:
+        if len(layers) > OVERLAY_MAX_LAYERS:
             self._note("overlay-layer-limit", "", f"has {len(layers)} layers")
-        elif len(layers) > DOCKER_LIMIT:
+        elif len(layers) > DOCKER_MAX_LAYERS:
             self._note("docker-layer-limit", "", f"has {len(layers)} layers")
         for layer in filter(None, layers):
             self.layers[layer.name] = layer

@@ -15,11 +15,10 @@ from dataclasses import dataclass, field
 
 from stream.archives import tarreader
 from stream.archives.bytesource import ByteSource, FileBytes, HashedBytes, Part, StreamBytes, pieces
-from stream.archives.container import MAX_DOCUMENT, MAX_DOCUMENTS, MAX_MEMBERS
 from stream.archives.decompress import MAGIC_SIZE, Budget, compression_of, decompressed
 from stream.archives.sequential import Sequential
 from stream.errors import ArchiveError
-from stream.limits import MAX_LINKS
+from stream.limits import MAX_DOCUMENT, MAX_DOCUMENTS, MAX_LINKS, MAX_MEMBERS
 from stream.text import printable
 from stream.tools.verify.findings import Findings
 from stream.tools.verify.layers import check_layer
