@@ -106,7 +106,7 @@ def test_file_vanishes_between_walk_and_read(store: Store, world: World, tmp_pat
         fifo.read_bytes()  # the program stands before the first read of `a`
         victim.unlink()
         Path(f"{fifo}.back").write_bytes(b"\n")
-        assert_failed(run.finish(), str(victim), "exist")
+        assert_failed(run.finish(), str(victim), "no such file")
 
 
 def test_members_of_a_whole_run(store: Store) -> None:

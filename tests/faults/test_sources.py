@@ -146,7 +146,7 @@ def test_store_path_vanishes_before_its_layer(store: Store) -> None:
     with Run(store.conf(["one"], ["two"], ["three"]), "--progress", "none") as run:
         run.stall()
         victim.unlink()
-        assert_failed(run.finish(), str(victim), "exist")
+        assert_failed(run.finish(), str(victim), "no such file")
 
 
 def test_changes_that_do_not_matter(store: Store) -> None:
