@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 from stream.archives.target import split_archive, why_unreadable
-from stream.errors import ConfError, Fault
+from stream.errors import ArgumentError, ConfError, Fault
 from stream.faults import NoteFault, depth_of, kind, meant, not_normal
 from stream.limits import MAX_DEPTH, MAX_FAULTS
 from stream.model import (
@@ -81,6 +81,7 @@ def parse_conf(
     warn: Callable[[str], None] = ignore,
 ) -> ImageConf:
     """The conf in `data`; `name` stands for it in messages. See `load_conf`."""
+    ArgumentError.require("data", data, bytes)
     document = parse_object(conf_in(data, name), name)
     return read_conf_document(document, name=name, repo_tag=repo_tag, need_tag=need_tag, warn=warn)
 

@@ -41,6 +41,13 @@ class ArgumentError(StreamImageError, ValueError):
         """Return the error for a `value` that is not among `choices`."""
         return cls(argument, value, f"is not one of {', '.join(choices)}")
 
+    @classmethod
+    def require(cls, argument: str, value: object, *types: type) -> None:
+        """Raise the error for a `value` that is an instance of none of `types`."""
+        if not isinstance(value, types):
+            expected = " or ".join(one.__name__ for one in types)
+            raise cls(argument, type(value), f"is not {expected}")
+
 
 class ConfError(StreamImageError, ValueError):
     """A conf that cannot be streamed. `faults` lists every fault found."""

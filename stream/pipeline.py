@@ -14,10 +14,11 @@ from typing import BinaryIO
 
 from stream.compression import UNCOMPRESSED, Compression
 from stream.config import require_tag
+from stream.errors import ArgumentError
 from stream.interfaces import ImageSources, LayerSource, LayerWriter, Sink
 from stream.model import Digest, Image, ImageConf, KnownLayer, Layer
 from stream.observer import Observer
-from stream.sinks import ArchiveFormat, check_arguments, opened_archive
+from stream.sinks import ArchiveFormat, check_format, check_output, opened_archive
 from stream.sources import image
 
 
@@ -38,7 +39,9 @@ def write_image(  # noqa: PLR0913 — the options of the command, each of its ow
     OutputError: then the archive has no `manifest.json` and no trailer, and its reader sees
     that it is truncated. `output` is not closed.
     """
-    check_arguments(archive_format, threads)
+    ArgumentError.require("conf", conf, ImageConf)
+    check_format(archive_format)
+    check_output(output, observer, compression, threads)
     require_tag(conf)
     observer = observer or Observer()
     with (

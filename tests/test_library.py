@@ -13,6 +13,7 @@ import threading
 import typing
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import MIB, Store
@@ -335,3 +336,195 @@ def test_wrap(tmp_path: Path) -> None:
         assert subprocess.run([program], capture_output=True, check=True).stdout == expected
     with path.open() as file, pytest.raises(stream.ArgumentError, match="does not last as a file"):
         stream.wrap(f"/dev/fd/{file.fileno()}")
+
+
+CONF = stream.parse_conf(b'{"repo_tag": "x:1"}')
+NULL = io.BytesIO()
+SPEC = stream.parse_spec(b'{"name": "x", "contents": []}')
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "options", "argument"),
+    [
+        ("load_conf", (b"conf.json",), {}, "source"),
+        ("parse_conf", ("{}",), {}, "data"),
+        ("parse_spec", ("{}",), {}, "data"),
+        ("plan", ("spec.json",), {}, "spec"),
+        (
+            "plan",
+            (
+                SPEC,
+                "old.json",
+            ),
+            {},
+            "previous",
+        ),
+        (
+            "plan",
+            (
+                SPEC,
+                ["/nix/store/x"],
+            ),
+            {},
+            "previous",
+        ),
+        (
+            "plan",
+            (
+                SPEC,
+                [[3]],
+            ),
+            {},
+            "previous",
+        ),
+        (
+            "write_image",
+            (
+                "conf.json",
+                NULL,
+            ),
+            {},
+            "conf",
+        ),
+        (
+            "write_image",
+            (
+                CONF,
+                "out.tar",
+            ),
+            {},
+            "output",
+        ),
+        (
+            "write_image",
+            (
+                CONF,
+                True,
+            ),
+            {},
+            "output",
+        ),
+        (
+            "write_image",
+            (
+                CONF,
+                io.StringIO(),
+            ),
+            {},
+            "output",
+        ),
+        (
+            "write_image",
+            (
+                CONF,
+                NULL,
+                1,
+            ),
+            {},
+            "observer",
+        ),
+        (
+            "write_image",
+            (
+                CONF,
+                NULL,
+            ),
+            {"compression": "zstd"},
+            "compression",
+        ),
+        (
+            "merge",
+            (
+                "image.tar",
+                NULL,
+            ),
+            {},
+            "archives",
+        ),
+        (
+            "merge",
+            (
+                [],
+                NULL,
+            ),
+            {},
+            "archives",
+        ),
+        (
+            "merge",
+            (
+                [CONF],
+                NULL,
+            ),
+            {},
+            "archives",
+        ),
+        (
+            "merge",
+            (
+                ["x"],
+                NULL,
+            ),
+            {"archive_format": "zip"},
+            "archive_format",
+        ),
+        (
+            "export",
+            (
+                b"image.tar",
+                NULL,
+            ),
+            {},
+            "target",
+        ),
+        (
+            "export",
+            (
+                "image.tar",
+                NULL,
+            ),
+            {"compression": "gzip"},
+            "compression",
+        ),
+        (
+            "export",
+            (
+                "image.tar",
+                NULL,
+            ),
+            {"threads": 0},
+            "threads",
+        ),
+        ("inspect", (b"image.tar",), {}, "target"),
+        ("explain", (stream.plan,), {}, "conf"),
+        (
+            "explain",
+            (
+                CONF,
+                "old.json",
+            ),
+            {},
+            "earlier",
+        ),
+        ("verify", (3,), {}, "archive"),
+        (
+            "verify",
+            (
+                "image.tar",
+                {},
+            ),
+            {},
+            "conf",
+        ),
+        ("tarsum", (io.BytesIO(),), {}, "tar"),
+        ("wrap", (CONF,), {}, "conf"),
+    ],
+)
+def test_argument_of_the_wrong_type(
+    function: str, args: tuple[Any, ...], options: dict[str, Any], argument: str
+) -> None:
+    """Without it a slip would end somewhere inside, as a TypeError that names nothing."""
+    with pytest.raises(stream.ArgumentError) as caught:
+        getattr(stream, function)(*args, **options)
+    assert caught.value.argument == argument
+    assert str(caught.value).startswith(f"{argument}: ")

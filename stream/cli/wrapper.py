@@ -46,6 +46,7 @@ def wrap(
     Raises ConfError for the conf, ArgumentError if it has no lasting path or is too large to
     embed, and InstallationError.
     """
+    ArgumentError.require("conf", conf, str, os.PathLike)
     data, name = read_conf(conf), conf_name(conf)
     check(parse_conf(data, name=name, repo_tag=repo_tag, warn=warn), name)
     if not embed:

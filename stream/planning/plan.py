@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from stream import config
-from stream.errors import ConfError, Fault
+from stream.errors import ArgumentError, ConfError, Fault
 from stream.layering import KEEPS_LAYERS, split_into_layers
 from stream.model import DEFAULT_STORE_DIR, Builtin, ImageConf, LayerPlan, NixDatabase
 from stream.nix import query
@@ -54,6 +54,8 @@ def plan(
     `previous` are the store layers of the build before. `warn` is called with a line for a
     person. Raises StreamImageError.
     """
+    ArgumentError.require("spec", spec, Spec)
+    _check_previous(previous)
     if previous is not None and spec.strategy != KEEPS_LAYERS:
         program = spec.layering_pipeline is not None
         key = "layeringPipeline" if program else f"layering {spec.layering}"
@@ -69,6 +71,17 @@ def plan(
         conf = replace(conf, repo_tag=f"{spec.repository}:{tag}")
         document = _document(spec, conf)
     return Plan(conf=conf, document=document)
+
+
+def _check_previous(previous: object) -> None:
+    if previous is None:
+        return
+    ArgumentError.require("previous", previous, list, tuple)
+    assert isinstance(previous, (list, tuple))
+    for layer in previous:
+        ArgumentError.require("previous", layer, list, tuple)
+        for path in layer:
+            ArgumentError.require("previous", path, str)
 
 
 def _document(spec: Spec, conf: ImageConf) -> dict[str, Any]:

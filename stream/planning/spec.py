@@ -14,7 +14,7 @@ from typing import Any
 
 from stream import config
 from stream.archives.target import split_archive
-from stream.errors import ConfError, Fault
+from stream.errors import ArgumentError, ConfError, Fault
 from stream.faults import depth_of, kind, meant
 from stream.layering import STRATEGIES
 from stream.limits import MAX_DEPTH
@@ -100,6 +100,7 @@ def parse_spec(
     with one line for what is odd and no fault. Raises ConfError, with every fault: a key
     that is not known is one, as it is to the function whose arguments they are.
     """
+    ArgumentError.require("data", data, bytes)
     return read_spec_document(parse_object(data, name), name=name, warn=warn)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from stream.errors import ConfError, Fault
+from stream.errors import ArgumentError, ConfError, Fault
 from stream.faults import kind
 
 HEAD = 512  # bytes that tell a conf from an archive
@@ -67,6 +67,7 @@ def load_object(source: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the JSON object at the path `source`, or on standard input if that is `-`; of an
     executable, the conf in it. Raises ConfError.
     """
+    ArgumentError.require("source", source, str, os.PathLike)
     name = conf_name(source)
     return parse_object(conf_in(read_conf(source), name), name)
 

@@ -2,27 +2,58 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, Protocol, Self
 
 from stream.compression import UNCOMPRESSED, Compression, check_threads, compressed
 from stream.errors import ArgumentError
+from stream.interfaces import Sink
+from stream.observer import Observer
 from stream.pipes import descriptor_of
 from stream.sinks.docker_archive import DockerArchive
 from stream.sinks.oci_archive import OciArchive
 
 ArchiveFormat = Literal["docker-archive", "oci-archive"]
-ARCHIVE_FORMATS: dict[ArchiveFormat, type[DockerArchive]] = {
+
+
+class ArchiveSink(Sink, Protocol):
+    """A sink that is written to a descriptor, and closed by leaving it."""
+
+    def __init__(self, fd: int, *, mtime: int) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc_info: object) -> None: ...
+
+
+ARCHIVE_FORMATS: dict[ArchiveFormat, type[ArchiveSink]] = {
     "docker-archive": DockerArchive,
     "oci-archive": OciArchive,
 }
 
 
-def check_arguments(archive_format: str, threads: int | None) -> None:
-    """Raise ArgumentError for an unknown format, or a number of threads that cannot be."""
+def check_format(archive_format: str) -> None:
+    """Raise ArgumentError for a format that is not one of ARCHIVE_FORMATS."""
     if archive_format not in tuple(ARCHIVE_FORMATS):
         raise ArgumentError.not_one_of("archive_format", archive_format, ARCHIVE_FORMATS)
+
+
+def check_output(
+    output: object, observer: object, compression: object, threads: int | None
+) -> None:
+    """Raise ArgumentError for what nothing can be written to, or not in this way: before
+    anything is read.
+    """
+    is_descriptor = isinstance(output, int) and not isinstance(output, bool)
+    if not is_descriptor and not callable(getattr(output, "write", None)):
+        reason = "is neither a file descriptor nor a binary file object"
+        raise ArgumentError("output", type(output), reason)
+    if isinstance(output, io.TextIOBase):
+        raise ArgumentError("output", type(output), "is a text file; open it in binary mode")
+    ArgumentError.require("observer", observer, Observer, type(None))
+    ArgumentError.require("compression", compression, Compression)
     check_threads(threads)
 
 
@@ -34,7 +65,7 @@ def opened_archive(
     mtime: int,
     compression: Compression = UNCOMPRESSED,
     threads: int | None = None,
-) -> Iterator[DockerArchive]:
+) -> Iterator[ArchiveSink]:
     """Open an archive that is written to a file descriptor or binary file object, compressed
     by `threads` threads (default: one per core). `output` is not closed.
 

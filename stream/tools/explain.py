@@ -10,6 +10,7 @@ content, unlike that of any other path. Knows neither argv nor terminals.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ from typing import Any
 
 from stream.archives.images import open_archive
 from stream.archives.target import split_archive
-from stream.config import conf_document
-from stream.errors import StreamImageError
+from stream.config import conf_document, load_conf
+from stream.errors import ArgumentError, StreamImageError
 from stream.model import DEFAULT_CREATED, DEFAULT_STORE_DIR, Digest, ImageConf, Recipe
 from stream.schema.reading import ignore
 from stream.schema.recipe import respell
@@ -79,16 +80,21 @@ class Explanation:
 
 
 def explain(
-    conf: ImageConf,
+    conf: ImageConf | str | os.PathLike[str],
     earlier: dict[str, Any] | None = None,
     *,
     document: dict[str, Any] | None = None,
     warn: Callable[[str], None] = ignore,
 ) -> Explanation:
-    """Return the layers of the image of `conf`. With `earlier`, the conf of an earlier image
-    as a JSON object, say which layers that has. `document` is `conf` as it was written, if
-    it was. `warn` is called with a line for a person. Raises StreamImageError.
+    """Return the layers of the image of `conf`, or of the conf at that path. With `earlier`,
+    the conf of an earlier image as a JSON object, also which of them that image has.
+    `document` is `conf` as it was written, if it was. `warn` is called with a line for a
+    person. Raises StreamImageError.
     """
+    ArgumentError.require("conf", conf, ImageConf, str, os.PathLike)
+    ArgumentError.require("earlier", earlier, dict, type(None))
+    if not isinstance(conf, ImageConf):
+        conf = load_conf(conf, need_tag=False, warn=warn)
     if document is None:
         document = conf_document(conf)
     compare = None if earlier is None else _Comparison(document, earlier)

@@ -33,11 +33,12 @@ from stream.archives.flatten import (
 from stream.archives.images import Archive, ArchiveImage, open_archive
 from stream.archives.sequential import Sequential
 from stream.archives.tarreader import Member, read_members
-from stream.compression import UNCOMPRESSED, Compression, check_threads, compressed
+from stream.compression import UNCOMPRESSED, Compression, compressed
 from stream.errors import ArchiveError, DigestMismatch
 from stream.model import Digest, ImageConf
 from stream.observer import Observer
 from stream.pipes import descriptor_of
+from stream.sinks import check_output
 from stream.sources.base.layers import check_listing
 from stream.sources.image import opened
 from stream.sources.layer import ListedLayer
@@ -79,7 +80,7 @@ def export(
     Raises ConfError, SourceError, ArchiveError, DigestMismatch or OutputError; then the tar
     has no trailer. `output` is not closed.
     """
-    check_threads(threads)
+    check_output(output, observer, compression, threads)
     observer = observer or Observer()
     found = (
         target

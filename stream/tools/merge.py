@@ -15,12 +15,13 @@ from typing import BinaryIO
 from stream.archives.images import Archive, ArchiveImage, ArchiveLayer, open_archive
 from stream.archives.target import split_archive
 from stream.compression import UNCOMPRESSED, Compression
+from stream.errors import ArgumentError
 from stream.interfaces import LayerSource, Takes
 from stream.model import Digest, Image, ImageDocuments, KnownLayer, Layer
 from stream.observer import Observer
 from stream.oci.reference import qualified
 from stream.pipeline import write_images
-from stream.sinks import ArchiveFormat, check_arguments, opened_archive
+from stream.sinks import ArchiveFormat, check_format, check_output, opened_archive
 from stream.sources.base.layers import archive_layers, check_listing, distinct_layers
 
 MTIME = 1  # of all members, as in images made here
@@ -124,7 +125,13 @@ def merge(  # noqa: PLR0913 — the options of the command, each of its own
     before anything is read, and ArchiveError, DigestMismatch or OutputError; then there is
     no manifest. `output` is not closed.
     """
-    check_arguments(archive_format, threads)
+    ArgumentError.require("archives", archives, list, tuple)
+    if not archives:
+        raise ArgumentError("archives", archives, "is empty; there is nothing to merge")
+    for target in archives:
+        ArgumentError.require("archives", target, str, os.PathLike)
+    check_format(archive_format)
+    check_output(output, observer, compression, threads)
     observer = observer or Observer()
     with ExitStack() as stack:
         inputs: list[tuple[Archive[object], Sequence[ArchiveImage]]] = []

@@ -37,6 +37,7 @@ def read_target(
     Raises ConfError, ArgumentError for an image of a conf, or ArchiveError if standard input
     cannot be read.
     """
+    ArgumentError.require("target", target, str, os.PathLike)
     if target == "-":
         file = Sequential(0, STANDARD_INPUT)
         if not begins_conf(file.peek(HEAD)):

@@ -16,7 +16,7 @@ from bisect import bisect_left
 from stream.archives.bytesource import ByteSource, pieces
 from stream.archives.sequential import opened_file
 from stream.archives.tarreader import MAX_EXTENSION, XATTR, Member, Stated, read_members, stated
-from stream.errors import ArchiveError
+from stream.errors import ArchiveError, ArgumentError
 from stream.text import printable
 
 _LABEL = "tarsum.v1+sha256"
@@ -29,6 +29,7 @@ def tarsum(tar: str | os.PathLike[str]) -> str:
 
     Raises ArchiveError if it cannot be read or its TarSum is undefined.
     """
+    ArgumentError.require("tar", tar, str, os.PathLike)
     with opened_file(tar) as file:
         return sum_tar(file.content())
 

@@ -11,7 +11,8 @@ import stat
 from dataclasses import dataclass
 
 from stream.archives.sequential import STANDARD_INPUT, Sequential
-from stream.errors import ArchiveError
+from stream.config import load_conf
+from stream.errors import ArchiveError, ArgumentError
 from stream.model import ImageConf
 from stream.tools.verify.comparison import compare
 from stream.tools.verify.documents import INDEX, MANIFEST, CheckedImage, Documents
@@ -47,13 +48,19 @@ class Verification:
         }
 
 
-def verify(archive: str | os.PathLike[str], conf: ImageConf | None = None) -> Verification:
+def verify(
+    archive: str | os.PathLike[str], conf: ImageConf | str | os.PathLike[str] | None = None
+) -> Verification:
     """Verify `archive`, a path (`-`: standard input), and compare it with the image
     of `conf` if one is given.
 
     Faults of the archive are findings. Raises ArchiveError if it cannot be opened,
     and StreamImageError if the image of `conf` cannot be built.
     """
+    ArgumentError.require("archive", archive, str, os.PathLike)
+    ArgumentError.require("conf", conf, ImageConf, str, os.PathLike, type(None))
+    if conf is not None and not isinstance(conf, ImageConf):
+        conf = load_conf(conf)
     target = os.fspath(archive)
     findings = Findings()
     scan = _scan(target, findings)
