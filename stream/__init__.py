@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from stream.model import Recipe as Recipe
     from stream.model import StoreObject as StoreObject
     from stream.observer import Observer as Observer
-    from stream.pipeline import write_image as write_image
     from stream.planning.plan import Plan as Plan
     from stream.planning.plan import plan as plan
     from stream.planning.spec import Spec as Spec
@@ -74,6 +73,7 @@ if TYPE_CHECKING:
     from stream.tools.verify.findings import Finding as Finding
     from stream.tools.verify.verify import Verification as Verification
     from stream.tools.verify.verify import verify as verify
+    from stream.tools.write import write_image as write_image
 
 
 _HOMES: dict[str, str] = {}  # the module of each public name; filled when the first is used

@@ -49,10 +49,6 @@ class ContentWriter(Protocol):
 class LayerWriter(ContentWriter, Protocol):
     """A layer being written: content, then `close`, then `complete`."""
 
-    @property
-    def archive_name(self) -> str:
-        """The name of the layer in its sink."""
-
     def describe_content(self, diff_id: Digest, size: int) -> None:
         """Record that the compressed bytes hold a tar of `size` bytes with this digest."""
 
@@ -63,10 +59,7 @@ class LayerWriter(ContentWriter, Protocol):
         """Return whether `complete` would not wait."""
 
     def complete(self) -> Layer:
-        """Return the record of the closed layer; wait until it is hashed.
-
-        Raises DigestMismatch if its digest is not the one that the source promised.
-        """
+        """Return the record of the closed layer; wait until it is hashed."""
 
 
 class LayerSource(Protocol):
@@ -141,6 +134,9 @@ class Sink(Protocol):
         """Return the record of `known` if the sink has it already, so that it need not be
         written, else None.
         """
+
+    def layer_name(self, source: LayerSource) -> str:
+        """Return the name of a layer in this sink."""
 
     def begin_layer(self, source: LayerSource) -> LayerWriter:
         """Begin the next layer."""

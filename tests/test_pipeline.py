@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from stream.errors import DigestMismatch
 from stream.interfaces import LayerSource, LayerWriter, Takes
 from stream.model import Descriptor, Digest, Image, ImageDocuments, KnownLayer, Layer
 from stream.observer import Observer
@@ -45,7 +46,7 @@ class Writer:
     """A layer being written; `slow` ones are hashed only when somebody waits."""
 
     def __init__(self, source: LayerSource, log: list[str], *, slow: bool) -> None:
-        self.archive_name = source.fingerprint
+        self._name = source.fingerprint
         self._source = source
         self._log = log
         self._slow = slow
@@ -58,7 +59,7 @@ class Writer:
 
     def close(self) -> None:
         """End the layer."""
-        self._log.append(f"close {self.archive_name}")
+        self._log.append(f"close {self._name}")
 
     def is_hashed(self) -> bool:
         """Return True if complete() would not wait."""
@@ -66,7 +67,7 @@ class Writer:
 
     def complete(self) -> Layer:
         """Return the layer's record."""
-        self._log.append(f"complete {self.archive_name}")
+        self._log.append(f"complete {self._name}")
         return record(self._source)
 
 
@@ -94,6 +95,10 @@ class Sink:
         """Return the record of the layer if the sink has it."""
         name = known.diff_id.removeprefix("sha256:")
         return record(Source(fingerprint=name)) if name in self._held else None
+
+    def layer_name(self, source: LayerSource) -> str:
+        """Its name here."""
+        return source.fingerprint
 
     def begin_layer(self, source: LayerSource) -> LayerWriter:
         """Begin a layer."""
@@ -189,8 +194,10 @@ def test_a_layer_that_the_sink_holds_is_not_read() -> None:
     log: list[str] = []
     sources = [Source(fingerprint=name, known=True, log=log) for name in "ab"]
     sink = Sink("a")
-    write_images([Sources(*sources, Source(fingerprint="c", log=log))], sink, Observer())
+    count = Count()
+    write_images([Sources(*sources, Source(fingerprint="c", log=log))], sink, count)
     assert log == ["write b", "write c"]
+    assert (count.announced, count.begun) == (2, [1, 2])
     assert sink.log[-2:] == ["image a b c", "finish"]
 
 
@@ -221,3 +228,20 @@ def test_a_source_that_fails_ends_it() -> None:
     with pytest.raises(ZeroDivisionError):
         write_images([Sources(Source(fingerprint="a"), Failing(fingerprint="b"))], sink, Observer())
     assert sink.log == ["begin a", "close a", "complete a", "begin b"]
+
+
+@pytest.mark.parametrize("field", ["known", "digest"])
+def test_a_layer_that_is_not_what_was_promised_ends_it(field: str) -> None:
+    """Without it each sink would have to check, and one that forgot would take anything."""
+
+    class Lying(Source):
+        @property
+        def diff_id(self) -> Digest | None:
+            return digest_of("another") if field == "known" else None
+
+    promised = digest_of("another") if field == "digest" else None
+    sink = Sink()
+    with pytest.raises(DigestMismatch) as caught:
+        write_images([Sources(Lying(fingerprint="a", digest=promised))], sink, Observer())
+    assert (caught.value.expected, caught.value.found) == (digest_of("another"), digest_of("a"))
+    assert "finish" not in sink.log

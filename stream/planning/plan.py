@@ -61,7 +61,7 @@ def plan(
         key = "layeringPipeline" if program else f"layering {spec.layering}"
         told = f"{key} keeps no layers of the build before: stable does"
         warn(one_line(f"{spec.source}: {told}"))
-    with opened(spec.conf, warn) as sources:
+    with opened(spec.conf, warn, check=lambda base: _check_budget(spec, base)) as sources:
         base = sources.base
         conf = _with_closure(spec, sources, previous, warn)
         base_image_id = base.image.image_id if base else None
@@ -92,6 +92,10 @@ def _document(spec: Spec, conf: ImageConf) -> dict[str, Any]:
     }
 
 
+def _check_budget(spec: Spec, base: BaseImage | None) -> None:
+    _budget(spec, len(base.layers) if base else 0, least=0)
+
+
 def _with_closure(
     spec: Spec,
     sources: ImageSources,
@@ -101,7 +105,6 @@ def _with_closure(
     """The conf of `spec` with what is known only of the closure: store layers and database."""
     conf, base = spec.conf, sources.base
     base_layers = len(base.layers) if base else 0
-    _budget(spec, base_layers, least=0)
     made = _made(sources)
     if not spec.include_store_paths and not spec.include_nix_database:
         return conf

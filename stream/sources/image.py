@@ -39,10 +39,7 @@ class ImageSources:
     @property
     def warnings(self) -> Iterator[str]:
         """Warnings about the image as a whole, each a line for a person."""
-        base = self.base
-        if base is not None and base.architecture != self.conf.architecture:
-            yield f"the base image is for {base.architecture}, this one for {self.conf.architecture}"
-        total = self.unknown_count() + len(base.layers if base else ())
+        total = self.unknown_count() + len(self.base.layers if self.base else ())
         total += self.customisation is not None and self.customisation.diff_id is not None
         if total > DOCKER_MAX_LAYERS:
             yield f"{total} layers: docker allows at most {DOCKER_MAX_LAYERS}, podman and buildah {OVERLAY_MAX_LAYERS}"
@@ -143,17 +140,21 @@ def opened(
     conf: ImageConf,
     warn: Callable[[str], None],
     *,
+    check: Callable[[BaseImage | None], None] | None = None,
     entries: bool = False,
     summaries: bool = False,
 ) -> Iterator[ImageSources]:
     """Open the sources of the image of `conf`. A base image is listed in one pass, with the
     entries or summaries of its layers on request. A recipe is carried out immediately; its
-    files exist until the context ends. `warn` is called with a line for a person.
+    files exist until the context ends. `check` is called with the base image before that.
+    `warn` is called with a line for a person.
 
     Raises StreamImageError.
     """
     with ExitStack() as stack:
         base = stack.enter_context(opened_base(conf, entries=entries, summaries=summaries))
+        if check is not None:
+            check(base)
         if base is not None:
             conf = base.without_held(conf)
         top = stack.enter_context(opened_customisation_layer(conf, base, warn))

@@ -12,10 +12,10 @@ from unittest.mock import patch
 import pytest
 
 from stream.model import ImageConf, Owner, Recipe
-from stream.pipeline import write_image
 from stream.sinks import ArchiveFormat
 from stream.sources.customisation import make
 from stream.sources.customisation.tree import Node, Tree, file, link
+from stream.tools.write import write_image
 from stream.typeflags import CHARACTER_DEVICE, FIFO
 
 from .consumer import Runner

@@ -14,10 +14,10 @@ from stream.nix import query as asking
 from stream.nix.hashes import compressed, from_nix_base32, nix_base32
 from stream.nix.nar import nar_size
 from stream.nix.references import parse_references
-from stream.pipeline import write_image
 from stream.planning.closure import Closure, Wanted, closure_of, from_graph, from_nix
 from stream.planning.plan import plan
 from stream.planning.spec import parse_spec
+from stream.tools.write import write_image
 
 from .nix import PROGRAMS, Nix, RootedNix
 from .requirements import require

@@ -13,7 +13,7 @@ from stream.cli.options import (
 )
 from stream.cli.progress import Reporter
 from stream.config import load_conf
-from stream.pipeline import write_image
+from stream.tools.write import write_image
 
 SUMMARY = "stream the image of a conf"
 DESCRIPTION = "Stream a container image from store paths, in one pass."

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from stream.model import CustomisationLayer, ImageConf, Recipe
-from stream.sources.base.tree import Base
-from stream.sources.customisation.tree import Tree
-from stream.sources.layer import ListedLayer
 from stream.text import printable
 
 if TYPE_CHECKING:
     from stream.sources.base.database import BaseDatabase
     from stream.sources.base.image import BaseImage
+    from stream.sources.base.tree import Base
+    from stream.sources.customisation.tree import Tree
+    from stream.sources.layer import ListedLayer
 
 Warn = Callable[[str], None]
 

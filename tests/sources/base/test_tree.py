@@ -14,12 +14,12 @@ from roots import flattened
 from stream.archives.tars import CompressedTar, Content
 from stream.config import load_conf, parse_conf
 from stream.errors import ArchiveError
-from stream.pipeline import write_image
 from stream.planning.plan import plan
 from stream.planning.spec import parse_spec
 from stream.sources.base.tree import BaseEntry, base_entries
 from stream.sources.customisation.builtin import SHADOW_PATHS
 from stream.sources.image import opened_base
+from stream.tools.write import write_image
 from stream.typeflags import DIRECTORY, FILE, LINK
 
 

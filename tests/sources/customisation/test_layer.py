@@ -17,12 +17,12 @@ from roots import flattened, read_root
 from stream.cli import wrapper
 from stream.errors import SourceError, StreamImageError
 from stream.model import ImageConf, Owner, Recipe
-from stream.pipeline import write_image
 from stream.sources.customisation import make
 from stream.sources.customisation.tree import Node, Tree, file, link
 from stream.tools import inspect as inspection
 from stream.tools.export import export
 from stream.tools.verify import verify
+from stream.tools.write import write_image
 from stream.typeflags import FILE
 
 CONF = ImageConf(

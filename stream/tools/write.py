@@ -1,0 +1,61 @@
+"""Write the image of a conf as an archive. Knows neither argv nor how layers are made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, BinaryIO
+
+from stream.compression import UNCOMPRESSED, Compression
+from stream.config import require_tag
+from stream.errors import ArgumentError
+from stream.model import Image, ImageConf
+from stream.observer import Observer
+from stream.pipeline import write_images
+from stream.sinks import ArchiveFormat, check_format, check_output, opened_archive
+from stream.sources import image
+
+if TYPE_CHECKING:
+    from stream.sources.base.image import BaseImage
+
+
+def write_image(  # noqa: PLR0913 — the options of the command, each of its own
+    conf: ImageConf,
+    output: int | BinaryIO,
+    observer: Observer | None = None,
+    *,
+    archive_format: ArchiveFormat = "docker-archive",
+    compression: Compression = UNCOMPRESSED,
+    threads: int | None = None,
+) -> Image:
+    """Write the image of `conf` to a file descriptor or binary file object, compressed by
+    `threads` threads (default: one per core).
+
+    Return the image's record. Raises ArgumentError, or ConfError if `conf` has no tag,
+    before anything is read; RecipeError, SourceError, ArchiveError, DigestMismatch,
+    SizeMismatch or OutputError: then the archive has no `manifest.json` and no trailer, and
+    its reader sees that it is truncated. `output` is not closed.
+    """
+    ArgumentError.require("conf", conf, ImageConf)
+    check_format(archive_format)
+    check_output(output, observer, compression, threads)
+    require_tag(conf)
+    observer = observer or Observer()
+
+    def check(base: BaseImage | None) -> None:
+        if base is not None and base.architecture != conf.architecture:
+            observer.warning(
+                f"the base image is for {base.architecture}, this one for {conf.architecture}"
+            )
+
+    with (
+        image.opened(conf, observer.warning, check=check) as sources,
+        opened_archive(
+            output, archive_format, mtime=conf.mtime, compression=compression, threads=threads
+        ) as sink,
+    ):
+        for warning in sources.warnings:
+            observer.warning(warning)
+        if conf.annotations and not sink.takes.annotations:
+            observer.warning(f"annotations: left out, {archive_format} does not support them")
+        (written,) = write_images([sources], sink, observer)
+    observer.finished(written)
+    return written
