@@ -1,8 +1,8 @@
 """Pipes with a thread at one end, and complete writes to descriptors and file objects.
 
-The threads are daemons: one that is stuck in a call does not keep the program from exiting.
-A thread records its error before it closes its end of the pipe, so that the other side can
-report the cause instead of a closed pipe. Must not know what the bytes are.
+The threads are daemons, so one that is stuck in a call does not prevent the program from
+exiting. A thread records its error before it closes its end of the pipe, so that the other
+end can report the cause instead of a closed pipe. Must not know what the bytes are.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _PIECE = 1 << 18
 
 
 def write_all(output: int | BinaryIO, *buffers: Buffer) -> None:
-    """Write all of the buffers, in order, to a descriptor, which may be non-blocking, or to
-    a file object, which may take a part at a time. Raises OSError, or the object's exception.
+    """Write all buffers, in order, to a descriptor, which may be non-blocking, or to a file
+    object, which may accept fewer bytes per call. Raises OSError, or the object's exception.
     """
     left = [memoryview(buffer) for buffer in buffers if buffer]
     while left:
@@ -36,9 +36,9 @@ def write_all(output: int | BinaryIO, *buffers: Buffer) -> None:
 
 
 def _write_some(output: int | BinaryIO, buffers: list[memoryview]) -> int:
-    """Write the beginning of `buffers`. Return the number of bytes that were taken."""
+    """Write the beginning of `buffers`. Return the number of bytes written."""
     if not isinstance(output, int):
-        return output.write(buffers[0]) or 0  # None: a raw file that takes nothing yet
+        return output.write(buffers[0]) or 0  # None: a raw file that accepts nothing yet
     try:
         return os.writev(output, buffers)
     except BlockingIOError:
@@ -70,23 +70,23 @@ def enlarge(fd: int) -> None:
 
 
 class Abandoned(Exception):
-    """Raised in a thread that empties a pipe: the bytes have ended, but are incomplete."""
+    """Raised in the thread that reads a pipe: the bytes have ended, but are incomplete."""
 
 
 class Inflow:
-    """The bytes that come through a pipe, as the thread that empties it reads them."""
+    """The bytes that arrive through a pipe, for the thread that reads them."""
 
     def __init__(self, fd: int) -> None:
         self.is_abandoned = False  # set when the writer fails: the bytes are incomplete
         self._fd = fd
 
     def read(self, count: int) -> bytes:
-        """Read what is there, at most `count` bytes; none only at the end."""
+        """Return the bytes available, at most `count`; none only at the end."""
         return os.read(self._fd, count)
 
     def blocks(self, size: int) -> Iterator[memoryview]:
         """Yield the bytes in blocks of `size` (the last may be shorter), each valid until
-        the next. Ends only where the bytes are complete. Raises Abandoned.
+        the next. Ends only if the bytes are complete, and else raises Abandoned.
         """
         block = memoryview(bytearray(size))
         filled = 0
@@ -102,7 +102,7 @@ class Inflow:
 
 
 class _Worker(threading.Thread):
-    """A thread that has the end `fd` of a pipe: `work` is called in it, then it closes `fd`."""
+    """A thread that owns `fd`, one end of a pipe: it calls `work`, then closes `fd`."""
 
     def __init__(self, name: str, fd: int, work: Callable[[], object]) -> None:
         super().__init__(name=name, daemon=True)
@@ -121,7 +121,7 @@ class _Worker(threading.Thread):
             os.close(self._fd)
 
     def begin(self, other: int) -> None:
-        """Start. If no thread can be started, close the pipe, whose other end is `other`."""
+        """Start. If that fails, close both ends of the pipe (`other` is the other one)."""
         try:
             self.start()
         except RuntimeError:
@@ -131,17 +131,17 @@ class _Worker(threading.Thread):
 
 
 @contextmanager
-def emptied(empty: Callable[[Inflow], object], *, name: str, wait: bool) -> Iterator[int]:
-    """Open a pipe to write to, which `empty` reads in a thread called `name`.
+def pipe_to(drain: Callable[[Inflow], object], *, name: str, wait: bool) -> Iterator[int]:
+    """Open a pipe for writing, which `drain` reads in a thread called `name`.
 
-    When the body ends, the pipe is closed and the thread waited for. When the body fails, the
-    bytes are abandoned, and the thread is waited for only with `wait`. An exception of `empty`
-    is raised here: at the end, or instead of the BrokenPipeError that the body meets then.
+    When the body ends, the pipe is closed and the thread joined. When the body fails, the
+    bytes are abandoned, and the thread is joined only with `wait`. An exception of `drain` is
+    raised here: at the end, or in place of the BrokenPipeError that it causes in the body.
     """
     read_end, write_end = os.pipe()
     enlarge(write_end)
     inflow = Inflow(read_end)
-    worker = _Worker(name, read_end, lambda: empty(inflow))
+    worker = _Worker(name, read_end, lambda: drain(inflow))
     worker.begin(write_end)
     try:
         try:
@@ -163,15 +163,15 @@ def emptied(empty: Callable[[Inflow], object], *, name: str, wait: bool) -> Iter
 
 
 class Outflow:
-    """The bytes that a thread writes into a pipe."""
+    """The bytes that a thread writes to a pipe, for their reader."""
 
     def __init__(self, fd: int, worker: _Worker) -> None:
         self._fd = fd
         self._worker = worker
 
     def read(self, count: int, /) -> bytes:
-        """Read at most `count` bytes; none only at the end. There, an exception of the
-        thread is raised.
+        """Return at most `count` bytes; none only at the end. An exception of the thread is
+        raised at the end.
         """
         data = os.read(self._fd, count)
         if not data:
@@ -182,9 +182,9 @@ class Outflow:
 
 
 @contextmanager
-def filled(fill: Callable[[int], object], *, name: str) -> Iterator[Outflow]:
-    """Open a pipe to read from, which `fill` writes in a thread called `name`, given the
-    descriptor. If the body ends before the bytes do, `fill` meets a BrokenPipeError.
+def pipe_from(fill: Callable[[int], object], *, name: str) -> Iterator[Outflow]:
+    """Open a pipe for reading. `fill` is called with its other end in a thread called `name`,
+    and gets a BrokenPipeError if the body ends before the bytes do.
     """
     read_end, write_end = os.pipe()
     worker = _Worker(name, write_end, lambda: fill(write_end))
@@ -198,22 +198,22 @@ def filled(fill: Callable[[int], object], *, name: str) -> Iterator[Outflow]:
 
 @contextmanager
 def descriptor_of(output: int | BinaryIO) -> Iterator[int]:
-    """Open a descriptor whose bytes reach `output`: its own where it has one, else a pipe
-    that a thread empties into it. Exceptions of `output` are raised unchanged.
+    """Open a descriptor whose bytes reach `output`: its own, or a pipe that a thread copies
+    to it. Exceptions of `output` are raised unchanged.
     """
     if isinstance(output, int):
         yield output
         return
-    # Of these alone the descriptor is where their bytes go: others have one too
-    # (gzip.GzipFile) and do more than write to it.
+    # Only these write nothing but their bytes to their descriptor: others that have one
+    # (gzip.GzipFile) transform them.
     if isinstance(output, (io.FileIO, io.BufferedWriter, io.BufferedRandom)):
         output.flush()
         yield output.fileno()
         return
 
-    def empty(inflow: Inflow) -> None:
+    def drain(inflow: Inflow) -> None:
         while data := inflow.read(_PIECE):
             write_all(output, data)
 
-    with emptied(empty, name="pump", wait=True) as fd:
+    with pipe_to(drain, name="pump", wait=True) as fd:
         yield fd

@@ -301,9 +301,9 @@ def test_level_that_is_omitted(conf: stream.ImageConf) -> None:
             {"archive_format": "zip"},
             "archive_format: 'zip' is not one of docker-archive, oci-archive",
         ),
-        ({"threads": 0}, "threads: 0 is not a whole number above zero"),
-        ({"threads": -1}, "threads: -1 is not a whole number above zero"),
-        ({"threads": 1.5}, "threads: 1.5 is not a whole number above zero"),
+        ({"threads": 0}, "threads: 0 is not a positive whole number"),
+        ({"threads": -1}, "threads: -1 is not a positive whole number"),
+        ({"threads": 1.5}, "threads: 1.5 is not a positive whole number"),
     ],
 )
 def test_wrong_argument(conf: stream.ImageConf, arguments: typing.Any, said: str) -> None:

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, suppress
 
 import pytest
 
-from stream.compression.pump import Blocks, encoded
-from stream.pipes import Abandoned, Inflow, emptied, filled, read_some, write_all
+from stream.compression.pump import Blocks, opened_encoder
+from stream.pipes import Abandoned, Inflow, pipe_from, pipe_to, read_some, write_all
 
 PATIENCE = 20.0
 LARGE = os.urandom(3 << 20)  # more than pipes hold
@@ -34,14 +34,14 @@ def test_bytes_pass_in_both_directions() -> None:
     """Pieces that are lost or come twice would be another layer."""
     found = bytearray()
 
-    def empty(inflow: Inflow) -> None:
+    def drain(inflow: Inflow) -> None:
         for block in inflow.blocks(100_000):
             found.extend(block)
 
-    with emptied(empty, name="test", wait=True) as fd:
+    with pipe_to(drain, name="test", wait=True) as fd:
         write_all(fd, LARGE[:5], b"", LARGE[5:])
     assert found == LARGE
-    with filled(lambda fd: write_all(fd, LARGE), name="test") as outflow:
+    with pipe_from(lambda fd: write_all(fd, LARGE), name="test") as outflow:
         assert b"".join(iter(lambda: outflow.read(70_000), b"")) == LARGE
 
 
@@ -51,7 +51,7 @@ def test_failure_of_what_empties() -> None:
     for data in (b"", LARGE):
         with (
             pytest.raises(ZeroDivisionError) as caught,
-            emptied(raising(error), name="test", wait=False) as fd,
+            pipe_to(raising(error), name="test", wait=False) as fd,
         ):
             write_all(fd, data)
         assert caught.value is error
@@ -65,7 +65,7 @@ def test_failure_of_what_fills() -> None:
         write_all(fd, b"begun")
         raise error
 
-    with filled(fill, name="test") as outflow:
+    with pipe_from(fill, name="test") as outflow:
         assert outflow.read(100) == b"begun"
         with pytest.raises(ZeroDivisionError) as caught:
             outflow.read(100)
@@ -74,7 +74,7 @@ def test_failure_of_what_fills() -> None:
 
 def test_reader_that_leaves_early() -> None:
     """A writer that nobody reads would wait for ever, or be left behind."""
-    with filled(lambda fd: write_all(fd, LARGE), name="early") as outflow:
+    with pipe_from(lambda fd: write_all(fd, LARGE), name="early") as outflow:
         outflow.read(1)
     assert "early" not in {thread.name for thread in threading.enumerate()}
 
@@ -83,7 +83,7 @@ def test_abandoned_bytes_never_look_complete() -> None:
     """What is compressed after a failure would get a valid end."""
     ended: list[BaseException | None] = []
 
-    def empty(inflow: Inflow) -> None:
+    def drain(inflow: Inflow) -> None:
         try:
             list(inflow.blocks(10))
         except Abandoned as error:
@@ -91,7 +91,7 @@ def test_abandoned_bytes_never_look_complete() -> None:
             raise
 
     for wait in (True, False):
-        with pytest.raises(KeyboardInterrupt), emptied(empty, name="test", wait=wait) as fd:  # noqa: PT012
+        with pytest.raises(KeyboardInterrupt), pipe_to(drain, name="test", wait=wait) as fd:  # noqa: PT012
             write_all(fd, b"half")
             raise KeyboardInterrupt
     until = time.monotonic() + PATIENCE
@@ -107,7 +107,7 @@ def test_interrupted_while_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> 
     def interrupted(_thread: threading.Thread) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), emptied(inflows.append, name="test", wait=False):
+    with pytest.raises(KeyboardInterrupt), pipe_to(inflows.append, name="test", wait=False):
         monkeypatch.setattr(threading.Thread, "join", interrupted)
     assert [inflow.is_abandoned for inflow in inflows] == [True]
 
@@ -115,11 +115,11 @@ def test_interrupted_while_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     "opened",
     [
-        lambda: emptied(raising(AssertionError()), name="test", wait=True),
-        lambda: filled(raising(AssertionError()), name="test"),
-        lambda: encoded(1, unencoded),  # type: ignore[arg-type]
+        lambda: pipe_to(raising(AssertionError()), name="test", wait=True),
+        lambda: pipe_from(raising(AssertionError()), name="test"),
+        lambda: opened_encoder(1, unencoded),  # type: ignore[arg-type]
     ],
-    ids=["emptied", "filled", "encoded"],
+    ids=["pipe_to", "pipe_from", "encoder"],
 )
 def test_thread_that_cannot_be_started(
     monkeypatch: pytest.MonkeyPatch, opened: Callable[[], AbstractContextManager[object]]

@@ -1,1 +1,1 @@
-"""Reading what others have written: image archives, and the tars in them."""
+"""Readers for image archives written by other programs, and for the tars in them."""

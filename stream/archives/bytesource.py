@@ -1,5 +1,6 @@
-"""Bytes to be read from the front: of a file, of a part of one, or of what a
-decompressor yields. Knows nothing of what they mean.
+"""Forward-only byte sources: a file, a part of one, or the output of a decompressor.
+
+Must not know what the bytes mean.
 """
 
 from __future__ import annotations
@@ -12,32 +13,34 @@ from typing import Protocol, Self
 from stream.errors import ArchiveError
 from stream.model import Digest
 
-PIECE = 1 << 18  # more costs page faults, less costs calls
+PIECE = 1 << 18  # bytes; more costs page faults, less costs calls
 
 
 class Readable(Protocol):
-    """The one method of a file that is asked for here."""
+    """The one method of a file object that is used here."""
 
     def read(self, count: int, /) -> bytes:
-        """At most `count` bytes; none only at the end."""
+        """Return at most `count` bytes; none only at the end."""
 
 
 class ByteSource(Protocol):
-    """Bytes read from the front. `position` counts those behind; `name` is for errors."""
+    """A forward-only source of bytes. `position` is the number of bytes consumed; `name` is
+    for errors.
+    """
 
     name: str
     position: int
 
     def read(self, count: int) -> bytes:
-        """At most `count` bytes; fewer, and none, only at the end."""
+        """Return `count` bytes; fewer, or none, only at the end."""
 
     def skip(self, count: int) -> None:
-        """Go on behind `count` bytes. Raises ArchiveError if there are fewer."""
+        """Skip `count` bytes. Raises ArchiveError if there are fewer."""
 
 
 class FileBytes:
-    """`size` bytes of the file `fd` from `offset`, read by position: the file's own
-    position is neither used nor changed, so that many may read one file.
+    """`size` bytes of the file `fd` from `offset`. The file's own position is neither used
+    nor changed, so several of these may read one file.
     """
 
     def __init__(self, fd: int, name: str, *, size: int, offset: int = 0) -> None:
@@ -49,12 +52,12 @@ class FileBytes:
 
     @classmethod
     def whole(cls, fd: int, name: str) -> Self:
-        """Return the bytes of all of the file `fd`, as large as it is now."""
+        """Return all bytes of the file `fd`, up to its present size."""
         return cls(fd, name, size=os.fstat(fd).st_size)
 
     @property
     def range(self) -> tuple[int, int]:
-        """The file, and where in it these bytes begin."""
+        """The descriptor, and the offset at which these bytes begin."""
         return self._fd, self._offset
 
     def read(self, count: int) -> bytes:
@@ -81,7 +84,7 @@ class FileBytes:
 
 
 class StreamBytes:
-    """What `file` yields."""
+    """The bytes of a file object, which need not be seekable."""
 
     def __init__(self, file: Readable, name: str) -> None:
         self.name = name
@@ -110,7 +113,7 @@ class StreamBytes:
 
 
 class Part:
-    """The next `size` bytes of `source` as a source and a file of their own."""
+    """The next `size` bytes of `source`, as a byte source and as a file object."""
 
     def __init__(self, source: ByteSource, size: int, name: str) -> None:
         self.name = name
@@ -133,7 +136,7 @@ class Part:
 
 
 def read_exactly(source: ByteSource, count: int) -> bytes:
-    """`count` bytes of `source`. Raises ArchiveError if it ends before."""
+    """Return `count` bytes of `source`. Raises ArchiveError if there are fewer."""
     data = source.read(count)
     if len(data) != count:
         raise ArchiveError(source.name, "is cut short")
@@ -141,7 +144,7 @@ def read_exactly(source: ByteSource, count: int) -> bytes:
 
 
 def pieces(source: ByteSource, count: int | None = None) -> Iterator[bytes]:
-    """All bytes of `source`, or exactly `count`, in pieces of bounded size.
+    """Yield all bytes of `source`, or exactly `count`, in pieces of bounded size.
 
     Raises ArchiveError if there are fewer than `count`.
     """
@@ -157,7 +160,7 @@ def pieces(source: ByteSource, count: int | None = None) -> Iterator[bytes]:
 
 
 class HashedBytes:
-    """A byte source that hashes what passes, skipped or read."""
+    """A byte source that hashes all bytes that pass, whether read or skipped."""
 
     def __init__(self, source: ByteSource) -> None:
         self.name = source.name
@@ -178,7 +181,7 @@ class HashedBytes:
             pass
 
     def finish(self) -> Digest:
-        """The digest of all that there is."""
+        """Read the rest, and return the digest of all bytes."""
         for _ in pieces(self):
             pass
         return Digest(f"sha256:{self._hash.hexdigest()}")

@@ -1,9 +1,9 @@
 """The containers of image archives: members by name, and their bytes.
 
-A container is scanned once, for its members and for the small documents among them; then
-blobs are read from it, by random access where that is possible, otherwise all in one more
-reading from the front. Nothing is unpacked. Knows names, links and bytes; not which of them
-are an image's.
+A container is scanned once, for its members and the small documents among them. Its blobs
+are then read by random access where that is possible, otherwise all in one more pass from
+the start. Nothing is unpacked. Knows names, links and bytes; must not know which of them
+belong to an image.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias, TypeVar
 
 from stream.archives.bytesource import ByteSource, FileBytes, pieces
-from stream.archives.decompress import decompressed
+from stream.archives.decompress import decompress
 from stream.errors import ArchiveError
 from stream.limits import MAX_DOCUMENT
 
@@ -25,8 +25,8 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blob:
-    """The bytes of one member: `size` of them, `compression` or None for none.
-    `content_size` is that of the content, uncompressed, if it is known.
+    """The bytes of one member as stored: `size` of them from `offset`. `compression` is None
+    if they are uncompressed; `content_size` is their uncompressed size, or None if unknown.
     """
 
     name: str
@@ -36,14 +36,14 @@ class Blob:
     content_size: int | None
 
 
-# Called with the content of each blob that may be a layer, uncompressed. The container
-# keeps what it returns, or the ArchiveError that it raises.
+# Called with the uncompressed content of each blob that may be a layer. The container keeps
+# its result, or the ArchiveError that it raises.
 Peruse: TypeAlias = Callable[[ByteSource], T]
 
 
 class Container(Protocol[T_co]):
-    """Members by name, and their bytes. `name` is for errors. `T_co` is the result of the
-    function that the container was opened with to peruse its layers.
+    """Members by name, and their bytes. `name` is for errors. A container may be opened with
+    a function that peruses its layers; `T_co` is the type of its result.
     """
 
     name: str
@@ -57,23 +57,23 @@ class Container(Protocol[T_co]):
         """Return all bytes of a small blob. Raises ArchiveError."""
 
     @abstractmethod
-    def perused(self, blob: Blob) -> T_co:
-        """Return what the container's function returned for `blob`, or raise the
+    def peruse(self, blob: Blob) -> T_co:
+        """Return the result of the container's function for `blob`, or raise the
         ArchiveError that it raised. Raises ValueError if the container has no function.
         """
 
     @abstractmethod
     def read(self, blobs: Sequence[Blob]) -> Generator[tuple[Blob, ByteSource], None, None]:
-        """Yield each distinct blob with its bytes, in the order in which the container
-        has them. A source is read before the next one is asked for.
+        """Yield each distinct blob and its bytes, in the container's order. Each source must
+        be read before the next one is requested. Raises ArchiveError.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Close its files."""
+        """Close the container's files."""
 
     def measure(self, blob: Blob) -> Blob:
-        """Return `blob` with its content_size known."""
+        """Return `blob` with `content_size` set, decompressing it if necessary."""
         if blob.content_size is not None or blob.compression is None:
             return blob
         with closing(self.read([blob])) as reading:
@@ -82,15 +82,15 @@ class Container(Protocol[T_co]):
 
 
 def content_of(source: ByteSource, blob: Blob) -> ByteSource:
-    """Return `source`, the stored bytes of `blob`, uncompressed."""
+    """Return the content of `blob`, whose stored bytes are `source`, uncompressed."""
     if blob.compression is None:
         return source
-    return decompressed(source, blob.compression, source.name)
+    return decompress(source, blob.compression, source.name)
 
 
 def peruse_content(peruse: Peruse[T] | None, content: ByteSource) -> T | ArchiveError:
-    """Return what `peruse` returns, or the ArchiveError that it raises: what looks like a
-    layer need not be one. Raises ValueError if there is no `peruse`.
+    """Return the result of `peruse`, or the ArchiveError that it raises: a blob that looks
+    like a layer need not be one. Raises ValueError if `peruse` is None.
     """
     if peruse is None:
         raise ValueError("the archive was opened without a function to peruse its layers")
@@ -105,17 +105,17 @@ def check_document(container: str, blob: Blob) -> None:
     if blob.size > MAX_DOCUMENT:
         raise ArchiveError(
             where(container, blob.name),
-            f"a document of {blob.size} bytes; at most {MAX_DOCUMENT} are read",
+            f"has {blob.size} bytes; the limit for a document is {MAX_DOCUMENT}",
         )
 
 
 def range_of(source: ByteSource) -> tuple[int, int] | None:
-    """Return the descriptor and the offset at which `source` begins, if it is plainly
-    part of a file, else None.
+    """Return the descriptor and offset of `source` if it is an uncompressed part of a file,
+    else None.
     """
     return source.range if isinstance(source, FileBytes) else None
 
 
 def where(container: str, member: str) -> str:
-    """Return the place of a member, for errors."""
+    """Return the place of `member` in `container`, for errors."""
     return f"{container}: {member}"

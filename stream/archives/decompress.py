@@ -1,7 +1,7 @@
-"""Compressed bytes as bytes: which compression they have is told by their first
-few, and each is undone by its library, imported when it is needed.
+"""Decompression. The format is detected from the first bytes; its library is imported on
+demand.
 
-Bounded memory, whatever comes; what yields out of all proportion is refused.
+Memory is bounded for any input, and decompression bombs are refused.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ _MAGICS = (
     (b"\xfd7zXZ\0", "xz"),
     (b"\x28\xb5\x2f\xfd", "zstd"),
 )
-# A zstd stream can begin with skippable frames: 0x184D2A50 to …5F, little-endian.
+# A zstd stream may begin with skippable frames: 0x184D2A50 to …5F, little-endian.
 _SKIPPABLE = b"\x2a\x4d\x18"
 
-MAX_WINDOW_LOG = 27  # zstd may look back 128 MiB: what --long and --ultra need at most
-MAX_XZ_MEMORY = 160 << 20  # bytes; `xz -9` needs 65 MiB, of its dictionary
-BOMB_SIZE = 1 << 30  # bytes out, from which on …
-BOMB_RATIO = 1100  # … no more than this times those in; gzip reaches 1032
+MAX_WINDOW_LOG = 27  # a window of 128 MiB, the most that --long and --ultra need
+MAX_XZ_MEMORY = 160 << 20  # bytes; `xz -9` needs 65 MiB for its dictionary
+BOMB_SIZE = 1 << 30  # bytes of output; beyond this, BOMB_RATIO applies
+BOMB_RATIO = 1100  # the most output per byte of input; gzip reaches 1032
 
 
 def compression_of(magic: bytes) -> str | None:
-    """The compression of bytes that begin with `magic` (MAGIC_SIZE of them)."""
+    """Return the compression of data that begins with `magic` (MAGIC_SIZE bytes), or None."""
     for start, name in _MAGICS:
         if magic.startswith(start):
             return name
@@ -40,7 +40,7 @@ def compression_of(magic: bytes) -> str | None:
 
 
 class _Counted(io.RawIOBase):
-    """A byte source as the file that decompressors read."""
+    """A byte source as a file object for decompressors; `count` is the bytes read from it."""
 
     def __init__(self, source: ByteSource) -> None:
         self._source = source
@@ -61,7 +61,7 @@ class _Counted(io.RawIOBase):
 
 
 class _Xz:
-    """An xz file as lzma.LZMAFile reads it, which knows no limit of memory."""
+    """A reader of xz files that behaves like lzma.LZMAFile, but limits memory."""
 
     def __init__(self, file: BinaryIO) -> None:
         import lzma
@@ -74,7 +74,7 @@ class _Xz:
         self._decompressor = self._new()
 
     def read(self, size: int) -> bytes:
-        """At most `size` bytes; none only at the end."""
+        """Return at most `size` bytes; none only at the end."""
         while True:
             if self._decompressor.eof:
                 rest = self._decompressor.unused_data.lstrip(b"\0")  # padding
@@ -86,7 +86,7 @@ class _Xz:
                 try:
                     data = following.decompress(rest, size)
                 except self._error:
-                    return b""  # no further stream: nobody's, as it is to other readers
+                    return b""  # trailing garbage, which other readers ignore as well
                 self._decompressor = following
             else:
                 piece = self._file.read(1 << 16) if self._decompressor.needs_input else b""
@@ -99,7 +99,7 @@ class _Xz:
 
 def _open(compression: str, file: BinaryIO) -> IO[bytes]:
     if compression == "gzip":
-        # 2.6 times as fast as the standard library's.
+        # 2.6 times as fast as the standard library.
         from isal import igzip
 
         return cast(IO[bytes], igzip.IGzipFile(fileobj=file))  # type: ignore[no-untyped-call]
@@ -118,9 +118,9 @@ def _open(compression: str, file: BinaryIO) -> IO[bytes]:
 
 
 class Budget:
-    """What decompressors may yield, all together, for the bytes of a file of which
-    `spent()` were read: one in another, each in proportion, they could yield the
-    square of it.
+    """The output that all decompressors of one file may produce together, in proportion to
+    the bytes read from it, which `spent()` returns. Without a common budget, a decompressor
+    nested in another could produce the square of BOMB_RATIO.
     """
 
     def __init__(self, spent: Callable[[], int]) -> None:
@@ -128,16 +128,17 @@ class Budget:
         self._out = 0
 
     def take(self, count: int, name: str) -> None:
-        """`count` more bytes came out. Raises ArchiveError if that is too many."""
+        """Account for `count` bytes of output of `name`. Raises ArchiveError beyond the limit."""
         self._out += count
         if self._out > BOMB_SIZE and self._out > BOMB_RATIO * self._spent():
             raise ArchiveError(
-                name, f"yields more than {BOMB_RATIO} times its compressed size: refused as a bomb"
+                name,
+                f"expands to more than {BOMB_RATIO} times its compressed size; refused as a bomb",
             )
 
 
 class _Checked:
-    """A decompressor's file, whose every error is an ArchiveError."""
+    """The output of a decompressor. All its errors are ArchiveErrors."""
 
     def __init__(self, compression: str, raw: _Counted, name: str, budgets: list[Budget]) -> None:
         self._compression = compression
@@ -151,22 +152,23 @@ class _Checked:
         except ArchiveError:
             raise
         except Exception as error:
-            # zlib.error, LZMAError, ZstdError, EOFError, BadGzipFile: nothing in common
+            # zlib.error, LZMAError, ZstdError, EOFError, BadGzipFile: no common base class
             if isinstance(error, MemoryError):
                 raise
             cut = isinstance(error, EOFError)
-            reason = "is cut short" if cut else f"is not whole {self._compression}: {error}"
+            reason = "is cut short" if cut else f"is not valid {self._compression}: {error}"
             raise ArchiveError(self._name, reason) from error
         for budget in self._budgets:
             budget.take(len(data), self._name)
         return data
 
 
-def decompressed(
+def decompress(
     source: ByteSource, compression: str, name: str, budget: Budget | None = None
 ) -> StreamBytes:
-    """What `source` is, uncompressed; what comes out counts for `budget` as well, if
-    `source` is itself decompressed. Raises ArchiveError as it is read.
+    """Return the uncompressed bytes of `source`. `name` is for errors. If `source` is itself
+    the output of a decompressor, `budget` is the one of the file; the output counts towards
+    it too. Reading raises ArchiveError.
     """
     raw = _Counted(source)
     budgets = [Budget(lambda: raw.count), *([budget] if budget else ())]

@@ -1,6 +1,6 @@
-"""A directory as a container: every file in it is a member.
+"""A directory as a container, whose members are the files in it.
 
-Links are followed, but never out of the directory. Nothing is scanned beforehand.
+Symlinks are followed, but never out of the directory. Nothing is scanned in advance.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from stream.errors import ArchiveError
 
 def open_directory(path: str, peruse: Peruse[T_co] | None = None) -> Directory[T_co]:
     """Return the directory at `path` as a container."""
-    return Directory(path, os.path.realpath(encoded(path)), peruse)
+    return Directory(path, os.path.realpath(encode_path(path)), peruse)
 
 
-def encoded(path: str) -> bytes:
-    """Return a path for the system, whatever the locale."""
+def encode_path(path: str) -> bytes:
+    """Return `path` as bytes for system calls, independently of the locale."""
     return path.encode("utf-8", "surrogateescape")
 
 
 class Directory(Container[T_co]):
-    """The files below the directory `root`, an absolute path without links."""
+    """The files below the directory `root`, an absolute path without symlinks."""
 
     def __init__(self, name: str, root: bytes, peruse: Peruse[T_co] | None) -> None:
         self.name = name
@@ -45,11 +45,11 @@ class Directory(Container[T_co]):
 
     def _path(self, name: str) -> bytes:
         try:
-            path = os.path.realpath(os.path.join(self._root, encoded(name)))
+            path = os.path.realpath(os.path.join(self._root, encode_path(name)))
         except ValueError:
-            raise ArchiveError(where(self.name, name), "a name that no file has") from None
+            raise ArchiveError(where(self.name, name), "is not a valid file name") from None
         if os.path.commonpath([path, self._root]) != self._root:
-            raise ArchiveError(where(self.name, name), "a name that leaves the directory")
+            raise ArchiveError(where(self.name, name), "is outside the directory")
         return path
 
     @contextmanager
@@ -83,7 +83,7 @@ class Directory(Container[T_co]):
         with self._opened(blob.name) as fd:
             return b"".join(pieces(self._bytes(fd, blob), blob.size))
 
-    def perused(self, blob: Blob) -> T_co:
+    def peruse(self, blob: Blob) -> T_co:
         with self._opened(blob.name) as fd:
             result = peruse_content(self._peruse, content_of(self._bytes(fd, blob), blob))
         if isinstance(result, ArchiveError):

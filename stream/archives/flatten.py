@@ -1,10 +1,10 @@
-"""Layers as one tree: what is left of each when all lie over each other.
+"""The tree that results from applying layers over each other.
 
-OCI Image Specification, layer.md: whiteouts and opaque directories hide what lower
-layers have; directories are merged, and whatever else comes takes the place of what is
-there. As in an overlay, a link to a directory in a lower layer gives way to a directory;
-one in the same layer is followed. Memory grows with the number of entries. Knows names
-and types; neither images nor content.
+OCI Image Specification, layer.md: whiteouts and opaque directories hide entries of lower
+layers; directories are merged, and any other entry replaces the one at its path. As in an
+overlay, a symlink from a lower layer is replaced by a directory; one in the same layer is
+followed. Memory grows with the number of entries. Knows names and types; must not know
+images or content.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from stream.text import printable
 from stream.typeflags import DIRECTORY, HARD_LINK, LINK
 
 MAX_LISTED = 1 << 28  # bytes of names, link targets and directories' records
-MAX_IMPLIED = 1 << 26  # bytes of the names of directories that have no entry
-MAX_STEPS = 1 << 26  # through links, for all names
+MAX_IMPLIED = 1 << 26  # bytes of the paths of directories without an entry
+MAX_STEPS = 1 << 26  # path components visited while symlinks are resolved, for all names
 
 WHITEOUT, OPAQUE = b".wh.", b".wh..wh..opq"
-_AUFS = b".wh..wh."  # what one of docker's old storage drivers kept for itself
+_AUFS = b".wh..wh."  # reserved by aufs, an old storage driver of Docker
 
 
 class Budget:
-    """What the listings of all layers may take together. Raises ArchiveError."""
+    """The memory that the listings of all layers may use together."""
 
     def __init__(self) -> None:
         self._entries = 0
         self._bytes = 0
 
     def take(self, member: Member, where: str) -> None:
-        """Count an entry of the layer `where`."""
+        """Count an entry of the layer `where`. Raises ArchiveError beyond the limits."""
         self._entries += 1
         self._bytes += len(member.name) + len(member.link)
         self._bytes += sum(map(len, member.pax.values())) if member.typeflag == DIRECTORY else 0
@@ -47,8 +47,8 @@ class Budget:
 
 @dataclass(slots=True)
 class Listing:
-    """A layer's entries: `entries` are names, types and link targets, in order;
-    `directories` are those of them that are such, by their number.
+    """The entries of a layer: their names, typeflags and link targets, in order.
+    `directories` are the directories among them, by index in `entries`.
     """
 
     entries: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
@@ -57,21 +57,21 @@ class Listing:
     def add(self, member: Member) -> None:
         """Append an entry."""
         if member.typeflag == DIRECTORY:
-            member.header = b""  # of no use any more
+            member.header = b""  # no longer needed
             self.directories[len(self.entries)] = member
         self.entries.append((member.name, member.typeflag, member.link))
 
 
-def lister() -> Callable[[ByteSource], Listing]:
-    """What to open an archive with: lists what is needed of each layer's entries before
-    any is written, in bounded memory for all of them.
+def make_lister() -> Callable[[ByteSource], Listing]:
+    """Return a function that lists the entries of a layer, for opening an archive with. Its
+    memory is bounded for all layers together.
     """
     budget = Budget()
-    return lambda content: listed(read_members(content), content.name, budget)
+    return lambda content: list_members(read_members(content), content.name, budget)
 
 
-def listed(members: Iterable[Member], name: str, budget: Budget) -> Listing:
-    """The entries of one layer, which `name` stands for in messages."""
+def list_members(members: Iterable[Member], name: str, budget: Budget) -> Listing:
+    """Return the entries of one layer. `name` is for errors. Raises ArchiveError."""
     listing = Listing()
     for member in members:
         budget.take(member, name)
@@ -79,28 +79,28 @@ def listed(members: Iterable[Member], name: str, budget: Budget) -> Listing:
     return listing
 
 
-# An entry that is no directory: the number of its layer, and its own in the layer.
-# Hard links are the entry that they lead to.
+# An entry that is not a directory: the number of its layer, and its index in the layer.
+# A hard link is the entry that it points to.
 Leaf = tuple[int, int]
 
 
 @dataclass(slots=True)
 class Directory:
-    """A directory of the tree. `member` is the entry that describes it, if one does."""
+    """A directory of the tree. `member` is its entry, or None if it has none."""
 
     children: dict[bytes, Directory | Leaf] = field(default_factory=dict)
     member: Member | None = None
 
 
 def parts_of(name: bytes) -> list[bytes]:
-    """The components of a path from the root."""
+    """Return the components of `name`, a path from the root."""
     return [part for part in name.split(b"/") if part not in (b"", b".")]
 
 
 def flatten(layers: Iterable[tuple[int, Listing, str]]) -> Directory:
-    """The tree of `layers`, bottom to top: each a number, entries, and a name for
-    errors. One that comes twice has the same number twice. Raises ArchiveError for
-    entries that cannot be.
+    """Return the root of the tree of `layers`, from bottom to top. A layer is a number, its
+    entries, and a name for errors; one that occurs twice has the same number both times.
+    Raises ArchiveError for entries that cannot be extracted.
     """
     tree = _Tree()
     for number, listing, name in layers:
@@ -120,7 +120,7 @@ class _Tree:
 
     def add(self, number: int, listing: Listing, name: str) -> None:
         self._number, self._listing, self._where = number, listing, name
-        # Wherever they stand in the layer, they hide what is below it.
+        # Whiteouts hide lower layers only, wherever they are in their own layer.
         for path, _, _ in listing.entries:
             parts = self._parts(path)
             if parts and parts[-1].startswith(WHITEOUT):
@@ -141,7 +141,7 @@ class _Tree:
             raise ArchiveError(self._where, f"more than {MAX_ENTRIES} entries")
         parts = parts_of(name)
         if b".." in parts:
-            raise self._error(name, "a name that leaves the root")
+            raise self._error(name, "is outside the root")
         return parts
 
     def _hide(self, parts: list[bytes]) -> None:
@@ -165,22 +165,22 @@ class _Tree:
                 child = children[parts[-1]] = Directory()
             child.member = self._listing.directories[index]
         elif kind == HARD_LINK:
-            children[parts[-1]] = self._linked(name, link)
+            children[parts[-1]] = self._resolve_hard_link(name, link)
         else:
             children[parts[-1]] = (self._number, index)
 
-    def _linked(self, name: bytes, link: bytes) -> Leaf:
-        """The entry that a hard link leads to."""
+    def _resolve_hard_link(self, name: bytes, link: bytes) -> Leaf:
+        """Return the entry that the hard link `name` points to."""
         target: Directory | Leaf | None = None
         if parts := self._parts(link):
             target = self._parent(parts[:-1], name).children.get(parts[-1])
         if not isinstance(target, tuple):
-            what = "which is not there (yet)" if target is None else "a directory"
-            raise self._error(name, f"a hard link to {printable(link)}, {what}")
+            what = "which does not exist (yet)" if target is None else "a directory"
+            raise self._error(name, f"hard link to {printable(link)}, {what}")
         return target
 
     def _parent(self, parts: list[bytes], name: bytes) -> Directory:
-        """The directory that `parts` lead to; those that are missing are made."""
+        """Return the directory at the path `parts`; create it and its parents if missing."""
         directory = self.root
         for depth, part in enumerate(parts):
             child = directory.children.get(part)
@@ -189,7 +189,7 @@ class _Tree:
                     return self._through_link(parts, depth, child[1], name)
                 child = directory.children[part] = Directory()
                 self._count += 1
-                # One name can ask for thousands, each with a name of thousands of bytes.
+                # One name can imply thousands of directories with paths of thousands of bytes.
                 self._implied += sum(map(len, parts[: depth + 1])) + depth
                 if self._implied > MAX_IMPLIED:
                     raise self._error(name[:80], "too many directories without an entry")
@@ -197,14 +197,14 @@ class _Tree:
         return directory
 
     def _through_link(self, parts: list[bytes], depth: int, index: int, name: bytes) -> Directory:
-        """The same where `parts[depth]` is an entry of this layer: a symbolic link."""
+        """Do the same if `parts[depth]` is an entry of this layer, which must be a symlink."""
         followed = 0
         path, rest = parts[:depth], parts[depth:]
         while True:
             _, kind, link = self._listing.entries[index]
             followed += 1
             if kind != LINK or followed > MAX_LINKS:
-                what = "which is no directory" if kind != LINK else "a loop of links"
+                what = "which is not a directory" if kind != LINK else "a symlink loop"
                 raise self._error(name, f"is in {printable(b'/'.join([*path, rest[0]]))}, {what}")
             rest = [*parts_of(link), *rest[1:]]
             if link.startswith(b"/"):
@@ -212,7 +212,7 @@ class _Tree:
             while rest:
                 self._steps += len(path) + len(rest)
                 if self._steps > MAX_STEPS:
-                    raise self._error(name[:80], "the way through links is too long")
+                    raise self._error(name[:80], "takes too many steps through symlinks")
                 if rest[0] == b"..":
                     path, rest = path[:-1], rest[1:]
                     continue
@@ -230,10 +230,10 @@ def _is_aufs(parts: Sequence[bytes]) -> bool:
 
 
 @dataclass(slots=True)
-class Remains:
-    """What is left of the layers. `directories` are all, by path, parents first;
-    `leaves` have all paths of each entry that is no directory and that is left. `hollow`
-    are the directories below which is no leaf, by the directory that they are in.
+class VisibleEntries:
+    """The entries that remain visible. `directories` are by path, parents first; `leaves`
+    has the paths of each entry that is not a directory. `hollow` lists the directories
+    without a leaf below them, by parent directory.
     """
 
     root: Member | None
@@ -242,16 +242,16 @@ class Remains:
     hollow: dict[bytes, list[bytes]]
 
 
-def remains(root: Directory) -> Remains:
-    """What `root` holds. Takes the tree apart."""
-    found = Remains(root.member, {}, {}, {})
+def collect_entries(root: Directory) -> VisibleEntries:
+    """Return the entries of the tree `root`, which is emptied to save memory."""
+    found = VisibleEntries(root.member, {}, {}, {})
     filled: set[bytes] = set()
     waiting: list[tuple[bytes, Directory]] = [(b"", root)]
     while waiting:
         prefix, directory = waiting.pop()
         below = []
         leaves = False
-        for name, child in _taken(directory.children):
+        for name, child in _take_children(directory.children):
             path = prefix + name
             if isinstance(child, Directory):
                 found.directories[path] = child.member
@@ -270,6 +270,8 @@ def remains(root: Directory) -> Remains:
     return found
 
 
-def _taken(children: dict[bytes, Directory | Leaf]) -> Iterator[tuple[bytes, Directory | Leaf]]:
+def _take_children(
+    children: dict[bytes, Directory | Leaf],
+) -> Iterator[tuple[bytes, Directory | Leaf]]:
     yield from children.items()
     children.clear()

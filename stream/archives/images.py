@@ -1,10 +1,9 @@
-"""The images in a container: docker-archive (`manifest.json`) and OCI image
-layout (`index.json`), down to each layer's blob and diff_id.
+"""The images in a container, a docker-archive (`manifest.json`) or OCI image layout
+(`index.json`), down to each layer's blob and diff_id.
 
 Formats: `docker save`'s manifest.json; OCI Image Specification, image-layout.md,
-image-index.md, manifest.md, config.md. Knows containers, not how
-they are read. What documents say of
-themselves is checked before it is used.
+image-index.md, manifest.md, config.md. Must not know how containers are read. Documents
+are validated before they are used.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import Any, Generic, Never, NoReturn, Self, overload
 
 from stream.archives.bytesource import ByteSource
 from stream.archives.container import Blob, Container, Peruse, T, T_co, content_of, where
-from stream.archives.directory import encoded, open_directory
+from stream.archives.directory import encode_path, open_directory
 from stream.archives.tars import open_tar
 from stream.errors import ArchiveError
 from stream.faults import depth_of
@@ -31,8 +30,10 @@ from stream.model import Digest
 from stream.oci.reference import IMAGE_NAME, REF_NAME, qualified
 from stream.text import one_line
 
-MAX_CONFIGS = 1 << 26  # bytes of configs, which become objects of ten times the size
+MAX_CONFIGS = 1 << 26  # bytes of all configs; parsed, they take ten times as much memory
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
+
+_JSON_NAMES: dict[type, str] = {dict: "object", list: "array", str: "string"}
 
 INDEX_TYPES = frozenset(
     {
@@ -44,8 +45,8 @@ INDEX_TYPES = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveLayer:
-    """A layer of an image in an archive. `name` is what the manifest calls it;
-    `digest` is that of the blob as it is stored, if the archive says it.
+    """A layer of an image in an archive. `name` is its name in the manifest; `digest` is that
+    of the stored blob, or None if the archive does not declare it.
     """
 
     name: str
@@ -56,8 +57,8 @@ class ArchiveLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveImage:
-    """An image in an archive. `config` holds its config's bytes, `document` the
-    same parsed; `layers` are bottom to top.
+    """An image in an archive. `config` is the bytes of its config and `document` the parsed
+    config; `layers` are from bottom to top.
     """
 
     config_name: str
@@ -68,7 +69,7 @@ class ArchiveImage:
 
     @property
     def image_id(self) -> Digest:
-        """The digest of the config."""
+        """The digest of the config's bytes."""
         return Digest(f"sha256:{hashlib.sha256(self.config).hexdigest()}")
 
 
@@ -90,19 +91,19 @@ class Archive(Generic[T_co]):
 
     @property
     def name(self) -> str:
-        """For errors."""
+        """The name of the archive, for errors."""
         return self.container.name
 
     @contextmanager
     def layer_content(self, layer: ArchiveLayer) -> Iterator[ByteSource]:
-        """The tar of `layer`, uncompressed. Raises ArchiveError."""
+        """Open the uncompressed tar of `layer`. Raises ArchiveError."""
         with closing(self.container.read([layer.blob])) as reading:
             _, source = next(reading)
             yield content_of(source, layer.blob)
 
     def choose(self, reference: str | None, architecture: str | None = None) -> ArchiveImage:
-        """The image tagged `reference`, or the first one; of several the one for
-        `architecture`. Raises ArchiveError.
+        """Return the image tagged `reference`, or the first one for None. If there are several,
+        the one for `architecture` is preferred. Raises ArchiveError if there is none.
         """
         images = self.images
         if reference is not None:
@@ -116,7 +117,7 @@ class Archive(Generic[T_co]):
                     self.name, f"has no image {reference} (it has: {', '.join(known) or 'no tags'})"
                 )
         if not images:
-            raise ArchiveError(self.name, "holds no image")
+            raise ArchiveError(self.name, "contains no image")
         for image in images:
             if architecture and image.document.get("architecture") == architecture:
                 return image
@@ -128,8 +129,8 @@ def open_archive(path: str) -> Archive[Never]: ...
 @overload
 def open_archive(path: str, peruse: Peruse[T] | None) -> Archive[T]: ...
 def open_archive(path: str, peruse: Peruse[T] | None = None) -> Archive[T]:
-    """Open the archive at `path`, and scan it; `peruse` is called for its layers: see
-    Container. Close it, or use it in `with`. Raises ArchiveError.
+    """Open and scan the archive at `path`. `peruse` is called for its layers (see Container).
+    The caller closes the archive, or uses it in `with`. Raises ArchiveError.
     """
     container = open_container(path, peruse)
     try:
@@ -140,11 +141,11 @@ def open_archive(path: str, peruse: Peruse[T] | None = None) -> Archive[T]:
 
 
 def open_container(path: str, peruse: Peruse[T] | None = None) -> Container[T]:
-    """Open the container at `path`, and scan it: a directory, or a file that is a tar
-    however compressed. Raises ArchiveError.
+    """Open and scan the container at `path`: a directory, or a tar with any or no
+    compression. Raises ArchiveError.
     """
     try:
-        fd = os.open(encoded(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(encode_path(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise ArchiveError(path, f"cannot be read: {error.strerror}") from error
     with ExitStack() as stack:
@@ -170,13 +171,13 @@ def read_archive(container: Container[T]) -> Archive[T]:
         kind, images = "oci", tuple(reader.oci_images(index))
     else:
         raise ArchiveError(
-            container.name, "is no image archive: it has neither manifest.json nor index.json"
+            container.name, "is not an image archive: it has neither manifest.json nor index.json"
         )
     return Archive(container=container, kind=kind, images=images)
 
 
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number in JSON")
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _finite(text: str) -> float:
@@ -206,32 +207,32 @@ class _Reader:
 
     def _json(self, name: str, data: bytes) -> Any:
         try:
-            value = json.loads(data.decode(), parse_constant=_no_number, parse_float=_finite)
+            value = json.loads(data.decode(), parse_constant=_refuse_constant, parse_float=_finite)
         except RecursionError:
-            raise self._error(name, "is nested too deep") from None
+            raise self._error(name, "is nested too deeply") from None
         except ValueError as error:
             raise self._error(name, f"is not JSON: {error}") from None
         if depth_of(value) > MAX_DEPTH:
-            raise self._error(name, "is nested too deep")
+            raise self._error(name, "is nested too deeply")
         return value
 
     def _get(self, name: str, document: Any, key: str, kind: type, default: Any = None) -> Any:
-        """`document[key]`, which must be a `kind`; null is as good as absent."""
+        """Return `document[key]`, which must be a `kind`; null counts as absent."""
         value = document.get(key)
         if value is None and default is not None:
             return default
         if not isinstance(value, kind):
-            what = "is missing" if value is None else f"is no {kind.__name__}"
+            what = "is missing" if value is None else f"is not a JSON {_JSON_NAMES[kind]}"
             raise self._error(name, one_line(f"{key} {what}"))
         return value
 
     def _object(self, name: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise self._error(name, "is no JSON object")
+            raise self._error(name, "is not a JSON object")
         return value
 
     def _config(self, name: str, data: bytes) -> tuple[bytes, dict[str, Any], list[Digest]]:
-        """A config, the same parsed, and its diff_ids. Many images can share one."""
+        """Return a config, its parsed form and its diff_ids; many images can share one."""
         if (known := self._configs.get(data)) is not None:
             return known
         self._config_bytes += len(data)
@@ -243,10 +244,10 @@ class _Reader:
         for diff_id in diff_ids:
             if not isinstance(diff_id, str) or not _DIGEST.fullmatch(diff_id):
                 raise self._error(
-                    name, one_line(f"rootfs.diff_ids: {diff_id!r} is no sha256 digest")
+                    name, one_line(f"rootfs.diff_ids: {diff_id!r} is not a sha256 digest")
                 )
         if len(diff_ids) > MAX_LAYERS:
-            raise self._error(name, f"has {len(diff_ids)} layers, at most {MAX_LAYERS} are read")
+            raise self._error(name, f"has {len(diff_ids)} layers; the limit is {MAX_LAYERS}")
         self._configs[data] = data, document, diff_ids
         return self._configs[data]
 
@@ -259,13 +260,13 @@ class _Reader:
     # ---- docker-archive
 
     def docker_images(self, manifest: Blob) -> Iterator[ArchiveImage]:
-        """The images of `manifest.json`, in its order."""
+        """Yield the images of `manifest.json`, in its order."""
         name = manifest.name
         items = self._json(name, self._container.document(manifest))
         if not isinstance(items, list):
-            raise self._error(name, "is no JSON list")
+            raise self._error(name, "is not a JSON array")
         if len(items) > MAX_IMAGES:
-            raise self._error(name, f"lists {len(items)} images, at most {MAX_IMAGES} are read")
+            raise self._error(name, f"lists {len(items)} images; the limit is {MAX_IMAGES}")
         for item in items:
             yield self._docker_image(name, self._object(name, item))
 
@@ -277,7 +278,7 @@ class _Reader:
         layers = []
         for layer, diff_id in zip(names, diff_ids, strict=True):
             if not isinstance(layer, str):
-                raise self._error(name, "Layers holds what is no name")
+                raise self._error(name, "Layers contains a value that is not a string")
             blob = self._container.find(layer)
             if blob is None:
                 raise self._error(one_line(layer), f"is missing, but {name} lists it as a layer")
@@ -294,7 +295,7 @@ class _Reader:
     # ---- OCI
 
     def oci_images(self, index: Blob) -> Iterator[ArchiveImage]:
-        """The images of `index.json` and of the indexes in it, depth first."""
+        """Yield the images of `index.json` and of the indexes in it, depth first."""
         name = index.name
         document = self._object(name, self._json(name, self._container.document(index)))
         yield from self._index_images(name, document, (), 0)
@@ -303,11 +304,11 @@ class _Reader:
         self, name: str, document: dict[str, Any], tags: tuple[str, ...], depth: int
     ) -> Iterator[ArchiveImage]:
         if depth > MAX_INDEXES:
-            raise self._error(name, "is an index in an index in an index …")
+            raise self._error(name, "indexes are nested too deeply")
         for descriptor in self._get(name, document, "manifests", list, []):
             self._descriptors += 1
             if self._descriptors > MAX_IMAGES:
-                raise self._error(name, f"more than {MAX_IMAGES} images in all; no more are read")
+                raise self._error(name, f"more than {MAX_IMAGES} images in all, which is the limit")
             entry = self._object(name, descriptor)
             own_tags = _tags_of(entry) or tags
             blob_name, data = self._descriptor(name, entry)
@@ -320,15 +321,17 @@ class _Reader:
     def _blob_name(self, name: str, descriptor: dict[str, Any]) -> tuple[str, Digest]:
         digest = self._get(name, descriptor, "digest", str)
         if not _DIGEST.fullmatch(digest):
-            raise self._error(name, one_line(f"digest {digest!r} is no sha256 digest"))
+            raise self._error(name, one_line(f"digest {digest!r} is not a sha256 digest"))
         return f"blobs/sha256/{digest.removeprefix('sha256:')}", Digest(digest)
 
     def _descriptor(self, name: str, descriptor: dict[str, Any]) -> tuple[str, bytes]:
-        """The document that a descriptor means; its bytes have its digest."""
+        """Return the name and bytes of the document that a descriptor refers to, verified
+        against its digest.
+        """
         blob_name, digest = self._blob_name(name, descriptor)
         data = self._bytes(blob_name)
         if hashlib.sha256(data).hexdigest() != digest.removeprefix("sha256:"):
-            raise self._error(blob_name, "its content does not have the digest it is named by")
+            raise self._error(blob_name, "its content does not match the digest in its name")
         return blob_name, data
 
     def _oci_image(
@@ -346,7 +349,9 @@ class _Reader:
             if blob is None:
                 raise self._error(layer, f"is missing, but {name} lists it as a layer")
             if descriptor.get("size", blob.size) != blob.size:
-                raise self._error(layer, f"has {blob.size} bytes, {name} says {descriptor['size']}")
+                raise self._error(
+                    layer, f"has {blob.size} bytes, not {descriptor['size']} as in {name}"
+                )
             layers.append(ArchiveLayer(name=layer, blob=blob, diff_id=diff_id, digest=digest))
         return ArchiveImage(
             config_name=config_name,
@@ -358,7 +363,7 @@ class _Reader:
 
 
 def _is_attestation(descriptor: dict[str, Any]) -> bool:
-    """What buildkit stores beside images, for the platform unknown/unknown."""
+    """Return whether `descriptor` is a BuildKit attestation (platform unknown/unknown)."""
     platform = descriptor.get("platform")
     return isinstance(platform, dict) and platform.get("os") == "unknown"
 
@@ -367,7 +372,7 @@ def _tags_of(descriptor: dict[str, Any]) -> tuple[str, ...]:
     annotations = descriptor.get("annotations")
     if not isinstance(annotations, dict):
         return ()
-    # The second is a tag alone where the first has the whole name.
+    # IMAGE_NAME has the whole name; REF_NAME may be the tag alone.
     for name in (annotations.get(IMAGE_NAME), annotations.get(REF_NAME)):
         if isinstance(name, str) and name:
             return (name,)

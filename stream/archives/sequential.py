@@ -1,6 +1,6 @@
-"""What comes once and from the front: standard input, a pipe, a file read like one.
+"""Forward-only input: standard input, a pipe, or a file read like one.
 
-Nothing is staged: what has passed is gone. Knows nothing of images.
+Nothing is staged, so bytes can be read only once. Must not know images.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from contextlib import contextmanager
 
 from stream.archives.bytesource import PIECE, ByteSource, StreamBytes
 from stream.archives.container import Blob
-from stream.archives.decompress import MAGIC_SIZE, Budget, compression_of, decompressed
+from stream.archives.decompress import MAGIC_SIZE, Budget, compression_of, decompress
 from stream.archives.tars import Content, ForwardTar
 from stream.errors import ArchiveError
-from stream.pipes import filled, read_some
+from stream.pipes import pipe_from, read_some
 
 STANDARD_INPUT = "standard input"
 
 
 class Sequential:
-    """What the descriptor `fd` yields. Its first bytes can be looked at before they
-    are read; `count` is how many came so far.
+    """The bytes of the descriptor `fd`, which can be peeked at before they are read. `count`
+    is the number of bytes received so far.
     """
 
     def __init__(self, fd: int, name: str) -> None:
@@ -31,7 +31,7 @@ class Sequential:
         self._ahead = b""
 
     def peek(self, count: int) -> bytes:
-        """The first `count` bytes or more; fewer only if there are no more."""
+        """Return at least the next `count` bytes without consuming them; fewer only at the end."""
         while len(self._ahead) < count and (data := self._read(PIECE)):
             self._ahead += data
         return self._ahead
@@ -45,14 +45,14 @@ class Sequential:
 
     @property
     def compression(self) -> str | None:
-        """What it is compressed with. Asked for before anything is read."""
+        """The compression of the input, or None; known only before anything is read."""
         return compression_of(self.peek(MAGIC_SIZE))
 
     def content(self) -> StreamBytes:
-        """All of it, uncompressed."""
+        """Return the whole input, uncompressed. Call it before anything is read."""
         source = StreamBytes(self, self.name)
         compression = self.compression
-        return decompressed(source, compression, self.name) if compression else source
+        return decompress(source, compression, self.name) if compression else source
 
     def _read(self, count: int) -> bytes:
         try:
@@ -86,8 +86,8 @@ def opened_file(path: str | os.PathLike[str]) -> Iterator[Sequential]:
 
 
 class SequentialTar(ForwardTar):
-    """A tar, plain or compressed, that passes once: all that can be known of it is
-    known from the scan. `file` is not closed.
+    """A forward-only tar, plain or compressed: only the scan can read it. `file` is not
+    closed.
     """
 
     def __init__(self, file: Sequential) -> None:
@@ -98,16 +98,16 @@ class SequentialTar(ForwardTar):
         return Content(self._file.content(), Budget(lambda: self._file.count))
 
     def read(self, blobs: Sequence[Blob]) -> Generator[tuple[Blob, ByteSource], None, None]:
-        raise ArchiveError(self.name, "passes once, and must be read twice: put it in a file")
+        raise ArchiveError(self.name, "must be read twice, and a pipe cannot be; save it to a file")
 
     def close(self) -> None:
         pass
 
 
 @contextmanager
-def piped(write: Callable[[int], object], name: str) -> Iterator[ByteSource]:
-    """What `write` writes to the descriptor that it is given, while it does. What it
-    raises, the reader meets where the bytes end.
+def bytes_from(write: Callable[[int], object], name: str) -> Iterator[ByteSource]:
+    """Open the bytes that `write`, run in a thread, writes to the descriptor passed to it.
+    `name` is for errors. An exception of `write` is raised where the bytes end.
     """
-    with filled(write, name="write") as bytes_written:
-        yield StreamBytes(bytes_written, name)
+    with pipe_from(write, name="write") as outflow:
+        yield StreamBytes(outflow, name)

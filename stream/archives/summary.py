@@ -1,6 +1,6 @@
-"""A layer in brief: how many entries its tar has, its size, and its store paths.
+"""The summary of a layer: the number of entries in its tar, its size, and its store paths.
 
-Memory is bounded, however many entries there are. Knows names; not where layers come from.
+Memory is bounded for any number of entries. Must not know where layers come from.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from stream.archives.tarreader import read_members
 from stream.nix.hashes import DIGITS
 from stream.text import printable
 
-# A store path as Nix and Guix make them: 32 digits of a hash, then a name.
+# A store path of Nix or Guix: 32 digits of a hash, then a name.
 _STORE_PATH = re.compile(rf"((?:[^/]+/)*store)/([{DIGITS}]{{32}}-[^/]+)".encode())
-_MAX_STORE_PATHS = 1 << 20  # of one layer
-# Entries near the root that may turn out to be store paths of another kind, when the
-# history names them. More are not worth their memory.
+_MAX_STORE_PATHS = 1 << 20  # per layer
+# Entries near the root, which count as store paths of another kind if the history mentions
+# them. More are not worth their memory.
 _MAX_SHALLOW = 4096
 _MAX_DEPTH = 8
 
 
 @dataclass(slots=True)
 class Summary:
-    """The summary of a layer. `size` is the bytes of its tar. `stores` has the items of each
-    directory `…/store`, `shallow` other paths near the root, all without the leading `/`.
+    """The summary of a layer. `size` is that of its tar in bytes. `stores` has the items of
+    each directory `…/store`, `shallow` other paths near the root, all without leading `/`.
     """
 
     entries: int = 0
@@ -45,7 +45,7 @@ class Summary:
             self.shallow[path] = None
 
     def store_paths(self, named: set[bytes]) -> tuple[str, ...]:
-        """Return the store paths, in order. Those `named` count as such if they are here."""
+        """Return the store paths, then those of `named`, other paths, that the layer has."""
         found = [
             b"%s/%s" % (directory, name)
             for directory, names in self.stores.items()
@@ -56,7 +56,7 @@ class Summary:
 
 
 def summarise(layer: ByteSource) -> Summary:
-    """Read all of `layer`, a tar. Raises ArchiveError."""
+    """Read all of `layer`, a tar, and return its summary. Raises ArchiveError."""
     summary = Summary()
     for member in read_members(layer):
         summary.add(member.name)
@@ -65,5 +65,5 @@ def summarise(layer: ByteSource) -> Summary:
 
 
 def size_of(layer: ByteSource) -> int:
-    """Return the bytes of `layer`; read what is left of it."""
+    """Read the rest of `layer`, and return its size in bytes."""
     return layer.position + sum(map(len, pieces(layer)))

@@ -1,4 +1,4 @@
-"""Archives as a command line or a conf names them: `FILE` or `FILE:name:tag`."""
+"""Archive names as in a command line or a conf: `FILE` or `FILE:name:tag`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import os
 
 
 def split_archive(text: str) -> tuple[str, str | None]:
-    """`FILE` or `FILE:name:tag` as the file and the tag. What exists as a whole is
-    a file, whatever colons are in its name.
+    """Return the file and the tag of `FILE` or `FILE:name:tag`; the tag is None for `FILE`.
+
+    If all of `text` is the path of an existing file, its colons are part of the path.
     """
     at = -1
     while not _exists(text) and (at := text.find(":", at + 1)) >= 0:
@@ -21,7 +22,7 @@ def _exists(path: str) -> bool:
 
 
 def why_unreadable(path: str) -> str | None:
-    """Why nothing can be read at `path`, or None."""
+    """Return the reason why `path` cannot be read, or None if it can."""
     name = path.encode()
     if not os.path.exists(name):
         return "does not exist"

@@ -1,8 +1,8 @@
-"""Tar, read from the front: members with what their headers say, content as bytes.
+"""A forward-only tar reader: members with their metadata, content as bytes.
 
-POSIX.1-2008 (ustar and pax) and the GNU names for long names. Knows neither
-images nor files; trusts nothing that it reads: what a header announces is never
-allocated unless it is small.
+Formats: POSIX.1-2008 (ustar and pax), and GNU's long names. Must not know images or
+files. Trusts nothing that it reads: memory is never allocated by a size in a header
+unless that is small.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, DIRECTORY, FIFO, FI
 
 BLOCK = 512
 MAX_EXTENSION = 1 << 20  # bytes of a pax header, or of a GNU long name
-MAX_GLOBALS = 1 << 12  # bytes of all global headers: they are part of every member
+MAX_GLOBALS = 1 << 12  # bytes of all global headers, which apply to every member
 MAX_NAME = 1 << 12  # bytes of a name or a link's target; no path in Linux is longer
 MAX_SIZE = 1 << 62
 
@@ -43,9 +43,9 @@ _SHOWN = 80  # bytes of a name that is too long
 
 @dataclass(slots=True)
 class Member:
-    """A member as its headers describe it. `offset` is where its content begins;
-    `pax` holds the extended header's records, raw, and `header` is the block of the
-    member's own. Names are bytes as they stand in the archive.
+    """A member as described by its headers. Its content begins at `offset`. `pax` has the
+    raw records of its extended header, and `header` is its own header block. Names are the
+    bytes in the archive.
     """
 
     name: bytes
@@ -64,9 +64,10 @@ class Member:
     header: bytes = b""
 
 
-class Stated(NamedTuple):
-    """What a header says where a Member has what is meant: of modes the permissions,
-    of typeflags one for files, of sizes a file's, of numbers a device's.
+class RawFields(NamedTuple):
+    """The fields of a header that Member normalizes: it reduces modes to permissions and
+    unifies the typeflags of files, and has sizes only for files, device numbers only for
+    devices.
     """
 
     mode: int
@@ -78,14 +79,14 @@ class Stated(NamedTuple):
 def read_members(
     source: ByteSource, *, global_members: bool = False, max_name: int = MAX_NAME
 ) -> Iterator[Member]:
-    """The members of the tar in `source`, in order, whose names and link targets have
-    at most `max_name` bytes.
+    """Yield the members of the tar `source`, in order. Names and link targets may have at
+    most `max_name` bytes.
 
-    With `global_members`, a global extended header is a member as well, of the type
-    GLOBAL, with nothing but a name and records; these reach no other member.
+    With `global_members`, a global extended header is a member of the type GLOBAL, with
+    only a name and records, which do not apply to other members.
 
-    Between two of them, no more than the member's content may be read from
-    `source`. Raises ArchiveError for what is no tar, is cut short or lies.
+    Between two members, the caller may read at most the content of the first from
+    `source`. Raises ArchiveError for a tar that is malformed, truncated or inconsistent.
     """
     extensions = _Extensions(source)
     empty = True
@@ -103,7 +104,9 @@ def read_members(
         for name in (member.name, member.link):
             if len(name) > max_name:
                 shown = printable(name[:_SHOWN])
-                raise ArchiveError(source.name, f"{shown}…: a name of {len(name)} bytes")
+                raise ArchiveError(
+                    source.name, f"{shown}…: a name of {len(name)} bytes; the limit is {max_name}"
+                )
         size, end = member.size, member.offset + member.size
         yield member
         if source.position > end:
@@ -115,28 +118,28 @@ def read_members(
 
 
 def _next_block(source: ByteSource) -> bytes | None:
-    """The next header, or None at the end: two blocks of zeros, or nothing at all."""
+    """Return the next header block, or None at the end: two blocks of zeros, or no bytes."""
     block = source.read(BLOCK)
     if len(block) != BLOCK:
         if block:
             raise ArchiveError(source.name, "is cut short")
         return None
     if not block[0] and not any(block):
-        # Some tools go on behind a single one, some stop, some refuse it.
+        # After a single one, some tools continue, some stop, and some refuse the tar.
         if any(source.read(BLOCK)):
-            raise ArchiveError(source.name, "goes on behind a block of zeros, its end")
+            raise ArchiveError(source.name, "continues after a block of zeros, which marks its end")
         return None
     return block
 
 
 def _parse(block: bytes, source: ByteSource) -> Member:
-    """The member that a header describes by itself."""
+    """Return the member described by a header block alone, without extended headers."""
     try:
         fields = _FIELDS.unpack(block)
         name, mode, uid, gid, size, mtime, checksum, kind, link, magic, uname, gname = fields[:12]
         _check(block, checksum)
         name = _text(name)
-        # Elsewhere than in POSIX's format, other things stand in the prefix's place.
+        # Only POSIX's format has a prefix; others use its place for something else.
         if fields[14][0] and (magic.startswith(_MAGIC) or _is_misplaced(fields[14], magic)):
             name = _text(fields[14]) + b"/" + name
         if kind in (_OLD_FILE, _CONTIGUOUS_FILE):
@@ -160,15 +163,15 @@ def _parse(block: bytes, source: ByteSource) -> Member:
         )
     except ValueError as error:
         at = source.position - BLOCK
-        # Of a file that is something else altogether, which field is wrong says nothing.
+        # If the file is not a tar at all, the faulty field is of no interest.
         if not at and _MAGIC[:5] not in block:
             raise ArchiveError(source.name, "is not a tar, plain or compressed") from None
         raise ArchiveError(source.name, f"is not a tar at byte {at}: {error}") from None
 
 
 def _is_misplaced(prefix: bytes, magic: bytes) -> bool:
-    """Whether a header in GNU's format has a prefix all the same, as Go wrote it up to
-    its version 1.7, and not the times that belong there.
+    """Return whether a header in GNU's format has a prefix, as Go wrote it up to version 1.7,
+    in place of the times that belong there.
     """
     text = _text(prefix)
     return magic.startswith(_GNU_MAGIC) and text.isascii() and not text.strip().isdigit()
@@ -183,7 +186,7 @@ def _global_member(header: Member, source: ByteSource) -> Member:
 
 
 def _extension(header: Member, source: ByteSource) -> bytes:
-    """The content of an extended header, which is next."""
+    """Read the content of the extended header `header`, which is next in `source`."""
     if not 0 <= header.size <= MAX_EXTENSION:
         raise ArchiveError(source.name, f"an extended header of {header.size} bytes is too large")
     data = read_exactly(source, header.size)
@@ -191,14 +194,14 @@ def _extension(header: Member, source: ByteSource) -> bytes:
     return data
 
 
-def stated(member: Member, source: ByteSource) -> Stated:
-    """What the header of `member` says, and the extended header of its size. Raises
-    ArchiveError if these are no numbers; `source` is named in it.
+def parse_raw_fields(member: Member, source: ByteSource) -> RawFields:
+    """Return the raw fields of `member`'s header; its extended header overrides the size.
+    Raises ArchiveError, which names `source`, for a field that is not a number.
     """
     fields = _FIELDS.unpack(member.header)
     try:
         has_device = fields[9].startswith((_MAGIC, _GNU_MAGIC))
-        return Stated(
+        return RawFields(
             mode=_number(fields[1]),
             typeflag=fields[7],
             size=int(member.pax.get("size") or _number(fields[4])),
@@ -213,7 +216,7 @@ def _text(field: bytes) -> bytes:
 
 
 def _number(field: bytes) -> int:
-    """Octal digits, or GNU's binary form of what they cannot hold."""
+    """Return the number in `field`: octal digits, or GNU's binary form for larger numbers."""
     if field[0] & 0x80:
         value = int.from_bytes(field, "big", signed=True)
         return value if field[0] & 0x40 else value + (1 << (8 * len(field) - 1))
@@ -221,15 +224,15 @@ def _number(field: bytes) -> int:
     if not digits:
         return 0
     if digits.strip(b"01234567"):
-        raise ValueError(f"{printable(digits)} is no number")
+        raise ValueError(f"{printable(digits)} is not a number")
     return int(digits, 8)
 
 
 def _check(block: bytes, checksum: bytes) -> None:
-    """Raise ValueError if `checksum` is not that of `block`, in which it stands."""
+    """Raise ValueError if `checksum`, a field of `block`, is wrong."""
     expected = _number(checksum) + sum(checksum) - len(checksum) * ord(" ")
-    # Adler's lower half is 1 + the sum of all bytes, modulo 65521, at a tenth of the
-    # time that sum() takes.
+    # The lower half of Adler-32 is 1 + the sum of all bytes, modulo 65521, in a tenth of
+    # the time that sum() takes.
     if ((zlib.adler32(block) & 0xFFFF) - 1 - expected) % 65521 == 0:
         return
     # Some old tars add up signed bytes.
@@ -239,7 +242,7 @@ def _check(block: bytes, checksum: bytes) -> None:
 
 
 class _Extensions:
-    """What extended headers say of the members behind them."""
+    """The extended headers that apply to the members after them."""
 
     def __init__(self, source: ByteSource) -> None:
         self._source = source
@@ -249,13 +252,13 @@ class _Extensions:
         self._link = b""
 
     def read(self, header: Member) -> None:
-        """Take the extended header `header`, whose content is next."""
+        """Read the content of the extended header `header`, which is next."""
         source = self._source
         data = _extension(header, source)
         if header.typeflag == _PAX:
             self._records = _records(data, source)
         elif header.typeflag == GLOBAL:
-            # Anew, never changed: members have it.
+            # A new dictionary, because members refer to the old one.
             self._globals = {**self._globals, **_records(data, source)}
             if sum(len(key) + len(value) for key, value in self._globals.items()) > MAX_GLOBALS:
                 raise ArchiveError(source.name, "its global headers are too large")
@@ -265,7 +268,7 @@ class _Extensions:
             self._link = _text(data)
 
     def apply(self, member: Member) -> None:
-        """Let what was read have its way with `member`, and forget it."""
+        """Apply the pending extended headers to `member` and clear them."""
         member.name = self._name or member.name
         member.link = self._link or member.link
         records = {**self._globals, **self._records} if self._records else self._globals
@@ -273,13 +276,13 @@ class _Extensions:
         self._records, self._name, self._link = {}, b"", b""
 
     def end(self) -> None:
-        """Raise ArchiveError if there is a header without a member."""
+        """Raise ArchiveError if an extended header has no member."""
         if self._records or self._name or self._link:
-            raise ArchiveError(self._source.name, "is cut short behind an extended header")
+            raise ArchiveError(self._source.name, "is cut short after an extended header")
 
 
 def _apply(member: Member, records: dict[str, bytes], source: ByteSource) -> None:
-    """Let the extended header's records have their way."""
+    """Apply the records of extended headers to `member`. Raises ArchiveError."""
     member.pax = records
     try:
         member.name = records.get("path") or member.name
@@ -300,23 +303,26 @@ def _apply(member: Member, records: dict[str, bytes], source: ByteSource) -> Non
             member.mtime = _finite(records["mtime"])
     except ValueError:
         raise ArchiveError(
-            source.name, f"{printable(member.name)}: its extended header holds no number"
+            source.name,
+            f"{printable(member.name)}: an extended header has a value that is not a number",
         ) from None
     if any(key.startswith("GNU.sparse.") for key in records) or member.typeflag not in TYPES:
         raise ArchiveError(
             source.name,
-            f"{printable(member.name)}: is of a type that no image has ({member.typeflag!r})",
+            f"{printable(member.name)}: has a type that images cannot contain ({member.typeflag!r})",
         )
     if not 0 <= member.size <= MAX_SIZE:
         raise ArchiveError(
-            source.name, f"{printable(member.name)}: a size of {member.size} bytes cannot be"
+            source.name, f"{printable(member.name)}: has an impossible size ({member.size} bytes)"
         )
     if b"\0" in member.name or b"\0" in member.link:
-        raise ArchiveError(source.name, f"{printable(member.name)}: has a NUL in its name")
+        raise ArchiveError(
+            source.name, f"{printable(member.name)}: contains a NUL in its name or link target"
+        )
 
 
 def _decimal(text: bytes) -> int:
-    # int() takes spaces and underscores as well, which other readers refuse.
+    # int() also accepts spaces and underscores, which other readers refuse.
     if not text.removeprefix(b"-").isdigit():
         raise ValueError(text)
     return int(text)
@@ -330,7 +336,7 @@ def _finite(text: bytes) -> float:
 
 
 def _records(data: bytes, source: ByteSource) -> dict[str, bytes]:
-    """The records of a pax extended header: `length key=value newline`."""
+    """Return the records of a pax extended header, each `length key=value newline`."""
     records: dict[str, bytes] = {}
     at = 0
     while at < len(data) and data[at]:

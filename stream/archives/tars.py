@@ -1,8 +1,8 @@
-"""Tars as containers, by how they are read: by random access, or from the front.
+"""Tars as containers, read by random access or forward-only.
 
-A tar is opened, then scanned, which makes a container of it. A plain tar and one in seekable
-zstd are read by random access. Any other compressed tar is read from the front: once to scan
-it, and once more for blobs.
+A tar is opened, then scanned, which returns a container. A plain tar and one in seekable
+zstd are read by random access. Any other compressed tar is forward-only: it is read once for
+the scan, and again for blobs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from stream.archives.container import (
     peruse_content,
     where,
 )
-from stream.archives.decompress import MAGIC_SIZE, Budget, compression_of, decompressed
+from stream.archives.decompress import MAGIC_SIZE, Budget, compression_of, decompress
 from stream.errors import ArchiveError
 from stream.limits import MAX_DOCUMENT, MAX_DOCUMENTS, MAX_LINKS, MAX_MEMBERS
 from stream.text import printable
@@ -37,15 +37,15 @@ from stream.typeflags import FILE, HARD_LINK, LINK
 
 
 class Tar(ABC):
-    """A tar that is open, and of which nothing is known yet. `name` is for errors."""
+    """A tar that is open but not scanned yet. `name` is for errors."""
 
     name: str
 
     @abstractmethod
     def scan(self, peruse: Peruse[T] | None = None) -> ScannedTar[T]:
-        """Read the tar for its members and return it as a container, which closes the tar
-        with itself. `peruse` is called for each blob that may be a layer: now, if the tar is
-        read from the front, otherwise when it is asked for. Raises ArchiveError.
+        """Scan the tar for its members and return it as a container, which owns the tar.
+        `peruse` is called for each blob that may be a layer: now if the tar is forward-only,
+        otherwise on demand. Raises ArchiveError.
         """
 
     @abstractmethod
@@ -62,8 +62,8 @@ class Tar(ABC):
 
 
 def open_tar(fd: int, name: str) -> Tar:
-    """Return the tar, compressed or not, in the regular file `fd`, which its `close` closes.
-    Raises ArchiveError; then `fd` is still the caller's.
+    """Return the tar, plain or compressed, in the regular file `fd`, which it owns. Raises
+    ArchiveError; the caller then still owns `fd`.
     """
     compression = compression_of(os.pread(fd, MAGIC_SIZE, 0))
     if compression is None:
@@ -82,39 +82,37 @@ class _Link:
 
 
 class _Names:
-    """The members of a tar by normal name; links are resolved when asked for."""
+    """The members of a tar by normalized name. Links are resolved on lookup."""
 
     def __init__(self, container: str) -> None:
         self._container = container
         self._members: dict[str, Blob | _Link] = {}
         self._count = 0
 
-    def normal(self, name: bytes) -> str:
-        """`name` as the key of a member. Raises ArchiveError for one that leaves
-        the archive.
+    def normalize(self, name: bytes) -> str:
+        """Return `name` normalized, as the key of a member. Raises ArchiveError for a name
+        outside the archive.
         """
         text = name.decode("utf-8", "surrogateescape")
         parts = [part for part in text.split("/") if part not in ("", ".")]
         if text.startswith("/") or ".." in parts:
-            raise ArchiveError(
-                self._container, f"{printable(name)}: a name that leaves the archive"
-            )
+            raise ArchiveError(self._container, f"{printable(name)}: is outside the archive")
         return "/".join(parts)
 
     def count(self) -> None:
-        """One more member."""
+        """Count a member. Raises ArchiveError if there are too many."""
         self._count += 1
         if self._count > MAX_MEMBERS:
             raise ArchiveError(self._container, f"has more than {MAX_MEMBERS} members")
 
     def add(self, name: str, member: Blob | _Link) -> None:
         if name in self._members:
-            raise ArchiveError(self._container, f"{name}: two members of this name")
+            raise ArchiveError(self._container, f"{name}: two members have this name")
         self._members[name] = member
 
     def add_link(self, member: tarreader.Member, name: str) -> None:
-        """A hard link's target is a name in the archive; a symbolic link's is
-        relative to its own directory.
+        """Add a link. A hard link's target is a name in the archive; a symlink's is relative
+        to its own directory. Raises ArchiveError for a target outside the archive.
         """
         target = member.link.decode("utf-8", "surrogateescape")
         if member.typeflag == LINK:
@@ -123,12 +121,12 @@ class _Names:
         if target == ".." or target.startswith("../"):
             raise ArchiveError(
                 self._container,
-                f"{name}: a link that leaves the archive ({printable(member.link)})",
+                f"{name}: a link out of the archive ({printable(member.link)})",
             )
         self.add(name, _Link(target))
 
     def find(self, name: str) -> Blob | None:
-        """Return the blob called `name`, through links. Raises ArchiveError for a loop."""
+        """Return the blob called `name`, through links, or None. Raises ArchiveError for a loop."""
         member = self._members.get(posixpath.normpath(name).lstrip("/"))
         for _ in range(MAX_LINKS):
             if not isinstance(member, _Link):
@@ -140,13 +138,13 @@ class _Names:
 def _scan(
     tar: Tar, source: ByteSource, read_file: Callable[[tarreader.Member, str], Blob]
 ) -> _Names:
-    """Return the members of `tar`, whose bytes are `source`; `read_file` makes a blob of a
+    """Return the members of `tar`, whose bytes are `source`. `read_file` returns the blob of a
     file whose content is next.
     """
     names = _Names(tar.name)
     for member in tarreader.read_members(source):
         names.count()
-        normal = names.normal(member.name)
+        normal = names.normalize(member.name)
         if member.typeflag in (LINK, HARD_LINK):
             names.add_link(member, normal)
         elif member.typeflag == FILE:
@@ -156,8 +154,8 @@ def _scan(
 
 @dataclass(slots=True, kw_only=True)
 class _Findings(Generic[T_co]):
-    """What is known of blobs, by their offsets: the bytes of documents, and what layers
-    were perused for.
+    """Results by the offset of their blob: the bytes of documents, and the results or errors
+    of perusing layers.
     """
 
     documents: dict[int, bytes]
@@ -188,7 +186,7 @@ class ScannedTar(Container[T_co]):
         kept = self._findings.documents.get(blob.offset)
         return self._tar.document(blob) if kept is None else kept
 
-    def perused(self, blob: Blob) -> T_co:
+    def peruse(self, blob: Blob) -> T_co:
         perused = self._findings.perused
         if blob.offset not in perused:
             perused[blob.offset] = self._peruse_now(blob)
@@ -198,7 +196,7 @@ class ScannedTar(Container[T_co]):
         return result
 
     def _peruse_now(self, blob: Blob) -> T_co | ArchiveError:
-        # What looked like a document was kept instead of perused.
+        # A blob that looked like a document was kept instead.
         if (kept := self._findings.documents.get(blob.offset)) is not None:
             place = where(self.name, blob.name)
             return peruse_content(self._peruse, StreamBytes(io.BytesIO(kept), place))
@@ -249,7 +247,7 @@ class PlainTar(Tar):
         os.close(self._fd)
 
     def _source(self) -> ByteSource:
-        """The tar from its beginning."""
+        """Return the bytes of the tar, from its beginning."""
         return FileBytes.whole(self._fd, self.name)
 
     def _part(self, blob: Blob) -> ByteSource:
@@ -293,7 +291,7 @@ class _SeekableBytes:
         except Exception as error:
             if isinstance(error, MemoryError):
                 raise
-            raise ArchiveError(self.name, f"is not whole zstd: {error}") from error
+            raise ArchiveError(self.name, f"is not valid zstd: {error}") from error
         self.position += len(data)
         return data
 
@@ -311,34 +309,34 @@ def _open_seekable(fd: int, name: str) -> SeekableTar:
     try:
         content = pyzstd.SeekableZstdFile(file)
     except pyzstd.SeekableFormatError as error:
-        raise ArchiveError(name, f"its seek table is not whole: {error}") from error
+        raise ArchiveError(name, f"has an invalid seek table: {error}") from error
     size = content.seek(0, os.SEEK_END)
     Budget(lambda: os.fstat(fd).st_size).take(size, name)
     return SeekableTar(fd, name, content, size)
 
 
 def _has_seek_table(fd: int) -> bool:
-    """The seekable format ends in a table whose last four bytes are 0x8F92EAB1."""
+    """Return whether `fd` ends like a seek table, whose last four bytes are 0x8F92EAB1."""
     size = os.fstat(fd).st_size
     return size > 17 and os.pread(fd, 4, size - 4) == b"\xb1\xea\x92\x8f"
 
 
-# ---- from the front
+# ---- forward-only
 
 
 class Content(NamedTuple):
-    """A tar from its beginning, and what may come out of the compressed layers in it."""
+    """The bytes of a tar from its beginning, and the budget of the compressed layers in it."""
 
     source: ByteSource
     budget: Budget
 
 
 class ForwardTar(Tar):
-    """A tar that is read from the front. What may be a document is kept by the scan."""
+    """A forward-only tar. The scan keeps the blobs that may be documents."""
 
     @abstractmethod
     def _content(self) -> Content:
-        """Begin a reading."""
+        """Start reading the tar from its beginning."""
 
     def scan(self, peruse: Peruse[T] | None = None) -> ScannedTar[T]:
         source, budget = self._content()
@@ -350,8 +348,8 @@ class ForwardTar(Tar):
 
 
 class _ForwardScan(Generic[T]):
-    """The one reading in which all is learned of a tar's files: documents are kept, and
-    what may be a layer is perused and measured.
+    """The single pass that scans the files of a tar: documents are kept, and blobs that may
+    be layers are perused and measured.
     """
 
     def __init__(
@@ -375,7 +373,7 @@ class _ForwardScan(Generic[T]):
         elif compression or self._peruse is not None:
             content: ByteSource = StreamBytes(_Joined(head, part), part.name)
             if compression:
-                content = decompressed(content, compression, part.name, self._budget)
+                content = decompress(content, compression, part.name, self._budget)
             if self._peruse is not None:
                 self.findings.perused[member.offset] = peruse_content(self._peruse, content)
             size = content.position + sum(map(len, pieces(content)))
@@ -390,7 +388,7 @@ class _ForwardScan(Generic[T]):
     def _keep_document(self, offset: int, data: bytes) -> None:
         self._kept += len(data)
         if self._kept > MAX_DOCUMENTS:
-            raise ArchiveError(self._name, f"holds more than {MAX_DOCUMENTS} bytes of documents")
+            raise ArchiveError(self._name, f"contains more than {MAX_DOCUMENTS} bytes of documents")
         self.findings.documents[offset] = data
 
 
@@ -399,7 +397,7 @@ def _may_be_document(name: str, head: bytes) -> bool:
 
 
 class _Joined:
-    """`head`, then what `source` has."""
+    """`head`, then the bytes of `source`."""
 
     def __init__(self, head: bytes, source: ByteSource) -> None:
         self._head = head
@@ -422,7 +420,7 @@ class CompressedTar(ForwardTar):
 
     def _content(self) -> Content:
         file = FileBytes.whole(self._fd, self.name)
-        source = decompressed(file, self._compression, self.name)
+        source = decompress(file, self._compression, self.name)
         return Content(source, Budget(lambda: file.position))
 
     def read(self, blobs: Sequence[Blob]) -> Generator[tuple[Blob, ByteSource], None, None]:

@@ -1,7 +1,7 @@
 """Compression of the whole output on its way to a file descriptor.
 
-The compressed bytes depend on the input, the codec and its level alone, never on the
-number of threads. Must not know what the bytes are, nor argv.
+The compressed bytes depend only on the input, the codec and its level, never on the number
+of threads. Must not know what the bytes are, or argv.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from stream.compression.codecs import CODECS
-from stream.compression.pump import encoded
+from stream.compression.pump import opened_encoder
 from stream.errors import ArgumentError
 
 NONE = "none"
@@ -24,7 +24,7 @@ MAX_THREADS = 200  # libzstd's own limit
 class Compression:
     """A codec, one of CHOICES, and its level.
 
-    A level that is omitted becomes the codec's default; a codec without levels keeps None.
+    An omitted level becomes the codec's default; for a codec without levels it stays None.
     Raises ArgumentError for an unknown codec or a level that it does not have.
     """
 
@@ -50,21 +50,23 @@ UNCOMPRESSED = Compression()
 
 
 def check_threads(threads: int | None) -> None:
-    """Raise ArgumentError if `threads` is neither None nor a whole number above zero."""
+    """Raise ArgumentError if `threads` is neither None nor a positive integer."""
     if threads is not None and (type(threads) is not int or threads < 1):
-        raise ArgumentError("threads", threads, "is not a whole number above zero")
+        raise ArgumentError("threads", threads, "is not a positive whole number")
 
 
 @contextmanager
-def compressed(fd: int, compression: Compression, *, threads: int | None = None) -> Iterator[int]:
-    """Return a descriptor whose bytes reach `fd` compressed, or `fd` itself without compression.
-
-    `threads` compress, by default one for each core available to this process.
+def opened_compressor(
+    fd: int, compression: Compression, *, threads: int | None = None
+) -> Iterator[int]:
+    """Open a descriptor whose bytes are written to `fd` compressed; without compression it is
+    `fd` itself. `threads` is the number of compression threads, by default one for each core
+    available to this process.
 
     When the body ends, the compressed stream is completed and written. When the body fails,
-    the stream is left without a valid end, and nothing waits for a reader that may have
-    stalled. Raises ArgumentError for `threads`, and OutputError for bytes that cannot be
-    written.
+    the stream is left without a valid end, without waiting for a reader that may have
+    stalled. Raises ArgumentError for an invalid `threads`, and OutputError if the bytes cannot
+    be written.
     """
     check_threads(threads)
     if compression.codec == NONE:
@@ -72,5 +74,7 @@ def compressed(fd: int, compression: Compression, *, threads: int | None = None)
         return
     workers = min(threads or len(os.sched_getaffinity(0)), MAX_THREADS)
     encode = CODECS[compression.codec].encode
-    with encoded(fd, lambda blocks: encode(blocks, compression.level or 0, workers)) as source:
+    with opened_encoder(
+        fd, lambda blocks: encode(blocks, compression.level or 0, workers)
+    ) as source:
         yield source

@@ -1,8 +1,8 @@
-"""The codecs: from blocks of input to the bytes of a compressed stream.
+"""The codecs, which turn blocks of input into the bytes of a compressed stream.
 
-Knows the formats: RFC 1952 (gzip), RFC 8878 (Zstandard) and the Zstandard seekable
-format 0.1.0. Must not know where bytes come from or where they go. A stream cut short
-at any byte is invalid.
+Formats: RFC 1952 (gzip), RFC 8878 (Zstandard) and the Zstandard seekable format 0.1.0. A
+stream truncated at any byte is invalid. Must not know where bytes come from or where they
+go.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from stream.compression.pump import Blocks, Encoded
-from stream.compression.workers import in_order
+from stream.compression.workers import map_in_order
 from stream.pipes import Buffer
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -46,7 +46,7 @@ def _gzip(blocks: Blocks, level: int, threads: int) -> Encoded:
 
     def members() -> Iterator[Buffer]:
         empty = True
-        for member in in_order(
+        for member in map_in_order(
             lambda: lambda data: gzip_compress(data, level),
             map(bytes, blocks(_MEMBER_SIZE)),
             threads,
@@ -56,16 +56,16 @@ def _gzip(blocks: Blocks, level: int, threads: int) -> Encoded:
         if empty:
             yield gzip_compress(b"", level)
 
-    return _chained(members())
+    return _chain(members())
 
 
-# --- zstd: one frame; the level alone decides the size of the library's jobs
+# --- zstd: one frame; the size of the library's jobs depends on the level alone
 
 
 def _zstd(blocks: Blocks, level: int, threads: int) -> Encoded:
     from zstandard import ZstdCompressionParameters, ZstdCompressor
 
-    # Always at least one worker thread: with none, the library writes different bytes.
+    # At least one worker thread: without any, the library writes different bytes.
     parameters = ZstdCompressionParameters.from_level(
         level, threads=threads, write_content_size=False, write_checksum=True
     )
@@ -75,7 +75,7 @@ def _zstd(blocks: Blocks, level: int, threads: int) -> Encoded:
     yield [frame.flush()]
 
 
-# --- zstd-seekable: frames of a fixed size, then their table in a skippable frame
+# --- zstd-seekable: frames of a fixed size, then a skippable frame with a table of them
 
 _FRAME_SIZE = 4 * MIB
 _SKIPPABLE_MAGIC = 0x184D2A5E
@@ -91,20 +91,20 @@ def _seekable(blocks: Blocks, level: int, threads: int) -> Encoded:
 
     def frames() -> Iterator[Buffer]:
         table = bytearray()
-        for size, frame in in_order(worker, map(bytes, blocks(_FRAME_SIZE)), threads):
+        for size, frame in map_in_order(worker, map(bytes, blocks(_FRAME_SIZE)), threads):
             table += struct.pack("<II", len(frame), size)
             yield frame
         table += struct.pack("<IBI", len(table) // 8, 0, _SEEKABLE_MAGIC)
         yield struct.pack("<II", _SKIPPABLE_MAGIC, len(table)) + table
 
-    return _chained(frames())
+    return _chain(frames())
 
 
-def _chained(parts: Iterable[Buffer]) -> Encoded:
-    """Yield `parts`, each a valid stream by itself, as one stream valid only as a whole.
+def _chain(parts: Iterable[Buffer]) -> Encoded:
+    """Yield `parts`, each a valid stream by itself, as one stream that is valid only as a whole.
 
-    The last byte of each part is written with the next part, so that a cut never falls
-    between two parts.
+    The last byte of each part is written with the next part, so that the stream is never
+    truncated between two parts.
     """
     last: Buffer = b""
     for part in parts:
@@ -115,7 +115,7 @@ def _chained(parts: Iterable[Buffer]) -> Encoded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Codec:
-    """A way to compress: `encode(blocks, level, threads)`, and its levels if it has any.
+    """A compression format: `encode(blocks, level, threads)`, and its levels, if any.
 
     A codec without levels is passed the level 0.
     """

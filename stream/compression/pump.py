@@ -1,6 +1,7 @@
 """A thread that reads a pipe, encodes the bytes and writes them to a file descriptor.
 
-Knows how a stream is cut short and how a failure is reported; must not know the codecs.
+Knows how a stream is truncated on failure and how errors are reported; must not know the
+codecs.
 """
 
 from __future__ import annotations
@@ -12,30 +13,30 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import TypeAlias
 
 from stream.errors import OutputError, StreamImageError
-from stream.pipes import Abandoned, Buffer, Inflow, emptied, enlarge, write_all
+from stream.pipes import Abandoned, Buffer, Inflow, enlarge, pipe_to, write_all
 
-# Given a size, yields the input in blocks of it (the last may be shorter), each
-# valid until the next. Ends only where the input is complete.
+# Given a size, yields the input in blocks of that size (the last may be shorter), each valid
+# until the next. Ends only if the input is complete.
 Blocks: TypeAlias = Callable[[int], Iterator[memoryview]]
-# Yields what shall be written together, and finishes when its blocks end.
+# Yields buffers to be written together, and finishes when its blocks end.
 Encoded: TypeAlias = Generator[Sequence[Buffer], None, None]
 Encoder: TypeAlias = Callable[[Blocks], Encoded]
 
 
 @contextmanager
-def encoded(fd: int, encode: Encoder) -> Iterator[int]:
-    """Open a descriptor whose bytes reach `fd` encoded. When the body fails, the encoded
-    stream is left without an end, at once. Raises OutputError.
+def opened_encoder(fd: int, encode: Encoder) -> Iterator[int]:
+    """Open a descriptor whose bytes are written to `fd` encoded. When the body fails, the
+    encoded stream is left without an end, immediately. Raises OutputError.
 
-    The thread has a duplicate of `fd`, because a body that fails leaves the thread behind,
-    perhaps stuck in a write that nobody reads.
+    The thread has a duplicate of `fd`: when the body fails, the thread lives on, perhaps
+    stuck in a write that nobody reads.
     """
     output = os.dup(fd)
     enlarge(output)
     with ExitStack() as stack:
         try:
             descriptor = stack.enter_context(
-                emptied(lambda source: _pump(source, encode, output), name="compress", wait=False)
+                pipe_to(lambda source: _pump(source, encode, output), name="compress", wait=False)
             )
         except (OSError, RuntimeError):  # no pipe, or no thread to close it
             os.close(output)
@@ -44,7 +45,7 @@ def encoded(fd: int, encode: Encoder) -> Iterator[int]:
 
 
 def _pump(source: Inflow, encode: Encoder, output: int) -> None:
-    """Encode `source` into `output`, and close that."""
+    """Encode `source` into `output`, then close `output`."""
     try:
         try:
             with closing(encode(source.blocks)) as batches:
@@ -57,7 +58,7 @@ def _pump(source: Inflow, encode: Encoder, output: int) -> None:
     except (StreamImageError, MemoryError, Abandoned):
         raise
     except BaseException as error:
-        # The libraries' errors have nothing in common; that memory is scarce is likely.
+        # The libraries' errors have no common base class; most likely memory ran out.
         hint = "fewer threads or a lower level take less memory"
         raise OutputError(errno.ENOMEM, f"cannot compress: {error} ({hint})") from error
 

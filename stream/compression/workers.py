@@ -1,7 +1,7 @@
-"""Work on many things at once, with the results in order.
+"""A parallel map whose results are in order.
 
-Knows nothing of what the work is. (concurrent.futures would make an interrupted
-program wait for its whole queue.)
+Must not know what the work is. (concurrent.futures would make an interrupted program wait
+for its whole queue.)
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_order(
+def map_in_order(
     worker: Callable[[], Callable[[Item], Result]], items: Iterable[Item], threads: int
 ) -> Iterator[Result]:
-    """The result for each of `items`, computed by as many threads; each calls
-    `worker()` once for the function it then uses. Some two items a thread are in
-    memory at a time.
+    """Yield the result for each of `items`, in order, computed by `threads` threads. Each
+    thread calls `worker()` once for the function that it applies. About two items per thread
+    are in memory at a time. Exceptions of the function are raised here.
     """
     jobs: SimpleQueue[tuple[Item, SimpleQueue[Result | BaseException]] | None] = SimpleQueue()
     pending: deque[SimpleQueue[Result | BaseException]] = deque()
@@ -53,7 +53,7 @@ def in_order(
                 try:
                     threading.Thread(target=work, name="compress-block", daemon=True).start()
                     running += 1
-                except RuntimeError:  # no more may be had: those that run will do
+                except RuntimeError:  # no more threads allowed: continue with those that run
                     if not running:
                         raise
                     threads = running

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import BinaryIO, Literal, Protocol, Self
 
-from stream.compression import UNCOMPRESSED, Compression, check_threads, compressed
+from stream.compression import UNCOMPRESSED, Compression, check_threads, opened_compressor
 from stream.errors import ArgumentError
 from stream.interfaces import Sink
 from stream.observer import Observer
@@ -73,5 +73,5 @@ def opened_archive(
     """
     with ExitStack() as stack:
         fd = stack.enter_context(descriptor_of(output))
-        fd = stack.enter_context(compressed(fd, compression, threads=threads))
+        fd = stack.enter_context(opened_compressor(fd, compression, threads=threads))
         yield stack.enter_context(ARCHIVE_FORMATS[archive_format](fd, mtime=mtime))

@@ -40,9 +40,9 @@ class ReadableLayer(SourceFields):
 
     def content(self) -> AbstractContextManager[ByteSource]:
         """Open its tar, to be read once from the front. Raises SourceError."""
-        from stream.archives.sequential import piped
+        from stream.archives.sequential import bytes_from
 
-        return piped(lambda fd: write_layer(fd, self.size, self.write_to), self.label)
+        return bytes_from(lambda fd: write_layer(fd, self.size, self.write_to), self.label)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,21 +19,21 @@ from typing import BinaryIO, NamedTuple, Protocol, Self
 
 from stream.archives.bytesource import PIECE, ByteSource, FileBytes, HashedBytes, pieces
 from stream.archives.container import Blob, range_of, where
-from stream.archives.decompress import decompressed
+from stream.archives.decompress import decompress
 from stream.archives.flatten import (
     Budget,
     Listing,
-    Remains,
+    VisibleEntries,
+    collect_entries,
     flatten,
-    listed,
-    lister,
+    list_members,
+    make_lister,
     parts_of,
-    remains,
 )
 from stream.archives.images import Archive, ArchiveImage, open_archive
 from stream.archives.sequential import Sequential
 from stream.archives.tarreader import Member, read_members
-from stream.compression import UNCOMPRESSED, Compression, compressed
+from stream.compression import UNCOMPRESSED, Compression, opened_compressor
 from stream.errors import ArchiveError, DigestMismatch
 from stream.model import Digest, ImageConf
 from stream.observer import Observer
@@ -93,10 +93,10 @@ def export(
         )
     with ExitStack() as stack:
         fd = stack.enter_context(descriptor_of(output))
-        fd = stack.enter_context(compressed(fd, compression, threads=threads))
+        fd = stack.enter_context(opened_compressor(fd, compression, threads=threads))
         if isinstance(found, ImageConf):
             return _export_conf(found, fd, observer)
-        archive = stack.enter_context(open_archive(found.path, lister()))
+        archive = stack.enter_context(open_archive(found.path, make_lister()))
         return _export_archive(archive, archive.choose(found.repo_tag), fd, observer)
 
 
@@ -105,7 +105,7 @@ def _export_archive(
 ) -> Exported:
     check_listing(archive.name, image)
     blobs = dict.fromkeys(layer.blob for layer in image.layers)
-    listings = {blob: archive.container.perused(blob) for blob in blobs}
+    listings = {blob: archive.container.peruse(blob) for blob in blobs}
     return _export([_ArchiveLayers(archive, image, listings)], fd, observer)
 
 
@@ -168,7 +168,7 @@ class _ArchiveLayers:
             for blob, source in reading:
                 content = source
                 if blob.compression:
-                    content = decompressed(source, blob.compression, source.name)
+                    content = decompress(source, blob.compression, source.name)
                 yield self._by_blob[blob], content
 
 
@@ -203,7 +203,7 @@ class _CustomisationLayer:
         self._layer = _Layer(
             name=source.label,
             size=source.size,
-            listing=listed(source.members(), source.label, Budget()),
+            listing=list_members(source.members(), source.label, Budget()),
             expected=source.diff_id,
         )
         self.layers = [self._layer]
@@ -270,7 +270,7 @@ def _export(groups: Sequence[_Layers], fd: int, observer: Observer) -> Exported:
         observer.started(
             len(numbers), lambda: (layer.size for layer in layers), lambda: writer.position
         )
-        output = _Output(remains(tree), writer)
+        output = _Output(collect_entries(tree), writer)
         for count, (layer, source) in enumerate(_readings(groups), 1):
             observer.layer_started(count, layer.name, layer.name, layer.size or 0)
             number = numbers[id(layer)]
@@ -300,14 +300,14 @@ class _Output:
     on to another directory.
     """
 
-    def __init__(self, remains: Remains, writer: TarWriter) -> None:
-        self._directories = remains.directories
-        self._leaves = remains.leaves
-        self._hollow = remains.hollow
+    def __init__(self, entries: VisibleEntries, writer: TarWriter) -> None:
+        self._directories = entries.directories
+        self._leaves = entries.leaves
+        self._hollow = entries.hollow
         self._writer = writer
         self._entries = 0
-        if remains.root is not None:
-            self._write_header(remains.root, b"./")
+        if entries.root is not None:
+            self._write_header(entries.root, b"./")
         self._write_hollow(b"")
 
     def write_layer(self, number: int, listing: Listing, source: ByteSource) -> None:

@@ -136,7 +136,7 @@ def _image(archive: Archive[Summary], image: ArchiveImage) -> InspectedImage:
         image_id=image.image_id,
         repo_tags=image.repo_tags,
         document=image.document,
-        layers=tuple(_layers(image, archive.container.perused)),
+        layers=tuple(_layers(image, archive.container.peruse)),
     )
 
 

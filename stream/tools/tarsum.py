@@ -15,7 +15,14 @@ from bisect import bisect_left
 
 from stream.archives.bytesource import ByteSource, pieces
 from stream.archives.sequential import opened_file
-from stream.archives.tarreader import MAX_EXTENSION, XATTR, Member, Stated, read_members, stated
+from stream.archives.tarreader import (
+    MAX_EXTENSION,
+    XATTR,
+    Member,
+    RawFields,
+    parse_raw_fields,
+    read_members,
+)
 from stream.errors import ArchiveError, ArgumentError
 from stream.text import printable
 
@@ -40,7 +47,7 @@ def sum_tar(source: ByteSource) -> str:
     """
     sums = _Sums(source.name)
     for member in read_members(source, global_members=True, max_name=MAX_EXTENSION):
-        checksum = hashlib.sha256(_header(member, stated(member, source)))
+        checksum = hashlib.sha256(_header(member, parse_raw_fields(member, source)))
         for piece in pieces(source, member.size):
             checksum.update(piece)
         sums.add(member.name, checksum.digest())
@@ -53,7 +60,7 @@ def sum_tar(source: ByteSource) -> str:
     return f"{_LABEL}:{total.hexdigest()}"
 
 
-def _header(member: Member, header: Stated) -> bytes:
+def _header(member: Member, header: RawFields) -> bytes:
     """Return the bytes hashed before a member's content: its keys and values, joined."""
     # Go keeps the type of a contiguous file, and takes a member without a type for a file.
     typeflag = member.typeflag if header.typeflag == b"\0" else header.typeflag

@@ -63,7 +63,7 @@ def test_all_containers_answer_alike(opened: Callable[[str], Container[int]], ki
         expected = len(LAYER) if name.startswith("layer") else len(content)
         assert blob.size == len(content)
         assert container.measure(blob).content_size == expected
-        assert container.perused(blob) == expected
+        assert container.peruse(blob) == expected
         assert [b"".join(pieces(source)) for _, source in container.read([blob, blob])] == [content]
     document = container.find("x.json")
     assert document is not None
@@ -87,7 +87,7 @@ def test_perused_without_a_function(tmp_path: Path) -> None:
         open_archive(str(path)) as archive,
         pytest.raises(ValueError, match="without a function"),
     ):
-        archive.container.perused(archive.images[0].layers[0].blob)
+        archive.container.peruse(archive.images[0].layers[0].blob)
 
 
 BROKEN: dict[str, bytes] = {

@@ -22,10 +22,10 @@ from support import BALLAST, COMMAND, MIB, Run, Store, leftovers, members
 
 from stream.cli.options import compression_of_name, parse_compression
 from stream.cli.usage import UsageError
-from stream.compression import CHOICES, Compression, compressed
+from stream.compression import CHOICES, Compression, opened_compressor
 from stream.compression.codecs import CODECS as CODECS_BY_NAME
-from stream.compression.pump import encoded
-from stream.compression.workers import in_order
+from stream.compression.pump import opened_encoder
+from stream.compression.workers import map_in_order
 from stream.errors import OutputError, ReaderClosedError
 
 CODECS = [name for name in CHOICES if name != "none"]
@@ -57,7 +57,7 @@ def compress(tmp_path: Path, text: str, content: bytes, threads: int | None = No
     path = tmp_path / "compressed"
     with (
         path.open("wb") as file,
-        compressed(file.fileno(), parse_compression(text), threads=threads) as fd,
+        opened_compressor(file.fileno(), parse_compression(text), threads=threads) as fd,
     ):
         write(fd, content)
     return path.read_bytes()
@@ -149,7 +149,7 @@ def test_pieces_do_not_show(tmp_path: Path, codec: str) -> None:
             time.sleep(0.003)
 
     path = tmp_path / "dripped"
-    with path.open("wb") as file, compressed(file.fileno(), parse_compression(codec)) as fd:
+    with path.open("wb") as file, opened_compressor(file.fileno(), parse_compression(codec)) as fd:
         drip(fd)
     assert path.read_bytes() == compress(tmp_path, codec, content)
 
@@ -189,7 +189,7 @@ def test_failure_cuts_the_stream(tmp_path: Path, codec: str, size: int) -> None:
     with (  # noqa: PT012 — the body is what fails
         pytest.raises(KeyError, match="fault"),
         path.open("wb") as file,
-        compressed(file.fileno(), parse_compression(codec), threads=1) as fd,
+        opened_compressor(file.fileno(), parse_compression(codec), threads=1) as fd,
     ):
         write(fd, content)
         _wait_until_still(path)
@@ -233,8 +233,11 @@ def test_reader_closes_early(codec: str) -> None:
     """Without it a consumer that fails would leave us compressing for nobody, or hanging."""
     read_end, write_end = os.pipe()
     os.close(read_end)
-    with pytest.raises(ReaderClosedError), compressed(write_end, parse_compression(codec)) as fd:  # noqa: PT012
-        while True:  # until the pump has told
+    with (  # noqa: PT012
+        pytest.raises(ReaderClosedError),
+        opened_compressor(write_end, parse_compression(codec)) as fd,
+    ):
+        while True:  # until the pump has reported it
             write(fd, LARGE)
     os.close(write_end)
 
@@ -245,7 +248,7 @@ def test_full_disk(codec: str, size: int) -> None:
     """Without it a full disk would be told as a reader that has gone, or not at all."""
     with open("/dev/full", "wb", buffering=0) as full:  # noqa: SIM117
         with pytest.raises(OutputError, match="No space left") as caught:
-            with compressed(full.fileno(), parse_compression(codec)) as fd:
+            with opened_compressor(full.fileno(), parse_compression(codec)) as fd:
                 write(fd, LARGE[:size])
     assert caught.value.errno == errno.ENOSPC
     assert not isinstance(caught.value, ReaderClosedError)
@@ -265,7 +268,7 @@ def test_non_blocking_output(codec: str, tmp_path: Path) -> None:
 
     reader = threading.Thread(target=slowly)
     reader.start()
-    with compressed(write_end, parse_compression(codec)) as fd:
+    with opened_compressor(write_end, parse_compression(codec)) as fd:
         write(fd, LARGE)
     os.close(write_end)
     reader.join()
@@ -279,7 +282,7 @@ def test_failure_does_not_wait_for_a_stalled_reader(codec: str) -> None:
     read_end, write_end = os.pipe()
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012, SIM117
-        with compressed(write_end, parse_compression(codec)) as fd:
+        with opened_compressor(write_end, parse_compression(codec)) as fd:
             write(fd, LARGE[: 900 * 1024])  # the pipe takes it, whoever reads
             time.sleep(0.1)
             raise KeyboardInterrupt
@@ -299,7 +302,7 @@ def test_encoder_fails() -> None:
     with (  # noqa: PT012
         open(os.devnull, "wb") as null,
         pytest.raises(MemoryError),
-        encoded(null.fileno(), failing) as fd,  # type: ignore[arg-type]
+        opened_encoder(null.fileno(), failing) as fd,  # type: ignore[arg-type]
         pytest.raises(BrokenPipeError),
     ):
         while True:
@@ -323,7 +326,7 @@ def test_nothing_is_left_behind(tmp_path: Path, codec: str) -> None:
 def test_none_is_the_descriptor_itself() -> None:
     """Without it an image that nobody wants compressed would be copied once more."""
     threads = threading.active_count()
-    with compressed(1, Compression()) as fd:
+    with opened_compressor(1, Compression()) as fd:
         assert fd == 1
         assert threading.active_count() == threads
 
@@ -341,7 +344,7 @@ def test_memory_is_bounded(codec: str) -> None:
     reader.start()
     tracemalloc.start()
     try:
-        with compressed(write_end, parse_compression(codec), threads=2) as fd:
+        with opened_compressor(write_end, parse_compression(codec), threads=2) as fd:
             for _ in range(4):
                 write(fd, LARGE)
         peak = tracemalloc.get_traced_memory()[1]
@@ -545,7 +548,7 @@ def test_worker_that_cannot_begin() -> None:
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        list(in_order(worker, range(3), 2))
+        list(map_in_order(worker, range(3), 2))
 
 
 def test_fewer_threads_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -560,7 +563,7 @@ def test_fewer_threads_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", limited)
-    assert list(in_order(lambda: str, range(50), 8)) == [str(n) for n in range(50)]
+    assert list(map_in_order(lambda: str, range(50), 8)) == [str(n) for n in range(50)]
     assert len(started) == 2
 
 

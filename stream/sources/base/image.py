@@ -151,7 +151,7 @@ def open_base_image(
         image = archive.choose(reference.repo_tag, conf.architecture)
         check_listing(archive.name, image)
         blobs = dict.fromkeys(layer.blob for layer in image.layers)
-        listings = {blob: archive.container.perused(blob) for blob in blobs if lister.is_needed}
+        listings = {blob: archive.container.peruse(blob) for blob in blobs if lister.is_needed}
     except BaseException:
         archive.container.close()
         raise

@@ -12,7 +12,7 @@ from itertools import chain
 
 from stream.archives.bytesource import ByteSource, FileBytes, pieces, read_exactly
 from stream.archives.container import Blob, Container
-from stream.archives.decompress import decompressed
+from stream.archives.decompress import decompress
 from stream.archives.images import ArchiveImage, ArchiveLayer
 from stream.errors import ArchiveError, DigestMismatch
 from stream.interfaces import ContentWriter, LayerSource, LayerWriter
@@ -39,7 +39,7 @@ class BaseLayer(SourceFields):
             writer.copy(fd, self.size, source.name.encode("utf-8", "surrogateescape"), offset)
             return
         if self.stored_compression is not None:
-            source = decompressed(source, self.stored_compression, source.name)
+            source = decompress(source, self.stored_compression, source.name)
         for piece in pieces(source, self.size):
             writer.write(piece)
         if self.stored_compression is not None and source.read(1):
@@ -84,7 +84,7 @@ class CarriedLayer(SourceFields):
         stored = _Tee(self.source, writer)
         content = hashlib.sha256()
         size = 0
-        for piece in pieces(decompressed(stored, self.compression, stored.name)):
+        for piece in pieces(decompress(stored, self.compression, stored.name)):
             content.update(piece)
             size += len(piece)
         for _ in pieces(stored):  # bytes after the compressed content are stored as well

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from stream.archives import tarreader
 from stream.archives.bytesource import ByteSource, FileBytes, HashedBytes, Part, StreamBytes, pieces
-from stream.archives.decompress import MAGIC_SIZE, Budget, compression_of, decompressed
+from stream.archives.decompress import MAGIC_SIZE, Budget, compression_of, decompress
 from stream.archives.sequential import Sequential
 from stream.errors import ArchiveError
 from stream.limits import MAX_DOCUMENT, MAX_DOCUMENTS, MAX_LINKS, MAX_MEMBERS
@@ -200,7 +200,7 @@ class Scan:
         stored = HashedBytes(joined)
         content = stored
         if compression:
-            content = HashedBytes(decompressed(stored, compression, source.name, self._budget))
+            content = HashedBytes(decompress(stored, compression, source.name, self._budget))
         findings = Findings()
         entries = _examined(content, findings)
         content_digest = _finished(content, findings)
