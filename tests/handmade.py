@@ -1,6 +1,6 @@
-"""Image archives made by hand with CPython's tarfile, in every shape that people have.
+"""Image archives made with CPython's tarfile, in every form that occurs in practice.
 
-Knows nothing of the package.
+Must not know the package.
 """
 
 import bz2
@@ -18,7 +18,7 @@ import pyzstd
 
 
 def seekable_zstd(data: bytes) -> bytes:
-    """Return `data` as many small frames and a table of them."""
+    """Return `data` as seekable zstd: many small frames and a table of them."""
     file = io.BytesIO()
     with pyzstd.SeekableZstdFile(file, "w", max_frame_content_size=20_000) as zstd:
         zstd.write(data)
@@ -44,7 +44,7 @@ def digest(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-# A member of a tar: a file's name and content, or a header to be named.
+# A member of a tar: a file's name and content, or a ready-made header.
 Entry = tuple[str, bytes | tarfile.TarInfo]
 
 
@@ -87,7 +87,7 @@ def sound(members: Sequence[Entry]) -> list[Entry]:
 
 
 def link(target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
-    """Return the header of a link, to be named."""
+    """Return the header of a link, without a name."""
     info = tarfile.TarInfo()
     info.type, info.linkname = kind, target
     return info
@@ -132,7 +132,7 @@ class Base:
         return [*members, (config_name, config)], item
 
     def docker_archive(self, **more: Any) -> bytes:
-        """Return a docker-archive, its manifest last."""
+        """Return a docker-archive, with its manifest last."""
         members, item = self.docker_members(**more)
         return tar_of([*members, ("manifest.json", json.dumps([item]).encode())])
 

@@ -1,5 +1,5 @@
-"""Stores and confs made in one line, and `stream-image` run by hand: its pipe
-stalled at will, its standard streams whatever a test likes.
+"""Stores and confs made in one line, and `stream-image` as a process: its output pipe can be
+stalled, and its standard streams can be replaced.
 
 Knows only the command line, nothing of the package.
 """
@@ -30,7 +30,7 @@ PATIENCE = 15.0  # seconds until a test gives up waiting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Store:
-    """A store directory, to be filled."""
+    """A store directory, initially empty."""
 
     directory: Path
 
@@ -72,7 +72,7 @@ class Store:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The outcome of a run."""
+    """The result of a run."""
 
     status: int
     stdout: bytes
@@ -80,8 +80,8 @@ class Outcome:
 
 
 class Run:
-    """A running `stream-image`. Its standard output is a pipe that is read when the test
-    asks for it; its standard error is kept.
+    """A running `stream-image`. Its standard output is a pipe that is read only on request; its
+    standard error is kept.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Run:
             count -= len(data)
 
     def stall(self) -> None:
-        """Let the program fill the pipe and block, because nobody reads."""
+        """Let the program fill the pipe and block, as nobody reads it."""
         probe = os.open(f"/proc/self/fd/{self._pipe}", os.O_WRONLY | os.O_NONBLOCK)
         try:
             poll = select.poll()
@@ -190,7 +190,7 @@ def members(archive: bytes) -> list[str]:
 
 
 def assert_unfinished(archive: bytes) -> None:
-    """Check that the archive has no manifest, and ends at the end of a member or within one."""
+    """Check that the archive has no manifest, and is truncated at the end of a member or within one."""
     names, end = [], 0
     while end + 512 <= len(archive):
         info = tarfile.TarInfo.frombuf(archive[end : end + 512], "utf-8", "strict")
@@ -200,7 +200,7 @@ def assert_unfinished(archive: bytes) -> None:
 
 
 def assert_failed(outcome: Outcome, *said: str) -> None:
-    """Check that the run failed, reported it in one line, and left nothing that loads."""
+    """Check that the run failed, reported it in one line, and left nothing that can be loaded."""
     assert outcome.status == 1, outcome.stderr
     lines = outcome.stderr.splitlines()
     assert len(lines) == 1, outcome.stderr

@@ -1,4 +1,4 @@
-"""The same conf and store give the same bytes, whoever runs it, wherever and however."""
+"""The same conf and store give the same bytes, for any user, place and environment."""
 
 import hashlib
 import os
@@ -69,7 +69,7 @@ def customisation(store_dir: bytes) -> str:
 @pytest.fixture
 def conf(store_dir: bytes, write_conf: WriteConf) -> str:
     """Return the path of a conf with names that not every locale can represent."""
-    os.chmod(store_dir, 0o755)  # other users read it as well
+    os.chmod(store_dir, 0o755)  # readable by other users as well
     trees.build(store_dir + "/0ü".encode(), TREE)
     path = write_conf(
         conf_of(store_dir, "0ü", customisation_layer=customisation(store_dir), **MORE)
@@ -80,7 +80,7 @@ def conf(store_dir: bytes, write_conf: WriteConf) -> str:
 
 @pytest.fixture
 def expected(conf: str, stream_image: Run) -> bytes:
-    """Return the archive as made in this environment."""
+    """Return the archive written in this environment."""
     return successful(stream_image("-q", conf))
 
 
@@ -97,7 +97,7 @@ def successful(done: "subprocess.CompletedProcess[bytes]") -> bytes:
 def test_environment(
     conf: str, expected: bytes, stream_image: Run, environment: Mapping[str, str]
 ) -> None:
-    """Neither locale nor time zone nor hash seed affects the image."""
+    """Locale, time zone and hash seed do not affect the image."""
     assert successful(stream_image("-q", conf, env=environment)) == expected
 
 
@@ -114,7 +114,7 @@ def test_environment(
 def test_foreign_locales(  # noqa: PLR0913, PLR0917 — fixtures
     store_dir: bytes, conf: str, expected: bytes, stream_image: Run, language: str, charmap: str
 ) -> None:
-    """The same holds in locales made for this test, as they are seldom installed."""
+    """The same holds in locales built for this test, because they are seldom installed."""
     if not shutil.which("localedef"):
         pytest.skip("localedef is not installed")
     directory = os.fsdecode(store_dir) + "/locales"
@@ -134,7 +134,7 @@ def test_foreign_locales(  # noqa: PLR0913, PLR0917 — fixtures
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777])
 def test_umask(conf: str, expected: bytes, stream_image: Run, umask: int) -> None:
-    """Modes are those of the files."""
+    """File modes in the image are those of the files."""
     assert successful(stream_image("-q", conf, umask=umask)) == expected
 
 
@@ -168,7 +168,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_user(conf: str, expected: bytes) -> None:
-    """Root and nobody make the same image: the user who runs us does not affect it."""
+    """Root and nobody make the same image: the user who runs the command does not affect it."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to become somebody else")
     command = [sys.executable, "-c", AS_NOBODY, "-q", conf]
@@ -185,7 +185,7 @@ def test_owner_on_disk(store_dir: bytes, conf: str, expected: bytes, stream_imag
 
 
 def test_times_on_disk(store_dir: bytes, conf: str, expected: bytes, stream_image: Run) -> None:
-    """Times of the files do not affect it either."""
+    """Times of the files do not affect the image."""
     subprocess.run(
         ["find", store_dir, "-exec", "touch", "-hd", "2001-02-03 04:05:06.7", "{}", "+"], check=True
     )
@@ -210,13 +210,13 @@ def rebuilt(store_dir: bytes, stream_image: Run, conf: str, **how: Any) -> bytes
 
 
 def test_order_on_disk(store_dir: bytes, conf: str, expected: bytes, stream_image: Run) -> None:
-    """Files are in the layer's order, not in that in which they were created and listed."""
+    """Entries are in the layer's order, not in the order of creation or of the directory's listing."""
     for order in (sorted, lambda items: list(reversed(items)), lambda items: items[7:] + items[:7]):
         assert rebuilt(store_dir, stream_image, conf, order=order) == expected
 
 
 def test_hard_link_state(store_dir: bytes, conf: str, expected: bytes, stream_image: Run) -> None:
-    """A store on which `nix-store --optimise` has run gives the same image."""
+    """A store optimised by `nix-store --optimise` gives the same image."""
     assert rebuilt(store_dir, stream_image, conf, linked=True) == expected
     assert os.stat(store_dir + "/0ü/0".encode()).st_nlink > 1
 
@@ -224,7 +224,7 @@ def test_hard_link_state(store_dir: bytes, conf: str, expected: bytes, stream_im
 def test_file_system(
     store_dir: bytes, conf: str, expected: bytes, stream_image: Run, other_file_system: str
 ) -> None:
-    """A tmpfs lists newest first, ext4 by hash: the image does not show which it was."""
+    """A tmpfs lists newest first, ext4 by hash; the image depends on neither."""
     os.rename(store_dir, store_dir + b".old")
     try:
         subprocess.run(["cp", "-a", store_dir + b".old/.", other_file_system], check=True)
@@ -236,7 +236,7 @@ def test_file_system(
 
 
 def test_sparse_state(store_dir: bytes, conf: str, stream_image: Run) -> None:
-    """Holes are zeros like any others."""
+    """Holes in files are written as zeros."""
     path = store_dir + "/0ü/0".encode()
     with open(path, "wb") as file:
         file.write(bytes(1 << 20))
@@ -247,6 +247,6 @@ def test_sparse_state(store_dir: bytes, conf: str, stream_image: Run) -> None:
 
 
 def test_repeated_runs(conf: str, expected: bytes, stream_image: Run) -> None:
-    """The threads that hash and walk ahead do not affect the bytes."""
+    """Threads that hash and walk ahead do not affect the bytes."""
     for _ in range(3):
         assert successful(stream_image("-q", conf)) == expected

@@ -1,4 +1,4 @@
-"""The extension by itself: its contract with threads, buffers and descriptors."""
+"""The extension on its own: its contract with threads, buffers and descriptors."""
 
 import contextlib
 import ctypes
@@ -43,7 +43,7 @@ def _entries(*paths: Path) -> Entries:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Make a directory of some files, 6 MiB in total."""
+    """Make a directory with some files, 6 MiB in total."""
     path = tmp_path / "tree"
     path.mkdir()
     for number in range(6):
@@ -106,7 +106,7 @@ def test_one_thread_at_a_time(tmp_path: Path) -> None:
                 call()
         assert writer.position > 0  # but any thread may read it
     assert len(entries) == 1
-    entries.walk(os.fsencode(tmp_path))  # and can be used again
+    entries.walk(os.fsencode(tmp_path))  # and can then be used again
 
 
 def test_entries_in_use(tree: Path) -> None:
@@ -544,7 +544,7 @@ def test_no_room_below_a_root(root: int, path: int) -> None:
 
 
 def test_faults_name_the_path_on_disk(tmp_path: Path, writer: Writer) -> None:
-    """Without it a person would look for the fault in the wrong place."""
+    """Without it an error could point to the wrong file."""
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "file").write_bytes(b"content")
     entries = Entries(**{**OWNER, "root": bytes(tmp_path)})
@@ -585,9 +585,9 @@ def _without_sanitizers() -> dict[str, str]:
 
 @pytest.mark.parametrize("unit", sorted(path.stem for path in ROOT.glob("native/*.c")))
 def test_a_header_for_each_source(objects: Path, unit: str) -> None:
-    """Without it a name would not tell its file, nor a header its contract."""
+    """Without it a prefix might not identify its file, or a header lack its contract."""
     source = (ROOT / "native" / f"{unit}.c").read_text("utf-8")
-    # It compiles, so its first header needs no other before it.
+    # It compiles, so its first header does not depend on others included before it.
     assert re.findall("#include (.*)", source)[0] == f'"{unit}.h"'
     header = (ROOT / "native" / f"{unit}.h").read_text("utf-8")
     code = re.sub(r"/\*.*?\*/", "", header, flags=re.DOTALL)
@@ -603,7 +603,7 @@ def test_a_header_for_each_source(objects: Path, unit: str) -> None:
 
 
 def test_no_pool_to_free(objects: Path, tmp_path: Path) -> None:
-    """Without it cleaning up after a pool that could not be made would crash."""
+    """Without it the clean-up after a pool that could not be created could crash."""
     (tmp_path / "main.c").write_text('#include "pool.h"\nint main(void) { pool_free(NULL); }\n')
     subprocess.run(
         ["cc", "-I", ROOT / "native", tmp_path / "main.c", objects / "pool.o", objects / "fault.o",

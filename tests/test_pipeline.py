@@ -1,4 +1,4 @@
-"""The order of events, seen by a source and a sink of the tests' own: no tar, no files."""
+"""The order of events, seen by the tests' own source and sink: no tar, no files."""
 
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,13 +37,13 @@ class Source:
         return digest_of(self.fingerprint) if self.known else None
 
     def write_to(self, writer: LayerWriter) -> None:
-        """Write, and log it."""
+        """Write one byte, and log the call."""
         self.log.append(f"write {self.fingerprint}")
         writer.write(b"x")
 
 
 class Writer:
-    """A layer being written; `slow` ones are hashed only when somebody waits."""
+    """A layer being written. The digest of a `slow` one is known only after a wait."""
 
     def __init__(self, source: LayerSource, log: list[str], *, slow: bool) -> None:
         self._name = source.fingerprint
@@ -81,7 +81,7 @@ def record(source: LayerSource) -> Layer:
 
 
 class Sink:
-    """A sink that logs its calls, and has the layers `held`."""
+    """A sink that logs its calls and already has the layers in `held`."""
 
     takes = Takes()
     position = 0
@@ -121,7 +121,7 @@ class Sink:
 
 
 class Sources:
-    """One image of layers."""
+    """An image of these layers."""
 
     def __init__(self, *sources: Source) -> None:
         self._sources = sources
@@ -140,7 +140,7 @@ class Sources:
         return sum(not source.known for source in self._sources)
 
     def layers(self, takes: Takes, skip: Collection[Digest]) -> Generator[LayerSource, None, None]:
-        """Yield all layers; only sources that are costly to read leave out those held."""
+        """Yield all layers; only sources that are costly to read omit held ones."""
         yield from self._sources
 
     def documents(
@@ -151,7 +151,7 @@ class Sources:
 
 
 class Count(Observer):
-    """Counts the layers that are announced, begun and completed."""
+    """An observer that counts the layers announced, begun and completed."""
 
     def __init__(self) -> None:
         self.announced = 0
@@ -173,7 +173,7 @@ class Count(Observer):
 
 @pytest.mark.parametrize("slow", [False, True])
 def test_layers_then_documents_then_the_end(*, slow: bool) -> None:
-    """Without this order a run that fails could leave an image that loads."""
+    """Without this order a failed run could leave an image that loads."""
     sink, count = Sink(slow=slow), Count()
     (image,) = write_images(
         [Sources(Source(fingerprint="a"), Source(fingerprint="b"))], sink, count
@@ -190,7 +190,7 @@ def test_layers_then_documents_then_the_end(*, slow: bool) -> None:
 
 
 def test_a_layer_that_the_sink_holds_is_not_read() -> None:
-    """Without it every layer would be read and sent again although only one has changed."""
+    """Without it every layer could be read and sent again although only one has changed."""
     log: list[str] = []
     sources = [Source(fingerprint=name, known=True, log=log) for name in "ab"]
     sink = Sink("a")
@@ -203,7 +203,7 @@ def test_a_layer_that_the_sink_holds_is_not_read() -> None:
 
 @pytest.mark.parametrize("slow", [False, True])
 def test_a_layer_is_written_once(*, slow: bool) -> None:
-    """Without it a layer that two images share, or one has twice, would be sent twice."""
+    """Without it a layer that two images share, or that one has twice, could be sent twice."""
     sink, count = Sink(slow=slow), Count()
     one = Sources(Source(fingerprint="a", known=True), Source(fingerprint="b"))
     two = Sources(Source(fingerprint="a", known=True, comment="!"), Source(fingerprint="c"))

@@ -1,4 +1,4 @@
-"""Pipes with a thread at one end: what each side learns of the other's failure."""
+"""Pipes with a thread at one end: how each side learns of the other's failure."""
 
 import os
 import threading
@@ -16,7 +16,7 @@ LARGE = os.urandom(3 << 20)  # more than pipes hold
 
 
 def raising(error: BaseException) -> Callable[[object], None]:
-    """A side of a pipe that fails at once."""
+    """Return a function that raises `error`."""
 
     def fail(_: object) -> None:
         raise error
@@ -25,13 +25,13 @@ def raising(error: BaseException) -> Callable[[object], None]:
 
 
 def unencoded(blocks: Blocks) -> Iterator[list[memoryview]]:
-    """An encoder that changes nothing."""
+    """Yield the input unchanged, as an encoder."""
     for block in blocks(1024):
         yield [block]
 
 
 def test_bytes_pass_in_both_directions() -> None:
-    """Pieces that are lost or come twice would be another layer."""
+    """Without it bytes could be lost or doubled, which would change the layer."""
     found = bytearray()
 
     def drain(inflow: Inflow) -> None:
@@ -46,7 +46,7 @@ def test_bytes_pass_in_both_directions() -> None:
 
 
 def test_failure_of_what_empties() -> None:
-    """The writer would be told of a closed pipe instead of a full disk."""
+    """Without it the writer could get a closed pipe as the error instead of a full disk."""
     error = ZeroDivisionError("x")
     for data in (b"", LARGE):
         with (
@@ -58,7 +58,7 @@ def test_failure_of_what_empties() -> None:
 
 
 def test_failure_of_what_fills() -> None:
-    """A layer that was cut short by an error would pass for a complete one."""
+    """Without it a layer truncated by an error could pass for a complete one."""
     error = ZeroDivisionError("x")
 
     def fill(fd: int) -> None:
@@ -73,14 +73,14 @@ def test_failure_of_what_fills() -> None:
 
 
 def test_reader_that_leaves_early() -> None:
-    """A writer that nobody reads would wait for ever, or be left behind."""
+    """Without it a writer whose reader has gone could wait for ever, or be left running."""
     with pipe_from(lambda fd: write_all(fd, LARGE), name="early") as outflow:
         outflow.read(1)
     assert "early" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_abandoned_bytes_never_look_complete() -> None:
-    """What is compressed after a failure would get a valid end."""
+    """Without it a stream abandoned by a failure could get a valid end."""
     ended: list[BaseException | None] = []
 
     def drain(inflow: Inflow) -> None:
@@ -101,7 +101,7 @@ def test_abandoned_bytes_never_look_complete() -> None:
 
 
 def test_interrupted_while_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C at the very end would still let the thread finish the stream."""
+    """Without it the thread could still complete the stream after Ctrl-C at the very end."""
     inflows: list[Inflow] = []
 
     def interrupted(_thread: threading.Thread) -> None:
@@ -124,7 +124,7 @@ def test_interrupted_while_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> 
 def test_thread_that_cannot_be_started(
     monkeypatch: pytest.MonkeyPatch, opened: Callable[[], AbstractContextManager[object]]
 ) -> None:
-    """Each image that fails for want of threads would cost descriptors, until none is left."""
+    """Without it each image that fails for lack of threads could leak descriptors."""
 
     def refuse(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -137,7 +137,7 @@ def test_thread_that_cannot_be_started(
 
 
 def test_non_blocking_descriptors() -> None:
-    """A pipe that another program made non-blocking would end the image, or cut it short."""
+    """Without it a pipe that another program made non-blocking could end or truncate the image."""
     read_end, write_end = os.pipe()
     os.set_blocking(read_end, False)
     os.set_blocking(write_end, False)

@@ -1,4 +1,4 @@
-"""The cost of a run and its leftovers: memory, descriptors, threads, references, opens."""
+"""The cost of a run and what it leaves behind: memory, descriptors, threads, references, opens."""
 
 import bz2
 import gc
@@ -89,7 +89,7 @@ def test_peak_of_the_process(store: Store, compression: str) -> None:
 
 
 def _process_peak(*arguments: str) -> int:
-    """Return the peak memory of our command in bytes, as measured by the kernel."""
+    """Return the peak memory of the command in bytes, as measured by the kernel."""
     command = [sys.executable, "-m", "stream", "-q", *arguments]
     done = subprocess.run(
         [sys.executable, "-I", "-S", str(LAUNCHER), json.dumps([command])],
@@ -111,9 +111,9 @@ OPENED: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("compression", OPENED)
 def test_memory_of_a_large_base_image(store: Store, tmp_path: Path, compression: str) -> None:
-    """Without it a large base image could be unpacked in memory, and fail where that is scarce."""
+    """Without it a large base image could be unpacked in memory, and fail where memory is scarce."""
     path = tmp_path / "base"
-    noise = random.Random(1)  # enough of it that nobody takes the image for a bomb
+    noise = random.Random(1)  # enough that the image does not count as a decompression bomb
     layer = tarfile.TarInfo("file")
     layer.size = 2048 * MIB
     header = layer.tobuf()
@@ -223,7 +223,7 @@ def test_each_file_is_opened_once(store: Store, tmp_path: Path) -> None:
         store.file(f"one/d{number % 5}/file-{number}", os.urandom(3000))
     store.file("two", 2 * MIB)
     log = tmp_path / "strace"
-    # A log for each thread: in one for all, calls at the same time are cut in two lines.
+    # A log for each thread: in a shared one, concurrent calls are split into two lines.
     trace = ["strace", "-ff", "-e", "trace=open,openat,read,pread64", "-y", "-o", str(log)]
     conf = store.conf(["one"], ["two"])
     done = subprocess.run(

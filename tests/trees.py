@@ -1,6 +1,6 @@
-"""File trees as values: hypothesis strategies that describe them, and a builder.
+"""File trees as values: hypothesis strategies that generate them, and a builder.
 
-A description does not say where the tree will be, so that the same tree can be built in
+A description does not contain the tree's location, so that the same tree can be built in
 several places, orders and ways.
 """
 
@@ -47,7 +47,7 @@ Order = Callable[[Sequence[tuple[bytes, Node]]], Sequence[tuple[bytes, Node]]]
 
 
 def in_order(items: Sequence[tuple[bytes, Node]]) -> Sequence[tuple[bytes, Node]]:
-    """Return the items in the order in which they are described."""
+    """Return the items in their order in the description."""
     return items
 
 
@@ -133,7 +133,7 @@ targets = st.one_of(
 )
 
 files = st.builds(File, modes, sizes, st.integers(0, 3))
-twins = st.sampled_from([File(0o644, 700, 1), File(0o755, 0, 1)])  # met often: hard links
+twins = st.sampled_from([File(0o644, 700, 1), File(0o755, 0, 1)])  # often equal: hard links
 leaves = st.one_of(files, twins, st.builds(Link, targets))
 
 
@@ -149,9 +149,9 @@ directories = st.recursive(leaves, _directories, max_leaves=20).flatmap(
     lambda node: st.just(node) if isinstance(node, Directory) else _directories(st.just(node))
 )
 store_paths = st.one_of(directories, files, st.builds(Link, targets))
-"""A possible store path: usually a directory, but sometimes a file or a link."""
+"""A possible store path: usually a directory, sometimes a file or a link."""
 
-# JSON holds names of store paths, so they are text: no bytes that are not UTF-8.
+# JSON contains the names of store paths, so they are text, always valid UTF-8.
 store_names = st.one_of(
     st.text("abXY09+-._?= \n\xe9\U0001f600", max_size=40),
     st.text("ab-", min_size=60, max_size=200),

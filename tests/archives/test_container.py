@@ -1,4 +1,4 @@
-"""Containers: opened, scanned and closed, whatever is in them."""
+"""Containers: opening, scanning and closing, whatever they contain."""
 
 import io
 import os
@@ -23,7 +23,7 @@ KINDS = ["plain", "gzip", "zstd", "seekable", "directory"]
 
 
 def seekable(data: bytes) -> bytes:
-    """Seekable zstd of several frames."""
+    """Return `data` as seekable zstd of several frames."""
     file = io.BytesIO()
     with pyzstd.SeekableZstdFile(file, "w", max_frame_content_size=10_000) as seekable_file:
         seekable_file.write(data)
@@ -43,7 +43,7 @@ def container_at(path: Path, kind: str) -> Path:
 
 
 def size_of(content: ByteSource) -> int:
-    """Bytes of what is perused."""
+    """Return the size of the perused content."""
     return sum(map(len, pieces(content)))
 
 
@@ -55,7 +55,7 @@ def opened(tmp_path: Path) -> Callable[[str], Container[int]]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_containers_answer_alike(opened: Callable[[str], Container[int]], kind: str) -> None:
-    """A base image in one kind of archive would yield another image than in the next."""
+    """Without it the kind of archive a base image comes in could change the resulting image."""
     container = opened(kind)
     for name, content in MEMBERS:
         blob = container.find(name)
@@ -72,7 +72,7 @@ def test_all_containers_answer_alike(opened: Callable[[str], Container[int]], ki
 
 
 def test_nothing_is_read_before_a_scan() -> None:
-    """A container that cannot be made would leave its file open, or fail far from its cause."""
+    """Without it a container that fails to open could leave its file open, or fail far from its cause."""
     PlainTar(-1, "x")
     CompressedTar(-1, "x", "gzip")
     SequentialTar(Sequential(-1, "x"))
@@ -80,7 +80,7 @@ def test_nothing_is_read_before_a_scan() -> None:
 
 
 def test_perused_without_a_function(tmp_path: Path) -> None:
-    """Without it nothing would pass for the listing of a layer."""
+    """Without it an archive opened without a function could return nothing as a layer's listing."""
     path = tmp_path / "image.tar"
     path.write_bytes(Base(layers=[LAYER]).docker_archive())
     with (
@@ -101,7 +101,7 @@ BROKEN: dict[str, bytes] = {
 
 @pytest.mark.parametrize("case", [*BROKEN, "directory", "fifo"])
 def test_no_descriptor_is_left(tmp_path: Path, case: str) -> None:
-    """A program that looks at many archives would run out of descriptors at the broken ones."""
+    """Without it a program that opens many archives could run out of descriptors on the broken ones."""
     path = tmp_path / "archive"
     if case == "directory":
         path.mkdir()
@@ -118,7 +118,7 @@ def test_no_descriptor_is_left(tmp_path: Path, case: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_closing_leaves_no_descriptor(opened: Callable[[str], Container[int]], kind: str) -> None:
-    """A program that reads many archives would run out of descriptors."""
+    """Without it a program that reads many archives could run out of descriptors."""
     before = len(os.listdir("/proc/self/fd"))
     opened(kind).close()
     assert len(os.listdir("/proc/self/fd")) <= before

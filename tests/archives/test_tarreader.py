@@ -1,4 +1,4 @@
-"""Tars that others wrote, as they are read."""
+"""Reading tars written by other programs."""
 
 import io
 import math
@@ -30,7 +30,7 @@ numbers = st.one_of(st.integers(0, 0o7777777), st.integers(0, 1 << 33))
 
 @st.composite
 def infos(draw: st.DrawFn) -> tarfile.TarInfo:
-    """What a member may be."""
+    """A member of any kind."""
     info = tarfile.TarInfo(draw(names))
     info.type = draw(st.sampled_from(TYPES))
     info.mode = draw(st.integers(0, 0o7777))
@@ -47,7 +47,7 @@ def infos(draw: st.DrawFn) -> tarfile.TarInfo:
 
 
 def tar_of(members: list[tarfile.TarInfo], form: int) -> bytes | None:
-    """A tar as the standard library writes it, None if the format cannot hold them."""
+    """Return a tar written by the standard library, or None if the format cannot represent it."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=form) as tar:
         for info in members:
@@ -59,18 +59,18 @@ def tar_of(members: list[tarfile.TarInfo], form: int) -> bytes | None:
 
 
 def read(data: bytes) -> list[Member]:
-    """All members."""
+    """Return all members."""
     return list(read_members(StreamBytes(io.BytesIO(data), "x")))
 
 
 def encoded(text: str) -> bytes:
-    """As it stands in a tar."""
+    """Return the text as bytes in a tar."""
     return text.encode("utf-8", "surrogateescape")
 
 
 @given(members=st.lists(infos(), max_size=4), form=st.sampled_from(FORMATS))
 def test_as_the_standard_library_reads(members: list[tarfile.TarInfo], form: int) -> None:
-    """Whatever made a layer, its entries are what every other tool sees in them."""
+    """Whatever program wrote a layer, its entries are those that every other tool sees."""
     data = tar_of(members, form)
     if data is None:
         return
@@ -91,7 +91,7 @@ def test_as_the_standard_library_reads(members: list[tarfile.TarInfo], form: int
 
 
 def header(**fields: Any) -> bytearray:
-    """A header block, to be spoiled."""
+    """Return a header block, to be modified."""
     info = tarfile.TarInfo("name")
     for field, value in fields.items():
         setattr(info, field, value)
@@ -99,7 +99,7 @@ def header(**fields: Any) -> bytearray:
 
 
 def with_checksum(block: bytearray, *, signed: bool = False) -> bytes:
-    """The block with the checksum that it should have."""
+    """Return the block with a correct checksum."""
     block[148:156] = b" " * 8
     total = sum(byte - 256 if signed and byte > 127 else byte for byte in block)
     block[148:156] = b"%06o\0 " % total
@@ -107,7 +107,7 @@ def with_checksum(block: bytearray, *, signed: bool = False) -> bytes:
 
 
 def test_checksums() -> None:
-    """A damaged header is none; one that an old tool summed up its own way is."""
+    """A damaged header is rejected; the checksum variant of old tools is accepted."""
     block = header(name="n\xfc" * 20)
     for signed in (False, True):
         assert read(with_checksum(block, signed=signed) + bytes(1024))
@@ -135,7 +135,7 @@ def test_checksums() -> None:
     ],
 )
 def test_numbers(at: int, field: bytes, value: int | None) -> None:
-    """Every way of tools to write a number, and nothing that they would read as another one."""
+    """Every way in which tools write numbers is read; a field that tools disagree on is rejected."""
     block = header()
     block[at : at + 8] = field
     data = with_checksum(block) + bytes(1024)
@@ -157,7 +157,7 @@ def test_prefix_only_where_it_is_one() -> None:
 
 @pytest.mark.parametrize("value", [b"nan", b"inf", b"", b"x"])
 def test_times_that_are_none(value: bytes) -> None:
-    """What cannot be a time is not handed on as one."""
+    """A value that is not a time is rejected."""
     info = tarfile.TarInfo("name")
     info.pax_headers = {"mtime": value.decode()}
     with pytest.raises(ArchiveError, match="value that is not a number"):
@@ -165,7 +165,7 @@ def test_times_that_are_none(value: bytes) -> None:
 
 
 def test_times_in_parts_of_seconds() -> None:
-    """They are read as they are written."""
+    """Headers are read back as they were written."""
     info = tarfile.TarInfo("name")
     info.pax_headers = {"mtime": "-1.25"}
     (member,) = read(info.tobuf(tarfile.PAX_FORMAT) + bytes(1024))
@@ -174,10 +174,10 @@ def test_times_in_parts_of_seconds() -> None:
 
 @given(info=infos())
 def test_headers_as_the_standard_library_writes_them(info: tarfile.TarInfo) -> None:
-    """Entries that are handed on are those that every tool writes."""
+    """Entries passed on are those that every tool writes."""
     info.mtime = int(info.mtime)
     if info.uid > 0o7777777 and info.gid > 0o7777777:
-        info.gid = 0  # it writes their records in the order of a set
+        info.gid = 0  # tarfile writes their records in the order of a set
     info.name = info.name.rstrip("/") or "x"
     name = info.name + "/" * info.isdir()
     header = encode_header(
@@ -188,7 +188,7 @@ def test_headers_as_the_standard_library_writes_them(info: tarfile.TarInfo) -> N
     assert header == info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
-# These say something else of the member, and only some values of them can be.
+# Records that override fields of the member; only some of their values are valid.
 MEMBER_RECORDS = ("path", "linkpath", "size", "uid", "gid", "mtime")
 
 
@@ -202,7 +202,7 @@ MEMBER_RECORDS = ("path", "linkpath", "size", "uid", "gid", "mtime")
     )
 )
 def test_more_records(records: dict[str, bytes]) -> None:
-    """Extended attributes arrive with all of their bytes."""
+    """Extended attributes keep all of their bytes."""
     data = b"".join(encode_record(key.encode(), value) for key, value in records.items())
     (member,) = read(encode_header(b"x", 0o644, 0, 0, records=data))
     member.pax.pop("hdrcharset", None)
@@ -210,14 +210,14 @@ def test_more_records(records: dict[str, bytes]) -> None:
 
 
 def test_headers_that_cannot_be() -> None:
-    """What no header holds is an error, not another number."""
+    """A value that a header cannot hold is an error, not another number."""
     for fields in ({"device": (1 << 21, 0)}, {"uid": -1}, {"uid": 1 << 64}, {"uname": b"a\0b"}):
         with pytest.raises((ValueError, OverflowError)):
             encode_header(b"x", 0, 0, 0, typeflag=b"3", **fields)
 
 
 def pax(kind: bytes, records: dict[bytes, bytes]) -> bytes:
-    """An extended header with these records."""
+    """Return an extended header with these records."""
     data = b"".join(encode_record(key, value) for key, value in records.items())
     info = tarfile.TarInfo("pax")
     info.type, info.size = kind, len(data)
@@ -229,7 +229,7 @@ END = bytes(1024)
 
 
 def test_global_headers_cost_nothing_a_member() -> None:
-    """A copy of them for each member would make gigabytes of a tar of kilobytes."""
+    """A copy of them for each member would turn a tar of kilobytes into gigabytes."""
     header = pax(tarfile.XGLTYPE, {b"comment": b"c", b"uname": b"u"})
     first, second = read(header + FILE + FILE + END)
     assert first.pax is second.pax
@@ -237,7 +237,7 @@ def test_global_headers_cost_nothing_a_member() -> None:
 
 
 def test_global_headers_are_small() -> None:
-    """They count for every member: many, even without values, take all time and memory."""
+    """They apply to every member: many, even without values, would cost too much time and memory."""
     records = {b"key%d" % number: b"" for number in range(10_000)}
     with pytest.raises(ArchiveError, match="global headers are too large"):
         read(pax(tarfile.XGLTYPE, records) + FILE + END)
@@ -245,7 +245,7 @@ def test_global_headers_are_small() -> None:
 
 @pytest.mark.parametrize("key", [b"path", b"linkpath"])
 def test_names_longer_than_any_path(key: bytes) -> None:
-    """No system can make them, and each takes time and memory by its many parents."""
+    """No system can create them, and each costs time and memory for its many parents."""
     with pytest.raises(ArchiveError, match="a/…: a name of 4097 bytes"):
         read(pax(tarfile.XHDTYPE, {key: b"a/" * 2048 + b"a"}) + FILE + END)
     assert read(pax(tarfile.XHDTYPE, {key: b"a/" * 2048}) + FILE + END)
@@ -254,13 +254,13 @@ def test_names_longer_than_any_path(key: bytes) -> None:
 @pytest.mark.parametrize("key", [b"size", b"uid", b"gid"])
 @pytest.mark.parametrize("value", [b"1_0", b" 10", b"10 ", b"+-1", b""])
 def test_numbers_that_python_alone_reads(key: bytes, value: bytes) -> None:
-    """What Docker refuses would be called sound, or be read as another archive."""
+    """Without it an archive that Docker rejects could pass for sound, or be read differently."""
     with pytest.raises(ArchiveError, match="not a number"):
         read(pax(tarfile.XHDTYPE, {key: value}) + FILE + END)
 
 
 def test_single_block_of_zeros() -> None:
-    """Who goes on behind it sees other members than who stops there; Docker refuses it."""
+    """A reader that continues after it sees other members than one that stops; Docker rejects it."""
     with pytest.raises(ArchiveError, match="continues after a block of zeros"):
         read(FILE + bytes(512) + FILE + END)
     assert len(read(FILE + bytes(512))) == 1

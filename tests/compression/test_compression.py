@@ -1,4 +1,4 @@
-"""Compression of the output: what other programs make of it, and how it is cut short."""
+"""Compression of the output: what other programs read from it, and how it is truncated."""
 
 import errno
 import gzip
@@ -33,7 +33,7 @@ PATIENCE = 20.0
 
 
 def data(size: int) -> bytes:
-    """Bytes that compress about as programs do; the same each time."""
+    """Return bytes that compress about as well as programs do; always the same."""
     chance = random.Random(size)
     words = [chance.randbytes(chance.randrange(3, 40)) for _ in range(3000)]
     out = bytearray()
@@ -42,18 +42,18 @@ def data(size: int) -> bytes:
     return bytes(out[:size])
 
 
-LARGE = data(20 * MIB + 12345)  # several zstd jobs, frames, members; the last not full
+LARGE = data(20 * MIB + 12345)  # several zstd jobs, frames and members; the last one not full
 
 
 def write(fd: int, content: bytes) -> None:
-    """All of it, in pieces as an image comes."""
+    """Write all data, in pieces like an image's."""
     view = memoryview(content)
     while view:
         view = view[os.write(fd, view[:70_000]) :]
 
 
 def compress(tmp_path: Path, text: str, content: bytes, threads: int | None = None) -> bytes:
-    """The compressed form, by way of a file."""
+    """Return the compressed data, written through a file."""
     path = tmp_path / "compressed"
     with (
         path.open("wb") as file,
@@ -64,7 +64,7 @@ def compress(tmp_path: Path, text: str, content: bytes, threads: int | None = No
 
 
 def by_program(*command: str) -> Callable[[bytes], bytes]:
-    """A decoder that is another program."""
+    """Return a decoder that runs another program."""
 
     def decode(content: bytes) -> bytes:
         if not shutil.which(command[0]):
@@ -78,7 +78,7 @@ def by_program(*command: str) -> Callable[[bytes], bytes]:
 
 
 def by_zstandard(content: bytes) -> bytes:
-    """All frames; the first that is not whole is an error."""
+    """Return all frames. Raises an error at the first that is incomplete."""
     out, left = b"", content
     while left:
         if left[:4] == struct.pack("<I", 0x184D2A5E):
@@ -116,14 +116,14 @@ READERS = [
 def test_others_read_it(
     tmp_path: Path, codec: str, decode: Callable[[bytes], bytes], size: int
 ) -> None:
-    """Without it a stream could be readable by nothing but ourselves, or lose its end."""
+    """Without it only we might be able to read a stream, or its end could be lost."""
     content = LARGE[:size]
     assert decode(compress(tmp_path, codec, content)) == content
 
 
 @pytest.mark.parametrize("codec", ["gzip:1", "gzip:12", "zstd:1", "zstd:9", "zstd-seekable:9"])
 def test_levels(tmp_path: Path, codec: str) -> None:
-    """Without it a level could be accepted and mean nothing."""
+    """Without it a level could be accepted and ignored."""
     content = LARGE[: 5 * MIB]
     name = codec.partition(":")[0]
     made = compress(tmp_path, codec, content)
@@ -133,14 +133,14 @@ def test_levels(tmp_path: Path, codec: str) -> None:
 
 @pytest.mark.parametrize("codec", [*CODECS, "zstd:1", "zstd:9"])
 def test_threads_do_not_show(tmp_path: Path, codec: str) -> None:
-    """Without it the same image would have another checksum on another machine."""
+    """Without it the same image could have another checksum on another machine."""
     one, *others = (compress(tmp_path, codec, LARGE, threads) for threads in (1, 2, 4, 64, None))
     assert others == [one] * len(others)
 
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_pieces_do_not_show(tmp_path: Path, codec: str) -> None:
-    """Without it the bytes would depend on how fast the image comes."""
+    """Without it the bytes could depend on how fast the image arrives."""
     content = LARGE[: 3 * MIB]
 
     def drip(fd: int) -> None:
@@ -165,13 +165,13 @@ def test_store_is_raw_blocks(tmp_path: Path) -> None:
 
 
 def test_gzip_header_names_nobody(tmp_path: Path) -> None:
-    """Without it a time or a file name would be in the image."""
+    """Without it a time or a file name could be in the image."""
     made = compress(tmp_path, "gzip", b"content")
     assert made[:8] == b"\x1f\x8b\x08\0\0\0\0\0"
 
 
 def test_seekable_is_read_by_position(tmp_path: Path) -> None:
-    """Without it a base image in zstd-seekable would have to be read from its beginning."""
+    """Without it a zstd-seekable base image could need reading from its beginning."""
     made = compress(tmp_path, "zstd-seekable", LARGE)
     with pyzstd.SeekableZstdFile(io.BytesIO(made)) as file:
         assert file.seek(0, os.SEEK_END) == len(LARGE)
@@ -203,7 +203,7 @@ def test_failure_cuts_the_stream(tmp_path: Path, codec: str, size: int) -> None:
 
 
 def _wait_until_still(path: Path) -> None:
-    """All that could be written is written."""
+    """Wait until the file stops growing."""
     size = -1
     while size != (size := path.stat().st_size):
         time.sleep(0.3)
@@ -211,7 +211,7 @@ def _wait_until_still(path: Path) -> None:
 
 @pytest.mark.parametrize("name", CODECS)
 def test_every_cut_is_seen(name: str) -> None:
-    """Without it a stream cut between two members or frames would look whole."""
+    """Without it a stream truncated between two members or frames could look complete."""
 
     def blocks(size: int) -> Iterator[memoryview]:
         for start in range(0, len(LARGE), size):
@@ -230,7 +230,7 @@ def test_every_cut_is_seen(name: str) -> None:
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_reader_closes_early(codec: str) -> None:
-    """Without it a consumer that fails would leave us compressing for nobody, or hanging."""
+    """Without it compression could continue, or hang, after its consumer has failed."""
     read_end, write_end = os.pipe()
     os.close(read_end)
     with (  # noqa: PT012
@@ -245,7 +245,7 @@ def test_reader_closes_early(codec: str) -> None:
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("size", [10, len(LARGE)])
 def test_full_disk(codec: str, size: int) -> None:
-    """Without it a full disk would be told as a reader that has gone, or not at all."""
+    """Without it a full disk could be reported as a closed reader, or not at all."""
     with open("/dev/full", "wb", buffering=0) as full:  # noqa: SIM117
         with pytest.raises(OutputError, match="No space left") as caught:
             with opened_compressor(full.fileno(), parse_compression(codec)) as fd:
@@ -256,7 +256,7 @@ def test_full_disk(codec: str, size: int) -> None:
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_non_blocking_output(codec: str, tmp_path: Path) -> None:
-    """Without it a pipe that another program made non-blocking would end the image."""
+    """Without it a pipe that another program made non-blocking could end the image."""
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
     received: list[bytes] = []
@@ -278,12 +278,12 @@ def test_non_blocking_output(codec: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_failure_does_not_wait_for_a_stalled_reader(codec: str) -> None:
-    """Without it Ctrl-C would do nothing while the consumer hangs."""
+    """Without it Ctrl-C could be ignored while the consumer hangs."""
     read_end, write_end = os.pipe()
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012, SIM117
         with opened_compressor(write_end, parse_compression(codec)) as fd:
-            write(fd, LARGE[: 900 * 1024])  # the pipe takes it, whoever reads
+            write(fd, LARGE[: 900 * 1024])  # fits into the pipe without a reader
             time.sleep(0.1)
             raise KeyboardInterrupt
     assert time.monotonic() - start < 1
@@ -292,7 +292,7 @@ def test_failure_does_not_wait_for_a_stalled_reader(codec: str) -> None:
 
 
 def test_encoder_fails() -> None:
-    """Without it memory that runs out in a thread would pass for a reader that has gone."""
+    """Without it an out-of-memory error in a thread could be reported as a closed reader."""
 
     def failing(blocks: Callable[[int], Iterator[memoryview]]) -> Iterator[list[bytes]]:
         for _ in blocks(1024):
@@ -311,7 +311,7 @@ def test_encoder_fails() -> None:
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_nothing_is_left_behind(tmp_path: Path, codec: str) -> None:
-    """Without it a program that streams many images would run out of descriptors or threads."""
+    """Without it a program that streams many images could run out of descriptors or threads."""
     compress(tmp_path, codec, LARGE[:MIB])
     threads, descriptors = threading.active_count(), len(os.listdir("/proc/self/fd"))
     for _ in range(3):
@@ -324,7 +324,7 @@ def test_nothing_is_left_behind(tmp_path: Path, codec: str) -> None:
 
 
 def test_none_is_the_descriptor_itself() -> None:
-    """Without it an image that nobody wants compressed would be copied once more."""
+    """Without it an uncompressed image could be copied once more."""
     threads = threading.active_count()
     with opened_compressor(1, Compression()) as fd:
         assert fd == 1
@@ -333,7 +333,7 @@ def test_none_is_the_descriptor_itself() -> None:
 
 @pytest.mark.parametrize("codec", ["gzip", "zstd-seekable", "store"])
 def test_memory_is_bounded(codec: str) -> None:
-    """Without it a slow disk would collect the image in memory."""
+    """Without it the image could pile up in memory when the disk is slow."""
     read_end, write_end = os.pipe()
 
     def slowly() -> None:
@@ -353,7 +353,7 @@ def test_memory_is_bounded(codec: str) -> None:
         os.close(write_end)
         reader.join()
         os.close(read_end)
-    assert peak < 40 * MIB  # twice as many frames as threads, in and out
+    assert peak < 40 * MIB  # twice as many frames as threads, as input and output
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_memory_is_bounded(codec: str) -> None:
     ],
 )
 def test_parse(text: str, expected: Compression) -> None:
-    """Without it levels and defaults could change unseen."""
+    """Without it levels and defaults could change unnoticed."""
     assert parse_compression(text) == expected
 
 
@@ -393,7 +393,7 @@ def test_parse(text: str, expected: Compression) -> None:
     ],
 )
 def test_parse_refuses(text: str, said: str) -> None:
-    """Without it a mistyped level would be found out late, or compress otherwise than meant."""
+    """Without it a mistyped level could be reported late, or select another one."""
     with pytest.raises(UsageError, match=said):
         parse_compression(text)
 
@@ -414,13 +414,13 @@ def test_parse_refuses(text: str, said: str) -> None:
     ],
 )
 def test_for_name(path: str, codec: str) -> None:
-    """Without it image.tar.zst would hold a plain tar."""
+    """Without it image.tar.zst could contain a plain tar."""
     assert compression_of_name(path) == parse_compression(codec)
 
 
 @pytest.mark.parametrize("path", ["image.tar.xz", "image.TBZ2", "a.b/image.tar.lz4"])
 def test_for_name_of_another_compression(path: str) -> None:
-    """A name that promises what we do not write is not given to a plain tar."""
+    """A file name with an unsupported extension is refused, not used for a plain tar."""
     with pytest.raises(UsageError, match="is not supported"):
         compression_of_name(path)
 
@@ -430,14 +430,14 @@ def test_for_name_of_another_compression(path: str) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """A store with one path."""
+    """Return a store with one path."""
     store = Store.below(tmp_path)
     store.file("one/file", LARGE[: 3 * MIB])
     return store
 
 
 def command(*args: str | Path) -> subprocess.CompletedProcess[bytes]:
-    """A run of the command."""
+    """Run the command."""
     return subprocess.run(
         [*COMMAND, "-q", *map(str, args)], capture_output=True, check=False, timeout=60
     )
@@ -445,7 +445,7 @@ def command(*args: str | Path) -> subprocess.CompletedProcess[bytes]:
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_command(store: Store, codec: str) -> None:
-    """Without it --compress could be accepted and do nothing, or change the image."""
+    """Without it --compress could be accepted and ignored, or change the image."""
     conf = store.conf(["one"])
     done = command(conf, "--compress", codec, "--threads", "2")
     assert (done.returncode, done.stderr) == (0, b"")
@@ -454,7 +454,7 @@ def test_command(store: Store, codec: str) -> None:
 
 
 def test_output_name_chooses(store: Store, tmp_path: Path) -> None:
-    """Without it -o image.tar.gz would be no gzip, or --compress could not overrule it."""
+    """Without it -o image.tar.gz might not be gzip, or --compress not override it."""
     conf = store.conf(["one"])
     plain = command(conf).stdout
     assert command(conf, "-o", tmp_path / "image.tar.gz").returncode == 0
@@ -469,7 +469,7 @@ def test_output_name_chooses(store: Store, tmp_path: Path) -> None:
     "args", [["--compress", "lzma"], ["--compress", "gzip:99"], ["--threads", "0"], ["--threads", "x"]]
 )  # fmt: skip
 def test_usage_errors(store: Store, args: list[str]) -> None:
-    """Without it a mistyped option would be found out after the image."""
+    """Without it a mistyped option could be reported only after the image."""
     done = command(store.conf(["one"]), *args)
     assert (done.returncode, done.stdout) == (2, b"")
     assert args[0] in done.stderr.decode()
@@ -478,12 +478,12 @@ def test_usage_errors(store: Store, args: list[str]) -> None:
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_signal_while_the_pipe_is_full(store: Store, codec: str, signum: signal.Signals) -> None:
-    """Without it a program whose reader hangs could only be killed."""
+    """Without it a program whose reader hangs could be stopped only by SIGKILL."""
     store.path("one/file").write_bytes(random.Random(1).randbytes(BALLAST))
     with Run(store.conf(["one"]), "--progress", "none", "--compress", codec) as run:
         run.read(MIB)
         run.stall()
-        time.sleep(0.2)  # the threads have filled what they can
+        time.sleep(0.2)  # the threads have filled all buffers
         outcome, seconds = run.stopped_by(signum)
     assert (outcome.status, outcome.stderr) == (128 + signum, "")
     assert seconds < 1
@@ -491,7 +491,7 @@ def test_signal_while_the_pipe_is_full(store: Store, codec: str, signum: signal.
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_signal_while_the_end_is_stalled(store: Store, codec: str) -> None:
-    """Without it a reader that hangs at the very end could not be left by Ctrl-C."""
+    """Without it Ctrl-C could be ignored while a reader hangs at the very end."""
     store.path("one/file").write_bytes(random.Random(1).randbytes(1600 * 1024))
     conf = store.conf(["one"])
     with Run(conf, "--progress", "none", "--compress", codec) as run:
@@ -506,7 +506,7 @@ def test_signal_while_the_end_is_stalled(store: Store, codec: str) -> None:
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_failed_source(store: Store, tmp_path: Path, codec: str) -> None:
-    """Without it an image that failed half-way would decompress without a complaint."""
+    """Without it an image that failed half-way could decompress without an error."""
     store.path("one/file").write_bytes(random.Random(1).randbytes(BALLAST))
     os.mkfifo(store.path("fifo"))
     conf = store.conf(["one"], ["fifo"])
@@ -524,7 +524,7 @@ def test_failed_source(store: Store, tmp_path: Path, codec: str) -> None:
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_reader_of_the_command_closes(store: Store, codec: str) -> None:
-    """Without it `| head -c 1` would show an error, or hang."""
+    """Without it `| head -c 1` could print an error, or hang."""
     store.path("one/file").write_bytes(random.Random(1).randbytes(BALLAST))
     with Run(store.conf(["one"]), "--progress", "none", "--compress", codec) as run:
         run.read(MIB)
@@ -534,7 +534,7 @@ def test_reader_of_the_command_closes(store: Store, codec: str) -> None:
 
 
 def test_command_to_a_full_disk(store: Store) -> None:
-    """Without it -o onto a full disk would blame a reader."""
+    """Without it -o to a full disk could be reported as a closed reader."""
     for codec in CODECS:
         done = command(store.conf(["one"]), "--compress", codec, "-o", "/dev/full")
         assert done.returncode == 1
@@ -542,7 +542,7 @@ def test_command_to_a_full_disk(store: Store) -> None:
 
 
 def test_worker_that_cannot_begin() -> None:
-    """Without memory for a compressor there is an error, not a wait for its results."""
+    """If memory for a compressor runs out, an error is raised; nothing waits for its results."""
 
     def worker() -> Callable[[int], int]:
         raise MemoryError
@@ -552,7 +552,7 @@ def test_worker_that_cannot_begin() -> None:
 
 
 def test_fewer_threads_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system gives no more threads, those that run do the work."""
+    """If the system allows no more threads, those that run do the work."""
     start = threading.Thread.start
     started: list[threading.Thread] = []
 
@@ -568,7 +568,7 @@ def test_fewer_threads_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_compressor_without_memory(tmp_path: Path) -> None:
-    """Who asks for more than there is hears what takes less."""
+    """An out-of-memory error suggests options that need less memory."""
     store = Store.below(tmp_path)
     store.file("large", 4 << 20)
     command = [
