@@ -1,4 +1,4 @@
-"""The command line: statuses, streams that are closed or terminals, names of options."""
+"""The command line: exit statuses, closed streams, terminals, and names of options."""
 
 import os
 import re
@@ -60,7 +60,7 @@ def test_conf_errors(tmp_path: Path) -> None:
 
 
 def test_conf_error_with_line_breaks_is_one_line(store: Store) -> None:
-    """Without it a path could forge a line of the log, or move the cursor of a terminal."""
+    """Without it a path could forge a line of the log, or move a terminal's cursor."""
     done = _run(store.conf(["one\nfake: all is well\x1b[2J"]))
     assert done.returncode == 2
     assert done.stderr.count(b"\n") == 1
@@ -68,14 +68,14 @@ def test_conf_error_with_line_breaks_is_one_line(store: Store) -> None:
 
 
 def test_help_tells_of_every_command() -> None:
-    """What is not told there is found by nobody who has not the documentation."""
+    """Without it the help could omit a verb or an option, which few would then find."""
     text = _run("--help").stdout.decode()
     found = set(re.findall(r"^  (\w+)  +\w", text.partition("Verbs")[2], re.MULTILINE))
     assert found == verbs.names()
 
 
 def test_version_and_help() -> None:
-    """Without it nobody could say which version went wrong, nor learn the options."""
+    """Without it a bug report could lack the version, or a user the options."""
     done = _run("--version")
     assert done.returncode == 0
     assert done.stdout.decode() == f"stream-image {stream.__version__}\n"
@@ -87,7 +87,7 @@ def test_version_and_help() -> None:
 
 @pytest.mark.parametrize("spelling", ["-t", "--repo-tag", "--repo_tag"])
 def test_repo_tag(store: Store, spelling: str) -> None:
-    """Without it a conf could not be given another tag, in the words of old scripts or of ours."""
+    """Without it a conf's tag could not be replaced, by the old spelling of the option or the new one."""
     done = _run(store.conf(["one"]), spelling, "other:2")
     assert done.returncode == 0
     assert b'"RepoTags":["other:2"]' in done.stdout
@@ -96,7 +96,7 @@ def test_repo_tag(store: Store, spelling: str) -> None:
 
 
 def test_conf_from_standard_input(store: Store) -> None:
-    """Without it a conf would have to be a file."""
+    """Without it a conf could only be read from a file."""
     conf = store.conf(["one"])
     assert _run("-", stdin=conf.read_bytes()).stdout == _run(conf).stdout
     bad = _run("-", stdin=b"{")
@@ -105,7 +105,7 @@ def test_conf_from_standard_input(store: Store) -> None:
 
 
 def test_console_script_is_the_module(store: Store) -> None:
-    """Without it the two ways to start could drift apart."""
+    """Without it the two ways to start the program could differ."""
     script = Path(sys.executable).with_name("stream-image")
     if not script.exists():
         pytest.skip("the package is not installed beside this Python")
@@ -119,7 +119,7 @@ def test_console_script_is_the_module(store: Store) -> None:
 
 
 def test_terminal_is_refused(store: Store) -> None:
-    """Without it a forgotten pipe would fill the screen with a tar."""
+    """Without it a forgotten pipe could fill the screen with a tar."""
     master, terminal = os.openpty()
     conf = store.conf(["one"])
     cases: list[list[str | Path]] = [[conf], [conf, "-o", "-"], [conf, "-o", "/dev/stdout"]]
@@ -138,7 +138,7 @@ def test_terminal_is_refused(store: Store) -> None:
 
 
 def _shell(script: str, *args: str | Path) -> subprocess.CompletedProcess[bytes]:
-    """A script in which "$@" is the command."""
+    """Return a script in which "$@" is the command."""
     return subprocess.run(
         ["sh", "-c", script, "sh", *COMMAND, *map(str, args)],
         capture_output=True, check=False, timeout=30,
@@ -146,7 +146,7 @@ def _shell(script: str, *args: str | Path) -> subprocess.CompletedProcess[bytes]
 
 
 def test_standard_output_closed(store: Store) -> None:
-    """Without it the image could go into the first file opened, or count as written."""
+    """Without it the image could go to the first file opened, or an unwritten image count as written."""
     done = _shell('"$@" >&-', store.conf(["one"]))
     assert done.returncode == 1
     assert done.stderr == b"stream-image: standard output is closed\n"
@@ -155,7 +155,7 @@ def test_standard_output_closed(store: Store) -> None:
 @pytest.mark.parametrize("mode", ["auto", "plain", "json", "none", "bar"])
 @pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full", "<&-"])
 def test_standard_error_that_takes_nothing(store: Store, mode: str, closed: str) -> None:
-    """Without it an image would fail because nobody wants to hear of it."""
+    """Without it an image could fail because its messages cannot be printed."""
     conf = store.conf(["one"])
     done = _shell(f'"$@" {closed}', conf, "--progress", mode)
     assert done.returncode == 0, done.stderr
@@ -163,7 +163,7 @@ def test_standard_error_that_takes_nothing(store: Store, mode: str, closed: str)
 
 
 def test_all_standard_streams_closed(store: Store, tmp_path: Path) -> None:
-    """Without it a message could be written into the image, opened in a stream's place."""
+    """Without it a message could be written into an image whose file took the place of a closed stream."""
     conf = store.conf(["one"])
     target = tmp_path / "image.tar"
     done = _shell('"$@" <&- >&- 2>&-', conf, "-o", target)
@@ -172,12 +172,12 @@ def test_all_standard_streams_closed(store: Store, tmp_path: Path) -> None:
 
 
 def test_error_with_standard_error_closed() -> None:
-    """Without it the status of a failure would depend on who listens."""
+    """Without it the exit status of a failure could depend on who reads its message."""
     assert _shell('"$@" 2>&-', "no.json").returncode == 2
 
 
 def test_only_debug_shows_a_traceback(store: Store) -> None:
-    """Without it users would read our source, or developers could not."""
+    """Without it users could see a traceback, or developers not get one."""
     os.mkfifo(store.path("one/fifo"))
     conf = store.conf(["one"])
     assert b"Traceback" not in _run(conf).stderr
@@ -187,7 +187,7 @@ def test_only_debug_shows_a_traceback(store: Store) -> None:
 
 
 def test_interrupt_while_starting(store: Store) -> None:
-    """Without it Ctrl-C in the first tenth of a second would show a traceback."""
+    """Without it Ctrl-C in the first tenth of a second could show a traceback."""
     conf = store.conf(["one"])
     for delay in [0.0, 0.02, 0.04, 0.06, 0.08, 0.1]:
         with subprocess.Popen(
@@ -198,7 +198,7 @@ def test_interrupt_while_starting(store: Store) -> None:
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGINT)
             _, said = process.communicate(timeout=30)
-        # Python's own start is Python's, until our first lines have run.
+        # Until our first lines run, the start belongs to Python.
         package = os.path.dirname(stream.__file__)
         shown = set(re.findall(rf'File "{re.escape(package)}/([^"]*)"', said.decode()))
         assert shown <= {"__init__.py", "__main__.py"}
@@ -213,7 +213,7 @@ def test_archive_on_standard_output_alone(store: Store) -> None:
 
 
 def _said(*arguments: str) -> str:
-    """What is said of a command line that is refused."""
+    """Return the message for a command line that is rejected."""
     done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -222,7 +222,7 @@ def _said(*arguments: str) -> str:
 
 
 def test_verb_with_a_slip() -> None:
-    """Who mistypes a verb is not told of a file that nobody has."""
+    """A mistyped verb is reported as such, not as a missing file."""
     said = _said("inpsect", "x.tar")
     assert said.endswith("did you mean 'stream-image inspect'? Try 'stream-image --help'.\n")
     assert "unrecognized" in _said("conf.json", "x.tar")
@@ -230,5 +230,5 @@ def test_verb_with_a_slip() -> None:
 
 @pytest.mark.parametrize("verb", ["inspect", "tarsum", "verify"])
 def test_no_promise_of_progress(verb: str) -> None:
-    """An option that does nothing would keep people waiting for a bar."""
+    """An option without effect is rejected: nobody should wait for a progress bar that never appears."""
     assert "--progress" in _said(verb, "--progress", "bar", *(["x"] if verb != "tarsum" else []))

@@ -1,4 +1,4 @@
-"""`-o`: a file that appears whole, or something else that is written to as it is."""
+"""`-o`: a file that appears when it is complete, or a special file that is written to directly."""
 
 import os
 import stat
@@ -17,7 +17,7 @@ from stream.errors import NixError, OutputError, SourceError, StreamImageError
 
 @pytest.fixture
 def conf(tmp_path: Path) -> Path:
-    """A conf of one small layer."""
+    """Return a conf of one small layer."""
     store = Store.below(tmp_path)
     store.file("one", b"content")
     return store.conf(["one"])
@@ -34,7 +34,7 @@ def _streamed(conf: Path) -> bytes:
 
 
 def test_new_file(conf: Path, tmp_path: Path) -> None:
-    """Without it -o and standard output could differ, or a file have the mode of a secret."""
+    """Without it -o and standard output could differ, or the file have the mode of a temporary one."""
     target = tmp_path / "image.tar"
     assert _run(conf, "-o", target, umask=0o027).returncode == 0
     assert target.read_bytes() == _streamed(conf)
@@ -42,7 +42,7 @@ def test_new_file(conf: Path, tmp_path: Path) -> None:
 
 
 def test_existing_file_is_replaced(conf: Path, tmp_path: Path) -> None:
-    """Without it who has the older file open would see it change under their hands."""
+    """Without it a program that has the older file open could see it change."""
     target = tmp_path / "image.tar"
     target.write_bytes(b"older")
     with target.open("rb") as older:
@@ -53,7 +53,7 @@ def test_existing_file_is_replaced(conf: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("existing", [True, False])
 def test_link_is_kept(conf: Path, tmp_path: Path, existing: bool) -> None:  # noqa: FBT001
-    """Without it a link to where images belong would become a file."""
+    """Without it a symlink at the output path could be replaced by a file."""
     target = tmp_path / "elsewhere" / "image.tar"
     target.parent.mkdir()
     if existing:
@@ -66,7 +66,7 @@ def test_link_is_kept(conf: Path, tmp_path: Path, existing: bool) -> None:  # no
 
 
 def test_fifo(conf: Path, tmp_path: Path) -> None:
-    """Without it `-o FIFO` would put a file in the FIFO's place, and its reader wait."""
+    """Without it `-o FIFO` could replace the FIFO by a file, and its reader wait for ever."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     received: list[bytes] = []
@@ -80,12 +80,12 @@ def test_fifo(conf: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["/dev/stdout", "/proc/self/fd/1", "-"])
 def test_names_of_standard_output(conf: Path, name: str) -> None:
-    """Without it `-o /dev/stdout | docker load` would load nothing."""
+    """Without it `-o /dev/stdout | docker load` could load nothing."""
     assert _run(conf, "-o", name, stdout=subprocess.PIPE).stdout == _streamed(conf)
 
 
 def test_standard_output_without_a_name(conf: Path, tmp_path: Path) -> None:
-    """Without it -o /dev/stdout into a file that is deleted would write a file "(deleted)"."""
+    """Without it -o /dev/stdout into a deleted file could create a file named "… (deleted)"."""
     path = tmp_path / "deleted"
     before = leftovers(tmp_path)
     with path.open("w+b") as file:
@@ -100,7 +100,7 @@ def test_standard_output_without_a_name(conf: Path, tmp_path: Path) -> None:
     "name", ["", ".", "no-such/image.tar", "file/image.tar", "new/", "loop", "/dev/fd/9999999999"]
 )
 def test_impossible_targets(conf: Path, tmp_path: Path, name: str) -> None:
-    """Without it a target that cannot be would be found out after the last byte, or a directory's
+    """Without it an impossible target could be reported only after the last byte, or a directory's
     name become a file's.
     """
     (tmp_path / "file").touch()
@@ -109,7 +109,7 @@ def test_impossible_targets(conf: Path, tmp_path: Path, name: str) -> None:
     done = _run(conf, "-o", name, "--progress", "plain", cwd=tmp_path)
     assert done.returncode in (1, 2)
     said = done.stderr.decode()
-    assert said.startswith("stream-image: "), said  # and no layer was written before
+    assert said.startswith("stream-image: "), said  # and no layer has been written before
     assert said.count("\n") == 1
     assert "internal error" not in said
     assert "Errno" not in said
@@ -118,13 +118,13 @@ def test_impossible_targets(conf: Path, tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["a" * 255, "€" * 85, os.fsdecode(b"\xff" * 255)])
 def test_longest_names(conf: Path, tmp_path: Path, name: str) -> None:
-    """Without it a name that fits its directory would not fit with what we add to it."""
+    """Without it a name of maximal length could become too long with our suffix."""
     assert _run(conf, "-o", tmp_path / name).returncode == 0
     assert (tmp_path / name).is_file()
 
 
 def test_failure_leaves_nothing(conf: Path, tmp_path: Path) -> None:
-    """Without it each failed run would leave its part behind."""
+    """Without it each failed run could leave its partial file behind."""
     os.mkfifo(tmp_path / "store" / "fifo")
     conf = Store(directory=tmp_path / "store").conf(["one"], ["fifo"])
     before = leftovers(tmp_path)
@@ -136,14 +136,14 @@ def test_failure_leaves_nothing(conf: Path, tmp_path: Path) -> None:
     "failure", [SourceError(b"/store/fifo", "a FIFO"), NixError("nix-store", "no daemon")]
 )
 def test_failure_says_why(tmp_path: Path, failure: StreamImageError) -> None:
-    """Without it the file would be blamed for what was to go into it."""
+    """Without it an error in the input could be reported as one of the output file."""
     with pytest.raises(type(failure)) as error, output_file(str(tmp_path / "image.tar")):
         raise failure
     assert error.value is failure
 
 
 def test_target_that_cannot_be_replaced(tmp_path: Path) -> None:
-    """A mount point, another's file in a sticky directory: known only at the end, still no bug."""
+    """A mount point, or another user's file in a sticky directory: found only at the end, still an error."""
     path = tmp_path / "image.tar"
     with pytest.raises(OutputError, match=r"image\.tar: cannot be written"), output_file(str(path)):
         path.mkdir()
@@ -151,7 +151,7 @@ def test_target_that_cannot_be_replaced(tmp_path: Path) -> None:
 
 
 def test_current_directory_that_is_gone(conf: Path, tmp_path: Path) -> None:
-    """A relative name leads nowhere then, which is no bug of ours."""
+    """A relative path in a deleted working directory is an error, not a bug."""
     (tmp_path / "gone").mkdir()
     done = subprocess.run(
         ["sh", "-c", 'rmdir "$PWD" && exec "$@"', "sh", *COMMAND, str(conf), "-o", "image.tar"],
@@ -163,7 +163,7 @@ def test_current_directory_that_is_gone(conf: Path, tmp_path: Path) -> None:
 
 
 def test_signal_as_the_file_comes_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal between the making of the file and the first line after it leaves no part behind."""
+    """A signal between the creation of the file and the next line leaves no partial file behind."""
     opened = os.open
 
     def interrupted(path: str, flags: int, mode: int = 0o777) -> int:

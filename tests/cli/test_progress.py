@@ -1,4 +1,4 @@
-"""What is said on standard error while an image is written."""
+"""Progress and messages on standard error while an image is written."""
 
 import json
 import os
@@ -17,7 +17,7 @@ SUMMARY = r"test:1 sha256:[0-9a-f]{64}: 3 layers, \d.* in \d+\.\d s \(.*/s\)"
 
 @pytest.fixture
 def conf(tmp_path: Path) -> Path:
-    """A conf of three layers, the last with two store paths."""
+    """Return a conf of three layers, the last with two store paths."""
     store = Store.below(tmp_path)
     for name in ["a", "b", "c", "d"]:
         store.file(name, 3 * MIB)
@@ -34,7 +34,7 @@ def _said(*args: str | Path) -> list[str]:
 
 @pytest.mark.parametrize("mode", ["auto", "plain"])
 def test_plain(conf: Path, mode: str) -> None:
-    """Without it a log would have nothing of a long run, or the thousand lines of a bar."""
+    """Without it a log could show nothing of a long run, or thousands of lines of a bar."""
     *layers, summary = _said(conf, "--progress", mode)
     assert len(layers) == 3
     for number, line in enumerate(layers, 1):
@@ -44,26 +44,26 @@ def test_plain(conf: Path, mode: str) -> None:
 
 
 def test_none(conf: Path) -> None:
-    """Without it `none` would say more than the summary."""
+    """Without it `none` could print more than the summary."""
     (summary,) = _said(conf, "--progress", "none")
     assert re.fullmatch(SUMMARY, summary)
 
 
 @pytest.mark.parametrize("mode", ["auto", "bar", "plain", "none"])
 def test_quiet(conf: Path, mode: str) -> None:
-    """Without it cron would send a mail for each image."""
+    """Without it cron could send a mail for each image."""
     assert _said(conf, "-q", "--progress", mode) == []
 
 
 def test_quiet_still_warns(tmp_path: Path) -> None:
-    """Without it -q would hide what is wrong."""
+    """Without it -q could hide errors."""
     store = Store.below(tmp_path)
     (line,) = _said(store.conf(no_such_key=1), "-q")
     assert line.startswith("stream-image: warning: ")
 
 
 def test_json(conf: Path) -> None:
-    """Without it programs that watch a run would stop understanding it."""
+    """Without it programs that monitor a run could no longer parse its events."""
     events = [json.loads(line) for line in _said(conf, "--progress", "json")]
     assert [event["event"] for event in events[:2]] == ["start", "layer-start"]
     assert events[0].keys() == {"event", "seconds", "layers"}
@@ -83,7 +83,7 @@ def test_json(conf: Path) -> None:
 
 
 def test_manifest_of_an_oci_archive(conf: Path, tmp_path: Path) -> None:
-    """Without it the digest to pull the image by would have to be dug out of the archive."""
+    """Without it the digest for pulling the image would have to be extracted from the archive."""
     out = tmp_path / "out.tar"
     arguments = ("--format", "oci-archive", "-o", out)
     done = json.loads(_said(conf, *arguments, "--progress", "json")[-1])
@@ -95,7 +95,7 @@ def test_manifest_of_an_oci_archive(conf: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["ConfError", "SourceError"])
 def test_json_error(tmp_path: Path, kind: str) -> None:
-    """Without it a program would have to guess from a status what went wrong."""
+    """Without it a program would have to infer the error from the exit status."""
     store = Store.below(tmp_path)
     os.mkfifo(store.path("fifo"))
     conf = store.conf(["fifo"]) if kind == "SourceError" else tmp_path / "none.json"
@@ -108,7 +108,7 @@ def test_json_error(tmp_path: Path, kind: str) -> None:
 
 
 def test_no_bar_in_a_log(conf: Path) -> None:
-    """Without it `--progress bar` in a log would write escapes, or an empty line."""
+    """Without it `--progress bar` in a log could write escape sequences, or an empty line."""
     lines = _said(conf, "--progress", "bar")
     assert "\x1b" not in "".join(lines)
     assert re.fullmatch(SUMMARY, lines[-1])
@@ -116,7 +116,7 @@ def test_no_bar_in_a_log(conf: Path) -> None:
 
 
 def _on_terminal(*args: str | Path, term: str = "xterm", slow: bool = True) -> tuple[int, str]:
-    """Run with a terminal as standard error; its status and what the terminal got."""
+    """Run with a terminal as standard error. Return the status and the output to the terminal."""
     master, terminal = pty.openpty()
     process = subprocess.Popen(
         [*COMMAND, *map(str, args)], stdout=subprocess.PIPE, stderr=terminal,
@@ -132,7 +132,7 @@ def _on_terminal(*args: str | Path, term: str = "xterm", slow: bool = True) -> t
     while True:
         try:
             data = os.read(master, 1 << 16)
-        except OSError:  # how Linux says that the other end is closed
+        except OSError:  # how Linux reports that the other end is closed
             break
         if not data:
             break
@@ -144,20 +144,20 @@ def _on_terminal(*args: str | Path, term: str = "xterm", slow: bool = True) -> t
 
 @pytest.mark.parametrize("mode", ["auto", "bar"])
 def test_bar_on_a_terminal(conf: Path, mode: str) -> None:
-    """Without it a person would not see where a long run is, or have it on the screen for ever."""
+    """Without it the position in a long run could stay unknown, or the bar remain on the screen."""
     status, shown = _on_terminal(conf, "--progress", mode)
     assert status == 0
     assert re.search(r"layer \d/3", shown)
-    assert re.search(r"\d+(\.\d+)?/\d+(\.\d+)? .?B", shown)  # bytes of how many
+    assert re.search(r"\d+(\.\d+)?/\d+(\.\d+)? .?B", shown)  # bytes written and total
     assert "/s" in shown
-    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") > 0  # the cursor is back
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") > 0  # the cursor is visible again
     assert "Traceback" not in shown
     last = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.strip()))[-1]
     assert re.fullmatch(SUMMARY, last)
 
 
 def test_bar_ends_before_an_error(tmp_path: Path) -> None:
-    """Without it the cursor would stay hidden, or the error stand in the middle of the bar."""
+    """Without it the cursor could stay hidden, or the error appear in the middle of the bar."""
     store = Store.below(tmp_path)
     store.file("one", 4 * MIB)
     os.mkfifo(store.path("fifo"))
@@ -169,7 +169,7 @@ def test_bar_ends_before_an_error(tmp_path: Path) -> None:
 
 
 def test_no_bar_on_a_terminal_if_not_asked(conf: Path) -> None:
-    """Without it `plain` and `-q` would not do what they say on a terminal."""
+    """Without it `plain` and `-q` could behave differently on a terminal."""
     for options in [["--progress", "plain"], ["-q"]]:
         status, shown = _on_terminal(conf, *options, slow=False)
         assert status == 0

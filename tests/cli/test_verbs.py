@@ -1,4 +1,4 @@
-"""Verbs: each module of `stream.cli.verbs` is one, and nothing else has to know it."""
+"""Verbs: each module of `stream.cli.verbs` is one, and nothing else lists them."""
 
 import argparse
 import inspect
@@ -20,7 +20,7 @@ NAMES = sorted({*verbs.names(), verbs.MAIN_JOB})
 
 
 def test_names() -> None:
-    """Without it a verb could be lost, or the main job and what is no module be taken for verbs."""
+    """Without it a verb could be lost, or the main job or another file be taken for a verb."""
     assert verbs.names() >= {
         "explain", "export", "inspect", "merge", "plan", "tarsum", "verify", "wrap",
     }  # fmt: skip
@@ -29,7 +29,7 @@ def test_names() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_interface(name: str) -> None:
-    """Without it a module that lacks something would fail in front of a user."""
+    """Without it an incomplete module could fail only when a user runs it."""
     module = verbs.load(name)
     assert isinstance(module, types.ModuleType)
     assert isinstance(module, verbs.Verb)
@@ -48,10 +48,10 @@ def test_interface(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_help(name: str) -> None:
-    """Without it the help of a verb could be broken lines, or say nothing of what it is for."""
+    """Without it the help of a verb could have broken lines, or not state its purpose."""
     module = verbs.load(name)
     assert module.SUMMARY.isprintable()
-    assert 0 < len(module.SUMMARY) <= 68  # the list of verbs indents it by 12
+    assert 0 < len(module.SUMMARY) <= 68  # the list of verbs is indented by 12
     text = main_parser(None if name == verbs.MAIN_JOB else name).format_help()
     assert module.DESCRIPTION in text
     assert module.EPILOG in text
@@ -76,7 +76,7 @@ def run(args, reporter):
 
 
 def test_a_new_verb_is_one_new_file(tmp_path: Path) -> None:
-    """Without it a verb would be added in one place and forgotten in another."""
+    """Without it a verb could be added in one place and forgotten in another."""
     package = tmp_path / "stream"
     shutil.copytree(stream.__path__[0], package, ignore=shutil.ignore_patterns("__pycache__"))
     (package / "cli" / "verbs" / "greet.py").write_text(GREET, "utf-8")

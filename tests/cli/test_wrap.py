@@ -1,4 +1,4 @@
-"""`stream-image wrap`: executables that stream an image wherever they are started."""
+"""`stream-image wrap`: executables that stream an image from wherever they are started."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from stream.cli.installation import Installation
 from stream.schema.reading import EMBEDDED, MAX_CONF
 
 PACKAGE = Path(stream.__file__).parent
-# Where the package is, and what it needs.
+# The directories of the package and of its dependencies.
 SITES = list(dict.fromkeys([PACKAGE.parent, Path(orjson.__file__).parent.parent]))
 SHELLS = [
     [path, *options]
@@ -41,7 +41,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def conf(tmp_path: Path) -> Path:
-    """A conf of one small layer."""
+    """Return a conf of one small layer."""
     store = Store.below(tmp_path)
     store.file("one", b"content")
     return store.conf(["one"])
@@ -49,14 +49,14 @@ def conf(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=MODES, ids=["named", "embedded"])
 def options(request: pytest.FixtureRequest) -> Sequence[str]:
-    """The two kinds of executables."""
+    """Return one of the two kinds of executables."""
     chosen: Sequence[str] = request.param
     return chosen
 
 
 @pytest.fixture
 def open_place() -> Iterator[Path]:
-    """A directory that all users can read."""
+    """Return a directory that all users can read."""
     with tempfile.TemporaryDirectory(prefix="wrap") as name:
         os.chmod(name, 0o755)
         yield Path(name)
@@ -77,7 +77,7 @@ def _wrap(
 
 
 def _wrapped(conf: Path, *options: str | Path, directory: Path | None = None) -> Path:
-    """The executable of `conf`."""
+    """Return the executable of `conf`."""
     target = (directory or conf.parent) / "stream-hello"
     done = _wrap(conf, "-o", target, *options)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
@@ -85,7 +85,7 @@ def _wrapped(conf: Path, *options: str | Path, directory: Path | None = None) ->
 
 
 def _streamed(conf: Path, *options: str) -> bytes:
-    """What `stream-image` makes of the conf itself."""
+    """Return the archive that `stream-image` makes from the conf itself."""
     done = _run(*COMMAND, "-q", *options, conf)
     assert (done.returncode, done.stderr) == (0, b"")
     return bytes(done.stdout)
@@ -100,7 +100,7 @@ def _assert_streams(
 
 
 def _interpreter(directory: Path) -> Path:
-    """A virtual environment of its own with this package; its interpreter."""
+    """Return the interpreter of a separate virtual environment with this package."""
     venv.create(directory, symlinks=True)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     (directory / "lib" / version / "site-packages" / "ours.pth").write_text(
@@ -109,12 +109,12 @@ def _interpreter(directory: Path) -> Path:
     return directory / "bin" / "python"
 
 
-# ---- the surroundings
+# ---- the environment
 
 
 @pytest.fixture
 def traps(tmp_path: Path) -> Path:
-    """Modules and programs that fail whoever takes them for the real ones."""
+    """Make modules and programs that fail when they are found in place of the real ones."""
     directory = tmp_path / "traps"
     directory.mkdir()
     for name in ("stream", "json", "orjson", "argparse", "sitecustomize", "usercustomize"):
@@ -130,7 +130,7 @@ def traps(tmp_path: Path) -> Path:
 def test_surroundings(
     conf: Path, options: Sequence[str], traps: Path, shell: Sequence[str], kind: str
 ) -> None:
-    """Without it the image would depend on who starts the executable, and where."""
+    """Without it the image could depend on who starts the executable, and where."""
     program = _wrapped(conf, *options)
     expected = _streamed(conf)
     environment: Mapping[str, str] = {}
@@ -155,7 +155,7 @@ def test_surroundings(
 
 
 def test_working_directory_is_gone(conf: Path, options: Sequence[str], tmp_path: Path) -> None:
-    """Without it a build that cleans up after itself could not stream. dash tells of it."""
+    """Without it an executable could fail in a working directory that was removed; dash reports that."""
     program = _wrapped(conf, *options)
     gone = tmp_path / "gone"
     gone.mkdir()
@@ -177,11 +177,11 @@ def test_working_directory_is_gone(conf: Path, options: Sequence[str], tmp_path:
     ),
 )
 def test_any_bytes_in_paths(names: Sequence[bytes], arguments: Sequence[bytes]) -> None:
-    """Without it a quote or a byte that is no character would be the shell's, and run."""
+    """Without it a quote or an undecodable byte in a path could be interpreted by the shell, and run."""
     with tempfile.TemporaryDirectory() as directory:
         here = os.fsencode(directory)
         python, package = (b"%s/%d%s" % (here, n, name) for n, name in enumerate(names))
-        # Says what it was given, in the place of an interpreter.
+        # Takes the place of an interpreter, and prints its arguments.
         with open(python, "wb") as file:
             file.write(b"#!/bin/sh\nprintf '%s\\0' \"$@\"\n")
         os.chmod(python, 0o755)
@@ -203,8 +203,8 @@ def test_any_bytes_in_paths(names: Sequence[bytes], arguments: Sequence[bytes]) 
 
 
 def test_odd_paths(tmp_path: Path, options: Sequence[str]) -> None:
-    """Without it no interpreter, conf or executable could be where spaces, or more than
-    127 bytes, are in the name.
+    """Without it interpreter, conf and executable could not have spaces, or more than 127 bytes,
+    in their paths.
     """
     odd = tmp_path / ODD
     odd.mkdir()
@@ -228,7 +228,7 @@ def test_odd_paths(tmp_path: Path, options: Sequence[str]) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_another_user(open_place: Path, options: Sequence[str]) -> None:
-    """Without it what root has made only root could run."""
+    """Without it an executable made by root could be unusable for other users."""
     store = Store.below(open_place)
     store.file("one", b"content")
     conf = store.conf(["one"])
@@ -249,7 +249,7 @@ def test_another_user(open_place: Path, options: Sequence[str]) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_installation_is_closed(open_place: Path, conf: Path) -> None:
-    """Without it who must not use an installation would hear that there is none."""
+    """Without it an installation without access permission could be reported as missing."""
     python = _interpreter(open_place / "venv")
     program = open_place / "stream-hello"
     done = _wrap(conf, "-o", program, command=(str(python), "-m", "stream"))
@@ -266,7 +266,7 @@ def test_installation_is_closed(open_place: Path, conf: Path) -> None:
 def test_installation_is_gone(
     tmp_path: Path, conf: Path, options: Sequence[str], gone: str
 ) -> None:
-    """Without it "not found" would be said of a file that is there, the executable."""
+    """Without it "not found" could be reported of the executable, which exists, instead of the interpreter."""
     odd = tmp_path / "it's\x1b[2J gone"
     shutil.copytree(PACKAGE, odd / "lib" / "stream")
     python = _interpreter(odd / "venv")
@@ -291,7 +291,7 @@ def test_installation_is_gone(
 
 
 def test_package_by_environment(tmp_path: Path, conf: Path, options: Sequence[str]) -> None:
-    """Without it the executable of a package that PYTHONPATH names would run another one."""
+    """Without it the executable of a package in PYTHONPATH could run another one."""
     shutil.copytree(PACKAGE, tmp_path / "lib" / "stream")
     face = tmp_path / "lib" / "stream" / "__init__.py"
     face.write_text(face.read_text("utf-8").replace(stream.__version__, "7.7.7"), "utf-8")
@@ -304,7 +304,7 @@ def test_package_by_environment(tmp_path: Path, conf: Path, options: Sequence[st
 
 
 def test_package_by_a_script(tmp_path: Path, conf: Path, traps: Path) -> None:
-    """Without it what nixpkgs installs, a script that names each package, would not wrap."""
+    """Without it an installation by nixpkgs, whose script lists each package, could not be wrapped."""
     script = traps / "stream-image"
     (traps / "orjson.py").unlink()
     for name in ("json", "argparse", "stream"):
@@ -318,13 +318,13 @@ def test_package_by_a_script(tmp_path: Path, conf: Path, traps: Path) -> None:
     program = tmp_path / "stream-hello"
     done = _wrap(conf, "-o", program, command=(bare, str(script)))
     assert (done.returncode, done.stderr) == (0, b"")
-    # The script's directory is no place for modules of ours.
+    # The script's directory is not a place for modules of ours.
     assert os.fsencode(traps) not in program.read_bytes()
     _assert_streams([program], _streamed(conf), env={})
 
 
 def test_interpreter_that_cannot_be_named(conf: Path, tmp_path: Path) -> None:
-    """Without it an interpreter inside another program would yield what cannot start."""
+    """Without it an interpreter embedded in another program could give an executable that cannot start."""
     for executable in ("", "/nonexistent/python", "/bin/false"):
         code = f"import sys; sys.executable = {executable!r}; from stream.cli.main import main; sys.exit(main())"
         command = (sys.executable, "-c", code)
@@ -348,12 +348,12 @@ def test_interpreter_that_cannot_be_named(conf: Path, tmp_path: Path) -> None:
     ],
 )
 def test_flags_are_passed_on(conf: Path, options: Sequence[str], flags: Sequence[str]) -> None:
-    """Without it those who come from streamLayeredImage would lose `--repo_tag`."""
+    """Without it users of streamLayeredImage would lose `--repo_tag`."""
     _assert_streams([_wrapped(conf, *options)], _streamed(conf, *flags), *flags)
 
 
 def test_output_and_progress(conf: Path, options: Sequence[str], tmp_path: Path) -> None:
-    """Without it `-o` would be where the conf is, not where the caller is."""
+    """Without it `-o` could be relative to the conf instead of to the working directory."""
     program = _wrapped(conf, *options)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -365,14 +365,14 @@ def test_output_and_progress(conf: Path, options: Sequence[str], tmp_path: Path)
 
 @pytest.mark.parametrize("word", ["inspect", "other.json", "--no-such-flag", "-"])
 def test_what_is_no_flag(conf: Path, options: Sequence[str], word: str) -> None:
-    """Without it another conf, or a verb, would be streamed or run in the place of its own."""
+    """Without it an argument could select another conf or a verb in place of the executable's own conf."""
     done = _run(_wrapped(conf, *options), word)
     assert (done.returncode, done.stdout) == (2, b"")
     assert f"unrecognized arguments: {word}" in done.stderr.decode()
 
 
 def test_tag_of_its_own(conf: Path, options: Sequence[str]) -> None:
-    """Without it a conf without a tag could not be wrapped, or its tag not be changed."""
+    """Without it a conf without a tag could not be wrapped, or its tag not be replaced."""
     expected, other = _streamed(conf, "-t", "own:1"), _streamed(conf, "-t", "other:1")
     document = json.loads(conf.read_text("utf-8"))
     del document["repo_tag"]
@@ -383,7 +383,7 @@ def test_tag_of_its_own(conf: Path, options: Sequence[str]) -> None:
 
 
 def test_standard_input_is_left_alone(conf: Path, options: Sequence[str], tmp_path: Path) -> None:
-    """Without it an executable in a loop over lines would eat them."""
+    """Without it an executable in a loop over lines could consume them."""
     lines = tmp_path / "lines"
     lines.write_bytes(b"one\ntwo\n")
     program = _wrapped(conf, *options)
@@ -397,7 +397,7 @@ def test_standard_input_is_left_alone(conf: Path, options: Sequence[str], tmp_pa
 
 @pytest.mark.parametrize("source", ["file", "standard input", "FIFO"])
 def test_embedded_conf_needs_no_file(conf: Path, tmp_path: Path, source: str) -> None:
-    """Without it the one file would be two."""
+    """Without it an embedding executable could still depend on the conf's file."""
     expected = _streamed(conf)
     program = tmp_path / "stream-hello"
     data = conf.read_bytes()
@@ -416,7 +416,7 @@ def test_embedded_conf_needs_no_file(conf: Path, tmp_path: Path, source: str) ->
         done = _wrap(conf, "--embed", "-o", program)
         conf.unlink()
     assert (done.returncode, done.stderr) == (0, b"")
-    moved = tmp_path / "-t"  # a name that looks like a flag
+    moved = tmp_path / "-t"  # a name that looks like an option
     program.rename(moved)
     _assert_streams([moved], expected, cwd="/", env={})
     _assert_streams(["./-t"], expected, cwd=tmp_path)
@@ -427,7 +427,7 @@ def test_embedded_conf_needs_no_file(conf: Path, tmp_path: Path, source: str) ->
 
 
 def test_executable_is_a_conf(conf: Path, tmp_path: Path) -> None:
-    """Without it nobody could ask what is in one, or whether an image is what it yields."""
+    """Without it an executable could not be inspected, or used to verify an image."""
     expected = _streamed(conf)
     (tmp_path / "image.tar").write_bytes(expected)
     program = _wrapped(conf, "--embed", "-t", "own:1")
@@ -448,7 +448,7 @@ def test_executable_is_a_conf(conf: Path, tmp_path: Path) -> None:
 
 
 def test_executable_without_a_conf_is_none(conf: Path) -> None:
-    """Without it the one that names a conf would be said to be JSON with a fault."""
+    """Without it an executable that refers to a conf could be reported as invalid JSON."""
     program = _wrapped(conf)
     for command in ([], ["inspect"], ["wrap", "-o", "-"]):
         done = _run(*COMMAND, *command, program)
@@ -459,7 +459,7 @@ def test_executable_without_a_conf_is_none(conf: Path) -> None:
 
 
 def test_large_conf(conf: Path) -> None:
-    """Without it an embedded conf could be no longer than an argument, or end where its
+    """Without it an embedded conf could be limited to the length of an argument, or end where its
     text looks like the script's.
     """
     document = json.loads(conf.read_text("utf-8"))
@@ -474,7 +474,7 @@ def test_large_conf(conf: Path) -> None:
 
 
 def test_too_large_to_embed(conf: Path, tmp_path: Path) -> None:
-    """Without it a conf at the limit would be wrapped into what is over it."""
+    """Without it wrapping a conf at the size limit could exceed it."""
     os.truncate(conf, 0)
     with conf.open("wb") as file:
         file.write(b'{"repo_tag": "x:1"}' + b" " * MAX_CONF)
@@ -488,8 +488,8 @@ def test_too_large_to_embed(conf: Path, tmp_path: Path) -> None:
 
 
 def test_links_to_the_conf_are_kept(conf: Path, tmp_path: Path) -> None:
-    """Without it /run/current-system/… in an executable would be what it once was, or a
-    name with `..` another file.
+    """Without it a symlink such as /run/current-system/… could be resolved when wrapping, or a path
+    with `..` lead to another file.
     """
     (tmp_path / "systems" / "one").mkdir(parents=True)
     (tmp_path / "current").symlink_to("systems/one")
@@ -511,7 +511,7 @@ def test_links_to_the_conf_are_kept(conf: Path, tmp_path: Path) -> None:
 
 
 def test_wrong_conf_yields_nothing(conf: Path, options: Sequence[str], tmp_path: Path) -> None:
-    """Without it the fault would come to light where the image is wanted, or what worked be lost."""
+    """Without it an invalid conf could be found only when the image is needed, or the old executable be lost."""
     program = _wrapped(conf, *options)
     before = program.read_bytes()
     document = json.loads(conf.read_text("utf-8"))
@@ -528,7 +528,7 @@ def test_wrong_conf_yields_nothing(conf: Path, options: Sequence[str], tmp_path:
 
 
 def test_relative_paths_in_the_conf(conf: Path, options: Sequence[str], tmp_path: Path) -> None:
-    """Without it another working directory would give another base image, or none."""
+    """Without it another working directory could give another base image, or none."""
     (tmp_path / "base.tar").write_bytes(_streamed(conf))
     layer = tmp_path / "top"
     layer.mkdir()
@@ -547,7 +547,7 @@ def test_relative_paths_in_the_conf(conf: Path, options: Sequence[str], tmp_path
 
 
 def test_conf_that_has_no_lasting_path(conf: Path, tmp_path: Path) -> None:
-    """Without it the executable would look for its conf where nothing stays."""
+    """Without it an executable could refer to a conf in a place that does not last."""
     for source in ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"):
         with conf.open("rb") as stdin:
             done = _wrap(source, "-o", tmp_path / "x", stdin=stdin)
@@ -568,7 +568,7 @@ def test_conf_that_has_no_lasting_path(conf: Path, tmp_path: Path) -> None:
 
 
 def test_same_bytes(conf: Path, options: Sequence[str], traps: Path) -> None:
-    """Without it the executable's own hash would change from build to build."""
+    """Without it the executable's own hash could change from build to build."""
     expected = _wrapped(conf, *options).read_bytes()
     for name, cwd in ((conf, "/"), ("conf.json", conf.parent), ("../conf.json", traps)):
         command = (sys.executable, "-P", "-m", "stream")
@@ -579,7 +579,7 @@ def test_same_bytes(conf: Path, options: Sequence[str], traps: Path) -> None:
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o755), (0o077, 0o700), (0o027, 0o750)])
 def test_mode(conf: Path, umask: int, mode: int) -> None:
-    """Without it the executable would be none, or one for those who must not have it."""
+    """Without it the file could lack execute permission, or have it for users who must not run it."""
     target = conf.parent / "stream-hello"
     target.write_bytes(b"older")
     assert _wrap(conf, "-o", target, umask=umask).returncode == 0
@@ -587,14 +587,14 @@ def test_mode(conf: Path, umask: int, mode: int) -> None:
 
 
 def test_output_is_asked_for(conf: Path) -> None:
-    """Without it an executable would be shown, or end in a file that nobody can execute."""
+    """Without it a script could be printed to a terminal, or redirected into a file that is not executable."""
     done = _wrap(conf)
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"-o/--output" in done.stderr
 
 
 def test_output_fails(conf: Path) -> None:
-    """Without it a full disk would look like an executable."""
+    """Without it a truncated script on a full disk could pass for a valid one."""
     done = _wrap(conf, "-o", "/dev/full")
     assert (done.returncode, done.stderr) == (
         1, b"stream-image: /dev/full cannot be written: No space left on device\n",
@@ -612,7 +612,7 @@ def test_output_fails(conf: Path) -> None:
 
 @pytest.fixture
 def large(tmp_path: Path) -> Path:
-    """A conf of more than a pipe takes."""
+    """Return a conf larger than the buffer of a pipe."""
     store = Store.below(tmp_path)
     store.file("large", BALLAST)
     return store.conf(["large"])
@@ -620,7 +620,7 @@ def large(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals(large: Path, options: Sequence[str], signum: signal.Signals) -> None:
-    """Without it a signal would end a shell and leave who streams behind it."""
+    """Without it a signal could end a shell and leave its child streaming."""
     program = _wrapped(large, *options)
     with Run("-q", command=[str(program)]) as run:
         run.read(MIB)
@@ -633,7 +633,7 @@ def test_signals(large: Path, options: Sequence[str], signum: signal.Signals) ->
 
 
 def test_closed_pipe(large: Path, options: Sequence[str]) -> None:
-    """Without it a consumer that had enough would be said to be a fault of the executable."""
+    """Without it a consumer that closes its end could be reported as a failure of the executable."""
     program = _wrapped(large, *options)
     with Run("-q", command=[str(program)]) as run:
         run.read(MIB)
@@ -643,7 +643,7 @@ def test_closed_pipe(large: Path, options: Sequence[str]) -> None:
 
 
 def test_faults_are_those_of_the_conf(conf: Path, options: Sequence[str], tmp_path: Path) -> None:
-    """Without it nobody would know which file the fault is in, or a script that it failed."""
+    """Without it an error could not name its file, or a script not learn of it."""
     program = _wrapped(conf, *options)
     gone = tmp_path / "store" / "one"
     gone.unlink()
@@ -657,14 +657,14 @@ def test_faults_are_those_of_the_conf(conf: Path, options: Sequence[str], tmp_pa
 
 
 def _wrapped_again(program: Path, gone: Path) -> bytes:
-    """What the executable streams when the store path is there again."""
+    """Return the output of the executable once the store path is there again."""
     gone.write_bytes(b"content")
     return bytes(_run(program, "-q").stdout)
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_standard_streams(conf: Path, options: Sequence[str], closed: str) -> None:
-    """Without it the shell's own files could take the place of streams that are closed."""
+    """Without it the shell's own files could take the place of closed streams."""
     program = _wrapped(conf, *options)
     ended = [
         _run("sh", "-c", f'"$@" {closed}', "-", *argv, "-q")

@@ -1,1 +1,1 @@
-"""Real consumers of images, each run from a cold store in namespaces of its own."""
+"""Real consumers of images, each with a cold store in its own namespaces."""

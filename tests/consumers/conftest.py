@@ -1,4 +1,4 @@
-"""Fixtures: one per consumer, each with a cold store in namespaces of its own, and the image that they load."""
+"""Fixtures: one per consumer, each with a cold store in its own namespaces, and the image that they load."""
 
 import subprocess
 from collections.abc import Iterator
@@ -31,63 +31,63 @@ def isolation(tmp_path: Path) -> Iterator[Isolation]:
 
 @pytest.fixture
 def docker(isolation: Isolation) -> Docker:
-    """Start a dockerd that has seen nothing."""
+    """Start a dockerd with a cold store."""
     require(Docker.programs)
     return Docker(isolation)
 
 
 @pytest.fixture
 def containerd(isolation: Isolation) -> Containerd:
-    """Start a containerd that has seen nothing."""
+    """Start a containerd with a cold store."""
     require(Containerd.programs)
     return Containerd(isolation)
 
 
 @pytest.fixture
 def podman(isolation: Isolation) -> Podman:
-    """Give a podman that has seen nothing."""
+    """Return a podman with a cold store."""
     require(Podman.programs)
     return Podman(isolation)
 
 
 @pytest.fixture
 def buildah(isolation: Isolation) -> Buildah:
-    """Give a buildah that has seen nothing."""
+    """Return a buildah with a cold store."""
     require(Buildah.programs)
     return Buildah(isolation)
 
 
 @pytest.fixture
 def skopeo(isolation: Isolation) -> Skopeo:
-    """Give a skopeo that has seen nothing."""
+    """Return a skopeo with a cold store."""
     require(Skopeo.programs)
     return Skopeo(isolation)
 
 
 @pytest.fixture
 def oci_podman(isolation: Isolation) -> OciPodman:
-    """Give a podman that has seen nothing, for OCI archives."""
+    """Return a podman with a cold store, for OCI archives."""
     require(OciPodman.programs)
     return OciPodman(isolation)
 
 
 @pytest.fixture
 def oci_buildah(isolation: Isolation) -> OciBuildah:
-    """Give a buildah that has seen nothing, for OCI archives."""
+    """Return a buildah with a cold store, for OCI archives."""
     require(OciBuildah.programs)
     return OciBuildah(isolation)
 
 
 @pytest.fixture
 def oci_skopeo(isolation: Isolation) -> OciSkopeo:
-    """Give a skopeo that has seen nothing, for OCI archives."""
+    """Return a skopeo with a cold store, for OCI archives."""
     require(OciSkopeo.programs)
     return OciSkopeo(isolation)
 
 
 @pytest.fixture
 def umoci(isolation: Isolation) -> Umoci:
-    """Give an umoci with an empty layout."""
+    """Return an umoci with an empty layout."""
     require(Umoci.programs)
     return Umoci(isolation)
 
@@ -101,14 +101,14 @@ def registry(isolation: Isolation) -> Registry:
 
 @pytest.fixture
 def nix(tmp_path: Path) -> Nix:
-    """Give a Nix with an empty store."""
+    """Return a Nix with an empty store."""
     require(PROGRAMS)
     return Nix.below(tmp_path / "nix")
 
 
 @pytest.fixture(params=["docker", "podman", "containerd", "buildah"])
 def runner(request: pytest.FixtureRequest) -> Runner:
-    """Take each consumer that loads a docker-archive and runs it."""
+    """Return each consumer that loads a docker-archive and runs it."""
     chosen = request.getfixturevalue(request.param)
     assert isinstance(chosen, Runner)
     return chosen
@@ -116,7 +116,7 @@ def runner(request: pytest.FixtureRequest) -> Runner:
 
 @pytest.fixture(params=["docker", "podman", "containerd", "buildah", "skopeo"])
 def consumer(request: pytest.FixtureRequest) -> Consumer:
-    """Take each consumer that loads a docker-archive."""
+    """Return each consumer that loads a docker-archive."""
     chosen = request.getfixturevalue(request.param)
     assert isinstance(chosen, Consumer)
     return chosen
@@ -124,7 +124,7 @@ def consumer(request: pytest.FixtureRequest) -> Consumer:
 
 @pytest.fixture(scope="session")
 def image(tmp_path_factory: pytest.TempPathFactory) -> BuiltImage:
-    """Build the image, once: nobody writes to it."""
+    """Build the image once, since no test changes it."""
     require(["gcc"])
     try:
         return build_image(tmp_path_factory.mktemp("image"))
@@ -134,7 +134,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> BuiltImage:
 
 @pytest.fixture(scope="session")
 def archive(image: BuiltImage, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Keep what our command writes, as a file to look into and to damage."""
+    """Return the archive that our command writes, as a file to inspect and to damage."""
     path = tmp_path_factory.mktemp("archive") / "image.tar"
     with path.open("wb") as output:
         subprocess.run(image.producer, stdout=output, check=True)
@@ -143,7 +143,7 @@ def archive(image: BuiltImage, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def oci_archive(image: BuiltImage, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Keep the OCI archive that our command writes, as a file."""
+    """Return the OCI archive that our command writes, as a file."""
     path = tmp_path_factory.mktemp("oci-archive") / "image.tar"
     with path.open("wb") as output:
         subprocess.run(image.oci_producer, stdout=output, check=True)
@@ -152,5 +152,5 @@ def oci_archive(image: BuiltImage, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def expected_id(archive: Path) -> str:
-    """Compute the image ID from the archive's own bytes."""
+    """Return the image ID computed from the archive's own bytes."""
     return image_id(archive)

@@ -1,7 +1,7 @@
-"""What all consumers have in common: an image comes in by a pipe, is listed, and perhaps runs.
+"""The interface of all consumers: they load an image from a pipe, list it, and may run it.
 
-A consumer is made with a cold store, because a store that has seen an image before hides faults of the next one:
-it skips layers that it believes it has. It must not know how the archive that it loads is made.
+A consumer starts with a cold store: one that has held an image before hides faults of the next, because it skips
+layers that it believes it has. Must not know how the archive that it loads is made.
 """
 
 import subprocess
@@ -17,18 +17,18 @@ from .pipe import Ended, Stage, run_pipe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """The consumer accepted what came: the images that it holds now, and how the producer, if any, ended."""
+    """The consumer accepted the archive: the images that it now holds, and the exit of the producer, if any."""
 
     images: Mapping[str, str]
-    """Image IDs (`sha256:` in front) by reference."""
+    """Image IDs (beginning with `sha256:`) by reference."""
     producer: Ended | None
 
 
 class LoadError(Exception):
-    """The consumer refused what came."""
+    """The consumer refused the archive."""
 
     def __init__(self, consumer: Ended, producer: Ended | None) -> None:
-        """Keep what both ends said. A regular file has no producer."""
+        """Keep the messages of both ends. A regular file has no producer."""
         super().__init__(
             f"{' '.join(consumer.argv)} ended with {consumer.status}: {consumer.stderr}"
         )
@@ -37,24 +37,24 @@ class LoadError(Exception):
 
 
 class Consumer(ABC):
-    """One tool with its own cold store, in the namespaces of one test."""
+    """A tool with a cold store, in the namespaces of one test."""
 
     programs: ClassVar[Sequence[str]]
-    """What must be installed."""
+    """The programs that must be installed."""
     filters: ClassVar[Sequence[Sequence[str]]] = ()
-    """Commands between the producer and this consumer, for those that cannot read a plain pipe."""
+    """Commands between the producer and this consumer, for consumers that cannot read a plain pipe."""
 
     def __init__(self, isolation: Isolation) -> None:
-        """Start from nothing."""
+        """Start with an empty store."""
         self.isolation = isolation
         self.environment: dict[str, str] = {}
 
     def load(self, producer: Sequence[str]) -> Loaded:
-        """Load what the producer writes to its standard output."""
+        """Load the archive that the producer writes to its standard output."""
         return self._load(Stage(argv=producer), *(Stage(argv=argv) for argv in self.filters))
 
     def load_unfiltered(self, producer: Sequence[str]) -> Loaded:
-        """Load what the producer writes, with nothing in between."""
+        """Load the archive that the producer writes, with no command in between."""
         return self._load(Stage(argv=producer))
 
     def load_file(self, archive: Path) -> Loaded:
@@ -62,7 +62,7 @@ class Consumer(ABC):
         return self._load(source=archive)
 
     def image_id(self, tag: str) -> str | None:
-        """Return the ID under which the image is held, or None where no usable image has that tag."""
+        """Return the ID under which the image is held, or None if no usable image has that tag."""
         return self.images().get(self.reference(tag))
 
     def reference(self, tag: str) -> str:
@@ -82,7 +82,7 @@ class Consumer(ABC):
         return self.isolation.run(argv, self.environment)
 
     def output(self, *argv: str) -> str:
-        """Return the standard output of a command of this consumer, which has to succeed."""
+        """Return the standard output of a command of this consumer, which must succeed."""
         ended = self.command(*argv)
         assert ended.returncode == 0, (
             f"{' '.join(argv)} ended with {ended.returncode}: {ended.stderr}"
@@ -103,10 +103,10 @@ class Runner(Consumer):
 
     @abstractmethod
     def run(self, tag: str, *argv: str) -> subprocess.CompletedProcess[str]:
-        """Run a container, with the image's own command unless another one is given."""
+        """Run a container with the image's own command, unless another one is given."""
 
 
 def pairs(listing: str) -> dict[str, str]:
-    """Read lines of an image ID and a reference."""
+    """Parse lines of an image ID and a reference."""
     split = (line.split(maxsplit=1) for line in listing.splitlines())
     return {reference: image_id for image_id, reference in split}

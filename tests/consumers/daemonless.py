@@ -9,8 +9,8 @@ from typing import ClassVar, Final
 from .consumer import Consumer, Runner, pairs
 from .isolation import Isolation
 
-# Skopeo and buildah open their input twice, which a plain pipe does not survive. What is compressed they copy to a file
-# first; but Debian's builds of them cannot read an archive that gzip compressed.
+# Skopeo and buildah open their input twice, which fails on a plain pipe. They first copy compressed input to a file,
+# but Debian's builds of them cannot read an archive compressed with gzip.
 _ZSTD: Final = ("zstd", "-1", "--quiet", "--stdout")
 
 
@@ -18,7 +18,7 @@ def _containers_environment(isolation: Isolation) -> dict[str, str]:
     """Write the settings that podman, buildah and skopeo share, for an empty store."""
     home = isolation.directory("/run/containers")
     settings = isolation.path(home)
-    # Without limits of its own, podman raises them, which a root without CAP_SYS_RESOURCE is not allowed to.
+    # Without explicit limits, podman raises them, which root without CAP_SYS_RESOURCE may not do.
     (settings / "containers.conf").write_text(
         "[containers]\n"
         'default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\n'
@@ -44,12 +44,12 @@ class Podman(Runner):
     programs: ClassVar[Sequence[str]] = ("podman", "conmon", "crun")
 
     def __init__(self, isolation: Isolation) -> None:
-        """Point it to an empty store."""
+        """Configure an empty store."""
         super().__init__(isolation)
         self.environment = _containers_environment(isolation)
 
     def reference(self, tag: str) -> str:
-        """Podman says that an image came from no registry."""
+        """Podman reports that an image did not come from a registry."""
         return f"localhost/{tag}"
 
     def load_command(self) -> Sequence[str]:
@@ -57,7 +57,7 @@ class Podman(Runner):
         return ("podman", "load", "--quiet")
 
     def images(self) -> Mapping[str, str]:
-        """All that the store lists."""
+        """Return everything that the store lists."""
         return pairs(
             self.output(
                 "podman", "images", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}"
@@ -65,15 +65,15 @@ class Podman(Runner):
         )
 
     def run(self, tag: str, *argv: str) -> subprocess.CompletedProcess[str]:
-        """Run, and never ask a registry."""
+        """Run the container, and never contact a registry."""
         return self.command("podman", "run", "--rm", "--pull=never", self.reference(tag), *argv)
 
 
 class OciPodman(Podman):
-    """Podman, given an OCI archive: it calls the image by the name that the archive's index has in full."""
+    """Podman with an OCI archive: it uses the full name of the image from the archive's index."""
 
     def reference(self, tag: str) -> str:
-        """Return that name."""
+        """Return the full name."""
         return f"docker.io/library/{tag}"
 
 
@@ -84,26 +84,26 @@ class Buildah(Runner):
     filters: ClassVar[Sequence[Sequence[str]]] = (_ZSTD,)
 
     def __init__(self, isolation: Isolation) -> None:
-        """Point it to an empty store."""
+        """Configure an empty store."""
         super().__init__(isolation)
         self.environment = _containers_environment(isolation)
 
     def reference(self, tag: str) -> str:
-        """Buildah says that an image came from no registry."""
+        """Buildah reports that an image did not come from a registry."""
         return f"localhost/{tag}"
 
     def load_command(self) -> Sequence[str]:
-        """Buildah has no load: it pulls from a transport."""
+        """Buildah has no load command: it pulls from a transport."""
         return ("buildah", "pull", "--quiet", "docker-archive:/dev/stdin")
 
     def images(self) -> Mapping[str, str]:
-        """All that the store lists."""
+        """Return everything that the store lists."""
         return pairs(
             self.output("buildah", "images", "--no-trunc", "--format", "{{.ID}} {{.Name}}:{{.Tag}}")
         )
 
     def run(self, tag: str, *argv: str) -> subprocess.CompletedProcess[str]:
-        """Run in a fresh working container; buildah knows no default command, so the image's own is looked up."""
+        """Run in a fresh working container; buildah has no default command, so it is taken from the image."""
         container = self.command("buildah", "from", "--pull-never", self.reference(tag))
         if container.returncode != 0:
             return container
@@ -114,58 +114,58 @@ class Buildah(Runner):
 
 
 class OciBuildah(Buildah):
-    """Buildah, reading by its transport for OCI archives, which takes regular files alone."""
+    """Buildah with its transport for OCI archives, which accepts only regular files."""
 
     def load_command(self) -> Sequence[str]:
         """Pull the archive's only image."""
         return ("buildah", "pull", "--quiet", "oci-archive:/dev/stdin")
 
     def reference(self, tag: str) -> str:
-        """Return the name that the archive's index has in full."""
+        """Return the full name of the image in the archive's index."""
         return f"docker.io/library/{tag}"
 
 
 class Skopeo(Consumer):
-    """Skopeo, which copies an archive into a directory of blobs and runs nothing."""
+    """Skopeo, which copies an archive into a directory of blobs and cannot run it."""
 
     programs: ClassVar[Sequence[str]] = ("skopeo", "zstd")
     filters: ClassVar[Sequence[Sequence[str]]] = (_ZSTD,)
     blobs: ClassVar[str] = "/run/skopeo/blobs"
 
     def __init__(self, isolation: Isolation) -> None:
-        """Point it to an empty store, and an empty cache of what it knows about blobs."""
+        """Configure an empty store, and an empty cache of blob information."""
         super().__init__(isolation)
         self.environment = _containers_environment(isolation)
         isolation.directory("/run/skopeo")
 
     def load_command(self) -> Sequence[str]:
-        """Copy to a directory, which changes no blob."""
+        """Copy to a directory, which leaves blobs unchanged."""
         return ("skopeo", "copy", "--quiet", "docker-archive:/dev/stdin", f"dir:{self.blobs}")
 
     def images(self) -> Mapping[str, str]:
-        """Return the one copied image, if there is one."""
+        """Return the copied image, if there is one."""
         manifest = self.isolation.path(f"{self.blobs}/manifest.json")
         if not manifest.exists():
             return {}
         return {f"dir:{self.blobs}": str(json.loads(manifest.read_bytes())["config"]["digest"])}
 
     def reference(self, tag: str) -> str:
-        """Return the directory, whatever the tag: it keeps none."""
+        """Return the directory for any tag, since it stores none."""
         del tag
         return f"dir:{self.blobs}"
 
     def copy(self, destination: str) -> None:
-        """Copy the loaded image on, for example to `oci:DIRECTORY:TAG` or `docker://HOST/NAME:TAG`."""
+        """Copy the loaded image, for example to `oci:DIRECTORY:TAG` or `docker://HOST/NAME:TAG`."""
         self.output(
             "skopeo", "copy", "--quiet", "--dest-tls-verify=false", f"dir:{self.blobs}", destination
         )
 
 
 class OciSkopeo(Skopeo):
-    """Skopeo, reading by its transport for OCI archives, which takes regular files alone."""
+    """Skopeo with its transport for OCI archives, which accepts only regular files."""
 
     def load_command(self) -> Sequence[str]:
-        """Copy the archive's only image to a directory, which changes no blob."""
+        """Copy the archive's only image to a directory, which leaves blobs unchanged."""
         return ("skopeo", "copy", "--quiet", "oci-archive:/dev/stdin", f"dir:{self.blobs}")
 
 
@@ -176,18 +176,18 @@ class Umoci(Runner):
     layout: ClassVar[str] = "/run/umoci/layout"
 
     def __init__(self, isolation: Isolation) -> None:
-        """Have an empty directory for the layout."""
+        """Make an empty directory for the layout."""
         super().__init__(isolation)
         self._bundles = count()
         isolation.directory(self.layout)
 
     def load_command(self) -> Sequence[str]:
-        """Umoci reads no archives, only the directory that is in them; listing its images shows that it does."""
+        """Umoci reads only the directory in an archive, not the archive; listing its images proves that it does."""
         unpack = 'tar --extract --file=- --directory="$1" && umoci list --layout "$1"'
         return ("sh", "-c", unpack, "sh", self.layout)
 
     def reference(self, tag: str) -> str:
-        """A layout is of one repository: what is left of `name:tag` is the tag."""
+        """A layout is a single repository, in which `name:tag` is called by its tag alone."""
         return tag.rpartition(":")[2]
 
     def images(self) -> Mapping[str, str]:
@@ -217,7 +217,7 @@ class Umoci(Runner):
         settings = json.loads(runtime.read_bytes())
         settings["process"]["terminal"] = False
         settings["process"]["args"] = argv or settings["process"]["args"]
-        # Limits that umoci proposes are higher than a root without CAP_SYS_RESOURCE may set.
+        # The limits that umoci proposes are higher than root without CAP_SYS_RESOURCE may set.
         settings["process"].pop("rlimits", None)
         runtime.write_text(json.dumps(settings))
         return self.command(

@@ -42,11 +42,11 @@ class Docker(Runner):
         isolation.start(daemon, self._answers)
 
     def load_command(self) -> Sequence[str]:
-        """Docker drains its input whatever it thinks of it."""
+        """Docker reads its input to the end in any case."""
         return ("docker", "load", "--quiet")
 
     def images(self) -> Mapping[str, str]:
-        """All that the daemon lists."""
+        """Return everything that the daemon lists."""
         return pairs(
             self.output(
                 "docker", "images", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}"
@@ -54,7 +54,7 @@ class Docker(Runner):
         )
 
     def run(self, tag: str, *argv: str) -> subprocess.CompletedProcess[str]:
-        """Run without a network, and never ask a registry."""
+        """Run the container without a network, and never contact a registry."""
         return self.command("docker", "run", "--rm", "--network=none", "--pull=never", tag, *argv)
 
     def _answers(self) -> bool:
@@ -73,7 +73,7 @@ class Containerd(Runner):
         """Start a daemon on an empty root."""
         super().__init__(isolation)
         self._containers = count()
-        # Left out: what needs kernel modules or networks, and what writes below /opt.
+        # Without plugins that need kernel modules or networks, or write below /opt.
         unused = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
         unused += [
             f"io.containerd.snapshotter.v1.{name}" for name in ("aufs", "btrfs", "zfs", "devmapper")
@@ -92,17 +92,17 @@ class Containerd(Runner):
         isolation.start(("containerd", "--config", configuration), self._answers)
 
     def reference(self, tag: str) -> str:
-        """Containerd writes references out in full."""
+        """Containerd uses full references."""
         return f"docker.io/library/{tag}"
 
     def load_command(self) -> Sequence[str]:
-        """Import and unpack in one go. It stops reading at the archive's end marker."""
+        """Import and unpack in one command. It stops reading at the archive's end marker."""
         return self._ctr("images", "import", f"--snapshotter={_SNAPSHOTTER}", "-")
 
     def images(self) -> Mapping[str, str]:
-        """Images that are complete and unpacked: a failed import leaves the bare name of its image behind."""
+        """Return the images that are complete and unpacked: a failed import leaves only the name of its image."""
         table = self.output(*self._ctr("images", "check", f"--snapshotter={_SNAPSHOTTER}"))
-        # The heading, then: the reference, the manifest's media type and digest, columns with spaces, unpacked or not.
+        # A heading, then: the reference, the manifest's media type and digest, columns with spaces, unpacked or not.
         rows = [line.split() for line in table.splitlines()[1:]]
         return {
             reference: self._image_id(digest)
@@ -111,7 +111,7 @@ class Containerd(Runner):
         }
 
     def run(self, tag: str, *argv: str) -> subprocess.CompletedProcess[str]:
-        """Run without a cgroup, so that none is left."""
+        """Run the container without a cgroup, so that none is left."""
         container = f"container-{next(self._containers)}"
         options = ("--rm", "--cgroup=", f"--snapshotter={_SNAPSHOTTER}")
         return self.command(*self._ctr("run", *options, self.reference(tag), container, *argv))
@@ -130,14 +130,14 @@ class Containerd(Runner):
 
 
 class Registry:
-    """A registry on loopback, at a port that it chooses itself."""
+    """A registry on loopback, at a port of its own choice."""
 
     programs: ClassVar[Sequence[str]] = ("docker-registry",)
 
     def __init__(self, isolation: Isolation) -> None:
-        """Start with nothing stored."""
+        """Start with an empty registry."""
         configuration = isolation.directory("/run/registry") + "/config.json"
-        # JSON is YAML, and Python writes it.
+        # JSON is a subset of YAML.
         settings = {
             "version": 0.1,
             "storage": {
@@ -156,4 +156,4 @@ class Registry:
         found = listening.search(log.read_text(errors="replace"))
         assert found is not None
         self.address = found[1]
-        """Host and port, inside the namespaces."""
+        """The host and port, inside the namespaces."""

@@ -1,7 +1,7 @@
-"""Process 1 of a test's private namespaces: prepares them, says so, and ends all in them with its standard input.
+"""Process 1 of a test's private namespaces: sets them up, reports it, and ends all processes in them at end of input.
 
-Run by `isolation.py` under unshare(1), with the name of the top-level cgroup that consumers may make. It knows mounts
-and cgroups, and nothing of images or consumers.
+Run by `isolation.py` under unshare(1), with the name of the top-level cgroup for consumers. Knows mounts and cgroups;
+must not know images or consumers.
 """
 
 import os
@@ -12,11 +12,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-# Consumers write to fixed places below these directories. A throw-away overlay takes what they write,
-# so that nothing has to be created on the host first, or removed from it afterwards.
+# Consumers write to fixed places below these directories. A temporary overlay receives what they write,
+# so that nothing must be created on the host before, or removed from it afterwards.
 _OVERLAID = ("/etc", "/opt", "/var")
 
-# crun refuses a host that mounts the second version of cgroups beside the first one.
+# crun refuses a host that mounts both versions of cgroups.
 _HYBRID_CGROUP = "/sys/fs/cgroup/unified"
 
 _SECONDS_TO_DIE = 10
@@ -40,17 +40,17 @@ def _prepare() -> None:
 
 
 def _hold() -> None:
-    # Orphans become children of process 1: let the kernel reap them, or their parents' tools wait for ever.
+    # Orphans become children of process 1: the kernel must reap them, or their parents' tools wait for ever.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    # The test closes the other end when it is over; the kernel closes it if the test is killed.
+    # The test closes the other end when it has finished; the kernel closes it if the test is killed.
     while os.read(0, 1):
         pass
 
 
 def _end_all() -> None:
-    # They would end with process 1 anyway; but only while that still lives can somebody remove their cgroups.
+    # They would end with process 1 anyway, but their cgroups can be removed only while it lives.
     deadline = time.monotonic() + _SECONDS_TO_DIE
     while _others() and time.monotonic() < deadline:
         with suppress(ProcessLookupError):

@@ -1,6 +1,6 @@
-"""A small image made of real programs: a store, a customisation layer and their conf, ready to be streamed.
+"""A small image of real programs: a store, a customisation layer and their conf, ready to be streamed.
 
-It knows the conf and Nix's store, and must not know which consumers there are.
+Knows the conf and Nix's store; must not know which consumers there are.
 """
 
 import hashlib
@@ -20,13 +20,13 @@ REPO_TAG: Final = "greeter:one"
 MOTTO: Final = "carried by a link between store paths"
 WORKING_DIR: Final = "/srv"
 
-# In the words of image configs; containerd unpacks no image of another architecture.
+# As spelt in image configs; containerd does not unpack images of another architecture.
 _ARCHITECTURE: Final = {"x86_64": "amd64", "aarch64": "arm64"}.get(
     platform.machine(), platform.machine()
 )
 
-# What a container shows of the image it runs from: its last argument, its directory, a file that
-# the environment names, and how many names there are in a directory that the environment names.
+# Prints what identifies a container's image: its last argument, its directory, a file named in
+# the environment, and the number of names in a directory named in the environment.
 _PROGRAM: Final = r"""
 #include <dirent.h>
 #include <stdio.h>
@@ -49,7 +49,7 @@ int main(int argc, char **argv)
 }
 """
 
-# Names that need more than a plain tar header, and a file that takes many reads.
+# Names that do not fit a plain tar header, and a file that takes many reads.
 _LONG_NAME: Final = b"long-" * 30
 _TREE: Final = {
     b"empty": b"",
@@ -63,7 +63,7 @@ _TREE: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltImage:
-    """A conf on disk, and what a container made from it must say."""
+    """A conf on disk, and the output expected from a container of its image."""
 
     conf: Path
     program: str
@@ -71,21 +71,21 @@ class BuiltImage:
 
     @property
     def producer(self) -> Sequence[str]:
-        """Our command, which writes the archive to standard output."""
+        """The command that writes the archive to standard output."""
         return producer(self.conf)
 
     @property
     def oci_producer(self) -> Sequence[str]:
-        """Our command, which writes an OCI archive."""
+        """The command that writes an OCI archive."""
         return producer(self.conf, "--format", "oci-archive")
 
     def greeting(self, argument: str) -> str:
-        """Return what the program prints when this is its last argument."""
+        """Return the expected output for this last argument."""
         return f"{argument} in {WORKING_DIR}: {MOTTO} ({len(_TREE)})\n"
 
 
 def producer(conf: Path, *options: str) -> Sequence[str]:
-    """Our command for a conf."""
+    """Return the command for a conf."""
     return (sys.executable, "-m", "stream", *options, str(conf))
 
 
@@ -100,7 +100,7 @@ def build_image(directory: Path) -> BuiltImage:
     motto = _store_path(store, "motto-1.0")
     motto.mkdir()
     (motto / "text").write_text(MOTTO)
-    # A store path that is nothing but a link to another one.
+    # A store path that is only a link to another one.
     current = _store_path(store, "motto-current")
     current.symlink_to(motto.name)
 
@@ -113,7 +113,7 @@ def build_image(directory: Path) -> BuiltImage:
     script.mkdir()
     (script / "greet").write_text(f"#!{program}/bin/greeter\n")
     (script / "again").symlink_to("greet")
-    # As Nix leaves what it has built: nobody may write.
+    # As Nix leaves its outputs: not writable by anybody.
     (script / "greet").chmod(0o555)
     script.chmod(0o555)
 
@@ -160,7 +160,7 @@ def build_image(directory: Path) -> BuiltImage:
 
 
 def image_id(archive: Path) -> str:
-    """Compute the image ID of an archive from the bytes of its image config."""
+    """Return the image ID of an archive, the digest of its image config."""
     with tarfile.open(archive) as tar:
         (manifest,) = json.loads(_content(tar, "manifest.json"))
         digest = hashlib.sha256(_content(tar, manifest["Config"])).hexdigest()
@@ -169,7 +169,7 @@ def image_id(archive: Path) -> str:
 
 
 def image_config(archive: Path) -> dict[str, Any]:
-    """Read the image config of a docker-archive."""
+    """Return the image config of a docker-archive."""
     with tarfile.open(archive) as tar:
         (manifest,) = json.loads(_content(tar, "manifest.json"))
         config: dict[str, Any] = json.loads(_content(tar, manifest["Config"]))
@@ -193,7 +193,7 @@ def _compile(program: Path, directory: Path) -> None:
 
 
 def customisation_layer(directory: Path, entries: Mapping[str, bytes | str | None]) -> Path:
-    """Write a top layer of files (their content), links (their targets) and directories (None)."""
+    """Write a customisation layer of files (their content), links (their targets) and directories (None)."""
     directory.mkdir()
     layer = directory / "layer.tar"
     with tarfile.open(layer, "w") as tar:

@@ -1,8 +1,8 @@
 """Private mount, network, process and IPC namespaces for one test.
 
-Everything a consumer starts, mounts or writes lives in them and goes when they go: loopback is the only network,
-`/run` is an empty tmpfs, and `/etc`, `/opt` and `/var` are covered by throw-away overlays. This module knows
-namespaces, and must not know images or which consumers there are.
+Everything that a consumer starts, mounts or writes disappears with them: loopback is the only network, `/run` is an
+empty tmpfs, and `/etc`, `/opt` and `/var` are covered by temporary overlays. Must not know images, or which consumers
+there are.
 """
 
 import os
@@ -19,14 +19,14 @@ from typing import Final
 from .pipe import Stage
 
 SECONDS: Final = 60
-"""How long any one command may take. Ordinary ones take well under a second."""
+"""The time limit for a command. Ordinary ones take well under a second."""
 
 _PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
 _HOLDER: Final = Path(__file__).with_name("holder.py")
 
 
 class IsolationError(Exception):
-    """The machine or the user cannot have the namespaces."""
+    """The machine or the user does not support the namespaces."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,21 +36,21 @@ class Isolation:
     pid: int
     logs: Path
     cgroup: str
-    """The name of the one top-level cgroup that consumers may make; it is removed in the end."""
+    """The name of the top-level cgroup for consumers, which is removed at the end."""
     daemons: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def path(self, inside: str) -> Path:
-        """Name a file of the namespaces as the test outside can open it."""
+        """Return the path of a file in the namespaces for the test outside."""
         return Path(f"/proc/{self.pid}/root{inside}")
 
     def directory(self, inside: str) -> str:
-        """Create a directory, with its parents, and give its name back."""
+        """Create a directory with its parents, and return its path."""
         self.path(inside).mkdir(parents=True, exist_ok=True)
         return inside
 
     def stage(self, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Stage:
-        """Describe a command that runs inside, with nothing of the caller's environment."""
-        # Not the namespaces of unshare's child, whose number nobody tells us, but those that unshare made for it.
+        """Return a command that runs inside, without the caller's environment."""
+        # Not the namespaces of unshare's child, whose process ID is not known, but those that unshare made for it.
         enter = (
             f"--target={self.pid}",
             "--mount",
@@ -71,7 +71,7 @@ class Isolation:
     def run(
         self, argv: Sequence[str], environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command inside to its end."""
+        """Run a command inside and wait for it."""
         stage = self.stage(argv, environment)
         return subprocess.run(
             stage.argv,
@@ -84,7 +84,7 @@ class Isolation:
         )
 
     def start(self, argv: Sequence[str], ready: Callable[[], bool]) -> Path:
-        """Start a daemon inside, wait until it is ready, and give back the file that holds what it says."""
+        """Start a daemon inside, wait until it is ready, and return the file with its messages."""
         log = self.logs / f"{argv[0]}.log"
         stage = self.stage(argv)
         with log.open("wb") as output:
@@ -107,7 +107,7 @@ class Isolation:
 
 @contextmanager
 def isolated(logs: Path) -> Iterator[Isolation]:
-    """Make the namespaces; end everything in them afterwards."""
+    """Make the namespaces; afterwards end all processes in them."""
     if os.geteuid() != 0:
         message = "consumers run in namespaces that only root can make"
         raise IsolationError(message)
@@ -139,7 +139,7 @@ def isolated(logs: Path) -> Iterator[Isolation]:
         try:
             yield isolation
         finally:
-            # Process 1 of the namespaces ends with its input, and ends all others first.
+            # Process 1 of the namespaces ends at end of input, and ends all others first.
             holder.stdin.close()
             status = holder.wait(SECONDS)
             for daemon in isolation.daemons:

@@ -1,6 +1,6 @@
-"""A real Nix with a store of the test's own, anywhere on the disk: needs neither root nor namespaces.
+"""A real Nix with a store of the test's own, anywhere on the disk; needs neither root nor namespaces.
 
-It knows Nix's programs, and nothing of images or of who asks Nix.
+Knows Nix's programs; must not know images.
 """
 
 import os
@@ -12,15 +12,15 @@ from typing import Final, Self
 
 PROGRAMS: Final = ("nix", "nix-build", "nix-hash", "nix-store")
 
-# Without substituters, or each build first looks for the network. A sandbox would need root.
+# Without substituters, or each build first tries the network. A sandbox would need root.
 _CONFIG: Final = """sandbox = false
 substituters =
 build-users-group =
 experimental-features = nix-command
 """
 
-# The output names all of them, which is how Nix finds references, and a file of so many bytes.
-# The shell has to end last: Nix kills a builder that closes its standard error, as GNU's programs do before they end.
+# The output names its references, which is how Nix finds them, and has a file of the given size.
+# The shell must end last: Nix kills a builder that closes its standard error, as GNU's programs do before they exit.
 _DERIVATION: Final = """
 { name, references, bytes }: derivation {
   inherit name bytes;
@@ -48,14 +48,14 @@ def _run(argv: Sequence[str], environment: dict[str, str], told: str = "") -> st
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nix:
-    """Nix's programs with everything they read and write in one directory."""
+    """Nix's programs, with all their files in one directory."""
 
     directory: Path
     environment: dict[str, str]
 
     @classmethod
     def below(cls, directory: Path) -> Self:
-        """An empty store in `directory`."""
+        """Return an empty store in `directory`."""
         parts = {"NIX_STORE_DIR": "store", "NIX_STATE_DIR": "state", "NIX_LOG_DIR": "log"}
         more = {"NIX_CONF_DIR": "conf", "HOME": "home"}
         for name in {*parts.values(), *more.values()}:
@@ -65,11 +65,11 @@ class Nix:
 
     @property
     def store_dir(self) -> str:
-        """Where the store paths are."""
+        """The directory of the store paths."""
         return self.environment["NIX_STORE_DIR"]
 
     def run(self, *argv: str) -> str:
-        """What a program writes on standard output; it must succeed."""
+        """Return the standard output of a program, which must succeed."""
         return _run(argv, self.environment)
 
     def add(self, path: Path) -> str:
@@ -79,7 +79,7 @@ class Nix:
     def build(
         self, name: str, references: Sequence[str] = (), size: int = 0, *, selfish: bool = False
     ) -> str:
-        """Build a store path that refers to others, and if it is `selfish` to itself."""
+        """Build a store path that refers to others, and with `selfish` to itself."""
         listed = " ".join(f'"{path}"' for path in references)
         code = _DERIVATION % ("$out" if selfish else "")
         arguments = f'{{ name = "{name}"; references = [{listed}]; bytes = {size}; }}'
@@ -90,27 +90,27 @@ class Nix:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RootedNix:
-    """A store whose paths are in /nix/store and whose files are below a root, as `nix --store ROOT` makes one."""
+    """A store whose paths begin with /nix/store but whose files are below a root, like that of `nix --store ROOT`."""
 
     root: Path
     environment: dict[str, str]
 
     @classmethod
     def below(cls, directory: Path) -> Self:
-        """An empty one, its root in `directory`."""
+        """Return an empty store with its root in `directory`."""
         for name in ("root", "conf", "home"):
             (directory / name).mkdir(parents=True)
         places = {"NIX_CONF_DIR": str(directory / "conf"), "HOME": str(directory / "home")}
         return cls(root=directory / "root", environment={**places, "NIX_CONFIG": _CONFIG})
 
     def run(self, *words: str, store: str = "", told: str = "") -> str:
-        """What `nix-store` writes on standard output; it must succeed."""
+        """Return the standard output of `nix-store`, which must succeed."""
         return _run(
             ["nix-store", "--store", store or str(self.root), *words], self.environment, told
         )
 
     def add(self, path: Path, *references: str) -> str:
-        """Copy a file or directory into the store, which is told what it refers to: --add does not look."""
+        """Copy a file or directory into the store with its references, for which `nix-store --add` does not scan."""
         added = self.run("--add", str(path)).strip()
         *told, _number = self.run("--dump-db", added).splitlines()
         lines = [*told, str(len(references)), *references]

@@ -1,6 +1,6 @@
-"""Commands joined by pipes, as a shell would join them: no byte passes through Python.
+"""Commands joined by pipes as a shell would do: no byte passes through Python.
 
-It knows processes, and must not know what they are.
+Knows processes; must not know what they are.
 """
 
 import subprocess
@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import IO, Final
 
 SECONDS: Final = 120
-"""How long a whole pipe may take before it counts as stuck."""
+"""The time limit for a whole pipe."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One command of a pipe. Without an environment it has the caller's."""
+    """A command of a pipe. Without an environment it has the caller's."""
 
     argv: Sequence[str]
     environment: Mapping[str, str] | None = None
@@ -25,7 +25,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """What a command left behind. Only the last one of a pipe has a standard output that is kept."""
+    """The result of a command. Standard output is kept only for the last one of a pipe."""
 
     argv: Sequence[str]
     status: int
@@ -34,7 +34,7 @@ class Ended:
 
 
 def run_pipe(*stages: Stage, source: Path | None = None) -> tuple[Ended, ...]:
-    """Run all stages at once, the first one reading a regular file or nothing."""
+    """Run all stages at once; the first one reads a regular file or nothing."""
     with ExitStack() as stack:
         stdin: IO[bytes] | int | None = (
             stack.enter_context(source.open("rb")) if source else subprocess.DEVNULL
@@ -52,7 +52,7 @@ def run_pipe(*stages: Stage, source: Path | None = None) -> tuple[Ended, ...]:
                 stderr=error,
             )
             stack.callback(_end, process)
-            # The reader must be the only one that holds the pipe, or its writer never learns that the reader is gone.
+            # The reader must be the only holder of the pipe, or its writer does not notice when the reader has gone.
             if processes and processes[-1].stdout:
                 processes[-1].stdout.close()
             processes.append(process)

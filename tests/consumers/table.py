@@ -27,7 +27,7 @@ VERSIONS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The reason for which a consumer does not read an output."""
+    """The reason why a consumer does not read an output."""
 
     says: str
     """Part of its error message."""
@@ -69,7 +69,7 @@ Cells = Mapping[str, Mapping[str, Refusal]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One way into one consumer."""
+    """A way to load an archive with a consumer."""
 
     consumer: str
     command: str
@@ -90,7 +90,7 @@ class Limit:
     consumer: str
     layers: int
     beyond: str | None
-    """The fate of an image with one more: `refused`, or `loads` but does not run. None: no limit found."""
+    """The result for an image with one more: `refused`, or `loads` but does not run. None: no limit found."""
 
 
 def _both(fixture: str) -> Mapping[str, str]:
@@ -112,7 +112,7 @@ _ALL_ARE_NO_LAYOUT: Final = _each(NO_LAYOUT, *COMPRESSIONS)
 def _rows(
     consumer: str, command: str, fixtures: Mapping[str, str], refusals: Cells
 ) -> Sequence[Row]:
-    """Describe a consumer that treats a pipe and a file alike."""
+    """Return the rows of a consumer that treats a pipe and a file alike."""
     return [
         Row(consumer=consumer, command=command, way=way, fixtures=fixtures, refusals=refusals)
         for way in (PIPE, FILE)
@@ -120,7 +120,7 @@ def _rows(
 
 
 def _transports(consumer: str, command: str) -> Sequence[Row]:
-    """Describe skopeo or buildah, which need to be given the format."""
+    """Return the rows of skopeo or buildah, which must be given the format."""
     return [
         Row(
             consumer=consumer,

@@ -1,4 +1,4 @@
-"""Base images as real tools save them, chained three deep, each an image of ours on the one before."""
+"""Base images saved by real tools, in chains of three, each an image of ours on the previous one."""
 
 import json
 import subprocess
@@ -81,7 +81,7 @@ SAVES: dict[str, Save] = {
 
 @pytest.fixture(scope="session")
 def layers(image: BuiltImage, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Give the diff_ids that all levels have together, each level taken from an image of its own."""
+    """Return the diff_ids of all levels together, each level from an image of its own."""
     directory = tmp_path_factory.mktemp("levels")
     diff_ids = []
     for level in LEVELS:
@@ -147,7 +147,7 @@ def test_chain(  # noqa: PLR0913, PLR0917 — fixtures
     layers: list[str],
     tmp_path: Path,
 ) -> None:
-    """Without it a base image from a real tool may lose a layer, its place or its variables on the way up."""
+    """Without it a base image from a real tool could lose a layer, its position or its variables on the way up."""
     runner: Runner = request.getfixturevalue(name)
     base = None
     for level, save in enumerate(saves):

@@ -1,4 +1,4 @@
-"""A base as Debian lays it out, with a top layer that has /bin: what a container then has."""
+"""A base laid out like Debian's, with a customisation layer that has /bin: the resulting container's files."""
 
 import hashlib
 import io
@@ -24,7 +24,7 @@ from .requirements import require, unmet
 
 pytestmark = pytest.mark.consumers
 
-# What a path is, as a program in the container sees it.
+# Prints the status of paths, as a program in the container sees them.
 _PROGRAM: Final = r"""
 #include <stdio.h>
 #include <sys/stat.h>
@@ -44,7 +44,7 @@ int main(int argc, char **argv)
 
 
 def layer(path: Path, entries: list[tuple[tarfile.TarInfo, bytes]]) -> bytes:
-    """Write a layer; returns its bytes."""
+    """Write a layer and return its bytes."""
     with tarfile.open(path, "w") as tar:
         for info, content in entries:
             info.size = len(content)
@@ -53,14 +53,14 @@ def layer(path: Path, entries: list[tuple[tarfile.TarInfo, bytes]]) -> bytes:
 
 
 def entry(name: str, kind: bytes, mode: int, owner: int = 0, target: str = "") -> tarfile.TarInfo:
-    """A header."""
+    """Return a header."""
     info = tarfile.TarInfo(name)
     info.type, info.mode, info.uid, info.gid, info.linkname = kind, mode, owner, owner, target
     return info
 
 
 def base_archive(directory: Path) -> Path:
-    """A base whose /bin is a link, with a directory for everybody and one for nobody else."""
+    """Return a base whose /bin is a link, with one directory writable by everybody and one accessible only to root."""
     require(["gcc"])
     source, program = directory / "look.c", directory / "look"
     source.write_text(_PROGRAM)
@@ -83,7 +83,7 @@ def base_archive(directory: Path) -> Path:
 
 
 def archive(stem: Path, conf: dict[str, object]) -> Path:
-    """Write a conf, and the image of it beside it."""
+    """Write a conf, and its image next to it."""
     path = stem.with_suffix(".json")
     path.write_text(json.dumps({"repo_tag": REPO_TAG, "config": {"Cmd": ["/bin/look"]}, **conf}))
     out = stem.with_suffix(".tar")
@@ -92,7 +92,7 @@ def archive(stem: Path, conf: dict[str, object]) -> Path:
 
 
 def top_layer(directory: Path, base: Path) -> Path:
-    """A layer of ours, fitted to the base, with something in each of its directories."""
+    """A layer of ours, fitted to the base, with a file in each of its directories."""
     directory.mkdir()
     conf = directory / "conf.json"
     conf.write_text(json.dumps({"repo_tag": REPO_TAG, "from_image": str(base)}))
@@ -116,7 +116,7 @@ def top_layer(directory: Path, base: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["docker", "podman"])
 def test_both_are_there(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """Without it a file in /bin takes all of the base's programs away, or opens its directories."""
+    """Without it a file in /bin could hide all of the base's programs, or loosen its directories' permissions."""
     runner: Runner = request.getfixturevalue(name)
     base = base_archive(tmp_path)
     top = top_layer(tmp_path / "top", base)

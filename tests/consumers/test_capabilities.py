@@ -1,4 +1,4 @@
-"""Capabilities as text, against setcap and what the kernel then has."""
+"""Capabilities as text, compared with setcap and with the kernel's result."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from .requirements import require, unmet
 
 pytestmark = pytest.mark.consumers
 
-# setcap takes for all what its kernel knows, which may be more, or less.
+# For setcap, `all` is the set that its kernel knows, which may be larger or smaller.
 KERNEL_KNOWS = Path("/proc/sys/kernel/cap_last_cap")
 ALL = ["all", "ALL"] if KERNEL_KNOWS.read_text("ascii") == f"{len(NAMES) - 1}\n" else []
 
@@ -32,7 +32,7 @@ texts = st.lists(clauses, min_size=1, max_size=3).map(" ".join)
 
 @given(text=texts)
 def test_like_setcap(tmp_path: Path, text: str) -> None:
-    """Without it a capability may mean one thing to setcap, and another in an image."""
+    """Without it a capability could mean one thing to setcap, and another in an image."""
     require(["setcap"])
     file = tmp_path / "file"
     if not file.exists():

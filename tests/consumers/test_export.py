@@ -1,4 +1,4 @@
-"""Exported root file systems, compared with what others make of the same image."""
+"""Exported root file systems, compared with those that other tools make from the same image."""
 
 import hashlib
 import io
@@ -30,7 +30,7 @@ def _header(kind: bytes = tarfile.DIRTYPE, **fields: Any) -> tarfile.TarInfo:
     return info
 
 
-# What happens to layers in practice, all of it in one image.
+# All kinds of changes that layers make in practice, in one image.
 LAYERS = [
     tar_of(
         [
@@ -88,7 +88,7 @@ def _comparable(root: dict[str, Node]) -> dict[str, Node]:
 
 
 def test_as_podman_exports(podman: Podman, tmp_path: Path) -> None:
-    """The tar that people had from a container, without one."""
+    """The exported root equals the tar of `podman export`, but needs no container."""
     archive = tmp_path / "image.tar"
     archive.write_bytes(IMAGE.docker_archive())
     podman.load_file(archive)
@@ -100,8 +100,8 @@ def test_as_podman_exports(podman: Podman, tmp_path: Path) -> None:
     with tarfile.open(theirs) as tar, tarfile.open(fileobj=file, mode="w") as only_ours:
         for info in tar:
             if info.name.split("/")[0] == "opt":
-                # What a file system says of files is not what a layer says of them: it knows
-                # no names of owners, and a hard link comes in whatever order.
+                # A file system does not keep everything that a layer says: it has
+                # no names of owners, and the hard links of a file are in no order.
                 info.uname = info.gname = ""
                 info.mtime = int(info.mtime)
                 only_ours.addfile(info, tar.extractfile(info) if info.isreg() else None)
@@ -109,7 +109,7 @@ def test_as_podman_exports(podman: Podman, tmp_path: Path) -> None:
 
 
 def test_as_umoci_unpacks(umoci: Umoci, tmp_path: Path) -> None:
-    """The directory that people had from an OCI layout, without one."""
+    """The exported root equals the directory that umoci unpacks, but needs no layout."""
     layout, archive = tmp_path / "layout", tmp_path / "image.tar"
     files = IMAGE.oci_files()
     for name, content in files.items():
@@ -127,7 +127,7 @@ def test_as_umoci_unpacks(umoci: Umoci, tmp_path: Path) -> None:
 
 
 def _tree(root: Path) -> dict[str, Any]:
-    """Everything below a directory, as the file system has it."""
+    """Return everything below a directory, as in the file system."""
     found: dict[str, Any] = {}
     inodes: dict[int, list[str]] = {}
     for path in sorted([root, *root.rglob("*")]):

@@ -1,4 +1,4 @@
-"""The harness itself: what consumers do stays in their namespaces, and consumers that lack are not overlooked."""
+"""The harness itself: consumers stay in their namespaces, and missing consumers are noticed."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.consumers
 
 
 def test_loopback_is_the_only_network(isolation: Isolation) -> None:
-    """Without it a consumer might ask a registry of the outside world for what our stream lacks."""
+    """Without it a consumer could fetch from an outside registry what is missing in our stream."""
     links = isolation.run(["ip", "-brief", "link"])
     pinged = isolation.run(["ip", "route", "get", "127.0.0.1"])
 
@@ -21,7 +21,7 @@ def test_loopback_is_the_only_network(isolation: Isolation) -> None:
 
 @pytest.mark.usefixtures("isolation")
 def test_nothing_is_left(tmp_path: Path) -> None:
-    """Without it each test leaves its daemons, mounts and cgroups to the machine."""
+    """Without it each test could leave its daemons, mounts and cgroups behind."""
     with isolated(tmp_path) as inner:
         inner.start(["sleep", "1000"], ready=lambda: True)
         inner.directory(f"/etc/{inner.cgroup}")
@@ -41,7 +41,7 @@ def test_nothing_is_left(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_skips(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without it the suite fails on machines that cannot have the consumers."""
+    """Without it the suite could fail on machines without the consumers."""
     monkeypatch.delenv(REQUIRED, raising=False)
 
     with pytest.raises(pytest.skip.Exception, match="not installed: no-such-consumer"):
@@ -49,7 +49,7 @@ def test_what_is_missing_skips(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_missing_fails_where_it_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without it a CI that lost a consumer goes on being green."""
+    """Without it CI could stay green after it has lost a consumer."""
     monkeypatch.setenv(REQUIRED, "1")
 
     with pytest.raises(pytest.fail.Exception, match="not installed: no-such-consumer"):

@@ -1,4 +1,4 @@
-"""How many layers consumers take: an image of just so many runs, one with one more does not."""
+"""The maximum number of layers of each consumer: an image with that many runs, one more does not."""
 
 import json
 from pathlib import Path
@@ -17,15 +17,15 @@ DEPTH = "max depth exceeded"
 
 @pytest.fixture
 def runner(request: pytest.FixtureRequest, limit: Limit) -> Runner:
-    """Give the consumer whose limit it is."""
+    """Return the consumer of the limit."""
     chosen = request.getfixturevalue(limit.consumer)
     assert isinstance(chosen, Runner)
     return chosen
 
 
 def with_layers(image: BuiltImage, directory: Path, count: int) -> tuple[Path, str]:
-    """Write the conf of the image on a base that fills it up to so many layers, each of which adds a name to a
-    directory; return what the program says when it has counted these.
+    """Write the conf of the image on a base with enough layers for this total, each of which adds a name to a
+    directory; return the program's output when it has counted them.
     """
     conf = json.loads(image.conf.read_bytes())
     below = count - len(conf["store_layers"]) - 1
@@ -46,7 +46,7 @@ def with_layers(image: BuiltImage, directory: Path, count: int) -> tuple[Path, s
 def test_as_many_as_it_takes(
     limit: Limit, runner: Runner, image: BuiltImage, tmp_path: Path
 ) -> None:
-    """Without it people flatten images that would have run."""
+    """Without it users could flatten images that would have run."""
     conf, said = with_layers(image, tmp_path, limit.layers)
     loaded = runner.load(producer(conf))
     ran = runner.run(REPO_TAG)
@@ -60,7 +60,7 @@ def test_as_many_as_it_takes(
     "limit", [limit for limit in LIMITS if limit.beyond], ids=lambda limit: limit.consumer
 )
 def test_one_more(limit: Limit, runner: Runner, image: BuiltImage, tmp_path: Path) -> None:
-    """Without it the limit that we warn of may be gone, or another one."""
+    """Without it a limit of which a warning speaks could have changed or gone."""
     conf, _ = with_layers(image, tmp_path, limit.layers + 1)
     if limit.beyond == "refused":
         with pytest.raises(LoadError, match=DEPTH):

@@ -1,4 +1,4 @@
-"""Our stream in real consumers with cold stores, beyond loading it and running its command: test_table.py does that."""
+"""Our stream in real consumers with cold stores, beyond the loading and running of test_table.py."""
 
 import json
 import tarfile
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.consumers
 
 
 def test_runs_what_is_in_it(runner: Runner, image: BuiltImage) -> None:
-    """Without it nobody has run a program through links between store paths, or what the top layer adds."""
+    """Without it links between store paths, and the additions of the customisation layer, would not be run."""
     runner.load(image.producer)
 
     through_links = runner.run(REPO_TAG, image.script, "by a script")
@@ -31,7 +31,7 @@ def test_runs_what_is_in_it(runner: Runner, image: BuiltImage) -> None:
 def test_skopeo_finds_every_diff_id(
     skopeo: Skopeo, image: BuiltImage, archive: Path, expected_id: str
 ) -> None:
-    """Without it a diff_id that is not its layer's digest passes wherever layers are stored under other names."""
+    """Without it a diff_id that is not its layer's digest could pass where layers are stored under other names."""
     loaded = skopeo.load(image.producer)
 
     assert loaded.producer is not None
@@ -47,7 +47,7 @@ def test_skopeo_finds_every_diff_id(
 
 
 def test_umoci_unpacks_and_crun_runs(skopeo: Skopeo, umoci: Umoci, image: BuiltImage) -> None:
-    """Without it layers that only the forgiving consumers unpack pass for correct."""
+    """Without it layers that only lenient consumers unpack could pass for correct."""
     skopeo.load(image.producer)
     layout = "/run/skopeo/layout"
     skopeo.copy(f"oci:{layout}:one")
@@ -61,7 +61,7 @@ def test_umoci_unpacks_and_crun_runs(skopeo: Skopeo, umoci: Umoci, image: BuiltI
 def test_registry_serves_it(
     skopeo: Skopeo, registry: Registry, podman: Podman, image: BuiltImage, expected_id: str
 ) -> None:
-    """Without it an image that loads but cannot be pushed and pulled would go unnoticed."""
+    """Without it an image that loads but cannot be pushed and pulled could go unnoticed."""
     skopeo.load(image.producer)
     pushed = f"{registry.address}/{REPO_TAG}"
     skopeo.copy(f"docker://{pushed}")

@@ -28,7 +28,7 @@ TAG: Final = "made:one"
 LONG: Final = b"/opt/" + b"long-" * 30
 CAPABILITY: Final = bytes.fromhex("0100000200040000000000000000000000000000")  # net_bind_service
 
-# What each of its arguments is: type and mode, owner, device, link and capability.
+# Prints for each of its arguments: type and mode, owner, device, link and capability.
 _PROGRAM: Final = r"""
 #include <stdio.h>
 #include <sys/stat.h>
@@ -60,7 +60,7 @@ int main(int argc, char **argv)
 
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
-    """Put one entry of each kind into a tree, and the program that shows them."""
+    """Put one entry of each kind into a tree, and the program that prints them."""
     require(["gcc"])
     directory = tmp_path_factory.mktemp("program")
     source, program = directory / "show.c", directory / "show"
@@ -127,7 +127,7 @@ def written(tree: Tree, path: Path, archive_format: ArchiveFormat) -> Path:
 
 
 def test_every_entry_arrives(runner: Runner, tree: Tree, tmp_path: Path) -> None:
-    """A layer that its consumer reads in another way has files of others, or without their capabilities."""
+    """Without it a consumer could read a layer with other owners, or without capabilities."""
     archive = written(tree, tmp_path / "image.tar", "docker-archive")
     runner.load(("cat", str(archive)))
     ran = runner.run(TAG)
@@ -135,7 +135,7 @@ def test_every_entry_arrives(runner: Runner, tree: Tree, tmp_path: Path) -> None
 
 
 def test_every_entry_arrives_by_umoci(umoci: Umoci, tree: Tree, tmp_path: Path) -> None:
-    """Without it an OCI archive would be unpacked in another way than a docker-archive."""
+    """Without it an OCI archive could be unpacked differently from a docker-archive."""
     umoci.load_file(written(tree, tmp_path / "image.tar", "oci-archive"))
     ran = umoci.run(TAG)
     assert ran.stdout.splitlines() == SHOWN, ran.stderr

@@ -1,4 +1,4 @@
-"""Archives that were merged, in what loads them."""
+"""Merged archives in real consumers."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.consumers
 def test_all_images_and_tags(
     request: pytest.FixtureRequest, name: str, image: BuiltImage, tmp_path: Path
 ) -> None:
-    """Images that share layers and came by different ways arrive as they were, with all tags."""
+    """Images that share layers, from archives of different kinds, are loaded unchanged and with all tags."""
     runner = request.getfixturevalue(name)
     assert isinstance(runner, Runner)
     conf = json.loads(image.conf.read_text())

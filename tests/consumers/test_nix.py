@@ -1,4 +1,4 @@
-"""Closures as a real Nix knows them, and its hashes and sizes beside ours."""
+"""Closures from a real Nix, and its hashes and sizes compared with ours."""
 
 import io
 import json
@@ -22,7 +22,7 @@ from stream.tools.write import write_image
 from .nix import PROGRAMS, Nix, RootedNix
 from .requirements import require
 
-_FEW = 2  # paths a call, so that there are several
+_FEW = 2  # paths per call, so that there are several
 
 _CLASSIC = """path: derivation {
   name = "graph";
@@ -44,7 +44,7 @@ _STRUCTURED = """path: derivation {
 
 @pytest.fixture
 def asked(nix: Nix, monkeypatch: pytest.MonkeyPatch) -> Nix:
-    """Let this process meet the test's Nix, as one in /nix is met."""
+    """Make this process find the test's Nix, like one installed in /nix."""
     for key in [key for key in os.environ if key.startswith("NIX_")]:
         monkeypatch.delenv(key)
     for key, value in nix.environment.items():
@@ -53,7 +53,7 @@ def asked(nix: Nix, monkeypatch: pytest.MonkeyPatch) -> Nix:
 
 
 def chain(nix: Nix) -> tuple[str, str, str]:
-    """Three store paths: an application, its library, and what that refers to."""
+    """Three store paths: an application, its library, and a dependency of that."""
     (nix.directory / "data").write_bytes(b"data")
     data = nix.add(nix.directory / "data")
     library = nix.build("library-1.0", [data], 1000, selfish=True)
@@ -61,18 +61,18 @@ def chain(nix: Nix) -> tuple[str, str, str]:
 
 
 def wanted(nix: Nix, *paths: str, mentions: object = None) -> Wanted:
-    """What a specification wants, place by place."""
+    """Return the contents of a specification, by place."""
     places = tuple((path, f"contents[{number}]") for number, path in enumerate(paths))
     return Wanted(name="spec.json", paths=places, mentions=mentions, store_dir=nix.store_dir)
 
 
 def references_of(nix: Nix, path: str) -> set[str]:
-    """What Nix says that a store path refers to, but itself."""
+    """Return the references of a store path according to Nix, except to itself."""
     return {*nix.run("nix-store", "--query", "--references", path).split()} - {path}
 
 
 def assert_as_nix_says(nix: Nix, closure: Closure) -> None:
-    """Compare a closure and its database with what Nix says of each path on its own."""
+    """Compare a closure and its database with Nix's answers for each path on its own."""
     objects = closure.objects()
     assert objects is not None
     assert [item.path for item in objects] == sorted(closure.graph)
@@ -90,7 +90,7 @@ def assert_as_nix_says(nix: Nix, closure: Closure) -> None:
 
 @pytest.mark.parametrize("at_once", [_FEW, asking.AT_ONCE])
 def test_closure_that_nix_knows(asked: Nix, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without it an image lacks what its programs need, or the database lies."""
+    """Without it an image could lack what its programs need, or its database be wrong."""
     monkeypatch.setattr(asking, "AT_ONCE", at_once)
     application, library, data = chain(asked)
     closure = closure_of(wanted(asked, f"{application}/names"))
@@ -99,11 +99,11 @@ def test_closure_that_nix_knows(asked: Nix, at_once: int, monkeypatch: pytest.Mo
 
 
 def test_same_from_every_form(asked: Nix) -> None:
-    """Without it a plan depends on how somebody got the graph."""
+    """Without it a plan could depend on how the graph was obtained."""
     application, library, data = chain(asked)
     want = wanted(asked, application)
     expected = from_nix(want)
-    # Not `path-info --recursive`: the graph may hold more than is wanted.
+    # Not `path-info --recursive`: the graph may contain more than the closure.
     listed = asked.run("nix", "path-info", "--json", "--all").encode()
     dumped = asked.run("nix-store", "--dump-db").encode()
     for data_of, name in ((listed, "path-info"), (dumped, "dump-db")):
@@ -121,7 +121,7 @@ def test_same_from_every_form(asked: Nix) -> None:
 
 @pytest.mark.parametrize("expression", [_CLASSIC, _STRUCTURED])
 def test_references_graph_of_a_build(asked: Nix, expression: str) -> None:
-    """Without it `exportReferencesGraph`, which nixpkgs plans with, is not understood."""
+    """Without it `exportReferencesGraph`, with which nixpkgs plans, might not be understood."""
     application, _, _ = chain(asked)
     code = f'({expression}) "{application}"'
     output = asked.run("nix-build", "--quiet", "--no-out-link", "--expr", code).strip()
@@ -136,7 +136,7 @@ def test_references_graph_of_a_build(asked: Nix, expression: str) -> None:
 
 
 def test_paths_that_nix_does_not_have(asked: Nix) -> None:
-    """Without it an image is planned with nothing of what somebody misspelt."""
+    """Without it an image could be planned without the contents whose path is misspelt."""
     application, _, _ = chain(asked)
     stray = f"{asked.store_dir}/{'0' * 32}-stray"
     os.mkdir(f"{asked.store_dir}/odd")
@@ -148,7 +148,7 @@ def test_paths_that_nix_does_not_have(asked: Nix) -> None:
 
 
 def test_paths_that_are_not_nixs(asked: Nix) -> None:
-    """Without it nobody with a Nix makes an image of any directories."""
+    """Without it users with Nix could make an image of arbitrary directories."""
     chain(asked)
     stray = f"{asked.store_dir}/{'0' * 32}-stray"
     Path(stray).write_bytes(b"x")
@@ -158,7 +158,7 @@ def test_paths_that_are_not_nixs(asked: Nix) -> None:
 
 
 def test_no_database_is_made(asked: Nix) -> None:
-    """Without it asking a Nix that was never used leaves its state on the machine."""
+    """Without it a query of a Nix that was never used could leave its state on the machine."""
     os.rmdir(asked.environment["NIX_STATE_DIR"])
     stray = f"{asked.store_dir}/{'0' * 32}-stray"
     Path(stray).write_bytes(b"x")
@@ -167,7 +167,7 @@ def test_no_database_is_made(asked: Nix) -> None:
 
 
 def test_another_store(asked: Nix, tmp_path: Path) -> None:
-    """Without it a store below another root is taken for this one, whose files are read."""
+    """Without it a store below another root could be taken for the host's, whose files would be read."""
     application, library, data = chain(asked)
     store = f"local?root={tmp_path}/other"
     with pytest.raises(ConfError, match=r"contents\[0\]: .* is not in the Nix store local\?root="):
@@ -184,7 +184,7 @@ def test_another_store(asked: Nix, tmp_path: Path) -> None:
 
 @pytest.fixture
 def rooted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RootedNix:
-    """Let this process meet a Nix with a store below another root, and none besides."""
+    """Make this process find a Nix with a store below another root, and no other."""
     require(PROGRAMS)
     made = RootedNix.below(tmp_path / "rooted")
     for key in [key for key in os.environ if key.startswith("NIX_")]:
@@ -195,7 +195,7 @@ def rooted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RootedNix:
 
 
 def test_a_store_below_another_root(rooted: RootedNix, tmp_path: Path) -> None:
-    """Without it nobody without root and /nix makes an image of what Nix built for them."""
+    """Without it users without root and /nix could not make an image of their own builds."""
     (tmp_path / "library").write_bytes(b"x" * 1000)
     library = rooted.add(tmp_path / "library")
     (tmp_path / "application").mkdir()
@@ -227,7 +227,7 @@ def test_a_store_below_another_root(rooted: RootedNix, tmp_path: Path) -> None:
 def test_where_nix_puts_files(
     rooted: RootedNix, form: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Without it files are looked for where Nix has not put them."""
+    """Without it files could be looked for where Nix has not put them."""
     monkeypatch.chdir(rooted.root.parent)
     store = form.format(rooted.root)
     (tmp_path / "file").write_bytes(b"x")
@@ -242,7 +242,7 @@ def test_where_nix_puts_files(
 def test_a_root_of_any_name_is_asked(
     nix: Nix, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nix makes a new store elsewhere if it reads a path as a store's parameters, and knows nothing."""
+    """Nix makes a new store elsewhere if it parses a path as a store's parameters, and then finds nothing."""
     del nix  # its programs are needed
     for key, value in (made := RootedNix.below(tmp_path / "made")).environment.items():
         monkeypatch.setenv(key, value)
@@ -264,7 +264,7 @@ def test_a_root_of_any_name_is_asked(
 
 
 def test_what_nix_says_is_one_line(asked: Nix) -> None:
-    """Without it a person reads Nix's usage, or nothing."""
+    """Without it a user could read Nix's usage message, or nothing."""
     application, _, _ = chain(asked)
     with pytest.raises(NixError) as error:
         closure_of(wanted(asked, application), store="no-such://store")
@@ -274,7 +274,7 @@ def test_what_nix_says_is_one_line(asked: Nix) -> None:
 
 
 def test_without_nix(asked: Nix, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without it a machine that has only a graph cannot plan, or one without gets a traceback."""
+    """Without it a machine with only a graph could not plan, or one without it print a traceback."""
     application, library, data = chain(asked)
     graph = asked.directory / "graph.json"
     graph.write_text(asked.run("nix", "path-info", "--json", "--recursive", application))
@@ -287,7 +287,7 @@ def test_without_nix(asked: Nix, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sizes_of_nars(nix: Nix, tmp_path: Path) -> None:
-    """Without it paths alone are planned by other sizes than the same paths of a graph."""
+    """Without it paths alone could be planned by other sizes than the same paths of a graph."""
     tree = tmp_path / "tree"
     (tree / "sub" / "empty").mkdir(parents=True)
     for size in (0, 1, 7, 8, 9, 4096):
@@ -306,7 +306,7 @@ def test_sizes_of_nars(nix: Nix, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["md5", "sha1", "sha256", "sha512"])
 def test_base_32(nix: Nix, tmp_path: Path, kind: str) -> None:
-    """Without it tags and hashes are not those of Nix."""
+    """Without it tags and hashes could differ from Nix's."""
     for number in range(3):
         (tmp_path / "file").write_bytes(b"x" * number)
         options = ("--flat", "--type", kind, str(tmp_path / "file"))
@@ -318,7 +318,7 @@ def test_base_32(nix: Nix, tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["sha256", "sha512"])
 def test_shortened_hashes(nix: Nix, tmp_path: Path, kind: str) -> None:
-    """Without it a tag of 32 characters has not the hash that a store path would have."""
+    """Without it a tag of 32 characters could differ from the hash in a store path."""
     (tmp_path / "file").write_bytes(b"content")
     options = ("--flat", "--type", kind, str(tmp_path / "file"))
     digest = bytes.fromhex(nix.run("nix-hash", *options).strip())

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.consumers
 _SETTINGS: Final = (
     "sandbox = false\nsubstituters =\nbuild-users-group =\nexperimental-features = nix-command "
 )
-# A library, a program that refers to it and to itself, and what only the build needs.
+# A library, a program that refers to it and to itself, and an output that only the build needs.
 _EXPRESSION: Final = """
 let
   make = name: script: derivation {
@@ -44,7 +44,7 @@ in make "program" "mkdir $out; echo ${library} > $out/needs; echo $out > $out/se
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Nix:
-    """Nix with a store, and a state directory of which there can be several."""
+    """Nix with a store, and one of possibly several state directories."""
 
     home: Path
     state: Path
@@ -56,7 +56,7 @@ class _Nix:
         return self.home / "store"
 
     def __call__(self, *argv: str, stdin: str = "") -> str:
-        """What a command prints, or an error if it fails."""
+        """Return the output of a command, which must succeed."""
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.home),
@@ -73,18 +73,18 @@ class _Nix:
         return ran.stdout
 
     def with_state(self, state: Path) -> "_Nix":
-        """The same store, of which another database is asked."""
+        """Return the same store with another database."""
         return replace(self, state=state)
 
     def registration(self, *paths: str) -> str:
-        """Their closure, as Nix hands it from one database to another: path, hash, size,
-        deriver, the number of references and these.
+        """Return the closure of paths in the format of `nix-store --dump-db`: path, hash, size, deriver,
+        the number of references and the references.
         """
         closure = self("nix-store", "--query", "--requisites", *paths).split()
         return self("nix-store", "--dump-db", *closure)
 
     def objects(self, *paths: str) -> tuple[StoreObject, ...]:
-        """The same as objects."""
+        """Return the same as objects."""
         lines = iter(self.registration(*paths).splitlines())
         return tuple(
             StoreObject(
@@ -100,22 +100,22 @@ class _Nix:
 
 @pytest.fixture
 def nix(tmp_path: Path) -> _Nix:
-    """A Nix with an empty store."""
+    """Return a Nix with an empty store."""
     require(["nix", "nix-store", "nix-build", "nix-instantiate"])
-    # Outside of the store's directory nothing is Nix's.
+    # Nothing outside the store's directory belongs to Nix.
     return _Nix(home=tmp_path, state=tmp_path / "var")
 
 
 @pytest.fixture
 def program(nix: _Nix) -> str:
-    """A store path that refers to itself and to another, built."""
+    """Build a store path that refers to itself and to another one."""
     expression = nix.home / "program.nix"
     expression.write_text(_EXPRESSION)
     return nix("nix-build", "--no-out-link", str(expression)).strip()
 
 
 def _image(nix: _Nix, objects: Sequence[StoreObject], roots: Sequence[str], **more: Any) -> Tree:
-    """A tree with their database."""
+    """Return a tree with their database."""
     tree = Tree()
     database = NixDatabase(objects=tuple(objects), roots=tuple(roots))
     add_database(tree, database, disk=Disk(str(nix.store).encode()), **more)
@@ -123,7 +123,7 @@ def _image(nix: _Nix, objects: Sequence[StoreObject], roots: Sequence[str], **mo
 
 
 def _laid_out(tree: Tree, directory: Path) -> Path:
-    """Nix's state directory of `tree` over what is in `directory`, as a container has it."""
+    """Return Nix with the state directory of `tree` and the store in `directory`, as in a container."""
     for path, node in tree.entries():
         place = directory / os.fsdecode(path)
         if node.typeflag == typeflags.DIRECTORY:
@@ -141,7 +141,7 @@ def _laid_out(tree: Tree, directory: Path) -> Path:
 
 
 def _dump(path: Path) -> list[str]:
-    """The database as SQL without its words' spacing, comments and the time of day."""
+    """Return the schema as SQL without whitespace, comments and times."""
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("UPDATE ValidPaths SET registrationTime = 0")
         lines = list(connection.iterdump())
@@ -150,8 +150,8 @@ def _dump(path: Path) -> list[str]:
 
 
 def test_equal_to_what_nix_writes(nix: _Nix, program: str) -> None:
-    """Built outputs, sources and derivations, with all tables, indexes and triggers: what
-    is missing would be missed by some command, some day.
+    """Built outputs, sources and derivations, with all tables, indexes and triggers: anything missing
+    could make some command fail.
     """
     derivation = nix("nix-store", "--query", "--deriver", program).strip()
     (nix.home / "source").write_text("a source")
@@ -173,7 +173,7 @@ def test_equal_to_what_nix_writes(nix: _Nix, program: str) -> None:
 
 
 def test_nix_answers_from_it(nix: _Nix, program: str, tmp_path: Path) -> None:
-    """The commands that dockerTools' own tests run in a container, and the collector."""
+    """The commands run by dockerTools' own tests in a container, and the collector."""
     (nix.home / "source").write_text("not needed")
     source = nix("nix-store", "--add", str(nix.home / "source")).strip()
     objects = nix.objects(program, source)
@@ -189,7 +189,7 @@ def test_nix_answers_from_it(nix: _Nix, program: str, tmp_path: Path) -> None:
     closure = set(nix("nix-store", "-qR", program).split())
     assert set(there("nix-store", "--gc", "--print-live").split()) == closure
     assert source in there("nix-store", "--gc", "--print-dead").split()
-    # A path that refers to itself goes, too, once there is no root.
+    # A path that refers to itself is collected as well once it has no root.
     root.unlink()
     there("nix-store", "--delete", program)
     assert not Path(program).exists()
@@ -197,8 +197,8 @@ def test_nix_answers_from_it(nix: _Nix, program: str, tmp_path: Path) -> None:
 
 
 def test_nix_goes_on_with_a_merged_one(nix: _Nix, program: str, tmp_path: Path) -> None:
-    """The base's database is Nix's own, in WAL mode and with tables for realisations; after
-    the merge Nix knows both, builds, and makes these tables anew.
+    """The base's database is Nix's own, in WAL mode and with tables for realisations; after the merge
+    Nix knows both images' paths, builds, and recreates these tables.
     """
     base_objects = nix.objects(program)
     (nix.home / "source").write_text("ours")

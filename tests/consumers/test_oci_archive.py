@@ -1,4 +1,4 @@
-"""Our OCI archive in real consumers with cold stores: what the table of outputs (test_table.py) does not hold."""
+"""Our OCI archive in real consumers with cold stores, beyond the table of outputs (test_table.py)."""
 
 import json
 import tarfile
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.consumers
 def test_skopeo_finds_every_layer_in_the_layout(
     oci_skopeo: OciSkopeo, oci_archive: Path, expected_id: str
 ) -> None:
-    """Without it the OCI manifest might list other layers than the config, and skopeo is who copies blobs by it."""
+    """Without it the OCI manifest could list other layers than the config; skopeo copies blobs by the manifest."""
     oci_skopeo.load_file(oci_archive)
     copied = oci_skopeo.isolation.path(oci_skopeo.blobs)
     manifest = json.loads((copied / "manifest.json").read_bytes())
@@ -34,7 +34,7 @@ def test_layer_listed_twice(
     oci_archive: Path,
     tmp_path: Path,
 ) -> None:
-    """Without it an image on our own archive, with the same top layer as its base, is unproven: two layers, a blob."""
+    """Without it a base image from our own archive with an equal layer, one blob used twice, would be untested."""
     conf = json.loads(image.conf.read_bytes())
     conf |= {"from_image": str(oci_archive), "store_layers": [], "annotations": {"a": "b"}}
     again = tmp_path / "conf.json"
@@ -55,7 +55,7 @@ def test_layer_listed_twice(
 def test_cut_stream(
     name: str, before: str, request: pytest.FixtureRequest, oci_archive: Path, tmp_path: Path
 ) -> None:
-    """Without it a stream that breaks off might load: all blobs are there before any document names them."""
+    """Without it a truncated stream could load: all blobs precede the documents that refer to them."""
     with tarfile.open(oci_archive) as tar:
         length = tar.getmember(before).offset
     cut = tmp_path / "cut.tar"

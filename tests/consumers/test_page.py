@@ -15,14 +15,14 @@ PAGE = Path(__file__).parents[2] / "docs" / "consumers.md"
 
 
 def test_page() -> None:
-    """Without it the page keeps what the tests have long refuted."""
+    """Without it the page could keep claims that the tests have refuted."""
     assert PAGE.read_text("utf-8") == page(), "run python -m tests.consumers.table > the page"
 
 
 @pytest.mark.parametrize("archive_format", FORMATS)
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_verify_agrees(tmp_path: Path, archive_format: str, compression: str) -> None:
-    """Without it `verify` warns of consumers that read the archive, or keeps silent of those that do not."""
+    """Without it `verify` could warn of consumers that read the archive, or miss some that do not."""
     conf = Store.below(tmp_path).conf()
     archive = tmp_path / "image"
     options = ("--format", archive_format, "--compress", compression, "-o", str(archive))
@@ -30,7 +30,7 @@ def test_verify_agrees(tmp_path: Path, archive_format: str, compression: str) ->
 
     def reads(row: Row) -> bool:
         refusal = row.refusal(archive_format, compression)
-        # Who unpacks it for umoci can as well tell tar how.
+        # Whoever unpacks the archive for umoci can also decompress it.
         return (row.refusal(archive_format, "none") if refusal is TAR else refusal) is None
 
     read = {row.consumer for row in ROWS if row.way == FILE and reads(row)}
@@ -39,7 +39,7 @@ def test_verify_agrees(tmp_path: Path, archive_format: str, compression: str) ->
 
 
 def test_limits_agree() -> None:
-    """Without it the warning and `verify` draw the line where no consumer does."""
+    """Without it the warning and `verify` could state a limit that no consumer has."""
     allowed = {limit.consumer: limit.layers for limit in LIMITS}
 
     assert allowed["docker"] == limits.DOCKER_MAX_LAYERS

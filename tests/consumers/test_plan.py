@@ -1,5 +1,5 @@
-"""From a specification to a running container, with packages from a real Nix store: what nixpkgs' own tests of
-`dockerTools` assert, one test each, and what is ours.
+"""From a specification to a running container, with packages from a real Nix store: the assertions of nixpkgs' own
+tests of `dockerTools`, one test each, and some of ours.
 """
 
 import json
@@ -31,18 +31,18 @@ pytestmark = [pytest.mark.consumers, pytest.mark.slow]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workshop:
-    """A Nix store with packages, and a dockerd that loads what is made of them."""
+    """A Nix store with packages, and a dockerd that loads the images made of them."""
 
     nix: Nix
     docker: Docker
     directory: Path
     shell: str
-    """A store path with a shell and what a shell wants."""
+    """A store path with a shell and its dependencies."""
     greeting: str
     """A store path that refers to the shell."""
 
     def plan(self, **keys: Any) -> dict[str, Any]:
-        """The conf of a specification, as Nix answers what it needs."""
+        """Return the conf of a specification, planned with Nix."""
         spec = {"store_dir": self.nix.store_dir, "nix_store": None, **keys}
         with pytest.MonkeyPatch.context() as patch:
             for key, value in self.nix.environment.items():
@@ -51,13 +51,13 @@ class Workshop:
             return plan(parsed, warn=print).document
 
     def conf(self, **keys: Any) -> Path:
-        """That conf in a file."""
+        """Write that conf to a file."""
         path = self.directory / f"{keys['name'].replace('/', '-')}.json"
         path.write_text(json.dumps(self.plan(**keys)), "utf-8")
         return path
 
     def archive(self, **keys: Any) -> Path:
-        """The image in a file."""
+        """Write the image to a file."""
         conf = self.conf(**keys)
         path = conf.with_suffix(".tar")
         subprocess.run([*producer(conf, "-q"), "-o", str(path)], check=True)
@@ -70,8 +70,8 @@ class Workshop:
         return str(json.loads(conf.read_bytes())["repo_tag"])
 
     def run(self, image: str, *argv: str, options: Sequence[str] = ()) -> str:
-        """What a container prints that has to succeed."""
-        # Docker's options stand before the image.
+        """Return the output of a container, which must succeed."""
+        # Docker's options precede the image.
         return self.docker.output(
             "docker", "run", "--rm", "--network=none", "--pull=never", *options, image, *argv
         )
@@ -79,7 +79,7 @@ class Workshop:
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
-    """One for all tests: what they load has different names."""
+    """One instance for all tests: their images have different names."""
     require([*PROGRAMS, *Docker.programs])
     if not Path(_BUSYBOX).exists():
         unmet(f"not installed: {_BUSYBOX}")
@@ -107,7 +107,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
 
 
 def _add(nix: Nix, directory: Path, name: str, files: dict[str, str]) -> str:
-    """A store path of files, with the references that they hold."""
+    """Add a store path of files, with the references in them."""
     source = directory / "source" / name
     for file, content in files.items():
         (source / file).parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def _add(nix: Nix, directory: Path, name: str, files: dict[str, str]) -> str:
         (source / file).chmod(0o755)
     added = nix.add(source)
     found = {*re.findall(rf"{re.escape(nix.store_dir)}/[0-9a-z]{{32}}-[a-z]+", str(files))}
-    # A build is what makes Nix look for references; --add does not.
+    # Only a build makes Nix scan for references; --add does not.
     listed = " ".join(f"(builtins.storePath {path})" for path in found)
     code = f"""derivation {{
       name = "{name}"; system = builtins.currentSystem; builder = "/bin/sh"; PATH = "/usr/bin:/bin";
@@ -125,12 +125,12 @@ def _add(nix: Nix, directory: Path, name: str, files: dict[str, str]) -> str:
 
 @pytest.fixture(scope="module")
 def shell_image(workshop: Workshop) -> str:
-    """An image with a shell, and little else."""
+    """Return the specification of an image with a shell, and little else."""
     return workshop.load(name="shell", contents=[workshop.shell], config={"Cmd": ["/bin/sh"]})
 
 
 def test_three_commands(workshop: Workshop) -> None:
-    """The README's first three commands lead to a running container, as they stand there."""
+    """The README's first three commands lead to a running container, as they are printed there."""
     readme = Path(__file__).parents[2] / "README.md"
     echo, planned, _ = re.findall(r"^ {4}(.*)$", readme.read_text("utf-8"), re.MULTILINE)[2:5]
     echo = echo.replace("/nix/store/…-hello", workshop.greeting)
@@ -146,7 +146,7 @@ def test_three_commands(workshop: Workshop) -> None:
 
 
 def test_store_below_another_root(workshop: Workshop) -> None:
-    """What Nix keeps in a directory of one's own runs, though no /nix of this machine has it."""
+    """A store in one's own directory works, although this machine has no /nix."""
     nix = RootedNix.below(workshop.directory / "rooted")
     shell = nix.add(workshop.directory / "tools")
     script = workshop.directory / "rooted" / "greeting" / "bin" / "greet"
@@ -171,13 +171,13 @@ def test_store_below_another_root(workshop: Workshop) -> None:
 
 
 def test_closure_comes_along(workshop: Workshop) -> None:
-    """What contents refer to is in the image: a script finds its interpreter."""
+    """The closure of contents is in the image: a script finds its interpreter."""
     image = workshop.load(name="closure", contents=[workshop.greeting])
     assert workshop.run(image, "/bin/greet") == "hello\n"
 
 
 def test_created(workshop: Workshop) -> None:
-    """Created is 1970-01-01T00:00:01Z, so that images are reproducible, unless it is now."""
+    """`created` is 1970-01-01T00:00:01Z, so that images are reproducible, unless it is `now`."""
     keys = {"contents": [workshop.shell]}
     fixed = image_config(workshop.archive(name="created", **keys))
     now = image_config(workshop.archive(name="created-now", created="now", **keys))
@@ -187,7 +187,7 @@ def test_created(workshop: Workshop) -> None:
 
 @pytest.mark.parametrize("tag", [None, "v7"])
 def test_tag_is_the_one_loaded(workshop: Workshop, tag: str | None) -> None:
-    """Given or derived, the conf's tag is the name under which docker has the image."""
+    """The conf's tag, given or derived, is the name of the image in docker."""
     conf = workshop.conf(name="tagged", tag=tag, contents=[workshop.shell])
     loaded = workshop.docker.load(producer(conf))
     assert json.loads(conf.read_bytes())["repo_tag"] in loaded.images
@@ -201,7 +201,7 @@ def test_registry_in_the_name(workshop: Workshop) -> None:
 
 
 def test_store_directories(workshop: Workshop, shell_image: str) -> None:
-    """Each directory down to the store is 0755, and an unprivileged user runs what is there."""
+    """Every parent directory of the store is 0755, so an unprivileged user can run programs in it."""
     store = Path(workshop.nix.store_dir)
     above = [str(path) for path in (store, *store.parents)]
     modes = workshop.run(shell_image, "/bin/stat", "-c", "%a", *above)
@@ -211,7 +211,7 @@ def test_store_directories(workshop: Workshop, shell_image: str) -> None:
 
 
 def test_without_store_paths(workshop: Workshop) -> None:
-    """No store path is in the image, and it works where the host mounts its store."""
+    """The image has no store paths, and it works where the host mounts its store."""
     keys: dict[str, Any] = {"contents": [workshop.greeting], "includeStorePaths": False}
     archive = workshop.archive(name="without", **keys)
     root = subprocess.run(
@@ -228,11 +228,11 @@ def test_without_store_paths(workshop: Workshop) -> None:
 
 
 def test_two_images_share_layers(workshop: Workshop) -> None:
-    """What two images have in common is stored and sent once."""
+    """The layers shared by two images are stored and sent once."""
     one = workshop.archive(name="share-one", contents=[workshop.greeting])
     two = workshop.archive(name="share-two", contents=[workshop.greeting, "fakeNss"])
     layers = [{*image_config(archive)["rootfs"]["diff_ids"]} for archive in (one, two)]
-    assert len(layers[0] & layers[1]) == len(layers[0]) - 1  # but the customisation layer
+    assert len(layers[0] & layers[1]) == len(layers[0]) - 1  # except the customisation layer
 
 
 def test_two_layers(workshop: Workshop) -> None:
@@ -242,7 +242,7 @@ def test_two_layers(workshop: Workshop) -> None:
 
 
 def test_chain(workshop: Workshop) -> None:
-    """Three images on each other keep their order: the upper file wins, and Env is joined."""
+    """Three images on top of each other keep their order: the upper file wins, and Env is merged."""
     lower = workshop.archive(
         name="lower", tag="1", contents=[workshop.shell], extraCommands="echo lower > who",
         config={"Env": ["A=lower", "B=lower"]},
@@ -259,13 +259,13 @@ def test_chain(workshop: Workshop) -> None:
 
 
 def test_architecture(workshop: Workshop) -> None:
-    """The architecture is the one that is given."""
+    """The architecture is the given one."""
     keys: dict[str, Any] = {"contents": [workshop.shell], "architecture": "arm64"}
     assert image_config(workshop.archive(name="arm", **keys))["architecture"] == "arm64"
 
 
 def test_store_path_that_is_a_link(workshop: Workshop) -> None:
-    """It stays a link, and leads to its target in the container."""
+    """A symlink stays one, and points to its target in the container."""
     code = f"""derivation {{
       name = "current"; system = builtins.currentSystem; builder = "/bin/sh"; PATH = "/usr/bin:/bin";
       args = ["-c" "ln -s ${{builtins.storePath {workshop.greeting}}} $out"]; }}"""
@@ -277,7 +277,7 @@ def test_store_path_that_is_a_link(workshop: Workshop) -> None:
 
 
 def test_fake_root_ownership(workshop: Workshop) -> None:
-    """What fakeRootCommands own and make persists."""
+    """Owners and files from fakeRootCommands are in the image."""
     commands = "mkdir -p srv/data; chown 1000:1001 srv/data; chmod 2750 srv/data; mknod null c 1 3"
     image = workshop.load(
         name="owned",
@@ -293,13 +293,13 @@ def test_fake_root_ownership(workshop: Workshop) -> None:
 
 
 def test_what_only_fake_root_commands_refer_to(workshop: Workshop) -> None:
-    """It is in the image, with what it needs."""
+    """A program is in the image with its dependencies."""
     image = workshop.load(name="referred", fakeRootCommands=f"ln -s {workshop.greeting} opt")
     assert workshop.run(image, "/opt/bin/greet") == "hello\n"
 
 
 def test_absolute_paths_under_fakechroot(workshop: Workshop) -> None:
-    """Commands see the tree as the root, and the store in it."""
+    """Commands see the tree as the root, with the store in it."""
     commands = f"mkdir -p /srv; {workshop.shell}/bin/cat /etc/motd > /srv/copy; chown 5:5 /srv/copy"
     image = workshop.load(
         name="fakechroot", contents=[workshop.shell], extraCommands="mkdir etc; echo hi > etc/motd",
@@ -310,7 +310,7 @@ def test_absolute_paths_under_fakechroot(workshop: Workshop) -> None:
 
 
 def test_certificates(workshop: Workshop) -> None:
-    """Programs of all kinds find the bundle."""
+    """Programs of all kinds find the certificate bundle."""
     bundle = _add(
         workshop.nix, workshop.directory, "cacert", {"etc/ssl/certs/ca-bundle.crt": "trust\n"}
     )
@@ -343,7 +343,7 @@ def test_shell_and_env_at_their_places(workshop: Workshop) -> None:
 
 
 def test_tmp(workshop: Workshop) -> None:
-    """Anybody can write to /tmp where it was asked for."""
+    """Everybody can write to a /tmp made with that mode."""
     image = workshop.load(name="tmp", contents=[workshop.shell], directories={"/tmp": "1777"})
     found = workshop.run(
         image, "/bin/sh", "-c", "touch /tmp/x && stat -c %a /tmp", options=["--user", "5", "--env=PATH=/bin"]
@@ -373,7 +373,7 @@ def test_links_of_the_base_stay(workshop: Workshop) -> None:
 
 
 def test_nix_database(workshop: Workshop) -> None:
-    """Nix finds all that is in the image, whole, and knows what it needs."""
+    """Nix finds all store paths of the image, intact, with their references."""
     image = workshop.load(name="database", contents=[workshop.greeting], includeNixDB=True)
     # The host's Nix, as the image has none.
     options = [

@@ -1,4 +1,4 @@
-"""Streams that are not whole, or not true: no consumer may make an image of them."""
+"""Truncated or corrupt streams: a consumer must not make an image of them."""
 
 import hashlib
 import io
@@ -54,7 +54,7 @@ def test_cut_stream(
     archive: Path,
     place: Callable[[Sequence[tarfile.TarInfo]], int],
 ) -> None:
-    """Without it a run that dies midway may leave an image that loads."""
+    """Without it a run that dies midway could leave an image that loads."""
     with tarfile.open(archive) as tar:
         length = place(tar.getmembers())
 
@@ -65,14 +65,14 @@ def test_cut_stream(
 
 
 def test_stream_cut_at_its_very_end(consumer: Consumer, image: BuiltImage, archive: Path) -> None:
-    """Without it the cuts might be refused for a fault of the test's own, and prove nothing."""
+    """Without it the truncated streams could be refused for a fault of the test's own, and prove nothing."""
     loaded = consumer.load(_cut(image.producer, archive.stat().st_size))
 
     assert consumer.reference(REPO_TAG) in loaded.images
 
 
 def test_wrong_diff_id(consumer: Consumer, archive: Path, tmp_path: Path) -> None:
-    """Without it nobody knows whether consumers would notice that a layer was hashed wrongly."""
+    """Without it consumers might not notice a layer whose hash is wrong."""
     changed = tmp_path / "changed.tar"
     _change_first_diff_id(archive, changed)
 
@@ -83,7 +83,7 @@ def test_wrong_diff_id(consumer: Consumer, archive: Path, tmp_path: Path) -> Non
 
 
 def test_wrong_checksum(consumer: Consumer, image: BuiltImage, tmp_path: Path) -> None:
-    """Without it our own failing run might end in an archive that loads all the same."""
+    """Without it a failed run of ours could still end in an archive that loads."""
     conf = json.loads(image.conf.read_bytes())
     layer = tmp_path / "customisation"
     shutil.copytree(conf["customisation_layer"], layer)
@@ -110,12 +110,12 @@ def _assert_absent(consumer: Consumer) -> None:
 
 
 def _cut(argv: Sequence[str], length: int) -> Sequence[str]:
-    """Return a command that writes the first bytes of what another one writes."""
+    """Return a command that writes only the first bytes of the output of another one."""
     return ("sh", "-c", 'length=$1; shift; "$@" | head -c "$length"', "sh", str(length), *argv)
 
 
 def _change_first_diff_id(archive: Path, changed: Path) -> None:
-    """Copy an archive, consistent but for the digest of its first layer."""
+    """Copy an archive, consistent except for the digest of its first layer."""
     with tarfile.open(archive) as source, tarfile.open(changed, "w") as target:
         *layers, config, manifest = source.getmembers()
         for member in layers:

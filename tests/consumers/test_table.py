@@ -1,4 +1,4 @@
-"""Every consumer with every output: what it reads it runs as our image, and what it refuses leaves nothing."""
+"""Every consumer with every output: it runs each one it reads, and one it refuses leaves nothing behind."""
 
 import os
 import re
@@ -25,7 +25,7 @@ _DAEMONS = {"docker": "dockerd"}
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One consumer, one way in, one output."""
+    """A consumer, a way to load, and an output."""
 
     row: Row
     archive_format: str
@@ -37,7 +37,7 @@ class Cell:
 
     @property
     def refusal(self) -> Refusal | None:
-        """Why it is refused, if it is."""
+        """The reason why it is refused, or None."""
         return self.row.refusal(self.archive_format, self.compression)
 
 
@@ -50,13 +50,13 @@ CELLS = [
 
 
 def options(archive_format: str, compression: str) -> Sequence[str]:
-    """The options that ask for an output."""
+    """Return the options that select an output."""
     return ("--format", archive_format, "--compress", compression)
 
 
 @pytest.fixture(scope="session")
 def saved(image: BuiltImage, tmp_path_factory: pytest.TempPathFactory) -> Saved:
-    """Give the file with an output, each written once."""
+    """Return the file with an output, each written once."""
     directory = tmp_path_factory.mktemp("outputs")
 
     def save(archive_format: str, compression: str) -> Path:
@@ -72,7 +72,7 @@ def saved(image: BuiltImage, tmp_path_factory: pytest.TempPathFactory) -> Saved:
 
 @pytest.fixture
 def consumer(request: pytest.FixtureRequest, cell: Cell) -> Consumer:
-    """Give the cell's consumer, which has seen nothing."""
+    """Return the cell's consumer, with a cold store."""
     chosen = request.getfixturevalue(cell.row.fixtures[cell.archive_format])
     assert isinstance(chosen, Consumer)
     return chosen
@@ -80,7 +80,7 @@ def consumer(request: pytest.FixtureRequest, cell: Cell) -> Consumer:
 
 @pytest.fixture
 def load(consumer: Consumer, cell: Cell, image: BuiltImage, saved: Saved) -> Load:
-    """Give the cell's way in."""
+    """Return the cell's way to load."""
     if cell.row.way == PIPE:
         argv = producer(image.conf, *options(cell.archive_format, cell.compression))
         return lambda: consumer.load_unfiltered(argv)
@@ -89,7 +89,7 @@ def load(consumer: Consumer, cell: Cell, image: BuiltImage, saved: Saved) -> Loa
 
 @pytest.mark.parametrize("cell", [cell for cell in CELLS if cell.refusal is None], ids=str)
 def test_reads(consumer: Consumer, load: Load, image: BuiltImage, expected_id: str) -> None:
-    """Without it the page promises a way that leads to no running container, or to another image."""
+    """Without it the page could promise a way that leads to no running container, or to another image."""
     loaded = load()
 
     assert loaded.images == {consumer.reference(REPO_TAG): expected_id}
@@ -102,7 +102,7 @@ def test_reads(consumer: Consumer, load: Load, image: BuiltImage, expected_id: s
 
 @pytest.mark.parametrize("cell", [cell for cell in CELLS if cell.refusal is not None], ids=str)
 def test_refuses(consumer: Consumer, load: Load, cell: Cell) -> None:
-    """Without it the page warns of what works by now, or a consumer takes half an image without a word."""
+    """Without it the page could warn of something that works by now, or a consumer load half an image silently."""
     assert cell.refusal is not None
 
     with pytest.raises(LoadError) as refused:
@@ -119,7 +119,7 @@ def test_refuses(consumer: Consumer, load: Load, cell: Cell) -> None:
 def test_umoci_if_tar_is_told(
     umoci: Umoci, image: BuiltImage, saved: Saved, compression: str, expected_id: str
 ) -> None:
-    """Without it the note under the table sends people who have a compressed archive nowhere."""
+    """Without it the note under the table could give a command that does not work."""
     option = "--gzip" if compression == "gzip" else "--zstd"
     assert option in TAR.reason
     archive = saved("oci-archive", compression)
@@ -137,7 +137,7 @@ def test_umoci_if_tar_is_told(
 
 @pytest.mark.parametrize("consumer", VERSIONS)
 def test_version(consumer: str) -> None:
-    """Without it the page names versions that nobody tried."""
+    """Without it the page could name versions that nobody has tested."""
     program = _DAEMONS.get(consumer, consumer)
     require([program])
     said = subprocess.run(

@@ -1,4 +1,4 @@
-"""Executables of `stream-image wrap`, in what loads images."""
+"""Executables of `stream-image wrap`, loaded into real consumers."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.consumers
 
 
 def _executable(image: BuiltImage, directory: Path, *options: str) -> Path:
-    """The image's conf, wrapped."""
+    """Return the wrapped conf of the image."""
     program = directory / "stream-greeter"
     subprocess.run(
         (sys.executable, "-m", "stream", "wrap", str(image.conf), "-o", str(program), *options),
@@ -39,7 +39,7 @@ def test_docker_loads_and_runs(
 
 
 def test_skopeo_copies(skopeo: Skopeo, image: BuiltImage, expected_id: str, tmp_path: Path) -> None:
-    """Without it flags that a consumer needs could be lost on their way through the executable."""
+    """Without it options that a consumer needs could be lost on their way through the executable."""
     program = str(_executable(image, tmp_path, "--embed", "-t", "other:two"))
     loaded = skopeo.load_unfiltered((program, "--compress", "store"))
     assert set(loaded.images.values()) == {expected_id}

@@ -1,1 +1,1 @@
-"""What goes wrong while an image is written, made to go wrong at a known place."""
+"""Failures while an image is written, injected at a known place."""

@@ -1,4 +1,4 @@
-"""A store, and the library that makes the world misbehave."""
+"""A store, and the library that injects faults into system calls."""
 
 import os
 import shutil
@@ -14,13 +14,13 @@ World = Callable[..., dict[str, str]]
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """An empty store."""
+    """Return an empty store."""
     return Store.below(tmp_path)
 
 
 @pytest.fixture(scope="session")
 def world_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """world.c, compiled."""
+    """Return world.c, compiled."""
     if not shutil.which("gcc"):
         pytest.skip("gcc is needed to make the world misbehave")
     library = tmp_path_factory.mktemp("world") / "world.so"
@@ -31,10 +31,10 @@ def world_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def world(world_library: Path, store: Store) -> World:
-    """The environment in which files below the store misbehave: `world(read="eintr")`."""
+    """Return an environment in which files below the store misbehave: `world(read="eintr")`."""
 
     def environment(**how: str) -> dict[str, str]:
-        loaded = os.environ.get("LD_PRELOAD", "")  # a sanitizer's runtime stays first
+        loaded = os.environ.get("LD_PRELOAD", "")  # a sanitizer's runtime must come first
         return {
             "LD_PRELOAD": f"{loaded} {world_library}".strip(),
             "WORLD_ROOT": str(store.directory),

@@ -1,4 +1,4 @@
-"""System calls that give less than was asked, are interrupted, or fail; made so by world.c."""
+"""System calls that transfer less than requested, are interrupted, or fail, injected by world.c."""
 
 import os
 from collections import Counter
@@ -41,25 +41,25 @@ def _archive(conf: Path, env: dict[str, str] | None = None) -> bytes:
     ids=lambda how: "-".join(f"{call}-{fault.replace(':', '-')}" for call, fault in how.items()),
 )
 def test_same_bytes(store: Store, world: World, how: dict[str, str]) -> None:
-    """Without it bytes could be lost or doubled where a call does only a part of its work."""
+    """Without it bytes could be lost or doubled when a call transfers only a part of them."""
     conf = _filled(store)
     assert _archive(conf, world(**how)) == _archive(conf)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_read_error(store: Store, world: World, number: int) -> None:
-    """Without it a bad disk would give a file of zeros."""
+    """Without it a bad disk could give a file of zeros."""
     with Run(_filled(store), "--progress", "none", env=world(read=f"eio:{number}")) as run:
         assert_failed(run.finish(), str(store.directory), "Input/output error")
 
 
 @pytest.mark.parametrize("room", [0, 100, 300_000, 3 * MIB])
 def test_disk_full(store: Store, world: World, tmp_path: Path, room: int) -> None:
-    """Without it a full disk would leave a part of an image where the last one was."""
+    """Without it a full disk could replace the previous image by a partial one."""
     target = tmp_path / "image.tar"
     target.write_bytes(b"older")
     with open(os.devnull, "rb") as spare:
-        # The descriptor that the next open will give, in a program with three of its own.
+        # The descriptor that the next open returns, in a program with three of its own.
         number = 3
         assert spare.fileno() >= number
     conf = _filled(store)
@@ -73,7 +73,7 @@ def test_disk_full(store: Store, world: World, tmp_path: Path, room: int) -> Non
 
 
 def test_each_file_opened_and_read_once(store: Store, world: World, tmp_path: Path) -> None:
-    """Without it content could be hashed from one reading and written from another."""
+    """Without it the content hashed could come from one read and the content written from another."""
     conf = _filled(store)
     log = tmp_path / "log"
     _archive(conf, world(log=str(log)))
@@ -87,7 +87,7 @@ def test_each_file_opened_and_read_once(store: Store, world: World, tmp_path: Pa
             count, _, path = rest.partition(" ")
             read[path] += int(count)
     one = str(store.path("one"))
-    # A directory is opened once to be walked, once to open files in it.
+    # A directory is opened once to be walked, and once to open the files in it.
     assert opened == {one: 1, f"{one}/d": 2, str(store.directory): 1} | dict.fromkeys(
         [f"{one}/d/file", f"{one}/d/empty", str(store.path("two"))], 1
     )
@@ -95,7 +95,7 @@ def test_each_file_opened_and_read_once(store: Store, world: World, tmp_path: Pa
 
 
 def test_file_vanishes_between_walk_and_read(store: Store, world: World, tmp_path: Path) -> None:
-    """Without it the error would name the file before it, or none."""
+    """Without it the error could name the previous file, or none."""
     first = store.file("one/a", b"first")
     victim = store.file("one/b", b"second")
     fifo = tmp_path / "fifo"
@@ -103,12 +103,12 @@ def test_file_vanishes_between_walk_and_read(store: Store, world: World, tmp_pat
     os.mkfifo(f"{fifo}.back")
     env = world(pause=f"{fifo}:1:{first}")
     with Run(store.conf(["one"]), "--progress", "none", env=env) as run:
-        fifo.read_bytes()  # the program stands before the first read of `a`
+        fifo.read_bytes()  # the program stops before the first read of `a`
         victim.unlink()
         Path(f"{fifo}.back").write_bytes(b"\n")
         assert_failed(run.finish(), str(victim), "no such file")
 
 
 def test_members_of_a_whole_run(store: Store) -> None:
-    """Without it the helper that finds no manifest could be blind."""
+    """Without it the helper that checks for a missing manifest could itself be broken."""
     assert members(_archive(_filled(store)))[-1] == "manifest.json"

@@ -22,7 +22,7 @@ def _conf(store: Store, *layers: list[str]) -> Path:
 
 
 def test_right_checksum(store: Store) -> None:
-    """Without it the tests of wrong ones could pass for another reason."""
+    """Without it the tests of invalid layers could pass for another reason."""
     _customisation(store, CONTENT, CONTENT)
     with Run(_conf(store), "--progress", "none") as run:
         outcome = run.finish()
@@ -31,7 +31,7 @@ def test_right_checksum(store: Store) -> None:
 
 
 def test_wrong_checksum(store: Store) -> None:
-    """Without it a damaged top layer would be loaded as the one that was built."""
+    """Without it a damaged customisation layer could be loaded as the one that was built."""
     _customisation(store, CONTENT, CONTENT + b"!")
     with Run(_conf(store), "--progress", "none") as run:
         outcome = run.finish()
@@ -51,7 +51,7 @@ def test_layer_cut_or_grown_while_it_is_copied(store: Store, size: int) -> None:
 
 @pytest.mark.parametrize("change", ["cut", "grow", "vanish", "replace", "fifo", "directory"])
 def test_layer_changed_before_its_turn(store: Store, change: str) -> None:
-    """Without it what was checked and what is copied could be two files, or the copy wait for ever."""
+    """Without it the file checked and the file copied could differ, or the copy wait for ever."""
     store.file("one/ballast", BALLAST)
     layer = _customisation(store, CONTENT, CONTENT)
     with Run(_conf(store, ["one"]), "--progress", "none") as run:

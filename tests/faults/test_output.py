@@ -1,4 +1,4 @@
-"""Readers that go away, and outputs that take no more."""
+"""Readers that close early, and outputs that cannot be written."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from support import BALLAST, MIB, Run, Store, assert_failed, assert_unfinished, 
 
 @pytest.fixture
 def conf(store: Store) -> Path:
-    """A conf of one large layer and one small one."""
+    """Return a conf of one large layer and one small one."""
     store.file("one/ballast", BALLAST)
     store.file("two/file", b"content")
     return store.conf(["one"], ["two"])
@@ -18,7 +18,7 @@ def conf(store: Store) -> Path:
 
 @pytest.mark.parametrize("count", [0, 100, 5000, 2 * MIB])
 def test_reader_closes_early(conf: Path, count: int) -> None:
-    """Without it `stream-image conf.json | head` would end in a traceback, or well."""
+    """Without it `stream-image conf.json | head` could print a traceback, or succeed."""
     with Run(conf, "--progress", "none") as run:
         run.read(count)
         run.close_pipe()
@@ -29,7 +29,7 @@ def test_reader_closes_early(conf: Path, count: int) -> None:
 
 
 def test_reader_closes_before_the_manifest(store: Store) -> None:
-    """Without it an image of one buffer, whose first write is its last, would count as read."""
+    """Without it an image of one buffer, whose first write is its last, could count as read."""
     store.file("one", b"content")
     conf = store.conf(["one"])
     with Run(conf, "--progress", "none") as run:
@@ -39,7 +39,7 @@ def test_reader_closes_before_the_manifest(store: Store) -> None:
 
 
 def test_reader_of_a_fifo_closes_early(conf: Path, tmp_path: Path) -> None:
-    """Without it `-o FIFO` would not be what standard output is."""
+    """Without it `-o FIFO` could behave differently from standard output."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     with Run(conf, "-o", fifo, "--progress", "none") as run:
@@ -52,7 +52,7 @@ def test_reader_of_a_fifo_closes_early(conf: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["-o", "stdout"])
 def test_full_device(conf: Path, how: str) -> None:
-    """Without it a full disk would count as written, or end in a traceback."""
+    """Without it an image on a full disk could count as written, or end in a traceback."""
     with open("/dev/full", "wb") as full:
         if how == "stdout":
             run = Run(conf, "--progress", "none", stdout=full.fileno())
@@ -66,7 +66,7 @@ def test_full_device(conf: Path, how: str) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
 def test_full_file_system(conf: Path, tmp_path: Path) -> None:
-    """Without it a file system that fills up would keep the part that found room."""
+    """Without it a partial file could remain on a file system that is full."""
     mount = tmp_path / "small"
     mount.mkdir()
     mounted = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(mount)]
@@ -84,7 +84,7 @@ def test_full_file_system(conf: Path, tmp_path: Path) -> None:
 
 
 def test_file_size_limit(conf: Path, tmp_path: Path) -> None:
-    """Without it a limit on the size of files would kill us, and leave the part."""
+    """Without it a limit on file sizes could kill the program, and leave the partial file."""
     target = tmp_path / "image.tar"
     before = leftovers(tmp_path)
     with Run(

@@ -1,4 +1,4 @@
-"""Signals in the middle of a layer: the program stops at once, and leaves nothing."""
+"""Signals in the middle of a layer: the program stops immediately, and leaves nothing."""
 
 import os
 import signal
@@ -13,12 +13,12 @@ from faults.conftest import World
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 AT_ONCE = 1.0  # seconds
-LARGE = 1 << 30  # more than passes before a signal comes
+LARGE = 1 << 30  # more than is received before the signal arrives
 
 
 @pytest.mark.parametrize("signum", SIGNALS)
 def test_while_the_pipe_is_full(store: Store, signum: signal.Signals) -> None:
-    """Without it a program whose reader hangs could only be killed."""
+    """Without it a program whose reader hangs could be stopped only by SIGKILL."""
     store.file("one/ballast", BALLAST)
     with Run(store.conf(["one"]), "--progress", "none") as run:
         run.read(MIB)
@@ -32,7 +32,7 @@ def test_while_the_pipe_is_full(store: Store, signum: signal.Signals) -> None:
 
 @pytest.mark.parametrize("signum", SIGNALS)
 def test_while_busy(store: Store, signum: signal.Signals, tmp_path: Path) -> None:
-    """Without it a signal would wait for the layer's end, or leave a part of the file."""
+    """Without it a signal could take effect only at the layer's end, or leave a partial file."""
     store.file("one/large", LARGE)
     target = tmp_path / "image.tar"
     target.write_bytes(b"older")
@@ -52,7 +52,7 @@ def test_while_busy(store: Store, signum: signal.Signals, tmp_path: Path) -> Non
 
 
 def test_while_walking(store: Store, world: World) -> None:
-    """Without it Ctrl-C would do nothing while a large tree on a slow disk is walked."""
+    """Without it Ctrl-C could be ignored while a large tree on a slow disk is walked."""
     for number in range(200):
         store.file(f"one/{number}", b"")
     with Run(store.conf(["one"]), "--progress", "none", env=world(walk="delay:50")) as run:
@@ -63,13 +63,13 @@ def test_while_walking(store: Store, world: World) -> None:
 
 
 def _in_walk(process: "subprocess.Popen[bytes]") -> bool:
-    """A directory of the store is open."""
+    """Return whether a directory of the store is open."""
     links = Path(f"/proc/{process.pid}/fd").iterdir()
     return any("/store/one" in _target(link) for link in links)
 
 
 def _target(link: Path) -> str:
-    """Where a link leads; a descriptor may be closed before it is looked at."""
+    """Return the target of a link; a descriptor may be closed before it is read."""
     try:
         return os.readlink(link)
     except OSError:
@@ -77,28 +77,28 @@ def _target(link: Path) -> str:
 
 
 def _is_caught(signum: signal.Signals, process: "subprocess.Popen[bytes]") -> bool:
-    """The program has a handler for a signal: it has started up."""
+    """Return whether the program has a handler for a signal, so that it has started up."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     caught = int(status.split("SigCgt:", 1)[1].split(None, 1)[0], 16)
     return bool(caught >> (signum - 1) & 1)
 
 
 def test_while_waiting_for_a_fifo(store: Store, tmp_path: Path) -> None:
-    """Without it `-o FIFO` that nobody reads could only be killed."""
+    """Without it `-o FIFO` without a reader could be stopped only by SIGKILL."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     store.file("one", b"")
     with Run(store.conf(["one"]), "-o", fifo, "--progress", "none") as run:
         until(lambda: _is_caught(signal.SIGTERM, run.process))
-        time.sleep(0.5)  # from outside nothing tells that it waits: /proc would need privileges
+        time.sleep(0.5)  # its wait cannot be seen from outside: /proc would need privileges
         outcome, seconds = run.stopped_by(signal.SIGTERM)
     assert (outcome.status, outcome.stderr) == (128 + signal.SIGTERM, "")
     assert seconds < AT_ONCE
 
 
 def test_many_at_once(store: Store, tmp_path: Path) -> None:
-    """Without it a second signal, sent while the first one ends the run, would show a traceback
-    or leave the part of the file.
+    """Without it a second signal, sent while the first one ends the run, could show a traceback
+    or leave the partial file.
     """
     store.file("one/large", LARGE)
     conf = store.conf(["one"])
@@ -118,7 +118,7 @@ def test_many_at_once(store: Store, tmp_path: Path) -> None:
 
 
 def test_ignored_signal_stays_ignored(store: Store) -> None:
-    """Without it `nohup stream-image` would end with the terminal."""
+    """Without it `nohup stream-image` could end with the terminal."""
     store.file("one/ballast", BALLAST)
     prefix = ["env", "--ignore-signal=HUP"]
     with Run(store.conf(["one"]), "--progress", "none", prefix=prefix) as run:

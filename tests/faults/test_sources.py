@@ -1,7 +1,7 @@
-"""Files that change under the pass, and files that no layer can hold.
+"""Files that change while they are read, and files that a layer cannot contain.
 
-Where the place matters the reader stops: the program then waits in the middle
-of the first file of the layer, with the victim still before it.
+Where the position matters, the reader stalls: the program then waits in the middle of the
+first file of the layer, and has yet to reach the file that is changed.
 """
 
 import os
@@ -60,7 +60,8 @@ def _fifo(path: Path) -> None:
 def _socket(path: Path) -> None:
     path.unlink()
     with socket.socket(socket.AF_UNIX) as listener:
-        directory = os.open(path.parent, os.O_PATH)  # a socket's name is short, tmp_path is not
+        # A socket's path must be short, and tmp_path is not.
+        directory = os.open(path.parent, os.O_PATH)
         listener.bind(f"/proc/self/fd/{directory}/{path.name}")
         os.close(directory)
 
@@ -69,7 +70,7 @@ def _device(path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root makes devices")
     path.unlink()
-    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))  # /dev/zero: never ends
+    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))  # /dev/zero never ends
 
 
 def _vanish(path: Path) -> None:
@@ -77,7 +78,7 @@ def _vanish(path: Path) -> None:
 
 
 def _parent_to_link(path: Path) -> None:
-    """Another directory of the same look in its place, by way of a link."""
+    """Replace a directory by a link to another one that looks the same."""
     parent = path.parent
     moved = parent.rename(parent.with_name("moved"))
     twin = parent.with_name("twin")
@@ -103,7 +104,7 @@ def _changed_behind_ballast(store: Store, change: Change, victim: Path, *prefix:
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))
 def test_file_changed_before_it_is_read(store: Store, change: Change) -> None:
-    """Without it a layer could hold a mix of two states, under a digest that is right for neither."""
+    """Without it a layer could mix two states, under a digest that is right for neither."""
     store.file("two/file", b"")
     victim = store.file("one/d/victim", CONTENT)
     assert_failed(_changed_behind_ballast(store, change, victim), str(victim))
@@ -111,14 +112,14 @@ def test_file_changed_before_it_is_read(store: Store, change: Change) -> None:
 
 @pytest.mark.parametrize("change", [_grow, _fifo, _vanish, _replace, _symlink])
 def test_empty_file_changed_before_it_is_read(store: Store, change: Change) -> None:
-    """Without it a file of no bytes would not be looked at, there being nothing to read."""
+    """Without it a change of an empty file could be missed, as there is nothing to read."""
     store.file("two/file", b"")
     victim = store.file("one/d/victim", b"")
     assert_failed(_changed_behind_ballast(store, change, victim), str(victim))
 
 
 def test_file_made_unreadable_before_it_is_read(store: Store, without_privilege: list[str]) -> None:
-    """Without it a layer could end where permission does."""
+    """Without it a layer could be truncated where a file is unreadable."""
     store.file("two/file", b"")
     victim = store.file("one/z-victim", CONTENT)
     outcome = _changed_behind_ballast(store, lambda path: path.chmod(0), victim, *without_privilege)
@@ -127,7 +128,7 @@ def test_file_made_unreadable_before_it_is_read(store: Store, without_privilege:
 
 @pytest.mark.parametrize("change", [_shrink, _empty, _grow, _rewrite])
 def test_file_changed_while_it_is_read(store: Store, change: Change) -> None:
-    """Without it a layer could hold a file's first half of before and second half of after."""
+    """Without it a layer could combine the first half of one version of a file and the second of another."""
     victim = store.file("one/victim", BALLAST)
     with Run(store.conf(["one"]), "--progress", "none") as run:
         run.read(MIB)
@@ -150,7 +151,7 @@ def test_store_path_vanishes_before_its_layer(store: Store) -> None:
 
 
 def test_changes_that_do_not_matter(store: Store) -> None:
-    """Without it a run would fail for what is not in its image: access times, link counts."""
+    """Without it a run could fail for a change that does not affect its image: access times, link counts."""
     store.file("one/a-ballast", BALLAST)
     victim = store.file("one/z-victim", CONTENT)
     with Run(store.conf(["one"]), "--progress", "none") as run:
@@ -166,7 +167,7 @@ def test_changes_that_do_not_matter(store: Store) -> None:
     ("make", "said"), [(_fifo, "FIFO"), (_socket, "socket"), (_device, "device")]
 )
 def test_what_no_layer_holds(store: Store, make: Change, said: str) -> None:
-    """Without it an image could hold what only its host can answer, or the run wait for ever."""
+    """Without it an image could contain what exists only on its host, or the run wait for ever."""
     odd = store.file("one/d/odd", b"")
     make(odd)
     with Run(store.conf(["one"]), "--progress", "none") as run:
@@ -177,7 +178,7 @@ def test_what_no_layer_holds(store: Store, make: Change, said: str) -> None:
 def test_unreadable_below_a_store_path(
     store: Store, kind: str, without_privilege: list[str]
 ) -> None:
-    """Without it a file that only root reads would be left out, or end in a traceback."""
+    """Without it an unreadable file could be omitted, or end in a traceback."""
     victim = store.file("one/d/file", CONTENT)
     if kind == "directory":
         victim = victim.parent

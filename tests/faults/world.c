@@ -1,15 +1,15 @@
-/* Loaded before libc (LD_PRELOAD), makes the world misbehave at a known place.
+/* Loaded before libc (LD_PRELOAD), makes system calls misbehave at a known place.
  *
  *   WORLD_ROOT   only files below this directory are watched
  *   WORLD_LOG    append a line for each open ("open PATH"), each read that
- *                gives something ("read COUNT PATH")
- *   WORLD_READ   of watched files: short:N  no more than N bytes at once
+ *                returns bytes ("read COUNT PATH")
+ *   WORLD_READ   of watched files: short:N  at most N bytes per call
  *                                  eintr    every other call is interrupted
  *                                  eio:N    the N-th call of the run fails
  *   WORLD_WRITE  of the largest descriptor's kind asked for in WORLD_FD:
  *                short:N, eintr, eagain, enospc:N (after N bytes)
  *   WORLD_FD     the descriptor whose writes misbehave (default 1)
- *   WORLD_WALK   each status of a watched directory's item takes N milliseconds
+ *   WORLD_WALK   each stat of a watched directory entry takes N milliseconds
  *   WORLD_PAUSE  FIFO:N:PATH  before the N-th read of PATH, write a byte to the
  *                FIFO and wait to read one from it with ".back" after its name
  */
@@ -49,7 +49,7 @@ static void note(const char *format, ...)
     syscall(SYS_close, fd);
 }
 
-/* The number after `name:` in the variable, or 1 for `name` alone; 0 if it says other things. */
+/* Return the number after `name:` in the variable, 1 for `name` alone, or 0 for any other value. */
 static long asked(const char *variable, const char *name)
 {
     const char *value = getenv(variable);
@@ -91,7 +91,7 @@ static void pause_before_read(const char *path)
     syscall(SYS_close, fd);
 }
 
-/* What a call on a watched file does first: 0, or -1 with errno. */
+/* Act before a read of a watched file. Returns 0, or -1 with errno set. */
 static int before_read(int fd, size_t *count)
 {
     static long calls, interruptions;
