@@ -13,11 +13,11 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(PYTEST) -m "not slow and not consumers"
 
-# With the slow tests and the real container tools (as root, see .ci/run).
+# Including the slow tests and those with real container tools (as root, see .ci/run).
 test-all: $(STAMP)
 	$(PYTEST)
 
-# Builds stores of several GB on the first run; --help tells of smaller ones.
+# Builds stores of several GB on the first run; `python -m bench --help` lists smaller ones.
 bench: $(STAMP)
 	$(BIN)/python -m bench
 
@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml setup.py $(wildcard native/*) | check-build-tools
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-# One line for what is missing, with the Debian package that has it.
+# Print the first missing tool with the Debian package that provides it.
 check-build-tools:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	    || { echo "Python 3.11 or later is missing: apt-get install python3" >&2; exit 1; }

@@ -1,9 +1,8 @@
-"""`make demo`: an image of the Python that runs this, from several store paths.
+"""`make demo`: build and run an image of the running Python, from several store paths.
 
-Assembles a small store below `.demo` (interpreter, shared libraries, standard
-library, a program), writes a specification and the references graph, plans the
-layers, streams the image to a file, checks the file, and runs the image in a chroot
-where that is allowed.
+Assembles a small store below `.demo` (interpreter, shared libraries, standard library, a
+program), writes a specification and the references graph, plans the layers, streams the
+image to a file, checks the file, and runs the image in a chroot if that is allowed.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ GREETING = "import sys, json; print('Hello from Python', sys.version.split()[0],
 
 
 def shared_libraries(program: Path) -> set[Path]:
-    """What the dynamic loader would load for `program`, loader included."""
+    """Return the libraries that the dynamic loader loads for `program`, and the loader."""
     text = subprocess.run(["ldd", program], capture_output=True, text=True, check=False).stdout
     return {Path(path) for path in re.findall(r"(/\S+)", text)}
 
 
 def assemble() -> tuple[dict[Path, list[Path]], dict[str, object]]:
-    """Fill the store. Returns its paths with what each refers to, and the container config."""
+    """Fill the store. Return the references of each of its paths, and the container config."""
     shutil.rmtree(HERE, ignore_errors=True)
     interpreter = Path(os.path.realpath(sys.executable))
     libraries, python, stdlib, hello = (
@@ -63,13 +62,13 @@ def assemble() -> tuple[dict[Path, list[Path]], dict[str, object]]:
     references = {libraries: [], stdlib: [libraries], python: [libraries, stdlib], hello: [python]}
     command = [f"{libraries}/{loader}", "--library-path", f"{libraries}", f"{python}/bin/python3"]
     return references, {
-        "Cmd": [*command, "/share/hello/hello.py"],  # a link in the root, to the store path
+        "Cmd": [*command, "/share/hello/hello.py"],  # a link in the image's root to the store path
         "Env": [f"PYTHONHOME={stdlib}"],
     }
 
 
 def plan(references: dict[Path, list[Path]], config: dict[str, object]) -> Path:
-    """Write the specification, and let its conf be planned."""
+    """Write the specification, plan it, and return the path of the conf."""
     graph = [
         {
             "path": str(path),
@@ -116,7 +115,7 @@ def run(archive: Path, config: dict[str, object]) -> None:
             if member.name.endswith("/layer.tar"):
                 layer = tar.extractfile(member)
                 assert layer is not None
-                # Python 3.11.2, Debian's, would extract an absolute name where it says.
+                # Debian's Python 3.11.2 would extract absolute names outside the directory.
                 unpack = ["tar", "--extract", "--directory", str(root)]
                 subprocess.run(unpack, input=layer.read(), capture_output=True, check=True)
     user_namespace = ["unshare", "--user", "--map-root-user"] if os.geteuid() else []
@@ -128,7 +127,7 @@ def run(archive: Path, config: dict[str, object]) -> None:
     assert isinstance(environment, list)
     result = subprocess.run(
         [*user_namespace, "chroot", root, *command],
-        # Of users, Debian's PATH does not have the directory of chroot.
+        # Debian's PATH for ordinary users lacks the directory of chroot.
         env={"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin", **dict(item.split("=", 1) for item in environment)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -138,7 +137,7 @@ def run(archive: Path, config: dict[str, object]) -> None:
 
 
 def main() -> None:
-    """Assemble, plan, stream, check, run, and say how to load it."""
+    """Assemble, plan, stream, check and run the image, and print how to load it."""
     references, config = assemble()
     conf, archive = plan(references, config), HERE / "image.tar"
     with archive.open("wb") as file:

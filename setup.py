@@ -1,4 +1,4 @@
-"""The C extension; everything else is in pyproject.toml."""
+"""Build the C extension; all other metadata is in pyproject.toml."""
 
 import os
 from glob import glob

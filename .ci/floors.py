@@ -1,7 +1,7 @@
-"""Print how much of the Python and of the C the tests reached; fail below the floors.
+"""Print the test coverage of Python and C; fail below the floors.
 
-The floors are in pyproject.toml. Run from the root of the tree that was measured, by the
-interpreter that measured it.
+The floors are in pyproject.toml. Run from the root of the measured tree, with the interpreter
+that measured it.
 """
 
 import json
@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 
 TOOLS = Path(sys.executable).parent
-# A floor this far below what is measured, in percent points, is due to rise.
+# A floor is to be raised if it is this many percentage points below the measured coverage.
 SLACK = 1.0
 
 
@@ -20,20 +20,20 @@ def _output(tool: str, *args: str) -> bytes:
 
 
 def measure_python() -> float:
-    """Return the percentage of lines of Python that were run, in any process."""
+    """Return the percentage of Python lines that any process ran."""
     _output("coverage", "combine", "--quiet")
     report = json.loads(_output("coverage", "json", "--quiet", "-o", "-"))
     return float(report["totals"]["percent_covered"])
 
 
 def measure_c() -> float:
-    """Return the percentage of lines of C that were run."""
+    """Return the percentage of C lines that were run."""
     report = json.loads(_output("gcovr", "--filter", "native/", "--json-summary"))
     return float(report["line_percent"])
 
 
 def main() -> int:
-    """Compare what was measured with the floors; return the exit status."""
+    """Compare the coverage with the floors; return the exit status."""
     document = tomllib.loads(Path("pyproject.toml").read_text("utf-8"))
     floors = document["tool"]["stream-image"]["coverage-floor"]
     status = 0

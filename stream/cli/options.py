@@ -48,7 +48,7 @@ def add_format_argument(parser: argparse.ArgumentParser) -> None:
     """Add the option that chooses the archive's format."""
     parser.add_argument(
         "--format", choices=ARCHIVE_FORMATS, default="docker-archive",
-        help="docker-archive (default), or oci-archive, which is an OCI image layout as well",
+        help="docker-archive (default), or oci-archive, which is also an OCI image layout",
     )  # fmt: skip
 
 

@@ -98,7 +98,7 @@ def output_file(path: str, *, mode: int = 0o666) -> Iterator[int]:
     part = f".stream-image.{secrets.token_hex(8)}.part"
     beside = None if special else os.path.join(os.path.dirname(target), part)
     try:
-        fd = _opened(path, descriptor, beside)
+        fd = _open_output(path, descriptor, beside)
         try:
             yield fd
             if beside is not None:
@@ -121,7 +121,7 @@ def output_file(path: str, *, mode: int = 0o666) -> Iterator[int]:
         raise
 
 
-def _opened(path: str, descriptor: int | None, beside: str | None) -> int:
+def _open_output(path: str, descriptor: int | None, beside: str | None) -> int:
     try:
         if descriptor is not None:
             return os.dup(descriptor)

@@ -91,7 +91,7 @@ def test_what_we_write(store: Store, compress: str, archive_format: str) -> None
     for args, stdin in ((path, b""), ("-", path.read_bytes())):
         status, said = run(args, "--conf", conf, stdin=stdin)
         assert (status, len(said.splitlines())) == (0, 1), said
-        assert f"sound and equal to what {conf} yields: 1 image, 2 layers, " in said
+        assert f"sound and identical to the image of {conf}: 1 image, 2 layers, " in said
     assert "sound: 1 image, 2 layers, " in run(path)[1]
     assert run(path, "-q") == (0, "")
 

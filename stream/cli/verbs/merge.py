@@ -1,4 +1,4 @@
-"""`stream-image merge A B …`: combine the images of several archives in one."""
+"""`stream-image merge A B …`: combine the images of several archives into one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stream.cli.progress import Reporter
 from stream.cli.usage import UsageError
 from stream.tools.merge import merge
 
-SUMMARY = "combine the images of several archives in one"
+SUMMARY = "combine the images of several archives into one"
 DESCRIPTION = """\
 Write one archive with the images of all archives, each layer once. An archive
 is a docker-archive or an OCI layout, in any compression."""

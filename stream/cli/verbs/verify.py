@@ -16,8 +16,8 @@ from stream.tools.verify import Finding, Verification, verify
 
 SUMMARY = "check an archive, optionally against a conf"
 DESCRIPTION = """\
-Check an archive's integrity and which tools would reject it. Every digest is
-recomputed; documents, layers and their tars are checked. All faults are reported."""
+Check an archive's integrity, and report the tools that would reject it. Every digest
+is recomputed; documents, layers and their tars are checked. All faults are reported."""
 EPILOG = """\
 Examples: stream-image verify image.tar.zst
           stream-image verify image.tar --conf conf.json
@@ -104,7 +104,7 @@ def _document(verification: Verification) -> dict[str, Any]:
 def _lines(verification: Verification, conf: str | None) -> Iterator[str]:
     name = one_line(verification.name)
     if not verification.faults:
-        sound = "sound" if conf is None else f"sound and equal to what {one_line(conf)} yields"
+        sound = "sound" if conf is None else f"sound and identical to the image of {one_line(conf)}"
         yield f"{name}: {sound}: {_summary(verification)}{_not_for(verification)}"
         return
     yield f"{name}: {_counted(sum(f.count for f in verification.faults), 'fault')}"
