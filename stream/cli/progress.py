@@ -44,8 +44,8 @@ def say(text: str) -> None:
 
 def _image_line(image: Image) -> str:
     layers = "1 layer" if len(image.layers) == 1 else f"{len(image.layers)} layers"
-    manifest = f" (manifest {image.manifest.digest})" if image.manifest else ""
-    return f"{' '.join(image.repo_tags) or 'untagged'} {image.image_id}{manifest}: {layers}"
+    manifest = f", manifest {image.manifest.digest}" if image.manifest else ""
+    return f"{' '.join(image.repo_tags) or 'untagged'} {image.image_id}: {layers}{manifest}"
 
 
 class Reporter(Observer):

@@ -90,7 +90,10 @@ def test_manifest_of_an_oci_archive(conf: Path, tmp_path: Path) -> None:
     with tarfile.open(out) as tar:
         (entry,) = json.loads(tar.extractfile("index.json").read())["manifests"]  # type: ignore[union-attr]
     assert done["manifest"] == entry["digest"]
-    assert f"(manifest {entry['digest']})" in _said(conf, *arguments, "--progress", "none")[-1]
+    assert (
+        f": 3 layers, manifest {entry['digest']}, "
+        in _said(conf, *arguments, "--progress", "none")[-1]
+    )
 
 
 @pytest.mark.parametrize("kind", ["ConfError", "SourceError"])
