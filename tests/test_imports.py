@@ -133,7 +133,10 @@ def test_a_quiet_run_is_light(tmp_path: Path) -> None:
     conf = tmp_path / "conf.json"
     conf.write_bytes(orjson.dumps({"repo_tag": "x:1"}))
     run = "import sys; from stream.cli.main import main; assert main(sys.argv[1:]) == 0"
-    assert not (loaded(run, "-q", "-o", os.devnull, str(conf)) - loaded("")) & HEAVY
+    found = loaded(run, "-q", "-o", os.devnull, str(conf)) - loaded("")
+    assert not found & HEAVY
+    assert not {name for name in found if name.startswith(("stream.sources.base", "stream.nix.q"))}
+    assert "stream.archives.tarreader" not in found
 
 
 def test_only_the_verb_that_runs_is_imported(tmp_path: Path) -> None:

@@ -92,3 +92,9 @@ def test_a_new_verb_is_one_new_file(tmp_path: Path) -> None:
     done = run("greet", "world")
     assert (done.returncode, done.stdout, done.stderr) == (7, "hello world\n", "")
     assert "did you mean 'stream-image greet'?" in run("geret", "world").stderr
+
+
+@pytest.mark.parametrize("name", sorted(verbs.names()))
+def test_summary_is_read_from_the_source(name: str) -> None:
+    """Without it the help would have to import every verb, or show another text than it states."""
+    assert verbs.summary(name) == verbs.load(name).SUMMARY

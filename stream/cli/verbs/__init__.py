@@ -41,6 +41,26 @@ def names() -> frozenset[str]:
     }
 
 
+def summary(name: str) -> str:
+    """Return the SUMMARY of the verb `name`, read from its source: importing every verb for
+    one page of help would take twice as long, and one that is broken would break the page.
+    """
+    import ast
+
+    (path,) = (
+        path
+        for directory in __path__
+        if os.path.isfile(path := os.path.join(directory, f"{name}.py"))
+    )
+    with open(path, "rb") as source:
+        module = ast.parse(source.read())
+    for node in module.body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id="SUMMARY")], value=ast.Constant(value=str(text))):
+                return text
+    return ""
+
+
 def load(name: str | None) -> Verb:
     """Import the verb `name`; None stands for the main job."""
     return cast(Verb, import_module(f"{__name__}.{name or MAIN_JOB}"))
