@@ -201,6 +201,7 @@ class ImageDocuments:
     layers: tuple[Layer, ...]
     architecture: str
     os: str = "linux"
+    variant: str = ""
     annotations: Mapping[str, str] = field(default_factory=dict)
 
 

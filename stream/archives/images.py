@@ -14,9 +14,9 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Never, NoReturn, Self, overload
 
 from stream.archives.bytesource import ByteSource
@@ -66,6 +66,7 @@ class ArchiveImage:
     document: dict[str, Any]
     repo_tags: tuple[str, ...]
     layers: tuple[ArchiveLayer, ...]
+    annotations: Mapping[str, str] = field(default_factory=dict)  # of its OCI manifest
 
     @property
     def image_id(self) -> Digest:
@@ -359,7 +360,14 @@ class _Reader:
             document=document,
             repo_tags=tags,
             layers=tuple(layers),
+            annotations=_strings(manifest.get("annotations")),
         )
+
+
+def _strings(value: object) -> dict[str, str]:
+    """Return the members of a JSON object that are strings."""
+    members = value.items() if isinstance(value, dict) else ()
+    return {name: text for name, text in members if isinstance(text, str)}
 
 
 def _is_attestation(descriptor: dict[str, Any]) -> bool:

@@ -136,10 +136,10 @@ def oci_index(entries: Iterable[IndexEntry]) -> bytes:
     """The `index.json` of images: an entry for each tag, one without a name for none."""
     manifests: list[dict[str, Any]] = []
     for manifest, image in entries:
-        described = {
-            **_descriptor(manifest),
-            "platform": {"architecture": image.architecture, "os": image.os},
-        }
+        platform = {"architecture": image.architecture, "os": image.os}
+        if image.variant:
+            platform["variant"] = image.variant
+        described = {**_descriptor(manifest), "platform": platform}
         names = [{IMAGE_NAME: qualified(tag), REF_NAME: split(tag)[1]} for tag in image.repo_tags]
         manifests += [{**described, "annotations": name} for name in names] or [described]
     document = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests}

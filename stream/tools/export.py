@@ -34,7 +34,7 @@ from stream.archives.images import Archive, ArchiveImage, open_archive
 from stream.archives.sequential import Sequential
 from stream.archives.tarreader import Member, read_members
 from stream.compression import UNCOMPRESSED, Compression, opened_compressor
-from stream.errors import ArchiveError, DigestMismatch
+from stream.errors import ArchiveError, ArgumentError, DigestMismatch
 from stream.model import Digest, ImageConf
 from stream.observer import Observer
 from stream.pipes import descriptor_of
@@ -45,7 +45,7 @@ from stream.sources.layer import ListedLayer
 from stream.sources.store import StoreLayer
 from stream.tarwriter import TarWriter, encode_header, encode_record
 from stream.text import printable
-from stream.tools.target import read_target
+from stream.tools.target import ArchiveFile, read_target
 from stream.typeflags import DIRECTORY, HARD_LINK
 
 # The keys of an extended header that repeat the header, or that no tool restores. Others, such
@@ -77,20 +77,39 @@ def export(
     object. `target` is a conf, parsed, in a file or on standard input (`-`), or an archive,
     `FILE` or `FILE:name:tag`.
 
-    Raises ConfError, SourceError, ArchiveError, DigestMismatch or OutputError; then the tar
-    has no trailer. `output` is not closed.
+    Raises ArgumentError, ConfError, RecipeError, SourceError, ArchiveError, DigestMismatch
+    or OutputError; then the tar has no trailer. `output` is not closed.
     """
     check_output(output, observer, compression, threads)
     observer = observer or Observer()
-    found = (
-        target
-        if isinstance(target, ImageConf)
-        else read_target(target, tagged=False, warn=observer.warning)
-    )
+    found = find_target(target, observer)
+    return export_found(found, output, observer, compression=compression, threads=threads)
+
+
+def find_target(
+    target: ImageConf | str | os.PathLike[str], observer: Observer
+) -> ImageConf | ArchiveFile:
+    """Return the conf or the archive that `target` names, before any output is opened.
+    Raises ArgumentError or ConfError.
+    """
+    if isinstance(target, ImageConf):
+        return target
+    found = read_target(target, tagged=False, warn=observer.warning)
     if isinstance(found, Sequential):
-        raise ArchiveError(
-            found.name, "must be read twice, and a pipe cannot be; save it to a file"
-        )
+        reason = "is an archive, which must be read twice, and a pipe cannot be; save it to a file"
+        raise ArgumentError("target", found.name, reason)
+    return found
+
+
+def export_found(
+    found: ImageConf | ArchiveFile,
+    output: int | BinaryIO,
+    observer: Observer,
+    *,
+    compression: Compression,
+    threads: int | None,
+) -> Exported:
+    """Write the root file system of what `find_target` found. See `export`."""
     with ExitStack() as stack:
         fd = stack.enter_context(descriptor_of(output))
         fd = stack.enter_context(opened_compressor(fd, compression, threads=threads))

@@ -104,6 +104,8 @@ class _ArchiveSources:
                 layers=tuple(known[layer.diff_id] for layer in image.layers),
                 architecture=str(image.document.get("architecture") or ""),
                 os=str(image.document.get("os") or "linux"),
+                variant=str(image.document.get("variant") or ""),
+                annotations=image.annotations,
             )
 
 

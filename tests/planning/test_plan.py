@@ -374,6 +374,12 @@ def test_base_leaves_no_layer_for_the_customisation(
         packages.plan(fromImage=str(base), maxLayers=3, **keys)
 
 
+def test_the_budget_is_checked_before_commands_run(packages: Packages, base: Path) -> None:
+    """Without it commands of minutes would run for a plan that cannot be."""
+    with pytest.raises(ConfError, match="maxLayers: is 3: the base image has 3"):
+        packages.plan(fromImage=str(base), maxLayers=3, extraCommands="exit 3")
+
+
 def test_paths_of_the_base_take_no_layers(packages: Packages, base: Path) -> None:
     """What is left out because the base has it is not planned for."""
     conf = packages.plan(

@@ -158,3 +158,37 @@ def test_one_member_as_two_layers(stream_image: Run, tmp_path: Path) -> None:
     assert done.stderr.decode().splitlines() == [
         f"stream-image: {path}: 0/layer.tar: is listed with two diff_ids"
     ]
+
+
+def test_annotations_and_variant_stay(stream_image: Run, tmp_path: Path) -> None:
+    """Without them a manifest would say less once it was merged, and arm/v6 pass for arm/v7."""
+    base = Base(layers=[SHARED], tags=["x:1"])
+    document = {**base.document(), "architecture": "arm", "variant": "v6"}
+    files = base.oci_files([SHARED])
+    old = f"blobs/sha256/{digest(json.dumps(base.document()).encode())[7:]}"
+    config = json.dumps(document).encode()
+    manifest_name = next(
+        name
+        for name, data in files.items()
+        if name.startswith("blobs/") and b"schemaVersion" in data
+    )
+    manifest = json.loads(files.pop(manifest_name))
+    files.pop(old)
+    manifest["config"] |= {"digest": digest(config), "size": len(config)}
+    manifest["annotations"] = {"org.opencontainers.image.title": "a title"}
+    data = json.dumps(manifest).encode()
+    index = json.loads(files["index.json"])
+    index["manifests"][0] |= {"digest": digest(data), "size": len(data)}
+    files |= {
+        f"blobs/sha256/{digest(config)[7:]}": config, f"blobs/sha256/{digest(data)[7:]}": data,
+        "index.json": json.dumps(index).encode(),
+    }  # fmt: skip
+    (tmp_path / "x.tar").write_bytes(handmade.tar_of([*files.items()]))
+    done = stream_image("merge", f"{tmp_path}/x.tar", "--format", "oci-archive", "-q")
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
+        (entry,) = json.loads(tar.extractfile("index.json").read())["manifests"]  # type: ignore[union-attr]
+        blob = tar.extractfile(f"blobs/sha256/{entry['digest'][7:]}")
+        assert blob
+        assert json.loads(blob.read())["annotations"] == manifest["annotations"]
+    assert entry["platform"] == {"architecture": "arm", "os": "linux", "variant": "v6"}

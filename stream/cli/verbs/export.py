@@ -6,7 +6,7 @@ import argparse
 
 from stream.cli.options import add_output_arguments, opened_output
 from stream.cli.progress import Reporter
-from stream.tools.export import export
+from stream.tools.export import export_found, find_target
 
 SUMMARY = "write the root file system of an image as one tar"
 DESCRIPTION = """\
@@ -32,9 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Export. Raises StreamImageError."""
+    found = find_target(args.target, reporter)
     with opened_output(args, f"export {args.target} | tar -x -C root") as target:
-        export(
-            args.target,
+        export_found(
+            found,
             target.fd,
             reporter,
             compression=target.compression,

@@ -59,7 +59,8 @@ def _differences(
     path: str | None, found: CheckedImage, expected: Image, sources: ImageSources
 ) -> Iterator[str]:
     """Describe how `found` differs from `expected`, which was made from `sources`."""
-    if [*map(qualified, found.repo_tags)] != [*map(qualified, expected.repo_tags)]:
+    untagged = not expected.repo_tags  # a conf without a tag says nothing of it
+    if not untagged and [*map(qualified, found.repo_tags)] != [*map(qualified, expected.repo_tags)]:
         tags = ", ".join(found.repo_tags) or "nothing"
         yield f"is tagged {tags}; the conf's tag is {', '.join(expected.repo_tags)}"
     counts = len(found.layers), len(expected.layers)

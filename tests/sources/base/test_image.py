@@ -454,6 +454,19 @@ def test_another_architecture(tmp_path: Path, stream_image: Any) -> None:
     )
 
 
+def test_another_architecture_before_commands(tmp_path: Path, stream_image: Any) -> None:
+    """Without it the likely reason would be missing when a command of the base cannot run."""
+    (tmp_path / "base.tar").write_bytes(Base(layers=LAYERS, architecture="arm64").docker_archive())
+    conf = {
+        "repo_tag": "x:1", "architecture": "amd64", "from_image": f"{tmp_path}/base.tar",
+        "customisation_layer": {"extra_commands": "exit 3"},
+    }  # fmt: skip
+    (tmp_path / "conf.json").write_bytes(orjson.dumps(conf))
+    done = stream_image("-q", f"{tmp_path}/conf.json", "-o", "/dev/null")
+    assert done.returncode == 1
+    assert b"the base image is for arm64" in done.stderr.splitlines()[0]
+
+
 def test_fifo(tmp_path: Path) -> None:
     """A file of another type is refused immediately, not waited for."""
     os.mkfifo(tmp_path / "base.tar")
