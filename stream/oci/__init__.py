@@ -1,1 +1,1 @@
-"""What the OCI specifications say: documents, names, platforms. Knows no files."""
+"""Formats of the OCI specifications: documents, names, platforms. Must not know files."""

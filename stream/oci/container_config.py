@@ -1,6 +1,6 @@
-"""The container config, `config` in an image config: which type its members have.
+"""Check the types of the members of a container config, `config` in an image config.
 
-OCI Image Specification, config.md, and what Docker adds. Others are left alone.
+OCI Image Specification, config.md, and Docker's additions. Other members are not checked.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ _STRINGS = ("Domainname", "Hostname", "Image", "StopSignal", "User", "WorkingDir
 
 
 def wrong_types(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Members that no consumer takes as they are: the place in `config`, and what must
-    be there. `null` is taken for nothing, everywhere.
+    """Yield the members whose type no consumer accepts: the place in `config`, and a message
+    that gives the expected type. `null` counts as absent everywhere.
     """
     for key in _LISTS:
         value = config.get(key)

@@ -1,10 +1,9 @@
-"""The JSON documents of an image, as bytes; digests and descriptors. Knows no tar
-and no files.
+"""Encode the JSON documents of an image as bytes; compute digests and descriptors. Must not
+know tar or files.
 
-Image config: OCI Image Specification, config.md; its exact bytes are those of
-nixpkgs' `dockerTools`, because their SHA-256 is the image ID. Archive manifest:
-the `manifest.json` of `docker save`. OCI manifest and index: manifest.md and
-image-index.md.
+Image config: OCI Image Specification, config.md; byte for byte that of nixpkgs' `dockerTools`,
+because its SHA-256 is the image ID. Archive manifest: the `manifest.json` of `docker save`.
+OCI manifest and index: manifest.md and image-index.md.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"  # compressed: +gzip, +zstd
 OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
-# What a container config says of one container alone, or was carried out already.
+# Members that apply only to the base's own container, or have already taken effect.
 _NOT_INHERITED = frozenset({"Hostname", "Domainname", "Image", "OnBuild"})
 _MERGED_BY_KEY = ("ExposedPorts", "Labels", "Volumes")
 
@@ -31,8 +30,8 @@ _MERGED_BY_KEY = ("ExposedPorts", "Labels", "Volumes")
 def image_config(
     conf: ImageConf, layers: Sequence[Layer], base: dict[str, Any] | None = None
 ) -> bytes:
-    """The image config of `conf` over `layers`, bottom to top; `base` is the config
-    of the image it is built on, whose layers are among them.
+    """Return the image config of `conf` with `layers`, bottom to top. `base` is the config of
+    the base image, whose layers are among them.
     """
     created = conf.created.isoformat()
     history = [{"created": created, "comment": layer.comment} for layer in layers]
@@ -62,8 +61,8 @@ def _strings(value: object) -> list[str]:
 
 
 def _inherited(base: dict[str, Any], ours: dict[str, Any], *, whole: bool) -> dict[str, Any]:
-    """The container config `ours` over that of `base`: its Env, as nixpkgs has it,
-    or the `whole` of it, as `docker build` has it.
+    """Return the container config `ours`, inheriting from that of `base`: only Env, as in
+    nixpkgs, or the `whole` config, as in `docker build`.
     """
     theirs = _object(base.get("config"))
     env = _strings(theirs.get("Env")) + _strings(ours.get("Env"))
@@ -71,7 +70,7 @@ def _inherited(base: dict[str, Any], ours: dict[str, Any], *, whole: bool) -> di
     if whole:
         config = {key: theirs[key] for key in theirs if key not in _NOT_INHERITED}
         if ours.get("Entrypoint") is not None:
-            config.pop("Cmd", None)  # the arguments of an entry point that is gone
+            config.pop("Cmd", None)  # the arguments of the entry point that is replaced
         config.update(ours)
         for key in _MERGED_BY_KEY:
             if merged := {**_object(theirs.get(key)), **_object(ours.get(key))}:
@@ -84,8 +83,8 @@ def _inherited(base: dict[str, Any], ours: dict[str, Any], *, whole: bool) -> di
 def _kept_history(
     base: dict[str, Any], layer_count: int, history: list[dict[str, str]]
 ) -> list[Any]:
-    """The base's own history, then ours. One that does not tell of as many layers
-    as there are (some tools write none) says nothing: it is written anew.
+    """Return the base's own history, then ours. If it does not match the number of layers
+    (some tools write no history), it is replaced.
     """
     theirs = base.get("history")
     kept = [
@@ -99,7 +98,7 @@ def _kept_history(
 def archive_item(
     config_name: str, repo_tags: Sequence[str], layers: Sequence[Layer]
 ) -> dict[str, Any]:
-    """What `manifest.json` says of one image: config and layers by archive member."""
+    """Return the item of one image in `manifest.json`, which names archive members."""
     return {
         "Config": config_name,
         "RepoTags": list(repo_tags) or None,
@@ -108,12 +107,12 @@ def archive_item(
 
 
 def archive_manifest(items: Sequence[dict[str, Any]]) -> bytes:
-    """The `manifest.json` of the images that `items` describe."""
+    """Return the `manifest.json` of the images described by `items`."""
     return _compact(items)
 
 
 def oci_manifest(config: bytes, layers: Sequence[Layer], annotations: Mapping[str, str]) -> bytes:
-    """The OCI manifest of the image whose config's bytes are `config`."""
+    """Return the OCI manifest of an image; `config` is its image config."""
     document = {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
@@ -126,14 +125,16 @@ def oci_manifest(config: bytes, layers: Sequence[Layer], annotations: Mapping[st
 
 
 class IndexEntry(NamedTuple):
-    """An image in an index: what describes its manifest, and what the manifest says."""
+    """An image in an index: the descriptor of its manifest, and its documents."""
 
     manifest: Descriptor
     image: ImageDocuments
 
 
 def oci_index(entries: Iterable[IndexEntry]) -> bytes:
-    """The `index.json` of images: an entry for each tag, one without a name for none."""
+    """Return the `index.json` of images: an entry for each tag, or one without a name for an
+    image without tags.
+    """
     manifests: list[dict[str, Any]] = []
     for manifest, image in entries:
         platform = {"architecture": image.architecture, "os": image.os}
@@ -147,12 +148,12 @@ def oci_index(entries: Iterable[IndexEntry]) -> bytes:
 
 
 def digest(data: bytes) -> Digest:
-    """The digest of `data`."""
+    """Return the digest of `data`."""
     return Digest(f"sha256:{hashlib.sha256(data).hexdigest()}")
 
 
 def describe(media_type: str, data: bytes) -> Descriptor:
-    """What describes `data`, bytes of the type `media_type`."""
+    """Return the descriptor of `data`, bytes of the type `media_type`."""
     return Descriptor(media_type=media_type, digest=digest(data), size=len(data))
 
 
@@ -169,5 +170,5 @@ def _compact(document: object) -> bytes:
 
 
 def store_paths_comment(paths: Sequence[str]) -> str:
-    """The history comment of a layer made of `paths`."""
+    """Return the history comment of a layer that contains `paths`."""
     return f"store paths: {list(paths)}"

@@ -1,8 +1,8 @@
-"""Platforms as OCI names them. OCI Image Specification, image-index.md (GOARCH)."""
+"""Names of platforms. OCI Image Specification, image-index.md (GOARCH)."""
 
 from __future__ import annotations
 
-# GOARCH names of what `platform.machine()` says.
+# GOARCH names, by the values of `platform.machine()`.
 ARCHITECTURES = {
     "x86_64": "amd64",
     "aarch64": "arm64",

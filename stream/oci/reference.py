@@ -1,7 +1,7 @@
-"""Image references, `name:tag`: their grammar, what Docker fills in where they are short,
-and the annotations under which an OCI index carries them.
+"""Image references, `name:tag`: their grammar, Docker's defaults for the parts left out, and
+the annotations that contain them in an OCI index.
 
-The grammar is that of github.com/distribution/reference. Knows neither JSON nor archives.
+The grammar is that of github.com/distribution/reference. Must not know JSON or archives.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Self
 
-# OCI Image Specification, annotations.md; in a layout it holds the tag alone
+# OCI Image Specification, annotations.md; in an image layout, only the tag
 REF_NAME = "org.opencontainers.image.ref.name"
-# containerd's and podman's, which have no other way to the whole name
+# used by containerd and podman; contains the whole name
 IMAGE_NAME = "io.containerd.image.name"
 
 _DOMAIN_COMPONENT = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
@@ -21,7 +21,7 @@ _DOMAIN = rf"(?:{_DOMAIN_COMPONENT}(?:\.{_DOMAIN_COMPONENT})*|\[[a-fA-F0-9:]+\])
 _PATH_COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"(?:{_DOMAIN}/)?{_PATH_COMPONENT}(?:/{_PATH_COMPONENT})*", re.ASCII)
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
-_AFTER_PORT = re.compile("[0-9]*/.*", re.DOTALL)  # what follows the colon of HOST:PORT/PATH
+_AFTER_PORT = re.compile("[0-9]*/.*", re.DOTALL)  # the part after the colon of HOST:PORT/PATH
 MAX_NAME_LENGTH = 255
 
 
@@ -30,11 +30,11 @@ class Part(Enum):
 
     NAME = auto()
     TAG = auto()
-    NO_TAG = auto()  # there is none
+    NO_TAG = auto()  # the tag is missing
 
 
 class BadReference(ValueError):
-    """A text that is not a reference: `part` is the part that is wrong, the text says how."""
+    """The error for an invalid reference. `part` is the part that is wrong."""
 
     def __init__(self, part: Part, message: str) -> None:
         self.part = part
@@ -53,12 +53,12 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the reference that `text` is. Raises BadReference."""
+        """Parse `name:tag`. Raises BadReference."""
         name, tag = _cut(text)
         if tag is None:
             before, colon, after = text.rpartition(":")
             if not colon or _AFTER_PORT.fullmatch(after):
-                raise BadReference(Part.NO_TAG, f"{text!r} has no tag: write name:tag")
+                raise BadReference(Part.NO_TAG, f"{text!r} has no tag; write name:tag")
             name, tag = before, after
         check_name(name)
         check_tag(tag)
@@ -73,7 +73,9 @@ def check_name(name: str) -> None:
             rule = "letters, digits, and one of '.', '_', '-', '/' between them"
         raise BadReference(Part.NAME, f"{name!r} is not a repository name: {rule}")
     if len(name) > MAX_NAME_LENGTH:
-        wrong = f"the repository name has {len(name)} characters, {MAX_NAME_LENGTH} are allowed"
+        wrong = (
+            f"the repository name has {len(name)} characters; at most {MAX_NAME_LENGTH} are allowed"
+        )
         raise BadReference(Part.NAME, wrong)
 
 
@@ -85,24 +87,24 @@ def check_tag(tag: str) -> None:
 
 
 def _cut(reference: str) -> tuple[str, str | None]:
-    """Name and tag of what may be a reference. A colon with a slash after it is a port's."""
+    """Split a possible reference into name and tag. A colon before a slash precedes a port."""
     name, colon, tag = reference.rpartition(":")
     return (name, tag) if colon and "/" not in tag else (reference, None)
 
 
 def split(reference: str) -> tuple[str, str]:
-    """Return name and tag of `reference`, which others wrote: not checked, and `latest` where
-    there is no tag.
+    """Split `reference`, which may be untrusted, into name and tag without checking them. A
+    missing tag is `latest`.
     """
     name, tag = _cut(reference)
     return name, "latest" if tag is None else tag
 
 
 def qualified(reference: str) -> str:
-    """`reference` with what Docker fills in: docker.io, library, latest."""
+    """Return `reference` with Docker's defaults filled in: docker.io, library, latest."""
     name, tag = split(reference)
     domain, slash, rest = name.partition("/")
-    # In lower case it might be a user's name, too.
+    # A first component in lower case, without a dot or colon, may be a user's name.
     if not slash or not (
         {".", ":"} & set(domain) or domain == "localhost" or domain != domain.lower()
     ):

@@ -1,4 +1,4 @@
-"""The JSON documents: an image config's bytes are the image ID, manifests are for others."""
+"""The JSON documents of an image; the bytes of the image config determine the image ID."""
 
 import dataclasses
 import hashlib
@@ -37,12 +37,12 @@ LAYERS = [
 
 
 def documents_with(*repo_tags: str) -> ImageDocuments:
-    """The documents of an image that has these tags."""
+    """Return the documents of an image with these tags."""
     return ImageDocuments(config=b"{}", repo_tags=repo_tags, layers=(), architecture="arm64")
 
 
 def conf_with(**changes: Any) -> ImageConf:
-    """A conf, with what a test is about changed."""
+    """Return a conf with the given changes."""
     fields: dict[str, Any] = {
         "architecture": "arm64",
         "container_config": {"Cmd": ["/bin/true"], "Env": ["A=1"]},
@@ -57,7 +57,7 @@ def conf_with(**changes: Any) -> ImageConf:
     return ImageConf(**{**fields, **changes})
 
 
-# As nixpkgs' script prints it: the one place where the format is written out in full.
+# As nixpkgs' script prints it: the format in full.
 CONFIG = """\
 {
     "created": "1970-01-01T00:00:01+00:00",
@@ -113,7 +113,7 @@ def test_image_config_of_nothing() -> None:
     ],
 )
 def test_created_is_printed_by_isoformat(instant: str, printed: str) -> None:
-    """The offset stays as it was given: normalising it would change image IDs."""
+    """The offset stays as given: normalising it would change image IDs."""
     conf = conf_with(created=datetime.fromisoformat(instant))
     document = json.loads(image_config(conf, LAYERS))
     assert document["created"] == printed
@@ -133,7 +133,7 @@ values = st.recursive(
 
 @given(st.dictionaries(st.text(), values, max_size=4))
 def test_container_config_passes_untouched(config: dict[str, Any]) -> None:
-    """Whatever the runtime configuration holds comes out, in its order, as ASCII."""
+    """The container config is written completely, in its order, as ASCII."""
     data = image_config(conf_with(container_config=config), LAYERS)
     found = json.loads(data)["config"]
     assert data.isascii()
@@ -142,14 +142,14 @@ def test_container_config_passes_untouched(config: dict[str, Any]) -> None:
 
 
 def test_archive_manifest() -> None:
-    """Compact, sorted, one image with one tag, its layers bottom to top."""
+    """The archive manifest is compact and sorted, with the layers from bottom to top."""
     assert archive_manifest([archive_item("cc.json", ["x:1"], LAYERS)]) == (
         b'[{"Config":"cc.json","Layers":["aa/layer.tar","bb/layer.tar"],"RepoTags":["x:1"]}]'
     )
 
 
 def test_oci_manifest() -> None:
-    """Compact and sorted; a layer that is kept compressed is described as it is kept."""
+    """The OCI manifest is compact and sorted; a layer stored compressed is described as stored."""
     kept = Descriptor(media_type="x+gzip", digest=DIGESTS[0], size=7)
     layers = [LAYERS[0], dataclasses.replace(LAYERS[1], descriptor=kept)]
     assert oci_manifest(b"{}", layers, {"ü": "1", "a": "2"}) == (
@@ -167,7 +167,7 @@ MANIFEST = Descriptor(media_type="x", digest=DIGESTS[0], size=2)
 
 
 def test_several_images_in_the_oci_index() -> None:
-    """Without an entry for each tag, a tag would be lost; without one for none, an image."""
+    """Without an entry for each tag, a tag would be lost; without a nameless one, an untagged image."""
     entries = [IndexEntry(MANIFEST, documents_with(*tags)) for tags in (("x:1", "y:2"), ())]
     manifests = json.loads(oci_index(entries))["manifests"]
     assert [entry.get("annotations", {}).get("io.containerd.image.name") for entry in manifests] == [
@@ -193,7 +193,7 @@ def test_several_images_in_the_oci_index() -> None:
     ],
 )
 def test_names_in_the_oci_index(repo_tag: str, image_name: str, ref_name: str) -> None:
-    """Podman and containerd take the whole name from here, or leave the image without one."""
+    """Podman and containerd read the whole name from here; without it the image has none."""
     index = json.loads(oci_index([IndexEntry(MANIFEST, documents_with(repo_tag))]))
     (entry,) = index["manifests"]
     assert entry["annotations"] == {
@@ -213,5 +213,5 @@ def test_names_in_the_oci_index(repo_tag: str, image_name: str, ref_name: str) -
     ],
 )
 def test_store_paths_comment(paths: list[str], comment: str) -> None:
-    """The history comment is Python's repr of the list, quotes and escapes as they fall."""
+    """The history comment is Python's repr of the list, including its quotes and escapes."""
     assert store_paths_comment(paths) == comment

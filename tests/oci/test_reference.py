@@ -1,4 +1,4 @@
-"""References: the grammar of `name:tag`, and which part is wrong."""
+"""References: the grammar of `name:tag`, and the part that is wrong."""
 
 import pytest
 
@@ -22,13 +22,13 @@ BAD_TAGS = [
 
 @pytest.mark.parametrize("tag", GOOD_TAGS)
 def test_good_tags(tag: str) -> None:
-    """What the grammar of distribution/reference takes, we take."""
+    """Every reference valid in the grammar of distribution/reference is accepted."""
     assert str(Reference.parse(tag)) == tag
 
 
 @pytest.mark.parametrize("tag", BAD_TAGS, ids=ascii)
 def test_bad_tags(tag: str) -> None:
-    """What a daemon would refuse after the last byte is refused before the first."""
+    """A reference that a daemon would refuse after the last byte is refused before the first."""
     with pytest.raises(BadReference) as caught:
         Reference.parse(tag)
     assert str(caught.value)
@@ -40,7 +40,7 @@ def test_bad_tags(tag: str) -> None:
     ["a" * 100_000 + "!:1", "a-" * 50_000 + ":1", "a." * 50_000 + "/:1", "a/" * 50_000 + ":1"],
 )
 def test_tags_take_no_time(tag: str) -> None:
-    """The grammar is matched without backtracking that an evil conf could blow up."""
+    """Matching must not backtrack so that a malicious conf could take forever."""
     with pytest.raises(BadReference):
         Reference.parse(tag)
 
@@ -48,19 +48,23 @@ def test_tags_take_no_time(tag: str) -> None:
 @pytest.mark.parametrize(
     ("text", "part", "message"),
     [
-        ("a", Part.NO_TAG, "'a' has no tag: write name:tag"),
-        ("localhost:5000/a", Part.NO_TAG, "'localhost:5000/a' has no tag: write name:tag"),
-        ("http://a/b", Part.NO_TAG, "'http://a/b' has no tag: write name:tag"),
+        ("a", Part.NO_TAG, "'a' has no tag; write name:tag"),
+        ("localhost:5000/a", Part.NO_TAG, "'localhost:5000/a' has no tag; write name:tag"),
+        ("http://a/b", Part.NO_TAG, "'http://a/b' has no tag; write name:tag"),
         ("x:bad has no tag", Part.TAG, "'bad has no tag' is not a tag: letters"),
         ("x:v1/b", Part.TAG, "'v1/b' is not a tag: letters"),
         ("host:5000/x:v1/b", Part.TAG, "'v1/b' is not a tag: letters"),
         ("x is not a tag:1", Part.NAME, "'x is not a tag' is not a repository name: letters"),
         ("X:1", Part.NAME, "'X' is not a repository name: a repository name is lower-case"),
-        ("x" * 256 + ":1", Part.NAME, "the repository name has 256 characters, 255 are allowed"),
+        (
+            "x" * 256 + ":1",
+            Part.NAME,
+            "the repository name has 256 characters; at most 255 are allowed",
+        ),
     ],
 )
 def test_which_part_is_wrong(text: str, part: Part, message: str) -> None:
-    """Callers go by the part: no text in a name or a tag may be taken for another fault."""
+    """Callers rely on the part: no text in a name or tag may be mistaken for another fault."""
     with pytest.raises(BadReference) as caught:
         Reference.parse(text)
     assert caught.value.part is part
@@ -68,7 +72,7 @@ def test_which_part_is_wrong(text: str, part: Part, message: str) -> None:
 
 
 def test_parts() -> None:
-    """The tag is what follows the last colon; a port's colon stays in the name."""
+    """The tag follows the last colon; the colon before a port belongs to the name."""
     assert Reference.parse("h:5000/a/b:v1") == Reference(name="h:5000/a/b", tag="v1")
     assert split("h:5000/a/b:v1") == ("h:5000/a/b", "v1")
     assert split("h:5000/a") == ("h:5000/a", "latest")
