@@ -1,6 +1,6 @@
-"""Which store path goes into which layer: the one door to the strategies.
+"""Divide store paths into layers: the entry point to the strategies.
 
-Knows the strategies by name, and neither how they work nor what a store path holds.
+Knows the strategies by name; must not know how they work, or what a store path contains.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 from stream.strategies.graph import Graph, check_budget
 
 STRATEGIES = ("stable", "auto", "popularity")
-KEEPS_LAYERS = "stable"  # the one that looks at the previous plan
+KEEPS_LAYERS = "stable"  # the strategy that uses the previous plan
 
 
-def split_into_layers(  # noqa: PLR0913 — the question, and two that only one strategy asks
+def split_into_layers(  # noqa: PLR0913 — two are for one strategy only
     graph: Graph,
     roots: Collection[str],
     budget: int,
@@ -24,18 +24,18 @@ def split_into_layers(  # noqa: PLR0913 — the question, and two that only one 
     name: str = "",
 ) -> list[list[str]]:
     """Return the layers of `graph`, at most `budget` of them: each store path once, in the
-    order in which it is written.
+    order in which the paths are written.
 
     `strategy` is one of STRATEGIES, or a program of nixpkgs' `layeringPipeline` as parsed
-    JSON, which may leave paths out. `stable` starts from the `roots`, which the image is made
-    for, and keeps layers of the `previous` plan; the others ignore both. `name` stands for
-    the document of a program in messages. Raises ValueError for a budget below 1, and
-    ConfError for a faulty program or one that makes too many layers.
+    JSON, which may leave paths out. `stable` takes account of the `roots`, the paths that the
+    image is made for, and keeps layers of the `previous` plan; the others ignore both. `name`
+    is the name of a program's document in messages. Raises ValueError for a budget below 1, and
+    ConfError for a program that is faulty or makes more than `budget` layers.
     """
     if not graph:
         return []
     check_budget(budget)
-    # Each is imported where it is needed: together they take as long as a small plan.
+    # Each is imported where it is needed: importing all takes as long as a small plan.
     if not isinstance(strategy, str):
         from stream.strategies.program import pipeline
 

@@ -1,5 +1,5 @@
-"""References graphs for tests: of letters, or of any shape by hypothesis; and their properties
-computed the slow way. Does not know the planner.
+"""References graphs for tests: of letters, or of any shape from Hypothesis; and their properties,
+computed the slow way. Must not know the planner.
 """
 
 from hypothesis import strategies as st

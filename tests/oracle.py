@@ -1,6 +1,6 @@
-"""The same image made in another way: CPython's tarfile, everything in memory.
+"""Make the same image independently: with CPython's tarfile, and everything in memory.
 
-Knows nothing of the stream package, so that both cannot have the same mistake. The input is
+Must not know the stream package, so that both cannot have the same mistake. The input is
 the conf as parsed JSON; store paths are read from disk.
 """
 
@@ -24,7 +24,7 @@ def text(name: bytes) -> str:
 
 
 def open_tar(file: BinaryIO) -> tarfile.TarFile:
-    """Open a tar on `file` with the options that formats.md prescribes."""
+    """Open a tar on `file` with the options that formats.md specifies."""
     return tarfile.open(
         fileobj=file,
         mode="w|",

@@ -1,4 +1,4 @@
-"""One conf through the package and through the oracle: the same bytes, or an assertion fails."""
+"""Compare the image of one conf made by the package with the oracle's, byte for byte."""
 
 import hashlib
 import io

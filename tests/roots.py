@@ -1,5 +1,5 @@
 """Root file systems as tars, read with CPython's tarfile; and layers flattened the slow
-way, path by path. Knows nothing of the package.
+way, path by path. Must not know the package.
 """
 
 import io
@@ -88,8 +88,8 @@ def read_root(data: bytes) -> dict[str, Node]:
 
 
 def flattened(layers: Sequence[bytes]) -> dict[str, Node]:
-    """Return the same from layers, extracted one after the other, entry by entry. Works for
-    names without links in them.
+    """Return the contents after extracting layers one after the other, entry by entry. Works
+    for names without links in them.
     """
     found: dict[str, Any] = {}
 

@@ -1,4 +1,4 @@
-"""The door to the strategies: who is asked, with what."""
+"""The choice of a layering strategy, and the arguments passed to it."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ ROOTS = ["/s/app", "/s/page"]
 
 
 def test_each_strategy_by_its_name() -> None:
-    """A name that leads to another strategy would move every layer of an image."""
+    """A name that selected another strategy would change every layer of an image."""
     kept = [["/s/page", "/s/lib"], ["/s/app"], ["/s/tool"]]
     asked = {name: split_into_layers(GRAPH, ROOTS, 3, name, kept) for name in STRATEGIES}
     assert asked == {
@@ -38,7 +38,7 @@ def test_nothing_to_split(strategy: str | list[Any]) -> None:
 
 
 def test_program() -> None:
-    """A program decides by itself; one that exceeds the budget is the document's fault."""
+    """A program determines the layers; exceeding the budget is a fault of the document."""
     program = [["popularity_contest"], ["limit_layers", 2]]
     assert len(split_into_layers(GRAPH, ROOTS, 2, program)) == 2
     with pytest.raises(ConfError, match=r"^spec\.json: layeringPipeline: makes 2 layers"):
@@ -46,13 +46,13 @@ def test_program() -> None:
 
 
 def test_no_such_strategy() -> None:
-    """A misspelt name is not quietly another strategy."""
+    """A misspelt name must not silently select another strategy."""
     with pytest.raises(ValueError, match="'best' is not a layering strategy: stable, auto, pop"):
         split_into_layers(GRAPH, ROOTS, 2, "best")
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_no_layer_left(strategy: str) -> None:
-    """A budget without a layer is the caller's mistake, whichever strategy it asks."""
+    """A budget without a layer is the caller's mistake, with every strategy."""
     with pytest.raises(ValueError, match="a budget of 0 layers; at least 1"):
         split_into_layers(GRAPH, ROOTS, 0, strategy)

@@ -1,6 +1,6 @@
-"""Nix's base 32, shortened hashes, and the notations of a SHA-256.
+"""Nix32, shortened hashes, and the notations of a SHA-256.
 
-A real Nix is asked in `consumers/test_nix.py`; here are values that it has printed.
+The expected values were printed by Nix; `consumers/test_nix.py` runs a real one.
 """
 
 import base64
@@ -17,7 +17,7 @@ EMPTY_BASE32 = "0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73"
 
 
 def bits(data: bytes) -> str:
-    """The digits as Nix's manual defines them: five bits each, the last ones first."""
+    """Return the digits as Nix's manual defines them: five bits each, the last ones first."""
     text = "".join(f"{byte:08b}" for byte in reversed(data))
     text = text.zfill((len(text) + 4) // 5 * 5)
     digits = "0123456789abcdfghijklmnpqrsvwxyz"
@@ -25,22 +25,22 @@ def bits(data: bytes) -> str:
 
 
 def test_known_hash() -> None:
-    """What `nix-hash` prints of an empty file is what people compare with."""
+    """People compare with the output of `nix-hash`."""
     assert nix_base32(EMPTY) == EMPTY_BASE32
     assert from_nix_base32(EMPTY_BASE32) == EMPTY
 
 
 @given(data=st.binary(max_size=70))
 def test_digits_of_any_bytes(data: bytes) -> None:
-    """A tag in other digits is not what Nix's tools and its users know."""
+    """Nix's tools and users would not recognise a tag in other digits."""
     text = nix_base32(data)
     assert text == bits(data)
     assert from_nix_base32(text) == data
 
 
 @pytest.mark.parametrize("text", ["0", "z", "e0", "0O", "1_", " 1", "+1", "zz", "000"])
-def test_what_is_no_base_32(text: str) -> None:
-    """A hash with a digit lost must not become another."""
+def test_not_nix_base_32(text: str) -> None:
+    """A hash that lost a digit must not be read as a different hash."""
     with pytest.raises(ValueError, match="is not Nix's base 32"):
         from_nix_base32(text)
 
@@ -55,7 +55,7 @@ def test_path_of_a_text() -> None:
 
 @given(digest=st.binary(min_size=1, max_size=64), size=st.integers(1, 64))
 def test_shortened_bytes(digest: bytes, size: int) -> None:
-    """No byte of a hash may be lost, or different inputs share a tag."""
+    """If a byte of the hash were lost, different inputs could share a tag."""
     folded = compressed(digest, size)
     assert len(folded) == size
     for place in range(size):
@@ -78,7 +78,7 @@ def test_shortened_bytes(digest: bytes, size: int) -> None:
     ],
 )
 def test_notations_of_all_nix_versions(text: str) -> None:
-    """Each Nix command has another one, and the database takes one."""
+    """Nix commands use different notations, and the database requires one of them."""
     assert sha256_of(text) == EMPTY
 
 
@@ -101,7 +101,7 @@ def test_notations_of_all_nix_versions(text: str) -> None:
         "sha256:" + "\N{ARABIC-INDIC DIGIT THREE}" * 64,
     ],
 )
-def test_what_is_no_sha256(text: str) -> None:
-    """A database with a wrong hash is found out when the container runs."""
+def test_not_a_sha256(text: str) -> None:
+    """A wrong hash in a database would be noticed only when the container runs."""
     with pytest.raises(ValueError, match="is not"):
         sha256_of(text)

@@ -1,4 +1,4 @@
-"""How Nix is asked, by programs that stand in for it; a real one is in `consumers/test_nix.py`."""
+"""Queries to Nix, with fake programs; `consumers/test_nix.py` runs a real one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ Install = Callable[[str], None]
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Put a shell script in the place of `nix-store`, on a machine that has nothing of Nix."""
+    """Install a shell script as `nix-store`, on a machine without Nix."""
     for key in ("NIX_STORE_DIR", "NIX_STORE", "NIX_STATE_DIR", "NIX_REMOTE"):
         monkeypatch.delenv(key, raising=False)
     monkeypatch.setenv("NIX_STATE_DIR", str(tmp_path / "state"))
@@ -41,7 +41,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     ],
 )
 def test_what_nix_says_is_one_line(install: Install, script: str, reason: str) -> None:
-    """A person reads why, not a trace, and no terminal is written on."""
+    """The message gives the reason, not a trace, and no terminal control characters."""
     install(script)
     with pytest.raises(NixError) as error:
         query.invalid([HELLO])
@@ -50,7 +50,7 @@ def test_what_nix_says_is_one_line(install: Install, script: str, reason: str) -
 
 
 def test_a_program_that_does_not_start(install: Install, tmp_path: Path) -> None:
-    """A broken installation ends in a line, not a traceback."""
+    """A broken installation is reported on one line, not with a traceback."""
     install("")
     (tmp_path / query.PROGRAM).write_bytes(b"#!/no/such/shell\n")
     with pytest.raises(NixError, match="nix-store: cannot be started: No such file"):
@@ -58,14 +58,14 @@ def test_a_program_that_does_not_start(install: Install, tmp_path: Path) -> None
 
 
 def test_thousands_of_paths_are_few_calls(install: Install, tmp_path: Path) -> None:
-    """A closure of 10,000 paths must neither take 10,000 calls nor be more than a call takes."""
+    """A closure of 10,000 paths must neither take 10,000 calls nor exceed the limit of one."""
     install('echo $# >> calls; for path; do case $path in /*) echo "$path";; esac; done')
     paths = [f"{HELLO}{number:0>160}" for number in range(2500)]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         answer = query.registration([*paths, *paths[:10]], "local?root=/x")
     assert answer.decode().split() == paths
-    # Beside paths: two words and then one, and two for the store.
+    # Besides paths, the arguments are two words, then one, and two for the store.
     calls = [int(line) for line in (tmp_path / "calls").read_text().split()]
     assert calls == [1004, 1004, 514, 1003, 1003, 503]
 
@@ -73,7 +73,7 @@ def test_thousands_of_paths_are_few_calls(install: Install, tmp_path: Path) -> N
 def test_when_there_is_a_nix(
     install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A Nix of another store directory has nothing to say, and one without a database makes one."""
+    """A Nix with another store directory cannot answer, and one without a database would create one."""
     assert not query.knows("/nix/store")
     install("")
     assert not query.knows("/nix/store")

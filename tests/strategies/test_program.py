@@ -18,18 +18,18 @@ SIZES = dict(zip("RABCDE", (6, 5, 4, 3, 2, 1), strict=True))
 
 
 def layers_of(*program: object) -> list[str]:
-    """The layers of DIAMOND, each as one word."""
+    """Return the layers of DIAMOND, each as one word."""
     return ["".join(layer) for layer in pipeline(graph_of(DIAMOND, SIZES), list(program))]
 
 
-# ---- the language once more, the slow way: parts are dicts, lists lists, and a graph is a
-# tuple of its paths in order and a set of pairs
+# ---- a second, slow implementation of the language: parts are dicts, lists are lists, and a
+# graph is a tuple of its paths in order and a set of pairs
 
 Slow = tuple[tuple[str, ...], frozenset[tuple[str, str]]]
 
 
 def sub(graph: Slow, keep: set[str]) -> Slow:
-    """The paths of `keep` and what they refer to among them."""
+    """Return the subgraph of the paths in `keep`."""
     paths, edges = graph
     return tuple(path for path in paths if path in keep), frozenset(
         (one, other) for one, other in edges if {one, other} <= keep
@@ -37,7 +37,7 @@ def sub(graph: Slow, keep: set[str]) -> Slow:
 
 
 def nodes(graph: Slow) -> Graph:
-    """The same, as what `walked` takes."""
+    """Return the same graph in the form that `walked` takes."""
     paths, edges = graph
     return {
         path: Node(0, frozenset(other for one, other in edges if one == path)) for path in paths
@@ -45,12 +45,12 @@ def nodes(graph: Slow) -> Graph:
 
 
 def reached(graph: Slow, start: set[str]) -> set[str]:
-    """`start`, as far as it is in the graph, and all that it reaches."""
+    """Return the paths of `start` that are in the graph, and all that they reach."""
     return set().union(*(walked(nodes(graph), path) for path in start & set(graph[0])))
 
 
 def slow_contest(graph: Slow) -> list[Slow]:
-    """A graph for each path, by score and name."""
+    """Return a graph for each path, by score and name."""
     paths, edges = graph
     tops = set(paths) - {other for _, other in edges}
     scores = counted({**nodes(graph), "": Node(0, frozenset(tops))}, "")
@@ -63,7 +63,7 @@ def slow_contest(graph: Slow) -> list[Slow]:
 
 
 def slow_split(graph: Slow, specs: list[Any]) -> dict[str, Slow]:
-    """The split as it is described: what can be reached from above with the paths cut off."""
+    """Split as documented: by what can be reached from above with the paths cut off."""
     paths, edges = graph
     wanted = set()
     for spec in specs:
@@ -86,7 +86,7 @@ def slow_split(graph: Slow, specs: list[Any]) -> dict[str, Slow]:
 
 
 def slow_flat(value: Any) -> list[Slow]:
-    """All graphs in a value."""
+    """Return all graphs in a value."""
     if isinstance(value, tuple):
         return [value]
     items = value.values() if isinstance(value, dict) else value
@@ -94,7 +94,7 @@ def slow_flat(value: Any) -> list[Slow]:
 
 
 def slow(operation: list[Any], value: Any) -> Any:  # noqa: PLR0911, PLR0912 one case each
-    """One operation."""
+    """Run one operation."""
     name, *arguments = operation
     every = set(value[0]) if isinstance(value, tuple) else set()
     match name:
@@ -141,14 +141,14 @@ def slow(operation: list[Any], value: Any) -> Any:  # noqa: PLR0911, PLR0912 one
 
 
 def slow_pipeline(graph: Graph, program: list[Any]) -> list[list[str]]:
-    """The layers of a graph."""
+    """Return the layers of a graph."""
     ordered = sorted(sorted(graph), key=lambda path: graph[path].size)
     edges = frozenset((path, other) for path in graph for other in graph[path].references)
     found = slow_flat(slow(["pipe", program], (tuple(ordered), edges)))
     return [list(paths) for paths, _ in found if paths]
 
 
-# ---- programs that fit: a kind is "graph", a list of one kind, or a dict of kinds
+# ---- valid programs: a kind is "graph", a list of one kind, or a dict of kinds
 
 some_paths = st.lists(st.integers(0, 15).map(store_path), max_size=3)
 one_path = st.integers(0, 15).map(store_path)
@@ -159,7 +159,7 @@ specs = st.lists(
 
 @st.composite
 def operations(draw: st.DrawFn, kind: Any, depth: int) -> tuple[list[Any], Any]:  # noqa: PLR0911
-    """An operation on what `kind` says, and what it yields."""
+    """Draw an operation on a `kind`, and the kind that it yields."""
     deep = ["pipe"] if depth < 3 else []
     if kind == "graph":
         name = draw(
@@ -200,7 +200,7 @@ def operations(draw: st.DrawFn, kind: Any, depth: int) -> tuple[list[Any], Any]:
 
 @st.composite
 def programs(draw: st.DrawFn, kind: Any = "graph", depth: int = 0) -> tuple[list[Any], Any]:
-    """A program on what `kind` says, and what it yields."""
+    """Draw a program on a `kind`, and the kind that it yields."""
     found = []
     for _ in range(draw(st.integers(0, 4))):
         operation, kind = draw(operations(kind, depth))
@@ -250,20 +250,20 @@ json_values = st.recursive(
     ids=json.dumps,
 )  # fmt: skip
 def test_examples(program: list[Any], layers: list[str]) -> None:
-    """A program that somebody has for nixpkgs means the same here."""
+    """A program written for nixpkgs means the same here."""
     assert layers_of(*program) == layers
 
 
 @given(graph=graphs(), program=programs())
 def test_programs_as_walked(graph: Graph, program: tuple[list[Any], Any]) -> None:
-    """All operations, in each other and behind each other, do what they are said to."""
+    """All operations, nested and in sequence, do what is documented."""
     assert program_faults(program[0]) == []
     assert pipeline(graph, program[0]) == slow_pipeline(graph, program[0])
 
 
 @given(graph=graphs(cycles=True), program=programs())
 def test_no_path_is_lost(graph: Graph, program: tuple[list[Any], Any]) -> None:
-    """A path that is lost in a cycle is a container that does not start."""
+    """If a path were lost in a cycle, the container would not start."""
     layers = pipeline(graph, program[0])
     found = [path for layer in layers for path in layer]
     assert len(found) == len(set(found))
@@ -276,20 +276,20 @@ def test_no_path_is_lost(graph: Graph, program: tuple[list[Any], Any]) -> None:
 
 
 def test_split_paths_in_a_cycle() -> None:
-    """What no root reaches stays in the image."""
+    """Paths that no root reaches stay in the image."""
     graph = graph_of({"A": "B", "B": "A", "X": "Y", "Y": "XC", "C": ""})
     assert pipeline(graph, [["split_paths", ["X"]]]) == [["C", "X", "Y"], ["A", "B"]]
 
 
 def test_references_to_split_paths_are_gone() -> None:
-    """Popularity within a part does not count them, nor does it in nixpkgs."""
+    """Popularity within a part does not count them, as in nixpkgs."""
     graph = graph_of({"R": "AB", "A": "B", "B": "", "Z": "R"})
     program = [["split_paths", ["A", "B"]], ["over", "main", ["popularity_contest"]]]
     assert pipeline(graph, program) == [["A"], ["B"], ["R", "Z"]]
 
 
 def test_a_budget_that_does_not_suffice_is_an_error() -> None:
-    """A program that makes too many layers is said so, and how to end it."""
+    """A program that makes too many layers is an error, which says how to limit them."""
     graph = graph_of(DIAMOND)
     assert len(pipeline(graph, [["popularity_contest"]], 6)) == 6
     with pytest.raises(ConfError) as error:
@@ -341,8 +341,8 @@ def test_a_budget_that_does_not_suffice_is_an_error() -> None:
         ([["x" * 10**6]], "[0][0]", "x.… is not an operation"),
     ],
 )  # fmt: skip
-def test_faults_are_told_by_place(program: Any, place: str, message: str) -> None:
-    """A program is written by hand: what is wrong is where, in one line."""
+def test_faults_are_reported_by_place(program: Any, place: str, message: str) -> None:
+    """Programs are written by hand: a fault is reported with its place, on one line."""
     with pytest.raises(ConfError, match=message) as error:
         pipeline(graph_of(DIAMOND), program, name="spec.json")
     (fault,) = error.value.faults
@@ -352,7 +352,7 @@ def test_faults_are_told_by_place(program: Any, place: str, message: str) -> Non
 
 
 def test_all_faults_in_one_run() -> None:
-    """Who repairs a program learns of all that is wrong with it at once."""
+    """Someone who repairs a program sees all its faults at once."""
     program = [["nope"], ["split_every", 0], ["map", ["split_paths", 3]], ["limit_layers", "x"]]
     assert [fault.place for fault in program_faults(program, "P")] == [
         "P[0][0]",
@@ -372,7 +372,7 @@ def test_all_faults_in_one_run() -> None:
     ids=["long", "wide", "wrong"],
 )
 def test_programs_are_bounded(program: Any, message: str) -> None:
-    """A program from somewhere does not take all time and memory."""
+    """An untrusted program must not exhaust time or memory."""
     faults = program_faults(program)
     assert 1 <= len(faults) <= 25
     assert message in faults[0].message
@@ -385,13 +385,13 @@ def test_deep_programs() -> None:
         program = [["pipe", program]]
     (fault,) = program_faults(program)
     assert "nested too deep" in fault.message
-    while program:  # what is nested so deep must not be freed by recursion either
+    while program:  # deep nesting must not be freed by recursion either
         program = program[0][1]
 
 
 @given(program=json_values)
 def test_any_json_is_a_program_or_an_error(program: Any) -> None:
-    """Nothing that JSON can say ends in a traceback."""
+    """No JSON causes a traceback."""
     graph = graph_of(DIAMOND)
     if program_faults(program):
         with pytest.raises(ConfError):

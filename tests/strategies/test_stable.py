@@ -1,4 +1,4 @@
-"""`stable`: what its plans always are, what they are on small graphs, and how little of them moves
+"""`stable`: general properties of its plans, plans of small graphs, and how little of a plan moves
 from one build to the next.
 """
 
@@ -19,13 +19,13 @@ Plan = list[list[str]]
 
 
 def path(name: str, build: int = 0) -> str:
-    """A store path whose hash tells the build."""
+    """Return a store path whose hash depends on the build."""
     number = random.Random(f"{name} {build}").getrandbits(160)
     return f"/nix/store/{number:032x}"[:43] + f"-{name}"
 
 
 def graph_of(references: dict[str, tuple[int, Sequence[str]]], build: int = 0) -> Graph:
-    """A graph from names, sizes and what the names refer to."""
+    """Return a graph from names, their sizes and references."""
     return {
         path(name, build): Node(size=size, references=frozenset(path(n, build) for n in needs))
         for name, (size, needs) in references.items()
@@ -33,13 +33,13 @@ def graph_of(references: dict[str, tuple[int, Sequence[str]]], build: int = 0) -
 
 
 def names(plan: Plan) -> Plan:
-    """A plan without directories and hashes."""
+    """Return a plan without directories and hashes."""
     return [[path[44:] for path in layer] for layer in plan]
 
 
 @st.composite
 def graphs(draw: st.DrawFn) -> Graph:
-    """Graphs with cycles, equal names and sizes from nothing to far too large."""
+    """Draw a graph with cycles, equal names and sizes from nothing to far too large."""
     count = draw(st.integers(1, 12))
     numbers = st.integers(0, count - 1)
     paths = [path(f"n{draw(st.integers(0, 8))}-1.{number}", number) for number in range(count)]
@@ -53,7 +53,7 @@ def graphs(draw: st.DrawFn) -> Graph:
 
 
 def check(plan: Plan, graph: Graph, budget: int) -> None:
-    """Every path is there once, no layer is empty, and they are not too many."""
+    """Check that every path is there once, no layer is empty, and the budget is kept."""
     assert sorted(path for layer in plan for path in layer) == sorted(graph)
     assert all(plan)
     assert len(plan) <= budget
@@ -61,7 +61,7 @@ def check(plan: Plan, graph: Graph, budget: int) -> None:
 
 @given(graph=graphs())
 def test_every_path_once_within_the_budget(graph: Graph) -> None:
-    """An image without one of its paths does not run, one with too many layers does not load."""
+    """An image without one of its paths does not run; one with too many layers does not load."""
     for budget in range(1, len(graph) + 2):
         check(stable(graph, list(graph), budget), graph, budget)
 
@@ -98,7 +98,7 @@ def test_order_does_not_matter(graph: Graph, seed: int) -> None:
 
 
 def closure(seed: int, count: int, build: int = 0, version: int = 1) -> Graph:
-    """A closure with a few paths that all need, and sizes as unlike as real ones."""
+    """Return a closure with a few paths that all others need, and sizes that vary like real ones."""
     chance = random.Random(seed)
     references: dict[str, tuple[int, Sequence[str]]] = {}
     for number in range(count):
@@ -112,7 +112,7 @@ def closure(seed: int, count: int, build: int = 0, version: int = 1) -> Graph:
 
 
 def test_sizes_hardly_matter() -> None:
-    """An update that makes a path a little larger must not move the others."""
+    """An update that makes a path a little larger must not move other paths."""
     chance = random.Random(1)
     graph = closure(1, 80)
     even = {path: replace(node, size=4096 << chance.randrange(16)) for path, node in graph.items()}
@@ -124,13 +124,13 @@ def test_sizes_hardly_matter() -> None:
 
 @pytest.mark.parametrize("budget", [5, 24, 60])
 def test_hashes_do_not_matter(budget: int) -> None:
-    """A rebuild of everything is no reason to put paths elsewhere."""
+    """A rebuild of everything must not move paths to other layers."""
     plan = stable(closure(1, 80), [], budget)
     assert names(stable(closure(1, 80, build=1), [], budget)) == names(plan)
 
 
 def test_base_before_application() -> None:
-    """A daemon reuses layers from the bottom up to the first new one: what changes goes on top."""
+    """A daemon reuses layers from the bottom up to the first new one, so changing paths go on top."""
     graph = graph_of({
         "app-1": (MB, ["lib-1"]),
         "lib-1": (50 * MB, ["libc-1"]),
@@ -143,7 +143,7 @@ def test_base_before_application() -> None:
 
 
 def test_what_is_worked_on_lies_apart() -> None:
-    """A config file beside a large library would push the library with every edit."""
+    """A config file in the layer of a large library would push the library with every edit."""
     graph = graph_of({
         "config-1": (2_000, ["app-1"]),
         "app-1": (5 * MB, ["python-1", "numpy-1"]),
@@ -159,7 +159,7 @@ def test_what_is_worked_on_lies_apart() -> None:
 
 
 def test_one_cause_one_layer() -> None:
-    """Paths of a cycle are new together or not at all: apart they only cost layers."""
+    """Paths of a cycle change together, so separating them only costs layers."""
     graph = graph_of({
         "left-1": (10 * MB, ["right-1"]),
         "right-1": (10 * MB, ["left-1"]),
@@ -170,7 +170,7 @@ def test_one_cause_one_layer() -> None:
 
 
 def test_one_version_one_source() -> None:
-    """Outputs of one derivation are updated together: apart they take layers that others need."""
+    """Outputs of one derivation are updated together; separating them takes layers that others need."""
     small: dict[str, tuple[int, Sequence[str]]]
     small = dict.fromkeys(["blas-3.11", "git-2.39", "icu-72.1"], (12 * MB, []))
     for other, needs, together in (
@@ -190,7 +190,7 @@ def test_no_dust() -> None:
 
 
 def partitions(paths: Sequence[str], budget: int) -> Iterator[Plan]:
-    """All ways to split paths into at most `budget` layers."""
+    """Yield all ways to split paths into at most `budget` layers."""
     if not paths:
         yield []
         return
@@ -202,7 +202,7 @@ def partitions(paths: Sequence[str], budget: int) -> Iterator[Plan]:
 
 
 def reaches(graph: Graph, path: str) -> set[str]:
-    """The closure of a path."""
+    """Return the closure of a path."""
     found = {path}
     while more := {r for p in found for r in graph[p].references} - found:
         found |= more
@@ -210,7 +210,7 @@ def reaches(graph: Graph, path: str) -> set[str]:
 
 
 def expected(graph: Graph, roots: Sequence[str], plan: Plan, own: float) -> float:
-    """What the documentation says a plan costs, with the weight of a change in a layer itself."""
+    """Return the documented cost of a plan, with the weight of a change in a layer itself."""
     down = {path: reaches(graph, path) for path in graph}
     # The closures of the tests have as many sources as paths: no two versions are equal.
     weight = {
@@ -236,7 +236,7 @@ def expected(graph: Graph, roots: Sequence[str], plan: Plan, own: float) -> floa
 
 
 def test_close_to_the_best_plan() -> None:
-    """Merging two at a time must not lose what the estimate would gain."""
+    """Merging two layers at a time must not miss a better plan."""
     lost = []
     own = 13 * (3 / 64) ** 1.5
     for seed in range(40):
@@ -260,7 +260,7 @@ def test_a_plan_stays_if_nothing_changed(budget: int) -> None:
 
 @pytest.mark.parametrize(("build", "version"), [(0, 1), (1, 1), (1, 2)])
 def test_an_old_plan_stays_though_a_fresh_one_differs(build: int, version: int) -> None:
-    """What lies together stays together for a slightly better plan: as it is, rebuilt, updated."""
+    """A slightly better plan must not separate paths: unchanged, rebuilt or updated."""
     graph = closure(5, 60)
     old = stable(graph, [], 12, stable(closure(5, 60, build=2), [], 12))  # as after a rebuild
     small = min((graph[p].size, p) for layer in old for p in layer if len(layer) > 1)[1]
@@ -274,7 +274,7 @@ def test_an_old_plan_stays_though_a_fresh_one_differs(build: int, version: int) 
 
 @pytest.mark.parametrize("build", [0, 1])
 def test_a_new_path_leaves_the_other_layers_alone(build: int) -> None:
-    """One more dependency pushes its own layer; old paths are found by name if all are new."""
+    """A new dependency pushes its own layer; old paths are found by name if all hashes are new."""
     plan = stable(closure(4, 80), [], 20)
     graph = {**closure(4, 80, build), path("new-1"): Node(size=3 * MB, references=frozenset())}
     layers = {frozenset(layer) for layer in names(plan)}
@@ -290,7 +290,7 @@ def test_a_bad_plan_goes_when_all_is_pushed_anyway() -> None:
 
 
 def in_place(graph: Graph, old: str, new: str) -> Graph:
-    """The graph with `new` for `old`, and the old hashes of what needs it."""
+    """Return the graph with `new` in place of `old`, without rebuilding its dependents."""
     return {
         new if p == old else p: replace(
             node, references=frozenset(new if r == old else r for r in node.references)
@@ -300,7 +300,7 @@ def in_place(graph: Graph, old: str, new: str) -> Graph:
 
 
 def test_the_plan_before_shows_whether_dependents_are_rebuilt() -> None:
-    """Of a Nix store and of plain directories other paths change together."""
+    """Different paths change together in a Nix store and in plain directories."""
     if_rebuilt, if_not = [0.0, 0.0], [0.0, 0.0]
     for seed in range(10):
         graph = closure(seed, 60)
@@ -319,7 +319,7 @@ def test_the_plan_before_shows_whether_dependents_are_rebuilt() -> None:
 
 
 def test_signs_of_rebuilt_dependents() -> None:
-    """A wrong one moves layers for nothing, and the next build moves them back."""
+    """A wrong sign moves layers for nothing, and the next build moves them back."""
     chain: dict[str, tuple[int, Sequence[str]]] = {
         "app-1": (MB, ["lib-1"]),
         "lib-1": (MB, ["libc-2"]),
@@ -329,12 +329,12 @@ def test_signs_of_rebuilt_dependents() -> None:
     assert _are_rebuilt(graph_of(chain, build=1), [list(graph)]) is True
     assert _are_rebuilt(in_place(graph, path("libc-2"), path("libc-3")), [list(graph)]) is False
     assert _are_rebuilt(graph, [list(graph)]) is None
-    # Without its base, an image has paths that are in no plan before and replace nothing.
+    # Without its base, an image has paths that are in no previous plan and replace nothing.
     assert _are_rebuilt(graph, [[path("app-1")], [path("lib-1")]]) is None
 
 
 def test_long_chains_and_many_paths() -> None:
-    """Depth and number of paths are the closure's, not Python's stack."""
+    """The depth and number of paths must not be limited by Python's stack."""
     chain = {f"link{n}-1.0": (1000, [f"link{n + 1}-1.0"]) for n in range(3000)}
     graph = graph_of({**chain, "link3000-1.0": (1000, ["link0-1.0"])})
     assert len(stable(graph, [], 100)) == 1, "all of a cycle has the same causes"

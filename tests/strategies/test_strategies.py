@@ -1,4 +1,4 @@
-"""Planners: which store paths share a layer."""
+"""Layering strategies: the store paths that share a layer."""
 
 import os
 import subprocess
@@ -20,21 +20,21 @@ Planner = Callable[[Graph, int], list[list[str]]]
 
 
 def contest(graph: Graph, budget: int) -> list[list[str]]:
-    """What dockerTools' pipeline was when there was no other planner."""
+    """Run the pipeline of dockerTools from before there was another planner."""
     return pipeline(graph, [["popularity_contest"], ["limit_layers", budget]], budget)
 
 
 PLANNERS: list[Planner] = [popularity, auto, contest]
 
-# Of nixpkgs' documentation of the scores.
+# The example in nixpkgs' documentation of the scores.
 EXAMPLE = {"A": "BG", "B": "CE", "C": "DE", "D": "F", "E": "F", "F": "", "G": ""}
 
 
-# ---- the same, the slow way
+# ---- slow reference implementations
 
 
 def slow_auto(graph: Graph, budget: int) -> set[frozenset[str]]:
-    """Primaries as sets of names."""
+    """Compute `auto` with primaries as sets of names."""
     reached = {path: walked(graph, path) - {path} for path in graph}
     sets: dict[str, frozenset[str]] = dict.fromkeys(graph, frozenset())
 
@@ -62,7 +62,7 @@ def slow_auto(graph: Graph, budget: int) -> set[frozenset[str]]:
 
 
 def test_scores_of_the_example() -> None:
-    """Who knows nixpkgs' scores finds them again."""
+    """The scores are those of nixpkgs."""
     graph = graph_of(EXAMPLE)
     assert popularity_scores(graph) == {"A": 1, "B": 2, "C": 3, "D": 4, "E": 5, "F": 9, "G": 2}
     assert ["".join(layer) for layer in popularity(graph, 9)] == list("FEDCBGA")
@@ -70,7 +70,7 @@ def test_scores_of_the_example() -> None:
 
 
 def test_auto_of_an_example() -> None:
-    """What two large paths need in common is a layer, and what each needs alone goes with it."""
+    """Paths that two large ones need in common are a layer; paths that only one needs join it."""
     edges = {"R": "XYa", "X": "xc", "Y": "yc", "x": "", "y": "", "c": "", "a": ""}
     sizes = {"X": 100, "Y": 90, "R": 1, "x": 2, "y": 2, "c": 1, "a": 1}
     assert auto(graph_of(edges, sizes), 4) == [["c"], ["Y", "y"], ["X", "x"], ["R", "a"]]
@@ -79,13 +79,13 @@ def test_auto_of_an_example() -> None:
 
 @given(graph=graphs())
 def test_scores_as_counted(graph: Graph) -> None:
-    """The sum over ancestors is what counting along all ways gives."""
+    """The sum over ancestors equals the count along all ways."""
     assert popularity_scores(graph) == slow_scores(graph)
 
 
 @given(graph=graphs(cycles=True), budget=st.integers(1, 9))
 def test_auto_as_with_sets_of_names(graph: Graph, budget: int) -> None:
-    """The bits say what sets of names would."""
+    """Bit sets give the same result as sets of names."""
     found = auto(graph, budget)
     assert {frozenset(layer) for layer in found} == slow_auto(graph, budget)
     sizes = [
@@ -97,7 +97,7 @@ def test_auto_as_with_sets_of_names(graph: Graph, budget: int) -> None:
 
 @given(graph=graphs(cycles=True), budget=st.integers(1, 16), planner=st.sampled_from(PLANNERS))
 def test_every_path_once_and_the_budget_kept(graph: Graph, budget: int, planner: Planner) -> None:
-    """A path that is lost is a container that does not start; a layer too many, an image that does not load."""
+    """With a path lost, a container does not start; with an excess layer, an image does not load."""
     layers = planner(graph, budget)
     assert sorted(path for layer in layers for path in layer) == sorted(graph)
     assert len(layers) <= budget
@@ -108,7 +108,7 @@ def test_every_path_once_and_the_budget_kept(graph: Graph, budget: int, planner:
 @pytest.mark.parametrize("planner", PLANNERS)
 @pytest.mark.parametrize("paths", [0, 1, 4, 5, 6, 60])
 def test_no_path_is_lost_at_the_budget(planner: Planner, paths: int) -> None:
-    """The layer that holds the rest is where a path more or less gets lost."""
+    """Off-by-one errors would lose a path in the layer that holds the rest."""
     graph = {
         store_path(n): Node(n, frozenset(map(store_path, range(n // 2)))) for n in range(paths)
     }
@@ -123,19 +123,19 @@ def test_no_path_is_lost_at_the_budget(planner: Planner, paths: int) -> None:
 @pytest.mark.parametrize("planner", PLANNERS)
 @pytest.mark.parametrize("budget", [0, -1])
 def test_no_layer_left_is_an_error(planner: Planner, budget: int) -> None:
-    """Layers beyond what an image may have would be made in silence."""
+    """Otherwise more layers than an image may have would be made silently."""
     with pytest.raises(ValueError, match=f"a budget of {budget} layers"):
         planner(graph_of(EXAMPLE), budget)
 
 
 @given(graph=graphs(), budget=st.integers(1, 9))
 def test_popularity_is_a_pipeline(graph: Graph, budget: int) -> None:
-    """DockerTools defines the one by the other."""
+    """Popularity is defined by the pipeline, as in dockerTools."""
     assert popularity(graph, budget) == contest(graph, budget)
 
 
-def test_popularity_orders_names_as_text_with_the_hash_behind() -> None:
-    """Ties are most of a closure: another order is other layers."""
+def test_popularity_orders_names_as_text_then_hash() -> None:
+    """Most of a closure are ties, so another order would yield other layers."""
     names = ["0-foo", "1-foo+", "2-foo-1", "3-foo", "4-bar"]
     graph = {f"/s/{name}": Node(1, frozenset()) for name in names}
     found = [path.removeprefix("/s/") for layer in popularity(graph, 9) for path in layer]
@@ -143,7 +143,7 @@ def test_popularity_orders_names_as_text_with_the_hash_behind() -> None:
 
 
 def test_auto_orders_paths_by_name_then_hash() -> None:
-    """The order of paths in a layer is in its bytes; `+` is less than the hyphen behind a name."""
+    """The order of paths affects a layer's bytes; `+` sorts before the hyphen after a name."""
     names = ["0-foo", "1-foo+", "2-foo-1", "3-foo", "4-bar"]
     graph = {f"/s/{name}": Node(1, frozenset()) for name in names}
     (found,) = auto(graph, 1)
@@ -153,14 +153,14 @@ def test_auto_orders_paths_by_name_then_hash() -> None:
 
 
 def test_auto_takes_the_last_of_equal_sizes_first() -> None:
-    """Nix lists by path and nixpkgs takes from the end: of two paths of one size the other gets the layer."""
+    """Nix lists by path and nixpkgs takes from the end, so the last of equal sizes comes first."""
     graph = graph_of({"A": "", "B": "", "C": ""}, {"A": 5, "B": 5, "C": 5})
     assert sorted(auto(graph, 2)) == [["A", "B"], ["C"]]
 
 
 @given(graph=graphs(cycles=True))
 def test_reach_as_walked(graph: Graph) -> None:
-    """Bits tell what following references tells, in cycles too."""
+    """Bit sets give the same result as following references, also in cycles."""
     known = reach(graph)
     for number, name in enumerate(known.order):
         found = {known.order[other] for other in members(known.reached[number])}
@@ -168,7 +168,7 @@ def test_reach_as_walked(graph: Graph) -> None:
 
 
 def test_paths_in_cycles_come_last() -> None:
-    """No root reaches them, so nobody needs them."""
+    """No root reaches them, so they are not needed."""
     graph = graph_of({"A": "B", "B": "", "X": "Y", "Y": "X"})
     assert popularity(graph, 9) == [["B"], ["A"], ["X"], ["Y"]]
 
@@ -210,7 +210,7 @@ def test_hash_seed(module: str, planner: str, arguments: str) -> None:
 
 
 def test_deep_closures() -> None:
-    """A chain of references longer than Python recurses is planned as well."""
+    """A chain of references may be deeper than Python's recursion limit."""
     names = [store_path(number) + str(number) for number in range(5000)]
     graph = {
         name: Node(1, frozenset(names[number - 1 : number])) for number, name in enumerate(names)
@@ -221,7 +221,7 @@ def test_deep_closures() -> None:
 
 @pytest.mark.parametrize("planner", PLANNERS)
 def test_a_large_cycle(planner: Planner) -> None:
-    """A graph that nobody meant takes no more time than another; paths are not lost in it."""
+    """A degenerate graph takes no more time than others, and no path is lost in it."""
     names = [store_path(number) + str(number) for number in range(3000)]
     graph = {name: Node(1, frozenset([names[n - 1]])) for n, name in enumerate(names)}
     assert sorted(path for layer in planner(graph, 9) for path in layer) == sorted(names)
