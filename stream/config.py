@@ -1,8 +1,8 @@
-"""conf.json: its keys, read and written, their defaults, and everything that can be known
-wrong with them before the first byte is written.
+"""Read and write a conf: its JSON keys, their defaults, and every fault that can be found
+before the first byte is written.
 
-The document is the one nixpkgs' `dockerTools.streamLayeredImage` hands to its
-script. Owns the JSON keys; knows neither tar nor the files that hold a conf.
+The document is the one that nixpkgs' `dockerTools.streamLayeredImage` passes to its script.
+Owns the JSON keys; must not know tar or the files that hold a conf.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from stream.archives.target import split_archive, why_unreadable
 from stream.errors import ArgumentError, ConfError, Fault
-from stream.faults import NoteFault, depth_of, kind, meant, not_normal
+from stream.faults import NoteFault, kind, measure_depth, suggest, why_not_normal
 from stream.limits import MAX_DEPTH, MAX_FAULTS
 from stream.model import (
     DEFAULT_CREATED,
@@ -31,7 +31,7 @@ from stream.model import (
     Owner,
     Recipe,
 )
-from stream.nix.store_root import Disk, not_readable
+from stream.nix.store_root import Disk, why_not_readable
 from stream.oci.container_config import wrong_types
 from stream.oci.platform import ARCHITECTURES
 from stream.oci.reference import BadReference, Reference
@@ -39,8 +39,8 @@ from stream.schema.fields import Fields, NoteFormer
 from stream.schema.reading import conf_in, conf_name, ignore, load_object, parse_object
 from stream.text import one_line
 
-_NO_TAG = "is missing: write it in the conf or give --repo-tag"
-_WIDEST = timedelta(hours=24, seconds=-1)  # offset of an instant
+_NO_TAG = "is missing; set it in the conf, or pass a tag"
+_WIDEST = timedelta(hours=24, seconds=-1)  # the largest offset from UTC
 KEYS = frozenset(
     {
         "annotations", "architecture", "base_config", "base_history", "config", "created", "customisation_layer",
@@ -59,9 +59,9 @@ def load_conf(
 ) -> ImageConf:
     """Read the conf at the path `source`, or from standard input if that is `-`.
 
-    `repo_tag` takes the place of the conf's own; without either, and with `need_tag`, the
-    conf is faulty, as no archive can be made of it. `warn` is called with one line for each
-    key that is not known, or not spelt as today. Raises ConfError, with every fault found.
+    `repo_tag` replaces the conf's own. With `need_tag`, a conf without either is faulty: an
+    archive needs a tag. `warn` is called with one line for each key that is unknown or in a
+    former spelling. Raises ConfError, with every fault found.
     """
     return read_conf_document(
         load_object(source),
@@ -80,7 +80,7 @@ def parse_conf(
     need_tag: bool = True,
     warn: Callable[[str], None] = ignore,
 ) -> ImageConf:
-    """The conf in `data`; `name` stands for it in messages. See `load_conf`."""
+    """Parse the conf in `data`, which messages call `name`. See `load_conf`."""
     ArgumentError.require("data", data, bytes)
     document = parse_object(conf_in(data, name), name)
     return read_conf_document(document, name=name, repo_tag=repo_tag, need_tag=need_tag, warn=warn)
@@ -94,17 +94,20 @@ def read_conf_document(
     need_tag: bool = True,
     warn: Callable[[str], None] = ignore,
 ) -> ImageConf:
-    """The conf that the JSON object `document` is, which is not changed. See `load_conf`."""
+    """Read the conf from the JSON object `document`, without changing it. See `load_conf`."""
     if "name" in document and not document.keys() & {"repo_tag", "store_layers"}:
-        wrong = "is a specification: give what 'stream-image plan' makes of it"
+        wrong = "is a specification, not a conf; plan it first (run: stream-image plan FILE)"
         raise ConfError(name, [Fault("", wrong)])
     config = document.get("config")
-    if isinstance(config, dict) and (depth := depth_of(config)) > MAX_DEPTH:
-        raise ConfError(name, [Fault("config", f"is nested {depth} deep, {MAX_DEPTH} are allowed")])
+    if isinstance(config, dict) and (depth := measure_depth(config)) > MAX_DEPTH:
+        raise ConfError(
+            name,
+            [Fault("config", f"is nested {depth} deep; at most {MAX_DEPTH} levels are allowed")],
+        )
     if repo_tag is not None:
         document = {**document, "repo_tag": repo_tag}
     faults: list[Fault] = []
-    former: dict[str, str] = {}  # by a key's spelling of today, the first place of another
+    former: dict[str, str] = {}  # by current spelling, the first place of a former one
     conf = read_image(
         document,
         lambda *fault: faults.append(Fault(*fault)),
@@ -113,9 +116,9 @@ def read_conf_document(
     )
     for key in document:
         if key not in KEYS:
-            warn(one_line(f"{name}: {key}: unknown key, ignored{meant(key, KEYS)}"))
+            warn(one_line(f"{name}: {key}: ignoring unknown key{suggest(key, KEYS)}"))
     for key, place in former.items():
-        warn(one_line(f"{name}: {place}: is the former spelling: write {key}"))
+        warn(one_line(f"{name}: {place}: is a former spelling; write {key}"))
     if faults:
         raise ConfError(name, faults)
     warn_of_architecture(conf, name, warn)
@@ -129,21 +132,18 @@ def read_image(
     need_tag: bool,
     former: NoteFormer,
 ) -> ImageConf:
-    """The values of the keys in `document` that are a conf's, others left alone. `fault` and
-    `former` receive the places of what is wrong, and of what is spelt as it was once. After a
-    fault the values are of no use.
+    """Read the keys of a conf in `document`, and ignore others. `fault` is called with each
+    fault, `former` with each key in a former spelling. After a fault the result is not usable.
     """
     return _Reader(document, fault, former).conf(need_tag=need_tag)
 
 
 def warn_of_architecture(conf: ImageConf, name: str, warn: Callable[[str], None]) -> None:
-    """Warn of an architecture by another name than images have."""
+    """Warn of an architecture that is not named as in OCI (GOARCH)."""
     usual = ARCHITECTURES.get(conf.architecture.removesuffix("-linux"))
     if usual and usual != conf.architecture:
-        shown = (
-            f"architecture: {conf.architecture!r} is no name that images have: {usual} is meant?"
-        )
-        warn(one_line(f"{name}: {shown}"))
+        wrong = f"{conf.architecture!r} is not an OCI architecture; did you mean {usual}?"
+        warn(one_line(f"{name}: architecture: {wrong}"))
 
 
 def require_tag(conf: ImageConf, name: str = "conf") -> None:
@@ -153,7 +153,7 @@ def require_tag(conf: ImageConf, name: str = "conf") -> None:
 
 
 def parse_instant(text: str, now: datetime) -> datetime:
-    """An ISO 8601 instant with an offset or `Z`, or `now`. Raises ValueError."""
+    """Parse an ISO 8601 instant with an offset or `Z`; `now` yields `now`. Raises ValueError."""
     if text == "now":
         return now
     instant = datetime.fromisoformat(text)
@@ -163,14 +163,14 @@ def parse_instant(text: str, now: datetime) -> datetime:
 
 
 class _Reader(Fields):
-    """Reads one document key by key, and collects what is wrong instead of
-    stopping at the first fault. What a faulty key yields is never used.
+    """A reader of one document, key by key, which reports every fault instead of stopping at
+    the first. The value of a faulty key is never used.
     """
 
     def __init__(self, document: dict[str, Any], fault: NoteFault, former: NoteFormer) -> None:
         super().__init__(document, "", fault, strict=True)
         self._former = former
-        self._store_is_known = True  # else each store path would be missed
+        self._store_is_known = True  # otherwise every store path would be reported
 
     def conf(self, *, need_tag: bool) -> ImageConf:
         now = datetime.now(UTC)
@@ -201,7 +201,7 @@ class _Reader(Fields):
         machine = platform.machine()
         value = self.text("architecture", ARCHITECTURES.get(machine, machine))
         if not value:
-            self.fault("architecture", "is empty: name one like amd64 or arm64")
+            self.fault("architecture", "is empty; use a name such as amd64 or arm64")
         return value
 
     def _container_config(self) -> dict[str, Any]:
@@ -241,7 +241,7 @@ class _Reader(Fields):
             return parse_instant(value, now)
         except ValueError:
             example = "2024-05-17T08:30:00Z"
-            self.fault(key, f"{value!r} is not an instant like {example}, nor 'now'")
+            self.fault(key, f"{value!r} is not an instant such as {example} or 'now'")
             return fallback
 
     def _base(self) -> BaseReference | None:
@@ -254,11 +254,11 @@ class _Reader(Fields):
         value = self.text(key)
         if not value:
             if self.document[key] == "":
-                self.fault(key, "is empty: leave the key out for none")
+                self.fault(key, "is empty; omit the key instead")
             return None
         path, repo_tag = split_archive(value)
         if wrong := why_unreadable(path):
-            self.fault(key, f"{path} {wrong}")
+            self.fault(key, f"{path}: {wrong}")
         return BaseReference(
             path=path,
             repo_tag=repo_tag,
@@ -269,17 +269,17 @@ class _Reader(Fields):
 
     def _store_dir(self) -> str:
         value = self.text("store_dir", DEFAULT_STORE_DIR)
-        if wrong := not_normal(value):
+        if wrong := why_not_normal(value):
             self.fault("store_dir", f"{value!r} {wrong}")
         return value
 
     def _store_root(self) -> str:
-        """The root below which the store is, empty for this machine's."""
+        """Return the root that the store is below, or an empty string for this machine's store."""
         if not self.has("store_root"):
             return ""
         value = self.text("store_root", "/")
         self._store_is_known = False
-        if wrong := not_normal(value):
+        if wrong := why_not_normal(value):
             self.fault("store_root", f"{value!r} {wrong}")
         elif not os.path.isdir(value.encode()):
             self.fault("store_root", f"{value} is not a directory")
@@ -306,7 +306,7 @@ class _Reader(Fields):
         if path:
             return self._ready_layer(key, path)
         if value == "":
-            self.fault(key, "is empty: leave the key out for none")
+            self.fault(key, "is empty; omit the key instead")
         return None
 
     def _ready_layer(self, key: str, path: str) -> CustomisationLayer | None:
@@ -322,10 +322,10 @@ class _Reader(Fields):
             if not os.access(name.encode(), os.R_OK):
                 raise PermissionError(13, "Permission denied")
         except OSError as error:
-            self.fault(key, f"{name} cannot be read: {error.strerror}")
+            self.fault(key, f"{name}: cannot be read: {error.strerror}")
             return None
         if not re.fullmatch("[0-9a-f]{64}", checksum):
-            self.fault(key, f"{path}/checksum does not hold 64 hexadecimal digits")
+            self.fault(key, f"{path}/checksum does not contain 64 hexadecimal digits")
             return None
         if not stat.S_ISREG(status.st_mode):
             self.fault(key, f"{path}/layer.tar is not a regular file")
@@ -338,8 +338,8 @@ class _Reader(Fields):
 def read_store_layers(
     layers: Sequence[object], place: str, fault: NoteFault, disk: Disk, *, check_files: bool = True
 ) -> tuple[LayerPlan, ...]:
-    """The store layers that `layers`, at `place`, are: lists of store paths, each of which is
-    directly in the store directory, given once and, with `check_files`, there to be read.
+    """Read `layers`, the value at `place`: lists of store paths. Each path must be directly in
+    the store directory, listed once and, with `check_files`, readable on `disk`.
     """
     seen: dict[str, str] = {}
     store_dir = disk.store_dir.decode()
@@ -348,15 +348,15 @@ def read_store_layers(
         if not isinstance(path, str):
             return f"must be a string, not {kind(path)}"
         listed = seen.setdefault(path, at)
-        if wrong := not_normal(path):
+        if wrong := why_not_normal(path):
             return f"{path!r} {wrong}"
         if os.path.dirname(path) != store_dir:
-            where = f"the store directory {store_dir}: set store_dir if another is meant"
-            return f"{path} is not directly in {where}"
+            hint = "set store_dir if the store is elsewhere"
+            return f"{path} is not directly in the store directory {store_dir}; {hint}"
         if listed != at:
-            return f"{path} is listed already, at {listed}"
-        if check_files and (wrong := not_readable(path, disk)):
-            return f"{path} {wrong}"
+            return f"{path} is already listed at {listed}"
+        if check_files and (wrong := why_not_readable(path, disk)):
+            return f"{path}: {wrong}"
         return None
 
     plans = []
@@ -365,7 +365,7 @@ def read_store_layers(
         if not isinstance(paths, list):
             fault(at, f"must be a list of store paths, not {kind(paths)}")
         elif not paths:
-            fault(at, "is empty: a layer holds at least one store path")
+            fault(at, "is empty; a layer has at least one store path")
         else:
             good = []
             for number, path in enumerate(paths):
@@ -381,9 +381,9 @@ def read_store_layers(
 
 
 def conf_document(conf: ImageConf) -> dict[str, Any]:
-    """Return `conf` as a JSON object, which reads as an equal one wherever its files are. What
-    is at its default is left out, but for the architecture, which differs between machines,
-    and `store_layers`; labels are among the config's.
+    """Return `conf` as a JSON object that reads as an equal conf. Defaults are omitted, except
+    for `store_layers` and the architecture, which differs between machines. Labels are part
+    of `config`.
     """
     base, owner, layer = conf.base, conf.owner, conf.customisation_layer
     if isinstance(layer, Recipe):
@@ -423,8 +423,8 @@ def _unless(value: object, default: object) -> object:
 
 
 def _instant_text(seconds: int) -> str:
-    """The instant so many seconds after the epoch. Near the ends of what has four digits for
-    its year, only one with an offset is.
+    """Return the instant `seconds` after the epoch as ISO 8601. At either end of the range of
+    four-digit years, only an instant with an offset can express it. Raises ValueError.
     """
     epoch = datetime.fromtimestamp(0, UTC).replace(tzinfo=None)
     for offset in timedelta(), _WIDEST, -_WIDEST:

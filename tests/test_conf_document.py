@@ -1,4 +1,4 @@
-"""A conf that is written reads as the same conf; and today's spelling of its keys."""
+"""Writing a conf and reading it back yields the same conf; current and former spellings of keys."""
 
 import json
 import os
@@ -78,7 +78,7 @@ objects = st.builds(
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A directory with a store, a ready layer and base images, one with a colon in its name."""
+    """Make a directory with a store, a ready layer and base images, one with a colon in its name."""
     path = tmp_path_factory.mktemp("conf")
     for name in ("store/ä", "store/b", "store/c", "ready", "plain"):
         (path / name).mkdir(parents=True)
@@ -90,7 +90,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def documents(root: str) -> st.SearchStrategy[Document]:
-    """Valid confs of the files below `root`: every key, with usual and unusual values."""
+    """Draw a valid conf of the files below `root`: every key, with usual and unusual values."""
     store = f"{root}/store"
     stored = st.sampled_from([f"{store}/ä", f"{store}/b"])
     contents = st.lists(
@@ -151,7 +151,7 @@ def documents(root: str) -> st.SearchStrategy[Document]:
 
 
 def reread(conf: ImageConf) -> ImageConf:
-    """The conf that `conf` is, once it was written as JSON."""
+    """Write `conf` as JSON and read it back."""
     warnings: list[str] = []
     data = json.dumps(conf_document(conf)).encode()
     again = stream.parse_conf(data, need_tag=False, warn=warnings.append)
@@ -161,19 +161,19 @@ def reread(conf: ImageConf) -> ImageConf:
 
 @given(data=st.data())
 def test_a_written_conf_is_the_same_conf(root: str, data: st.DataObject) -> None:
-    """What planning writes is streamed elsewhere: a value that is lost is another image."""
+    """The planned conf is streamed elsewhere, where a lost value would change the image."""
     document = data.draw(documents(root))
     assert document.keys() <= KEYS
     conf = read_conf_document(document, need_tag=False)
     again = reread(conf)
     assert again == conf
-    # Equal instants may have other offsets, and equal objects another order: other bytes.
+    # Equal instants may differ in offset, and equal objects in order, which changes bytes.
     assert repr(again) == repr(conf)
     assert conf_document(again) == conf_document(conf)
 
 
 def test_store_below_a_root(tmp_path: Path) -> None:
-    """Else the store paths would be looked for where this machine has its own."""
+    """Without it, the store paths would be read from this machine's own store."""
     (tmp_path / "nix/store/x").mkdir(parents=True)
     document = {
         "store_root": str(tmp_path),
@@ -186,7 +186,7 @@ def test_store_below_a_root(tmp_path: Path) -> None:
 
 
 def test_a_conf_of_defaults_is_short() -> None:
-    """A conf is read by people as well."""
+    """People read confs as well."""
     conf = read_conf_document({"repo_tag": "x:1", "architecture": "amd64"})
     assert conf_document(conf) == {
         "architecture": "amd64", "repo_tag": "x:1", "store_layers": [],
@@ -194,7 +194,7 @@ def test_a_conf_of_defaults_is_short() -> None:
 
 
 def test_now_is_written_as_the_instant_it_was() -> None:
-    """A conf has instants; that one is to be taken anew, only the document said."""
+    """The conf contains the instant; that it was `now` is only in the document."""
     before = datetime.now(UTC)
     conf = read_conf_document({"created": "now"}, need_tag=False)
     document = conf_document(conf)
@@ -206,7 +206,7 @@ def test_now_is_written_as_the_instant_it_was() -> None:
 
 
 def warnings_of(document: Document) -> tuple[ImageConf, list[str]]:
-    """The conf that `document` is, and what is warned of."""
+    """Return the conf in `document`, and the warnings."""
     warnings: list[str] = []
     given = {"repo_tag": "x:1", **document}
     return read_conf_document(given, name="c.json", warn=warnings.append), warnings
@@ -228,20 +228,20 @@ FORMER: Document = {
 
 
 def test_former_spellings() -> None:
-    """Confs of yesterday stream today, and say once for each key what to write tomorrow."""
+    """Older confs still stream, with one warning per key that gives the current spelling."""
     conf, warnings = warnings_of({"customisation_layer": FORMER})
     today = recipe.respell(FORMER)
     assert (conf, []) == warnings_of({"customisation_layer": today})
     at = "c.json: customisation_layer"
     assert sorted(warnings) == [
-        f"{at}.copyToRoot: is the former spelling: write copy_to_root",
-        f"{at}.copyToRoot[1].fakeNss.extraPasswdLines: is the former spelling: write extra_passwd_lines",
-        f"{at}.enableFakechroot: is the former spelling: write enable_fakechroot",
-        f"{at}.extraCommands: is the former spelling: write extra_commands",
-        f"{at}.fakeRootCommands: is the former spelling: write fake_root_commands",
-        f"{at}.keepContentsDirlinks: is the former spelling: write keep_contents_dirlinks",
-        f"{at}.nix_database.objects[0].narHash: is the former spelling: write nar_hash",
-        f"{at}.nix_database.objects[0].narSize: is the former spelling: write nar_size",
+        f"{at}.copyToRoot: is a former spelling; write copy_to_root",
+        f"{at}.copyToRoot[1].fakeNss.extraPasswdLines: is a former spelling; write extra_passwd_lines",
+        f"{at}.enableFakechroot: is a former spelling; write enable_fakechroot",
+        f"{at}.extraCommands: is a former spelling; write extra_commands",
+        f"{at}.fakeRootCommands: is a former spelling; write fake_root_commands",
+        f"{at}.keepContentsDirlinks: is a former spelling; write keep_contents_dirlinks",
+        f"{at}.nix_database.objects[0].narHash: is a former spelling; write nar_hash",
+        f"{at}.nix_database.objects[0].narSize: is a former spelling; write nar_size",
     ]
     read = conf.customisation_layer
     assert isinstance(read, Recipe)
@@ -265,25 +265,25 @@ OBJECT = {"path": "/nix/store/x", "nar_hash": "sha256:x", "nar_size": 1}
         (
             {"copyToRoot": [], "copy_to_root": []},
             "copyToRoot",
-            "is given twice: as copy_to_root too, leave that one",
+            "is also given as copy_to_root; keep only that",
         ),
         (
             {"contents": [{"fakeNss": {"extraGroupLines": [], "extra_group_lines": []}}]},
             "contents[0].fakeNss.extraGroupLines",
-            "is given twice: as extra_group_lines too, leave that one",
+            "is also given as extra_group_lines; keep only that",
         ),
         (
             {"nix_database": {"objects": [{**OBJECT, "narSize": 1}]}},
             "nix_database.objects[0]",
             "must be an object with deriver, nar_hash, nar_size, path, references",
         ),
-        ({"extra_command": ""}, "extra_command", "unknown key: extra_commands is meant?"),
+        ({"extra_command": ""}, "extra_command", 'unknown key (did you mean "extra_commands"?)'),
         ({"copyToRoot": 1}, "copyToRoot", "must be a path or a built-in content"),
-        ({"extraCommands": "\0"}, "extraCommands", "has a NUL character"),
+        ({"extraCommands": "\0"}, "extraCommands", "contains a NUL character"),
     ],
 )
 def test_faults_have_the_spelling_that_is_there(layer: Document, place: str, message: str) -> None:
-    """Whoever mends a conf looks for what is written in it; two values of one key are none."""
+    """Places use the spelling in the conf, which the reader looks for; a key given twice is a fault."""
     with pytest.raises(stream.ConfError) as caught:
         warnings_of({"customisation_layer": layer})
     [fault] = caught.value.faults
@@ -295,7 +295,7 @@ def test_faults_have_the_spelling_that_is_there(layer: Document, place: str, mes
 
 
 def test_a_conf_without_a_tag() -> None:
-    """Whoever needs no tag need not invent one; a tag that is there is checked all the same."""
+    """A caller that needs no tag need not invent one; a given tag is still checked."""
     for document in ({}, {"repo_tag": None}):
         assert read_conf_document(document, need_tag=False).repo_tag is None
     assert read_conf_document({}, need_tag=False, repo_tag="y:2").repo_tag == "y:2"
@@ -305,12 +305,10 @@ def test_a_conf_without_a_tag() -> None:
 
 @pytest.mark.parametrize("archive_format", ["docker-archive", "oci-archive"])
 def test_an_archive_needs_a_tag(tmp_path: Path, archive_format: Any) -> None:
-    """An image without a name cannot be loaded by one: said before the first byte."""
+    """An image without a name cannot be loaded by name, which is reported before the first byte."""
     conf = read_conf_document({}, need_tag=False)
     path = tmp_path / "image.tar"
     with path.open("wb") as file, pytest.raises(stream.ConfError) as caught:
         stream.write_image(conf, file, archive_format=archive_format)
-    assert str(caught.value) == (
-        "conf: repo_tag: is missing: write it in the conf or give --repo-tag"
-    )
+    assert str(caught.value) == ("conf: repo_tag: is missing; set it in the conf, or pass a tag")
     assert path.stat().st_size == 0

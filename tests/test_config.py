@@ -1,4 +1,4 @@
-"""The conf: every key, every default, and every fault named by its place in the JSON."""
+"""Confs: every key, every default, and every fault with its place in the JSON."""
 
 import gzip
 import io
@@ -81,14 +81,14 @@ def test_defaults() -> None:
 def test_default_architecture(
     monkeypatch: pytest.MonkeyPatch, machine: str, architecture: str
 ) -> None:
-    """The default is this machine's architecture, by Go's name for it, which is OCI's."""
+    """The default is this machine's architecture, by its GOARCH name, which OCI uses."""
     monkeypatch.setattr("platform.machine", lambda: machine)
     assert parse({"repo_tag": "x:1"}).architecture == architecture
     assert parse({"repo_tag": "x:1", "architecture": "wasm"}).architecture == "wasm"
 
 
 def test_every_key(store: str, customisation: Path) -> None:
-    """The value of each key arrives in the right field."""
+    """The value of each key ends up in the right field."""
     root, _, name = store.rpartition("/")
     document = {
         "annotations": {"com.example.x": "", "ü": "ß"},
@@ -221,7 +221,7 @@ def test_unknown_keys() -> None:
 
 # ---- faults --------------------------------------------------------------------
 
-# keys, what is wrong, values
+# keys, part of the message, values
 BAD: list[tuple[list[str], str, list[object]]] = [
     (["architecture", "os", "uname", "gname"], "must be a string", [None, 1, True, [], {}]),
     (["uname", "gname", "architecture"], "NUL", ["a\0b"]),
@@ -232,7 +232,7 @@ BAD: list[tuple[list[str], str, list[object]]] = [
     (["store_dir"], "normal form", ["/nix/", "/a/../b", "//nix", "/./a"]),
     (["store_layers"], "must be a list of lists", [None, 1, "x", {}]),
     (["customisation_layer"], "", [1, [], "", "/no/such/dir", "a\0b"]),
-    (["from_image"], "does not exist", ["/x", "/x:name:tag"]),
+    (["from_image"], "no such file", ["/x", "/x:name:tag"]),
     (["from_image"], "must be a string", [1, []]),
     (["from_image"], "is empty", [""]),
     (["base_config"], "must be 'env' or 'full'", ["", "all"]),
@@ -282,7 +282,7 @@ def test_null_is_as_good_as_absent_where_formats_say_so() -> None:
 
 def test_missing_tag() -> None:
     """An image without a tag has no name to load it by."""
-    assert "--repo-tag" in faults({})["repo_tag"]
+    assert "pass a tag" in faults({})["repo_tag"]
 
 
 @pytest.mark.parametrize(
@@ -302,11 +302,11 @@ def test_missing_tag() -> None:
         (["{}/../file"], "[0]", "normal form"),
         (["{}//file"], "[0]", "normal form"),
         (["{}/fi\0le"], "[0]", "NUL"),
-        (["{}/missing"], "[0]", "does not exist"),
+        (["{}/missing"], "[0]", "no such file"),
         (["{}/" + "n" * 256], "[0]", "cannot be read: File name too long"),
-        (["{}/file", "{}/file"], "[1]", "listed already, at store_layers[1][0]"),
-        (["{}/dir"], "[0]", "listed already, at store_layers[0][0]"),
-        (["{}/missing\nstore"], "[0]", "does not exist"),
+        (["{}/file", "{}/file"], "[1]", "is already listed at store_layers[1][0]"),
+        (["{}/dir"], "[0]", "is already listed at store_layers[0][0]"),
+        (["{}/missing\nstore"], "[0]", "no such file"),
         (["/else\nwhere"], "[0]", "is not directly in the store directory"),
     ],
 )
@@ -342,7 +342,7 @@ def test_unreadable_store_paths(
 def test_checksum_is_not_a_regular_file(
     customisation: Path, stream_image: Run, write_conf: WriteConf
 ) -> None:
-    """A FIFO in the place of the checksum is refused, not waited for."""
+    """A FIFO instead of the checksum is refused without waiting."""
     (customisation / "checksum").unlink()
     os.mkfifo(customisation / "checksum")
     conf = write_conf({"repo_tag": "x:1", "customisation_layer": str(customisation)})
@@ -351,7 +351,7 @@ def test_checksum_is_not_a_regular_file(
 
 
 def test_fifo_as_customisation_layer(customisation: Path) -> None:
-    """A FIFO in the place of the tar is refused, not waited for."""
+    """A FIFO instead of the tar is refused without waiting."""
     (customisation / "layer.tar").unlink()
     os.mkfifo(customisation / "layer.tar")
     assert "not a regular file" in faults(
@@ -376,7 +376,7 @@ def test_incomplete_customisation_layer(customisation: Path, missing: str) -> No
     """A ready-made layer needs both files; the message names the missing one."""
     (customisation / missing).unlink()
     found = faults({"repo_tag": "x:1", "customisation_layer": str(customisation)})
-    assert f"{missing} cannot be read: No such file" in found["customisation_layer"]
+    assert f"{missing}: cannot be read: No such file" in found["customisation_layer"]
 
 
 @pytest.mark.parametrize("key", ["annotations", "labels"])
@@ -409,7 +409,7 @@ def test_labels(config: Document) -> None:
         ({"User": 1000}, "User", "must be a string"),
     ],
 )
-def test_config_that_nobody_takes(config: dict[str, Any], place: str, message: str) -> None:
+def test_config_that_no_consumer_accepts(config: dict[str, Any], place: str, message: str) -> None:
     """A config that docker would refuse to load is refused before it is streamed."""
     more: dict[str, Any]
     for more in ({}, {"labels": {"a": "1"}}):
@@ -427,24 +427,24 @@ def test_config_of_nulls() -> None:
     [("x86_64", "amd64"), ("x86_64-linux", "amd64"), ("aarch64-linux", "arm64"), ("amd64", None)],
 )
 def test_names_of_architectures(given: str, meant: str | None) -> None:
-    """Nix's names of architectures differ from those of images, which consumers use."""
-    said: list[str] = []
+    """Nix's names of architectures differ from those in images, which consumers compare."""
+    warned: list[str] = []
     document = json.dumps({"repo_tag": "x:1", "architecture": given}).encode()
-    assert stream.parse_conf(document, warn=said.append).architecture == given
-    assert [f"{meant} is meant?" in line for line in said] == ([True] if meant else [])
+    assert stream.parse_conf(document, warn=warned.append).architecture == given
+    assert [f"did you mean {meant}?" in line for line in warned] == ([True] if meant else [])
 
 
 def test_conf_without_end(tmp_path: Path) -> None:
-    """A file that is not a conf is not read into memory whole, however long it is."""
+    """A file that is too large for a conf is not read into memory as a whole."""
     path = tmp_path / "conf.json"
     with path.open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(stream.ConfError, match="is it a conf"):
+    with pytest.raises(stream.ConfError, match="is too large for a conf"):
         stream.load_conf(path)
 
 
 def test_all_faults_together(store: str) -> None:
-    """A person who repairs a conf by hand sees all its faults at once."""
+    """Someone who repairs a conf by hand sees all its faults at once."""
     found = faults(
         {
             "architecture": 1, "os": 2, "config": [], "store_dir": store, "from_image": "x",
@@ -471,8 +471,8 @@ def test_all_faults_together(store: str) -> None:
         (b"\xef\xbb\xbf{}", "not JSON"),
         (b"[" * 100_000, "not JSON"),
         (b"{" * 100_000, "not JSON"),
-        (gzip.compress(b"", mtime=0), "is binary, not JSON: is it an archive?"),
-        (b"layer.tar".ljust(512, b"\0"), "is binary, not JSON: is it an archive?"),
+        (gzip.compress(b"", mtime=0), "is binary, not JSON (is it an archive?)"),
+        (b"layer.tar".ljust(512, b"\0"), "is binary, not JSON (is it an archive?)"),
         (b"null", "must be an object, not null"),
         (b"[]", "must be an object, not a list"),
         (b"1", "must be an object, not a number"),
@@ -532,7 +532,7 @@ def test_any_document(document: object) -> None:
 
 @given(st.binary(max_size=50) | st.text('{}[]":,0e+-.\\u nulltruefas', max_size=50).map(str.encode))
 def test_any_bytes(data: bytes) -> None:
-    """So do bytes that are not JSON."""
+    """Any bytes give a conf or a ConfError as well."""
     assert_conf_or_error(data)
 
 
@@ -553,7 +553,7 @@ def test_command_reports_every_fault(stream_image: Run, write_conf: WriteConf) -
 
 @pytest.mark.parametrize("spelling", ["-t", "--repo-tag", "--repo_tag"])
 def test_command_overrides_the_tag(stream_image: Run, write_conf: WriteConf, spelling: str) -> None:
-    """All three spellings work, even the old one; a bad tag is the option's fault."""
+    """All three spellings work, including the old one; a bad tag is reported as the option's."""
     done = stream_image("-q", write_conf({"repo_tag": "x:1"}), spelling, "y:2")
     assert (done.returncode, done.stderr) == (0, b"")
     assert b'"RepoTags":["y:2"]' in done.stdout
@@ -577,7 +577,7 @@ def test_command_warns_of_unknown_keys(stream_image: Run, write_conf: WriteConf)
 def test_command_guesses_misspelt_keys(stream_image: Run, write_conf: WriteConf) -> None:
     """A missing s that leaves the image without layers is pointed out."""
     done = stream_image("-q", write_conf({"repo_tag": "x:1", "store_layer": [["/x"]]}))
-    assert b"store_layer: unknown key, ignored: store_layers is meant?" in done.stderr
+    assert b'store_layer: ignoring unknown key (did you mean "store_layers"?)' in done.stderr
 
 
 def test_command_reads_standard_input(stream_image: Run) -> None:
@@ -593,7 +593,9 @@ def test_command_with_nothing_to_read(stream_image: Run) -> None:
     """If the command before the pipe failed, the message says where to look, without a column."""
     done = stream_image("-", stdin=b"")
     assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr == (b"stream-image: standard input: is empty: what writes it has failed?\n")
+    assert done.stderr == (
+        b"stream-image: standard input: is empty (did the command before the pipe fail?)\n"
+    )
 
 
 @pytest.mark.parametrize("conf", ["/no/such/conf.json", "/", "no\nsuch", "n" * 5000])
@@ -615,7 +617,7 @@ def test_command_with_standard_input_closed(stream_image: Run) -> None:
 
 @pytest.mark.parametrize("size", [-1, 1 << 63, 1.0, True])
 def test_size_that_no_nix_database_holds(size: object) -> None:
-    """It would end the run while streaming, without naming the place."""
+    """Without it, the run would fail while streaming, without naming the place."""
     item = {"path": "/nix/store/x", "nar_hash": "", "nar_size": size}
     conf = {"repo_tag": "x:1", "customisation_layer": {"nix_database": {"objects": [item]}}}
     with pytest.raises(stream.ConfError) as raised:

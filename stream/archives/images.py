@@ -24,7 +24,7 @@ from stream.archives.container import Blob, Container, Peruse, T, T_co, content_
 from stream.archives.directory import encode_path, open_directory
 from stream.archives.tars import open_tar
 from stream.errors import ArchiveError
-from stream.faults import depth_of
+from stream.faults import measure_depth
 from stream.limits import MAX_DEPTH, MAX_IMAGES, MAX_INDEXES, MAX_LAYERS
 from stream.model import Digest
 from stream.oci.reference import IMAGE_NAME, REF_NAME, qualified
@@ -213,7 +213,7 @@ class _Reader:
             raise self._error(name, "is nested too deeply") from None
         except ValueError as error:
             raise self._error(name, f"is not JSON: {error}") from None
-        if depth_of(value) > MAX_DEPTH:
+        if measure_depth(value) > MAX_DEPTH:
             raise self._error(name, "is nested too deeply")
         return value
 

@@ -1,4 +1,4 @@
-"""Archive names as in a command line or a conf: `FILE` or `FILE:name:tag`."""
+"""Parse the notation for archives in command lines and confs: `FILE` or `FILE:name:tag`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import os
 
 
 def split_archive(text: str) -> tuple[str, str | None]:
-    """Return the file and the tag of `FILE` or `FILE:name:tag`; the tag is None for `FILE`.
-
-    If all of `text` is the path of an existing file, its colons are part of the path.
+    """Split `FILE` or `FILE:name:tag` into the file and the tag. If all of `text` names an
+    existing file, colons are part of its name.
     """
     at = -1
     while not _exists(text) and (at := text.find(":", at + 1)) >= 0:
@@ -22,8 +21,8 @@ def _exists(path: str) -> bool:
 
 
 def why_unreadable(path: str) -> str | None:
-    """Return the reason why `path` cannot be read, or None if it can."""
+    """Return why the file at `path` cannot be read, or None if it can."""
     name = path.encode()
     if not os.path.exists(name):
-        return "does not exist"
+        return "no such file"
     return None if os.access(name, os.R_OK) else "cannot be read: Permission denied"

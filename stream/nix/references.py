@@ -33,7 +33,7 @@ _NUMBER = re.compile("[0-9]{1,18}")
 _HINT = "list a whole closure, as `nix path-info --json -r` does"
 
 
-class Told(NamedTuple):
+class Statement(NamedTuple):
     """A document's statement about a store path, at `place` in it. `references` are in order
     and may contain the path itself; hash and deriver are as written, unchecked.
     """
@@ -53,7 +53,7 @@ class References:
 
     name: str
     graph: Graph
-    told: dict[str, Told]
+    statements: dict[str, Statement]
     sized: bool = True
     directory: str = ""
 
@@ -68,7 +68,7 @@ class References:
         faults: list[Fault] = []
         found = []
         for path in sorted(paths):
-            place, references, value, deriver = self.told[path]
+            place, references, value, deriver = self.statements[path]
             nar_hash = _sha256(value)
             if nar_hash is None:
                 wrong = "is missing" if value is None else "is not a SHA-256 as Nix writes it"
@@ -104,7 +104,7 @@ def parse_references(data: bytes, name: str) -> References:
     return References(
         name=name,
         graph=reader.graph,
-        told=reader.told,
+        statements=reader.statements,
         sized=reader.sized,
         directory=reader.directory,
     )
@@ -120,7 +120,7 @@ class _Reader:
     def __init__(self) -> None:
         self.faults: list[Fault] = []
         self.graph: dict[str, Node] = {}
-        self.told: dict[str, Told] = {}
+        self.statements: dict[str, Statement] = {}
         self.sized = True
         self.directory = ""
         self._good: set[str] = set()
@@ -146,16 +146,16 @@ class _Reader:
     def _read(self, objects: Iterator[tuple[str, str, dict[str, Any]]]) -> None:
         count = 0
         for place, path, info in objects:
-            if len(self.told) >= MAX_PATHS:
+            if len(self.statements) >= MAX_PATHS:
                 return self._fault(place, f"too many store paths: at most {MAX_PATHS} are allowed")
-            if path in self.told:
-                self._fault(place, f"{path} is already listed at {self.told[path].place}")
+            if path in self.statements:
+                self._fault(place, f"{path} is already listed at {self.statements[path].place}")
                 continue
             references = self._references(place, info)
             deriver = info.get("deriver")
             if not isinstance(deriver, str):
                 deriver = None
-            self.told[path] = Told(place, references, info.get("narHash"), deriver)
+            self.statements[path] = Statement(place, references, info.get("narHash"), deriver)
             count += len(references)
             if count > MAX_REFERENCES:
                 return self._fault(
@@ -164,9 +164,9 @@ class _Reader:
             self.graph[path] = Node(self._size(place, info), frozenset(references) - {path})
         for path, node in self.graph.items():
             # Not `references - keys`, which goes through all keys.
-            for other in sorted(o for o in node.references if o not in self.told):
+            for other in sorted(o for o in node.references if o not in self.statements):
                 self._fault(
-                    self.told[path].place, f"refers to {other}, which is not listed; {_HINT}"
+                    self.statements[path].place, f"refers to {other}, which is not listed; {_HINT}"
                 )
         return None
 

@@ -116,19 +116,19 @@ class Disk:
 
     def lexists(self, path: bytes) -> bool:
         """Return True if anything is at `path`, even a dangling link."""
-        return self._tells(os.path.lexists, self.at, path)
+        return self._test(os.path.lexists, self.at, path)
 
     def exists(self, path: bytes) -> bool:
         """Return True if `path` is, or leads to, an existing file of any type."""
-        return self._tells(os.path.exists, self.led, path)
+        return self._test(os.path.exists, self.led, path)
 
     def is_file(self, path: bytes) -> bool:
         """Return True if `path` is, or leads to, a regular file."""
-        return self._tells(os.path.isfile, self.led, path)
+        return self._test(os.path.isfile, self.led, path)
 
     def is_directory(self, path: bytes) -> bool:
         """Return True if `path` is, or leads to, a directory."""
-        return self._tells(os.path.isdir, self.led, path)
+        return self._test(os.path.isdir, self.led, path)
 
     def is_split(self, path: bytes) -> bool:
         """Return True if the directory that `path` leads to should contain the store, and the
@@ -140,7 +140,7 @@ class Disk:
         return real != self.store_dir and self._is_above_store(real)
 
     @staticmethod
-    def _tells(test: Callable[[bytes], bool], place: Callable[[bytes], bytes], path: bytes) -> bool:
+    def _test(test: Callable[[bytes], bool], place: Callable[[bytes], bytes], path: bytes) -> bool:
         try:
             return test(place(path))
         except OSError:
@@ -159,7 +159,7 @@ def _error(number: int, place: bytes) -> OSError:
     return OSError(number, os.strerror(number), place)
 
 
-def not_readable(path: str, disk: Disk) -> str | None:
+def why_not_readable(path: str, disk: Disk) -> str | None:
     """Return why `path` cannot be read on `disk`, or None if it can. Follows no link."""
     name = path.encode()
     place = name
@@ -176,5 +176,5 @@ def not_readable(path: str, disk: Disk) -> str | None:
         place = error.filename or place
         elsewhere = place != name
         if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-            return "does not exist" + (f": there is no {printable(place)}" if elsewhere else "")
+            return "no such file" + (f" ({printable(place)} is missing)" if elsewhere else "")
         return f"cannot be read{f' at {printable(place)}' if elsewhere else ''}: {error.strerror}"

@@ -1,1 +1,1 @@
-"""From a specification to a conf: closure, layers, tag."""
+"""Turn a specification into a conf: closure, layers, tag."""

@@ -1,7 +1,7 @@
-"""The closure of what an image needs: which store paths, how large, what they refer to.
+"""Find the closure of an image: its store paths, their sizes and their references.
 
-It comes from a references graph in a file, from a Nix on this machine, or is the paths
-alone. Knows neither what wants the paths nor which layers they go into.
+The closure comes from a references graph in a file or from Nix on this machine; without
+either, it consists of the paths alone. Must not know layers, or what the paths are for.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from stream.errors import ConfError, Fault
-from stream.faults import is_text, not_normal
+from stream.faults import is_text, why_not_normal
 from stream.limits import MAX_FAULTS
 from stream.model import DEFAULT_STORE_DIR, StoreObject
 from stream.nix import query
 from stream.nix.nar import nar_size
 from stream.nix.references import MAX_PATHS, References, parse_references
-from stream.nix.store_root import Disk, not_readable
-from stream.planning.mentions import in_value, is_hashed
+from stream.nix.store_root import Disk, why_not_readable
+from stream.planning.mentions import find_in_value, is_hashed
 from stream.strategies.graph import Graph, Node, closure, part
 
 MAX_GRAPH = 1 << 26  # bytes; 10,000 store paths take about a tenth
@@ -26,10 +26,9 @@ MAX_GRAPH = 1 << 26  # bytes; 10,000 store paths take about a tenth
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What a closure is asked for. `paths` are store paths, or paths in them, each with the
-    place that wants it in the document called `name`. Store paths that the JSON value
-    `mentions` mentions are wanted as well. Their files are on this machine, below
-    `store_root`.
+    """The paths whose closure is wanted. `paths` are store paths, or paths in them, each with
+    the place that needs it in the document `name`. Store paths mentioned in the JSON value
+    `mentions` are wanted as well. The files are on this machine, below `store_root`.
     """
 
     name: str
@@ -40,18 +39,18 @@ class Wanted:
 
     @property
     def disk(self) -> Disk:
-        """Where the files are."""
+        """The mapping of store paths to files on this machine."""
         return Disk(self.store_dir.encode(), self.store_root.encode())
 
     def has(self, path: str) -> bool:
-        """Whether the file of a store path is there."""
+        """Return True if the store path `path` exists on this machine."""
         return is_text(path) and self.disk.lexists(path.encode())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closure:
-    """Store paths that are `wanted` and all that they reach. `references` is what Nix says
-    of them, None if they were taken alone and nobody knows what they refer to.
+    """The `wanted` store paths and all that they reach. `references` is Nix's description of
+    them, or None if the paths were taken alone because their references are unknown.
     """
 
     graph: Graph
@@ -59,22 +58,22 @@ class Closure:
     references: References | None = None
 
     def objects(self) -> tuple[StoreObject, ...] | None:
-        """What a Nix database says of the closure, in the order of paths; None if they were
-        taken alone. Raises ConfError for a graph without hashes.
+        """Return the records of the closure for a Nix database, ordered by path; None if the
+        paths were taken alone. Raises ConfError for a graph without hashes.
         """
         return None if self.references is None else self.references.objects(self.graph)
 
 
-def closure_of(
+def find_closure(
     wanted: Wanted, *, references_graph: str | None = None, store: str | None = None
 ) -> Closure:
-    """The closure from the graph in the file `references_graph`; without one, from the Nix
-    store that `store` names, as `nix-store --store` takes it, or that is below the root
-    where the files are; without either, from this machine's Nix, if there is one and it has
-    any of the paths, or else the paths alone. Raises ConfError, NixError and SourceError.
+    """Find the closure in the file `references_graph`. Without one, query the Nix store `store`
+    (as for `nix-store --store`), or the store below the root of the files. Without these,
+    query this machine's Nix if it knows any of the paths; otherwise take the paths alone.
+    Raises ConfError, NixError and SourceError.
     """
     if references_graph is not None:
-        return from_graph(parse_references(_read(references_graph), references_graph), wanted)
+        return find_in_graph(parse_references(_read(references_graph), references_graph), wanted)
     root = wanted.store_root
     if (
         store is None
@@ -84,56 +83,56 @@ def closure_of(
     ):
         store = query.below(root)
     if store is None and not _nix_has_any(wanted):
-        return alone(wanted)
-    return from_nix(wanted, store)
+        return take_alone(wanted)
+    return find_in_nix(wanted, store)
 
 
-def from_graph(references: References, wanted: Wanted) -> Closure:
-    """The closure in a references graph. What nobody wants is left out, even if the graph
-    has it. Sizes that it does not tell are measured. Raises ConfError for a graph of another
-    store directory and for what it lacks; SourceError.
+def find_in_graph(references: References, wanted: Wanted) -> Closure:
+    """Find the closure in a references graph; paths that are not needed are left out. Sizes
+    that the graph lacks are measured. Raises ConfError for a graph of another store directory
+    or with paths missing, and SourceError.
     """
-    return _reached(references, wanted, _needed(wanted, references.graph.__contains__))
+    return _reach(references, wanted, _collect_needed(wanted, references.graph.__contains__))
 
 
-def from_nix(wanted: Wanted, store: str | None = None) -> Closure:
-    """The closure that a Nix store knows: this machine's, or `store`. Derivers are left out:
-    which one Nix remembers, if any, differs between machines. Raises NixError, and ConfError
-    for what is not valid in the store or, of another store's, not on this disk.
+def find_in_nix(wanted: Wanted, store: str | None = None) -> Closure:
+    """Find the closure in a Nix store: this machine's, or `store`. Derivers are left out, as
+    the one that Nix remembers differs between machines. Raises NixError, and ConfError for a
+    path that is not valid in the store or, if it is another store, not on this disk.
     """
-    needed = _needed(wanted)
-    # Nix takes no other names as arguments.
+    needed = _collect_needed(wanted)
+    # Nix accepts no other names as arguments.
     invalid = {path for path in needed if not is_hashed(path)}
     invalid |= query.invalid([path for path in needed if path not in invalid], store)
     _refuse(
         wanted.name,
         {path: place for path, place in needed.items() if path in invalid},
-        f"is not in the Nix store{f' {store}' if store else ''}: build it or copy it there",
+        f"is not in the Nix store{f' {store}' if store else ''}; build it or copy it there",
     )
     data = query.registration([*needed], store)
     references = parse_references(data or b"[]", query.PROGRAM)
-    told = {path: told._replace(deriver=None) for path, told in references.told.items()}
-    found = _reached(replace(references, told=told), wanted, needed)
+    statements = {path: x._replace(deriver=None) for path, x in references.statements.items()}
+    found = _reach(replace(references, statements=statements), wanted, needed)
     other = store is not None or wanted.store_root
     absent = [path for path in found.graph if not wanted.has(path)] if other else []
     if absent:
         path = next((path for path in absent if path in needed), absent[0])
         place = f"at {wanted.store_root}{path}" if wanted.store_root else "on this disk"
+        lacking = f"{len(absent)} of {len(found.graph)} store paths are missing"
         reason = (
-            f"is in the Nix store{f' {store}' if store else ''}, but not {place}, as"
-            f" {len(absent)} of the closure: set store_root to the root below which that store's"
-            " files are"
+            f"is in the Nix store{f' {store}' if store else ''}, but not {place} ({lacking});"
+            " set store_root to the root that contains the files of that store"
         )
         _refuse(wanted.name, {path: needed.get(path, "")}, reason)
     return found
 
 
-def alone(wanted: Wanted) -> Closure:
-    """The store paths as if they referred to nothing, with the size of their NAR. Only one
-    that is a link refers to the store path that it leads to. Raises ConfError for what is
-    not there, and SourceError.
+def take_alone(wanted: Wanted) -> Closure:
+    """Take the wanted store paths as if they had no references, with the sizes of their NARs.
+    Only a link refers to the store path that it leads to. Raises ConfError for a missing path,
+    and SourceError.
     """
-    needed = _needed(wanted)
+    needed = _collect_needed(wanted)
     named = tuple(needed)
     links: dict[str, str] = {}
     waiting = [*needed]
@@ -146,26 +145,26 @@ def alone(wanted: Wanted) -> Closure:
                 needed[target] = needed[path]
                 waiting.append(target)
     disk = wanted.disk
-    wrong = ((path, place, not_readable(path, disk)) for path, place in needed.items())
-    faults = [Fault(place, f"{path} {reason}") for path, place, reason in wrong if reason]
+    wrong = ((path, place, why_not_readable(path, disk)) for path, place in needed.items())
+    faults = [Fault(place, f"{path}: {reason}") for path, place, reason in wrong if reason]
     if faults:
         raise ConfError(wanted.name, faults[:MAX_FAULTS])
     graph = {
-        path: Node(_size(path, disk), frozenset({links[path]} if path in links else ()))
+        path: Node(_measure(path, disk), frozenset({links[path]} if path in links else ()))
         for path in needed
     }
     return Closure(graph=graph, wanted=named)
 
 
-def _size(path: str, disk: Disk) -> int:
+def _measure(path: str, disk: Disk) -> int:
     return nar_size(disk.at(path.encode()))
 
 
 def _link_target(path: str, wanted: Wanted) -> str | None:
-    """The store path that the store path `path` is a link to or into, if it is there."""
+    """Return the existing store path that the store path `path` links to or into, or None."""
     try:
         text = os.readlink(wanted.disk.at(path.encode())).decode()
-    except (OSError, UnicodeDecodeError):  # no link, or one to what no conf can name
+    except (OSError, UnicodeDecodeError):  # not a link, or one to a path that no conf can name
         return None
     prefix = wanted.store_dir.rstrip("/") + "/"
     target = os.path.normpath(os.path.join(os.path.dirname(path), text))
@@ -174,16 +173,16 @@ def _link_target(path: str, wanted: Wanted) -> str | None:
 
 
 def _nix_has_any(wanted: Wanted) -> bool:
-    paths = [path for path in _needed(wanted) if is_hashed(path)]
+    paths = [path for path in _collect_needed(wanted) if is_hashed(path)]
     return bool(paths) and query.knows(wanted.store_dir) and len(query.invalid(paths)) < len(paths)
 
 
-def _reached(references: References, wanted: Wanted, needed: dict[str, str]) -> Closure:
-    """What `needed` reaches: see `from_graph`."""
+def _reach(references: References, wanted: Wanted, needed: dict[str, str]) -> Closure:
+    """Return the closure of `needed` in `references`. See `find_in_graph`."""
     directory = wanted.store_dir.rstrip("/")
     faults = [
-        Fault(told.place, f"{path} is not in the store directory, {wanted.store_dir}")
-        for path, told in references.told.items()
+        Fault(statement.place, f"{path} is not in the store directory, {wanted.store_dir}")
+        for path, statement in references.statements.items()
         if path.rpartition("/")[0] != directory
     ]
     if faults:
@@ -191,41 +190,44 @@ def _reached(references: References, wanted: Wanted, needed: dict[str, str]) -> 
     _refuse(
         wanted.name,
         {path: place for path, place in needed.items() if path not in references.graph},
-        f"is not in {references.name}: list the closure of all that is wanted",
+        f"is not in {references.name}; list the closure of every wanted path",
     )
     graph = part(references.graph, closure(references.graph, needed))
     if not references.sized:
         disk = wanted.disk
-        graph = {path: Node(_size(path, disk), graph[path].references) for path in graph}
+        graph = {path: Node(_measure(path, disk), graph[path].references) for path in graph}
     return Closure(graph=graph, wanted=tuple(needed), references=references)
 
 
-def _needed(wanted: Wanted, known: Callable[[str], bool] | None = None) -> dict[str, str]:
-    """The store paths that are wanted, or hold what is, each with the first place. Those that
-    are mentioned may be `known`, or there, if they are not named as Nix names them.
+def _collect_needed(wanted: Wanted, known: Callable[[str], bool] | None = None) -> dict[str, str]:
+    """Return the store paths that are wanted, or contain a wanted path, each with the first
+    place that needs it. A mention of a path that is not named as Nix names them counts if the
+    path is `known`, by default if it exists.
     """
     prefix = wanted.store_dir.rstrip("/") + "/"
     needed: dict[str, str] = {}
     faults: list[Fault] = []
     for path, place in wanted.paths:
-        wrong = not_normal(path)
+        wrong = why_not_normal(path)
         if wrong is None and not path.startswith(prefix):
             wrong = f"is not in the store directory, {wanted.store_dir}"
         if wrong is None:
             needed.setdefault(prefix + path[len(prefix) :].partition("/")[0], place)
         else:
             faults.append(Fault(place, f"{path} {wrong}"))
-    for path, place in in_value(wanted.mentions, wanted.store_dir, known or wanted.has).items():
+    for path, place in find_in_value(
+        wanted.mentions, wanted.store_dir, known or wanted.has
+    ).items():
         needed.setdefault(path, place)
     if len(needed) > MAX_PATHS:
-        faults = [Fault("", f"wants {len(needed)} store paths: {MAX_PATHS} are allowed")]
+        faults = [Fault("", f"needs {len(needed)} store paths; at most {MAX_PATHS} are allowed")]
     if faults:
         raise ConfError(wanted.name, faults[:MAX_FAULTS])
     return needed
 
 
 def _refuse(name: str, lacking: dict[str, str], reason: str) -> None:
-    """Raise ConfError for paths, by the places that want them, if there are any."""
+    """Raise ConfError for the paths `lacking`, given with their places, if there are any."""
     faults = [Fault(place, f"{path} {reason}") for path, place in lacking.items()]
     if faults:
         raise ConfError(name, faults[:MAX_FAULTS])
@@ -238,5 +240,7 @@ def _read(path: str) -> bytes:
     except OSError as error:
         raise ConfError(path, [Fault("", f"cannot be read: {error.strerror}")]) from error
     if len(data) > MAX_GRAPH:
-        raise ConfError(path, [Fault("", f"has more than {MAX_GRAPH} bytes: is it a graph?")])
+        raise ConfError(
+            path, [Fault("", f"is too large for a references graph (more than {MAX_GRAPH} bytes)")]
+        )
     return data

@@ -1,8 +1,8 @@
-"""Store paths that something mentions: a JSON value, like a command or a label; a tree, in
-links and in files; or any bytes.
+"""Find the store paths mentioned in a JSON value (a command, a label), in the links and files
+of a tree, or in any bytes.
 
-In bytes a store path is known by its hash. In JSON, where a person wrote it, the caller may
-know others. Whether one exists is not asked.
+In bytes, a store path is recognised by its hash. In JSON, which people write, the caller may
+know others. Must not check whether the paths exist.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from stream.nix.hashes import MAX_STORE_NAME, STORE_NAME
 from stream.sources.customisation.content import pieces
-from stream.sources.customisation.links import led_into
+from stream.sources.customisation.links import resolve_store_link
 from stream.sources.customisation.tree import Tree
 from stream.typeflags import FILE, LINK
 
@@ -24,21 +24,21 @@ _PLAIN_KEY = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
 def is_hashed(path: str) -> bool:
-    """Whether the last component of `path` is what Nix makes of a hash and a name."""
+    """Return True if the last component of `path` has the form HASH-NAME of a store path."""
     return _HASHED.fullmatch(path.rpartition("/")[2]) is not None
 
 
 # ---- in JSON
 
 
-def in_value(
+def find_in_value(
     value: object, store_dir: str, known: Callable[[str], bool] = lambda _path: False
 ) -> dict[str, str]:
-    """The store paths that strings and keys in `value` mention, each with the place of the
-    first mention, like `config.Env[0]`; a key's place is that of its value.
+    """Return the store paths mentioned in strings and keys of `value`, each with the place of
+    its first mention, such as `config.Env[0]`. The place of a key is that of its value.
 
-    A path in `store_dir` counts if it is `known`, or named as Nix names them. The longest
-    that is known is taken; the full stop of a sentence is no part of one that is not.
+    A path in `store_dir` counts if it is `known` or named as Nix names them; the longest known
+    path is taken. A full stop or question mark at the end of an unknown path is not part of it.
     """
     found: dict[str, str] = {}
     start = re.compile(re.escape(store_dir.rstrip("/")) + r"(?=/([^/\0]+))")
@@ -51,7 +51,7 @@ def in_value(
 
 
 def _path(store_dir: str, component: str, known: Callable[[str], bool]) -> str | None:
-    """The store path that `component` begins with, or None."""
+    """Return the store path that `component` begins with, or None."""
     match = _NAME.match(component)
     name = match[0] if match else ""
     sentence = name.rstrip(".?")
@@ -62,7 +62,7 @@ def _path(store_dir: str, component: str, known: Callable[[str], bool]) -> str |
 
 
 def _strings(value: object) -> Iterator[tuple[str, str]]:
-    """All strings in `value` with their places, in the order of the document."""
+    """Yield all strings in `value` with their places, in the order of the document."""
     waiting: list[tuple[str, Any]] = [("", value)]
     while waiting:
         place, item = waiting.pop()
@@ -85,41 +85,41 @@ def _member(place: str, key: str) -> str:
 # ---- in a tree, and in bytes
 
 
-def in_tree(tree: Tree, store_dir: bytes) -> set[bytes]:
-    """The store paths that links of `tree` lead to and its files mention.
+def find_in_tree(tree: Tree, store_dir: bytes) -> set[bytes]:
+    """Return the store paths that the links of `tree` lead to and its files mention.
 
-    A link into `store_dir` leads to one whatever it is called. Raises SourceError for a file
-    that cannot be read.
+    Every target in `store_dir` counts, whatever its name. Raises SourceError for a file that
+    cannot be read.
     """
     found: set[bytes] = set()
     for path, node in tree.entries():
         if node.typeflag == LINK:
-            found |= in_link(path, node.link, store_dir)
+            found |= find_in_link(path, node.link, store_dir)
         elif node.typeflag == FILE:
-            found |= in_bytes(pieces(node), store_dir)
+            found |= find_in_bytes(pieces(node), store_dir)
     return found
 
 
-def in_link(path: bytes, target: bytes, store_dir: bytes) -> set[bytes]:
-    """The store paths that a link at `path` with this target leads to or mentions."""
-    found = in_bytes([target], store_dir)
-    if (into := led_into(path, target, store_dir)) is not None:
+def find_in_link(path: bytes, target: bytes, store_dir: bytes) -> set[bytes]:
+    """Return the store paths that a link at `path` to `target` leads to or mentions."""
+    found = find_in_bytes([target], store_dir)
+    if (into := resolve_store_link(path, target, store_dir)) is not None:
         found.add(into)
     return found
 
 
-def in_bytes(content: Iterable[bytes], store_dir: bytes) -> set[bytes]:
-    """The store paths in what the pieces of `content` are together."""
+def find_in_bytes(content: Iterable[bytes], store_dir: bytes) -> set[bytes]:
+    """Return the store paths in the concatenated pieces of `content`."""
     pattern = re.compile(re.escape(store_dir) + b"/" + STORE_NAME.encode())
     return set(_matches(content, pattern, len(store_dir) + 1 + MAX_STORE_NAME))
 
 
 def _matches(content: Iterable[bytes], pattern: re.Pattern[bytes], overlap: int) -> Iterator[bytes]:
-    """What `pattern` matches, across pieces as well: of at most `overlap` bytes."""
+    """Yield the matches of `pattern`, of at most `overlap` bytes each, also across pieces."""
     kept = b""
     for piece in content:
         window = kept + piece
-        # What ends later may go on in the next piece.
+        # A match that starts later may continue in the next piece.
         settled = len(window) - overlap
         start = max(settled, 0)
         for match in pattern.finditer(window):

@@ -1,8 +1,8 @@
-"""The plan: a specification becomes a conf. The customisation layer is made once to see
-what it refers to; what it, the contents and the container config need makes the closure;
-the closure is split into layers.
+"""Plan an image: turn a specification into a conf. The customisation layer is made once to
+find its references; these, the contents and the container config determine the closure, which
+is split into layers.
 
-The only place where planning's parts meet. Writes nothing that lasts.
+The only place where the parts of planning meet. Must not write anything that lasts.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from stream.model import DEFAULT_STORE_DIR, Builtin, ImageConf, LayerPlan, NixDa
 from stream.nix import query
 from stream.nix.store_root import Disk
 from stream.planning import mentions
-from stream.planning.closure import Closure, Wanted, closure_of
+from stream.planning.closure import Closure, Wanted, find_closure
 from stream.planning.spec import Spec
-from stream.planning.tag import derived_tag
+from stream.planning.tag import derive_tag
 from stream.schema.reading import ignore
 from stream.sources.image import ImageSources, opened
 from stream.sources.layer import ListedLayer
@@ -35,9 +35,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The image that a specification becomes: `conf` as it is streamed, and `document` as
-    JSON has it. They differ in one thing: what is `now` in the document is an instant in the
-    conf, that of planning.
+    """The image of a specification: `conf` for streaming, and the same as a JSON `document`.
+    They differ only in instants: `now` in the document is the time of planning in the conf.
     """
 
     conf: ImageConf
@@ -50,24 +49,24 @@ def plan(
     *,
     warn: Callable[[str], None] = ignore,
 ) -> Plan:
-    """Plan the image of `spec`: complete, and checked as it will be when it is streamed.
-    `previous` are the store layers of the build before. `warn` is called with a line for a
-    person. Raises StreamImageError.
+    """Plan the image of `spec`, with all checks that are made when it is streamed. `previous`
+    are the store layers of the previous build. `warn` is called with each warning, a line.
+    Raises StreamImageError.
     """
     ArgumentError.require("spec", spec, Spec)
     _check_previous(previous)
     if previous is not None and spec.strategy != KEEPS_LAYERS:
         program = spec.layering_pipeline is not None
         key = "layeringPipeline" if program else f"layering {spec.layering}"
-        told = f"{key} keeps no layers of the build before: stable does"
-        warn(one_line(f"{spec.source}: {told}"))
+        wrong = f"{key} does not keep layers of the previous build; use layering stable"
+        warn(one_line(f"{spec.source}: {wrong}"))
     with opened(spec.conf, warn, check=lambda base: _check_budget(spec, base)) as sources:
         base = sources.base
         conf = _with_closure(spec, sources, previous, warn)
         base_image_id = base.image.image_id if base else None
     document = _document(spec, conf)
     if conf.repo_tag is None:
-        tag = derived_tag({**document, "repository": spec.repository}, conf, base_image_id)
+        tag = derive_tag({**document, "repository": spec.repository}, conf, base_image_id)
         conf = replace(conf, repo_tag=f"{spec.repository}:{tag}")
         document = _document(spec, conf)
     return Plan(conf=conf, document=document)
@@ -85,7 +84,7 @@ def _check_previous(previous: object) -> None:
 
 
 def _document(spec: Spec, conf: ImageConf) -> dict[str, Any]:
-    """The conf as JSON: keys by name, the layers, which are long, last."""
+    """Return `conf` as JSON: keys by name, but the layers, which are long, last."""
     document = {**config.conf_document(conf), **spec.instants}
     return {
         key: document[key] for key in sorted(document, key=lambda key: (key == "store_layers", key))
@@ -102,13 +101,15 @@ def _with_closure(
     previous: Sequence[Sequence[str]] | None,
     warn: Callable[[str], None],
 ) -> ImageConf:
-    """The conf of `spec` with what is known only of the closure: store layers and database."""
+    """Return the conf of `spec` with the parts that depend on the closure: store layers and
+    database.
+    """
     conf, base = spec.conf, sources.base
     base_layers = len(base.layers) if base else 0
     made = _made(sources)
     if not spec.include_store_paths and not spec.include_nix_database:
         return conf
-    closure = closure_of(
+    closure = find_closure(
         _wanted(spec, made), references_graph=spec.references_graph, store=spec.nix_store
     )
     _warn_of_unknown(spec, closure, warn)
@@ -126,8 +127,8 @@ def _with_closure(
 
 
 def _checked(spec: Spec, layers: Sequence[Sequence[str]]) -> tuple[LayerPlan, ...]:
-    """The store layers, if they can be streamed. A store path that is wrong is one of the
-    closure: its place among the layers, which nobody has seen, says nothing.
+    """Return the store layers, checked as for streaming. Faults are reported as the closure's:
+    the user has not seen the layers, so a place among them would not help.
     """
     faults: list[Fault] = []
     plans = config.read_store_layers(
@@ -145,14 +146,14 @@ def _checked(spec: Spec, layers: Sequence[Sequence[str]]) -> tuple[LayerPlan, ..
 
 
 def _made(sources: ImageSources) -> list[str]:
-    """The store paths that the customisation layer, once made, refers to, as far as they
-    are there: what is mentioned in a text may be long gone.
+    """Return the existing store paths that the customisation layer, once made, refers to. A
+    text may mention others that were removed long ago.
     """
     from stream.sources.customisation.made import MadeLayer
 
     top = sources.customisation
     if isinstance(top, MadeLayer):
-        found = mentions.in_tree(top.tree, sources.conf.store_dir)
+        found = mentions.find_in_tree(top.tree, sources.conf.store_dir)
     else:
         found = _in_ready_layer(top, sources.conf)
     disk = Disk.of(sources.conf)
@@ -165,16 +166,16 @@ def _in_ready_layer(layer: ListedLayer | None, conf: ImageConf) -> set[bytes]:
     if layer is None:
         return set()
     with layer.content() as content:
-        found = mentions.in_bytes(pieces(content), conf.store_dir)
-    # A header may cut a target, or have no end between it and what follows.
+        found = mentions.find_in_bytes(pieces(content), conf.store_dir)
+    # In a header, a target may be cut, or run into the next field without a separator.
     for member in layer.members():
         if member.typeflag == LINK:
-            found |= mentions.in_link(member.name, member.link, conf.store_dir)
+            found |= mentions.find_in_link(member.name, member.link, conf.store_dir)
     return found
 
 
 def _wanted(spec: Spec, made: Sequence[str]) -> Wanted:
-    """The store paths that the image is made for, and who wants each."""
+    """Return the store paths that the image is made for, with the place that needs each."""
     return Wanted(
         name=spec.source,
         paths=(*_named(spec), *((path, "the customisation layer") for path in made)),
@@ -185,7 +186,9 @@ def _wanted(spec: Spec, made: Sequence[str]) -> Wanted:
 
 
 def _named(spec: Spec) -> Iterator[tuple[str, str]]:
-    """Those that the recipe names. What is copied is not needed itself."""
+    """Yield the store paths that the recipe names, with their places. Copied paths are not
+    needed themselves.
+    """
     recipe = spec.recipe
     for index, content in enumerate(recipe.contents):
         if path := _path(content):
@@ -205,7 +208,7 @@ def _path(content: bytes | Builtin) -> str:
 def _database(spec: Spec, closure: Closure) -> NixDatabase:
     objects = closure.objects()
     if objects is None:
-        wrong = "is set, and nobody knows the references of the store paths: give references_graph"
+        wrong = "needs the references of the store paths, which are unknown; give references_graph"
         raise ConfError(spec.source, [Fault("includeNixDB", wrong)])
     recipe = spec.recipe
     store_dir = spec.conf.store_dir.decode()
@@ -217,8 +220,8 @@ def _database(spec: Spec, closure: Closure) -> NixDatabase:
 
 
 def _without_held(conf: ImageConf, base: BaseImage | None, graph: Graph) -> Graph:
-    """What is left of `graph` without the store paths that the base image holds, if they
-    are to be left out: they take no layers.
+    """Return `graph` without the store paths that the base image contains, if the conf asks to
+    skip them: they need no layers.
     """
     if not graph or base is None:
         return graph
@@ -232,19 +235,19 @@ def _without_held(conf: ImageConf, base: BaseImage | None, graph: Graph) -> Grap
 
 
 def _budget(spec: Spec, base_layers: int, *, least: int) -> int:
-    """How many layers there may be for store paths. Raises ConfError for less than `least`."""
+    """Return the maximum number of store layers. Raises ConfError if it is below `least`."""
     budget = spec.max_layers - 1 - base_layers
     if budget < least:
-        taken = f"the base image has {base_layers} and " if base_layers else ""
-        left = ", and none is left for store paths" if least else ""
-        wrong = f"is {spec.max_layers}: {taken}one is the customisation's{left}"
+        taken = f"the base image takes {base_layers} and " if base_layers else ""
+        left = "; none is left for store paths" if least else ""
+        wrong = f"is {spec.max_layers}, but {taken}the customisation layer takes 1{left}"
         raise ConfError(spec.source, [Fault("maxLayers", wrong)])
     return budget
 
 
 def _warn_of_unknown(spec: Spec, closure: Closure, warn: Callable[[str], None]) -> None:
-    """Tell of Nix's store paths of which nobody knows what they refer to: under sudo, say,
-    `nix-store` is not found, and an image would lack its libraries without a word.
+    """Warn of Nix's store paths whose references are unknown. For example, `nix-store` is not
+    found under sudo, and the image would silently lack libraries.
     """
     usual = os.fsdecode(spec.conf.store_dir) == DEFAULT_STORE_DIR
     if closure.references is not None or not usual:
@@ -253,13 +256,13 @@ def _warn_of_unknown(spec: Spec, closure: Closure, warn: Callable[[str], None]) 
     if unknown:
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
         why = "Nix does not know it" if query.is_installed() else f"{query.PROGRAM} is not on PATH"
-        told = f"{unknown[0]}{more} comes without what it refers to: {why}"
-        warn(one_line(f"{spec.source}: {told}; give a references graph"))
+        wrong = f"{unknown[0]}{more} is included without its references: {why}"
+        warn(one_line(f"{spec.source}: {wrong}; give a references graph"))
 
 
 def _warn_of_strangers(spec: Spec, graph: Graph, warn: Callable[[str], None]) -> None:
-    """Tell of paths that the pipeline names and passes over, as nixpkgs' does: a slip there
-    makes one large layer of what was to be split.
+    """Warn of paths in the pipeline that are not in the graph. It ignores them, as nixpkgs
+    does, and a typing error would leave one large layer where several were intended.
     """
     if not spec.layering_pipeline:
         return
@@ -276,10 +279,8 @@ def _warn_of_strangers(spec: Spec, graph: Graph, warn: Callable[[str], None]) ->
         elif isinstance(item, dict):
             waiting += item.values()
     if strangers:
-        more = f" (and {len(strangers) - 1} more like it)" if len(strangers) > 1 else ""
+        more = f" (and {len(strangers) - 1} more)" if len(strangers) > 1 else ""
         path = next(iter(strangers))
         warn(
-            one_line(
-                f"{spec.source}: layeringPipeline: {path} is not in the closure{more}, ignored"
-            )
+            one_line(f"{spec.source}: layeringPipeline: ignoring {path}{more}: not in the closure")
         )

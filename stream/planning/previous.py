@@ -1,6 +1,4 @@
-"""The conf of an earlier build, as far as it is to be compared with: its store paths
-need not be there any more.
-"""
+"""Read the conf of an earlier build for comparison. Its store paths need not exist any more."""
 
 from __future__ import annotations
 
@@ -13,14 +11,16 @@ from stream.schema.reading import conf_name, load_object
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Previous:
-    """Its store layers, and the whole document."""
+    """The store layers of an earlier conf, and its whole document."""
 
     store_layers: list[list[str]]
     document: dict[str, Any]
 
 
 def read_previous(source: str) -> Previous:
-    """The conf at the path `source`, or on standard input if that is `-`. Raises ConfError."""
+    """Read the conf at the path `source`, or on standard input if that is `-`. Raises
+    ConfError.
+    """
     name = conf_name(source)
     document = load_object(source)
     layers = document.get("store_layers", [])
@@ -29,5 +29,5 @@ def read_previous(source: str) -> Previous:
     ):
         raise ConfError(name, [Fault("store_layers", "must be a list of lists of store paths")])
     if "store_layers" not in document and "repo_tag" not in document:
-        raise ConfError(name, [Fault("", "is no conf: plan its specification first")])
+        raise ConfError(name, [Fault("", "is not a conf; plan its specification first")])
     return Previous(store_layers=layers, document=document)

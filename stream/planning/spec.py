@@ -1,8 +1,8 @@
-"""SPEC.json: what goes into an image, in the words of nixpkgs' `dockerTools`.
+"""Read a specification of an image, written with the arguments of nixpkgs' `dockerTools`.
 
-The keys are the arguments of `streamLayeredImage` (and of `buildImage` where they mean
-something here), with their defaults; a conf's keys that dockerTools does not have stand
-beside them, and are read as a conf's. Knows neither closures nor layers.
+The keys are the arguments of `streamLayeredImage` (and those of `buildImage` that apply here),
+with their defaults, and the keys of a conf that dockerTools does not have, read as in a conf.
+Must not know closures or layers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from stream import config
 from stream.archives.target import split_archive
 from stream.errors import ArgumentError, ConfError, Fault
-from stream.faults import depth_of, kind, meant
+from stream.faults import kind, measure_depth, suggest
 from stream.layering import STRATEGIES
 from stream.limits import MAX_DEPTH
 from stream.model import DEFAULT_STORE_DIR, CustomisationLayer, ImageConf, Recipe
@@ -26,7 +26,7 @@ from stream.schema import recipe
 from stream.schema.fields import Fields
 from stream.schema.reading import ignore, parse_object
 
-# Handed on to the conf as they are.
+# Passed to the conf unchanged.
 _PASSED = frozenset(
     {
         "annotations", "architecture", "base_config", "base_history", "config", "created", "gid", "gname",
@@ -45,26 +45,26 @@ _INSTANTS = ("created", "mtime")
 _MENTIONING = ("config", "labels")
 KEYS = _PASSED | _OWN | recipe.SPEC_KEYS
 
-# Arguments of dockerTools that mean nothing here, and what does their work.
+# Keys that are not supported here, and what to use instead.
 _ELSEWHERE = {
-    "compressor": "is given when the image is written: --compress",
-    "diskSize": "is not needed: there is no virtual machine",
-    "from_image": "is a conf's: fromImage is meant",
-    "repo_tag": "is a conf's: name and tag are meant",
-    "runAsRoot": "needs a virtual machine: use fakeRootCommands with enableFakechroot",
-    "store_layers": "is a conf's: what is not planned needs no specification",
+    "compressor": "is not part of a specification; choose the compression when the image is written",
+    "diskSize": "is not needed; no virtual machine is used",
+    "from_image": 'is a key of confs; did you mean "fromImage"?',
+    "repo_tag": "is a key of confs; use name and tag",
+    "runAsRoot": "needs a virtual machine; use fakeRootCommands with enableFakechroot",
+    "store_layers": "is a key of confs; a specification leaves the layers to the planner",
 }
 DEFAULT_MAX_LAYERS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """A valid specification. `conf` is the image without store layers, and without a tag if
-    one is to be derived: `tag` is None then. `instants` are `created` and `mtime` as far as
-    they are given, as they are written: `now` is when the image is streamed. `mentions` are
-    the config and labels, which may mention store paths. `recipe` is what the customisation
-    layer is made of or, if one is ready, what it needs. `layering_pipeline` is a program,
-    checked, or None; `source` stands for the document in messages.
+    """A valid specification. `conf` is the image without store layers and, if the tag is to be
+    derived (`tag` is None), without a tag. `instants` are the given ones of `created` and
+    `mtime`, as written: `now` is the time of streaming. `mentions` are the config and labels,
+    which may mention store paths. `recipe` describes the customisation layer or, if that is
+    ready-made, names only the contents that it needs. `layering_pipeline` is a checked
+    program, or None. Messages call the document `source`.
     """
 
     source: str
@@ -84,21 +84,21 @@ class Spec:
 
     @property
     def strategy(self) -> str | list[Any]:
-        """How the closure is split into layers: the program, or the name of a strategy."""
+        """The way to split the closure into layers: a program, or the name of a strategy."""
         return self.layering if self.layering_pipeline is None else self.layering_pipeline
 
 
 def is_spec(document: dict[str, Any]) -> bool:
-    """Whether a JSON object is rather a specification than a conf."""
+    """Return True if a JSON object is a specification rather than a conf."""
     return "name" in document and "repo_tag" not in document
 
 
 def parse_spec(
     data: bytes, *, name: str = "spec.json", warn: Callable[[str], None] = ignore
 ) -> Spec:
-    """The specification in `data`; `name` stands for it in messages. `warn` is called
-    with one line for what is odd and no fault. Raises ConfError, with every fault: a key
-    that is not known is one, as it is to the function whose arguments they are.
+    """Parse the specification in `data`, which messages call `name`. `warn` is called with each
+    warning, a line. Raises ConfError, with every fault. An unknown key is a fault, as an
+    unknown argument is in Nix.
     """
     ArgumentError.require("data", data, bytes)
     return read_spec_document(parse_object(data, name), name=name, warn=warn)
@@ -107,19 +107,21 @@ def parse_spec(
 def read_spec_document(
     document: dict[str, Any], *, name: str = "spec.json", warn: Callable[[str], None] = ignore
 ) -> Spec:
-    """The specification that the JSON object `document` is. See `parse_spec`."""
-    if (depth := depth_of(document)) > MAX_DEPTH:
-        wrong = f"is nested {depth} deep, {MAX_DEPTH} are allowed"
+    """Read the specification from the JSON object `document`. See `parse_spec`."""
+    if (depth := measure_depth(document)) > MAX_DEPTH:
+        wrong = f"is nested {depth} deep; at most {MAX_DEPTH} levels are allowed"
         raise ConfError(name, [Fault("", wrong)])
     if "repo_tag" in document and "name" not in document:
-        raise ConfError(name, [Fault("", "is a conf already: stream it, there is nothing to plan")])
+        raise ConfError(
+            name, [Fault("", "is already a conf; nothing to plan (run: stream-image FILE)")]
+        )
     reader = _Reader(name, {key: value for key, value in document.items() if value is not None})
     spec = reader.spec()
     for key in document:
         if key in _ELSEWHERE:
             reader.fault(key, _ELSEWHERE[key])
         elif key not in KEYS:
-            reader.fault(key, f"unknown key{meant(key, KEYS)}")
+            reader.fault(key, f"unknown key{suggest(key, KEYS)}")
     if reader.faults:
         raise ConfError(name, reader.faults)
     config.warn_of_architecture(spec.conf, name, warn)
@@ -127,8 +129,8 @@ def read_spec_document(
 
 
 def _ordered(value: Any) -> Any:
-    """`value` with the members of objects by name, as Nix writes attributes: their order
-    decides nothing, not even an image's bytes. At most MAX_DEPTH deep.
+    """Return `value`, at most MAX_DEPTH deep, with the members of objects ordered by name, as
+    Nix writes attributes. Their order in the document must not affect the image's bytes.
     """
     if isinstance(value, dict):
         return {key: _ordered(value[key]) for key in sorted(value)}
@@ -136,17 +138,17 @@ def _ordered(value: Any) -> Any:
 
 
 def _anywhere(contents: Any) -> Any:
-    """`contents` with those paths absolute that start from the current directory."""
+    """Return `contents` with paths relative to the current directory made absolute."""
     if isinstance(contents, list):
         return [_anywhere(item) for item in contents]
-    # Another word is a built-in content, or a mistake.
+    # Any other text without a leading slash is a built-in content, or a mistake.
     relative = isinstance(contents, str) and f"{contents}/".startswith(("./", "../"))
     return os.path.abspath(contents) if relative else contents
 
 
 class _Reader(Fields):
-    """Reads one document, and collects what is wrong with it. `null` is absence: it is
-    what Nix writes for an argument that is not given.
+    """A reader of one document, which collects its faults. `null` counts as absent: Nix writes
+    it for an argument that is not given.
     """
 
     def __init__(self, source: str, document: dict[str, Any]) -> None:
@@ -158,7 +160,7 @@ class _Reader(Fields):
         self.faults.append(Fault(place, message))
 
     def spec(self) -> Spec:
-        """The specification, of use if there were no faults."""
+        """Return the specification. It is not usable if there are faults."""
         repository, tag = self._repository(), self._tag()
         conf = self._conf()
         conf, recipe = self._with_recipe(conf)
@@ -183,7 +185,7 @@ class _Reader(Fields):
 
     def _repository(self) -> str:
         if not self.has("name"):
-            self.fault("name", "is missing: it becomes the repository name")
+            self.fault("name", "is missing; it becomes the repository name")
         return self._part_of_reference("name", lambda name: check_name(name.lower())).lower()
 
     def _tag(self) -> str | None:
@@ -199,7 +201,7 @@ class _Reader(Fields):
         return value
 
     def _conf(self) -> ImageConf:
-        """What a conf would say of the image, but for a recipe."""
+        """Return the image from the keys that a conf also has, without a recipe."""
         document = {key: self.document[key] for key in _PASSED if self.has(key)}
         if base := self._base():
             document["from_image"] = base
@@ -207,7 +209,7 @@ class _Reader(Fields):
             document["store_root"] = root
         if ready := self.text("customisation_layer"):
             document["customisation_layer"] = os.path.abspath(ready)
-        # By the keys of a conf that a specification does not have, those that they come from.
+        # The keys of the specification, by the keys of the conf that are made from them.
         keys = {"from_image": "fromImage"}
         if not self.has("store_root"):
             keys["store_root"] = "nix_store"
@@ -219,15 +221,17 @@ class _Reader(Fields):
         )
 
     def _with_recipe(self, conf: ImageConf) -> tuple[ImageConf, Recipe]:
-        """`conf` with the customisation layer that is made of the recipe, unless one is ready;
-        and the recipe, of that layer only what belongs to the closure.
+        """Return `conf` with the recipe as its customisation layer, unless that is ready-made, and
+        the recipe. For a ready-made layer, the recipe has only contents, for the closure.
         """
         document = {key: self.document[key] for key in recipe.SPEC_KEYS if self.has(key)}
         document |= {key: _anywhere(document[key]) for key in _CONTENTS & document.keys()}
         ready = bool(self.get("customisation_layer"))
         if ready:
             for key in sorted(document.keys() - {"contents"}):
-                self.fault(key, "changes a customisation layer, and customisation_layer is ready")
+                self.fault(
+                    key, "changes a customisation layer, but customisation_layer is ready-made"
+                )
             document = {"contents": document.get("contents")}
         read = recipe.read_recipe(_ordered(document), "", self._note, Disk.of(conf))
         return conf if ready else replace(conf, customisation_layer=read), read
@@ -235,20 +239,23 @@ class _Reader(Fields):
     def _include_nix_database(self, conf: ImageConf) -> bool:
         include = self.boolean("includeNixDB")
         if include and isinstance(conf.customisation_layer, CustomisationLayer):
-            self.fault("includeNixDB", "needs a layer to be made, and customisation_layer is ready")
+            self.fault(
+                "includeNixDB",
+                "changes a customisation layer, but customisation_layer is ready-made",
+            )
         return include
 
     def _nix_store(self) -> str | None:
         store = self.text("nix_store")
         if store and store not in query.STORES and os.path.isdir(store) and "/" not in store:
             self.fault(
-                "nix_store", f"{store!r} is no store of Nix: write ./{store} for the directory"
+                "nix_store", f"{store!r} is not a Nix store; write ./{store} for the directory"
             )
         return store or None
 
     def _root_of_nix(self) -> str | None:
-        """The root below which Nix's store is, if nothing else is said of it."""
-        # Nix puts /nix/store there whatever the store directory is called.
+        """Return the root that Nix's store is below, unless the specification sets another."""
+        # Below a root, Nix always uses /nix/store, whatever the store directory is called.
         usual = self.document.get("store_dir", DEFAULT_STORE_DIR) == DEFAULT_STORE_DIR
         store = self.get("nix_store")
         if self.has("store_root") or not usual or not isinstance(store, str) or "\0" in store:
@@ -256,19 +263,23 @@ class _Reader(Fields):
         return query.root_of(store)
 
     def _base(self) -> str | None:
-        """The base image as a conf names it, by its absolute path."""
+        """Return the base image in the notation of a conf, with an absolute path."""
         path = self.text("fromImage")
         name, tag = self.text("fromImageName"), self.text("fromImageTag")
         if bool(name) != bool(tag):
-            self.fault("fromImageTag" if name else "fromImageName", "is missing: give both or none")
+            self.fault(
+                "fromImageTag" if name else "fromImageName", "is missing; give both or neither"
+            )
         if not path:
             if name and tag:
-                self.fault("fromImage", "is missing: fromImageName and fromImageTag choose in it")
+                self.fault(
+                    "fromImage", "is missing; fromImageName and fromImageTag select an image in it"
+                )
             return None
         file, chosen = split_archive(path)
         if name and tag:
             if chosen:
-                self.fault("fromImageName", f"is given twice: fromImage says {chosen}")
+                self.fault("fromImageName", f"is given twice; fromImage already selects {chosen}")
             chosen = f"{name}:{tag}"
         file = os.path.abspath(file)
         return f"{file}:{chosen}" if chosen else file
@@ -279,7 +290,7 @@ class _Reader(Fields):
             self.fault("maxLayers", f"must be a number, not {kind(value)}")
         elif value < 2:
             self.fault(
-                "maxLayers", f"must be more than 1, not {value}: one layer is the customisation's"
+                "maxLayers", f"must be at least 2, not {value}; the customisation layer is one"
             )
         else:
             return value

@@ -1,7 +1,7 @@
-"""The tag that is derived: it changes exactly when something does that decides the
-image's bytes, as the hash part of a store path does.
+"""Derive the tag of an image. Like the hash of a store path, it changes exactly when
+something changes that determines the image's bytes.
 
-Knows conf documents and store paths; no planner.
+Knows conf documents and store paths; must not know the planner.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from stream.nix.store_root import Disk
 from stream.tarwriter import ArchiveWriter, Entries, MemberWriter
 
 _HASHED = re.compile(STORE_NAME.encode())
-_TAG_BYTES = 20  # 32 characters, as in the name of a store path
+_TAG_BYTES = 20  # 32 characters, the length of a store path's hash
 
 
-def derived_tag(document: dict[str, Any], conf: ImageConf, base_image_id: str | None) -> str:
-    """The tag of what `document`, a conf that has a repository and no tag, yields: 32
-    characters of Nix's base-32. `conf` is what it reads as. The name of a store path with
-    a hash stands for its content; other paths are read, and those that are copied stand
-    for nothing else. Raises StreamImageError.
+def derive_tag(document: dict[str, Any], conf: ImageConf, base_image_id: str | None) -> str:
+    """Return the tag of the image of `document`, a conf with a repository and without a tag:
+    32 characters of Nix32. `conf` is the same conf, parsed. A store path with a hash in its
+    name is represented by the name, any other path by its content; of a path that is copied,
+    only the content counts. Raises StreamImageError.
     """
-    # Where files are read does not show in the image.
+    # The places where files are read do not affect the image.
     elsewhere = {"from_image", "store_root"}
     described = {key: value for key, value in document.items() if key not in elsewhere}
     described["base image"] = base_image_id
     disk = Disk.of(conf)
     described["content"] = {
-        os.fsdecode(path): _content_digest(disk.at(path)) for path in sorted(_unhashed(conf))
+        os.fsdecode(path): _digest_content(disk.at(path)) for path in sorted(_find_unhashed(conf))
     }
     recipe = conf.customisation_layer
     if isinstance(recipe, Recipe):
-        # Where what is copied lies does not show in the image, and differs between checkouts.
+        # The paths of copied files do not affect the image, and differ between checkouts.
         described["customisation_layer"] = {
             **document["customisation_layer"],
             "copy_to_root": [
-                _copied_digest(content, recipe, disk)
+                _digest_copy(content, recipe, disk)
                 if isinstance(content, bytes) and not _is_hashed(content, conf.store_dir)
                 else repr(content)
                 for content in recipe.copy_to_root
@@ -55,9 +55,9 @@ def derived_tag(document: dict[str, Any], conf: ImageConf, base_image_id: str | 
     return nix_base32(compressed(hashlib.sha256(data).digest(), _TAG_BYTES))
 
 
-def _unhashed(conf: ImageConf) -> set[bytes]:
-    """The paths in the image, or linked to from there, whose names do not say what is in
-    them.
+def _find_unhashed(conf: ImageConf) -> set[bytes]:
+    """Return the paths in the image, or linked to from it, whose names do not identify their
+    content.
     """
     paths = {path for plan in conf.store_layers for path in plan.store_paths}
     recipe = conf.customisation_layer
@@ -70,25 +70,27 @@ def _unhashed(conf: ImageConf) -> set[bytes]:
 
 
 def _is_hashed(path: bytes, store_dir: bytes) -> bool:
-    """Whether `path` is a store path with a hash in its name, or in one."""
+    """Return True if `path` is a store path with a hash in its name, or is in one."""
     name = path.removeprefix(store_dir + b"/").split(b"/", 1)[0]
     return path.startswith(store_dir + b"/") and _HASHED.fullmatch(name) is not None
 
 
-def _content_digest(path: bytes) -> str:
-    """The digest of what is at `path` on disk as a layer of its own, wherever that is."""
+def _digest_content(path: bytes) -> str:
+    """Return the digest of a layer with only the files at `path` on disk, independent of their
+    location.
+    """
     root, _, name = path.rpartition(b"/")
     entries = Entries(owner=Owner(), mtime=0, root=root)
     entries.walk(b"/" + name)
-    with _layer(entries.layer_size) as layer:
+    with _opened_layer(entries.layer_size) as layer:
         layer.write_entries(entries)
         layer.close()
         return layer.hashed()
 
 
-def _copied_digest(content: bytes, recipe: Recipe, disk: Disk) -> str:
-    """The digest of what the recipe copies of `content`: as copying finds it, for links to
-    directories lead to what stands beside a content.
+def _digest_copy(content: bytes, recipe: Recipe, disk: Disk) -> str:
+    """Return the digest of the files that the recipe copies from `content`. They are copied as
+    for the image, because links to directories can lead to files beside `content`.
     """
     from stream.sources.customisation.join import make_tree
     from stream.sources.customisation.made import made_layer
@@ -98,15 +100,15 @@ def _copied_digest(content: bytes, recipe: Recipe, disk: Disk) -> str:
         disk=disk,
     )
     source = made_layer(tree, Recipe(), mtime=0)
-    with _layer(source.size) as layer:
+    with _opened_layer(source.size) as layer:
         source.write_to(layer)
         layer.close()
         return layer.hashed()
 
 
 @contextmanager
-def _layer(size: int) -> Iterator[MemberWriter]:
-    """A layer that is only hashed."""
+def _opened_layer(size: int) -> Iterator[MemberWriter]:
+    """Open a layer of `size` bytes that is hashed and discarded."""
     fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     try:
         with ArchiveWriter(fd, mtime=0) as archive:

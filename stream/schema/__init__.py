@@ -1,1 +1,1 @@
-"""What people write: files that hold JSON, its fields and their faults. Knows no images."""
+"""Read the JSON that people write: files, fields and their faults. Must not know images."""

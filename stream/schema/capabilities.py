@@ -1,8 +1,8 @@
-"""File capabilities: from the notation of cap_from_text(3) to the bytes of the extended
-attribute `security.capability`.
+"""Encode file capabilities: from the notation of cap_from_text(3) to the bytes of the
+extended attribute `security.capability`.
 
-Format: linux/capability.h, `struct vfs_cap_data`, revision 2. Knows no files, and asks no
-kernel: `all` are those that Linux has had since 5.9, on every machine.
+Format: linux/capability.h, `struct vfs_cap_data`, revision 2. Must not know files or query
+the kernel: on every machine, `all` stands for the capabilities of Linux 5.9 and later.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import struct
 
-from stream.faults import meant
+from stream.faults import suggest
 
 ATTRIBUTE = b"security.capability"
 MAX_TEXT = 4096  # characters
@@ -29,7 +29,7 @@ NAMES = (
 )  # fmt: skip
 _NUMBERS = {name: number for number, name in enumerate(NAMES)}
 _ALL = (1 << len(NAMES)) - 1
-_BITS = 64  # what the attribute has room for
+_BITS = 64  # the capabilities that the attribute has room for
 
 _REVISION_2, _EFFECTIVE = 0x02000000, 0x000001
 # magic_etc; permitted and inheritable of the lower 32 capabilities, then of the upper
@@ -41,18 +41,18 @@ _NUMBER = re.compile(r"(0x[0-9a-f]+)|(0[0-7]*)|([1-9][0-9]*)")
 
 
 def capability_data(text: str) -> bytes:
-    """The value of `security.capability` for `text`, like `cap_net_bind_service=ep`.
-    Raises ValueError, saying what is wrong with it.
+    """Return the value of `security.capability` for `text`, such as `cap_net_bind_service=ep`.
+    Raises ValueError with a reason that follows the place of `text` in a message.
     """
     if len(text) > MAX_TEXT:
-        raise ValueError(f"has {len(text)} characters, {MAX_TEXT} are allowed")
+        raise ValueError(f"has {len(text)} characters; at most {MAX_TEXT} are allowed")
     sets = dict.fromkeys("eip", 0)
     for clause in re.split(r"[ \t\n\v\f\r]+", text.strip(" \t\n\v\f\r")):
         _apply(clause, sets)
     effective, inheritable, permitted = sets.values()
     if effective and effective & (permitted | inheritable) != permitted | inheritable:
         raise ValueError(
-            f"{text!r}: a file has one flag for all that is effective: give e to each, or to none"
+            f"{text!r}: a file has one effective flag for all capabilities; give e to all or none"
         )
     low = (1 << 32) - 1
     return _VFS_CAP_DATA.pack(
@@ -65,14 +65,14 @@ def capability_data(text: str) -> bytes:
 
 
 def _apply(clause: str, sets: dict[str, int]) -> None:
-    """Let one clause change the sets."""
+    """Apply one clause to the sets."""
     match = _CLAUSE.fullmatch(clause)
-    # Without names, all are meant, which can only be set.
+    # A clause without names applies to all, and can only set.
     if not match or not match["actions"] or not (match["names"] or match["actions"][0] == "="):
-        raise ValueError(f"{clause!r} is not like cap_net_bind_service=ep")
+        raise ValueError(f"{clause!r} is not a clause such as cap_net_bind_service=ep")
     actions = _ACTION.findall(match["actions"])
     if not match["names"] and len(actions) > 1:
-        raise ValueError(f"{clause!r}: + and - need capabilities before them: write all")
+        raise ValueError(f"{clause!r}: + and - need capabilities before them; write all")
     listed = 0
     for name in (match["names"] or "all").split(","):
         listed |= _mask(name.lower())
@@ -85,15 +85,15 @@ def _apply(clause: str, sets: dict[str, int]) -> None:
 
 
 def _mask(name: str) -> int:
-    """The capability called `name`, or numbered so, as a bit; or all of them."""
+    """Return the bit of the capability with the name or number `name`; for `all`, every bit."""
     if name == "all":
         return _ALL
     if name in _NUMBERS:
         return 1 << _NUMBERS[name]
     if not (match := _NUMBER.fullmatch(name)):
-        hint = meant("cap_" + name.removeprefix("cap_"), NAMES)
-        raise ValueError(f"{name!r} is no capability{hint}")
+        hint = suggest("cap_" + name.removeprefix("cap_"), NAMES)
+        raise ValueError(f"{name!r} is not a capability{hint}")
     number = int(name, {1: 16, 2: 8, 3: 10}[match.lastindex or 0])
     if number >= _BITS:
-        raise ValueError(f"{name!r} is no capability: there are {_BITS} at most")
+        raise ValueError(f"{name!r} is not a capability; numbers are below {_BITS}")
     return 1 << number

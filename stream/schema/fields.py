@@ -1,6 +1,6 @@
-"""The members of a JSON object, read one by one, and what is wrong with them.
+"""Read the members of a JSON object one by one, and report their faults.
 
-Knows no document's keys.
+Must not know the keys of any document.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from stream.faults import NoteFault, kind, meant
+from stream.faults import NoteFault, kind, suggest
 from stream.limits import MAX_ID
 
-# Receives the place of a key in a former spelling, and its spelling of today.
+# Called with the place of each key in a former spelling, and its current spelling.
 NoteFormer = Callable[[str, str], object]
 _ID = re.compile("[0-9]{1,10}")
 
 
 class Fields:
-    """The members of one object at `place`, by key. `fault` receives the place of each fault
-    and what is wrong; what is returned then is of no use.
+    """The members of the object at `place`, by key. `fault` is called with the place of each
+    fault and what is wrong there; the value returned then is not usable.
 
-    `null` is absence, and so is an empty choice; not if `strict`, for which both are values.
+    `null` and an empty choice count as absent, unless `strict`, which takes both as values.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Fields:
         self._strict = strict
 
     def spelled(self, key: str) -> str:
-        """Return how this object spells `key`."""
+        """Return the spelling of `key` in this object."""
         return key
 
     # ---- places
@@ -47,18 +47,18 @@ class Fields:
         return ".".join(filter(None, (self._place, key)))
 
     def fault(self, key: str, message: str) -> None:
-        """Note what is wrong with the value of `key`, or with the object itself."""
+        """Report a fault of the value of `key`, or of the object itself."""
         self._fault(self.at(key), message)
 
     # ---- keys
 
     def check_keys(self, known: frozenset[str]) -> None:
-        """Note each key that is not `known`."""
+        """Report each key that is not `known`."""
         for key in sorted(self.document.keys() - known):
-            self._fault(self._within(key), f"unknown key{meant(key, known)}")
+            self._fault(self._within(key), f"unknown key{suggest(key, known)}")
 
     def has(self, *keys: str) -> bool:
-        """Return whether one of `keys` is there."""
+        """Return True if one of `keys` is present."""
         spelled = map(self.spelled, keys)
         return any(
             key in self.document if self._strict else self.document.get(key) is not None
@@ -66,18 +66,18 @@ class Fields:
         )
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return the value of `key`, whatever it is. Absent: `default`."""
+        """Return the value of `key`, of any type, or `default` if it is absent."""
         return self.document[self.spelled(key)] if self.has(key) else default
 
     # ---- values
 
     def text(self, key: str, default: str = "", *, nul: bool = False, empty: bool = True) -> str:
-        """Return a string. `nul` and `empty`: it may have a NUL character, or no character."""
+        """Return a string, which may contain NUL characters if `nul`, and be empty if `empty`."""
         value = self.get(key, default)
         if not isinstance(value, str):
             self.fault(key, f"must be a string, not {kind(value)}")
         elif "\0" in value and not nul:
-            self.fault(key, "must be a string, not one with a NUL character")
+            self.fault(key, "contains a NUL character")
         elif not value and not empty and self.has(key):
             self.fault(key, "is empty")
         else:
@@ -85,7 +85,7 @@ class Fields:
         return default
 
     def choice(self, key: str, choices: tuple[str, ...]) -> str:
-        """Return one of `choices`. Absent: the first."""
+        """Return one of `choices`, the first if `key` is absent."""
         value = self.text(key, choices[0], nul=True)
         if not value and not self._strict:
             return choices[0]
@@ -105,7 +105,7 @@ class Fields:
         return default
 
     def id(self, key: str) -> int | None:
-        """Return the number of a user or group, which may be written as text."""
+        """Return the numeric ID of a user or group, written as a number or a string."""
         if not self.has(key):
             return None
         value = self.get(key)
@@ -125,7 +125,7 @@ class Fields:
         return []
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """Return a list of strings. Of those that are none, the first is noted."""
+        """Return a list of strings. Only the first item of another type is reported."""
         items = self.list(key)
         for index, item in enumerate(items):
             if not isinstance(item, str):
@@ -142,7 +142,7 @@ class Fields:
         return {}
 
     def strings(self, key: str) -> dict[str, str]:
-        """Return an object whose members are strings, under names."""
+        """Return an object whose members are strings with non-empty names."""
         value = self.object(key)
         for name, item in value.items():
             if not name:

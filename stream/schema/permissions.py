@@ -1,5 +1,4 @@
-"""Owner and permissions of a customisation layer in JSON: their keys, and what can be known
-wrong with them.
+"""Read and write the owner and permissions of a customisation layer in JSON.
 
     owner        {"uid": 1000, "gid": 1000}
     directories  {"/tmp": "1777", "/home/app": {"mode": "0700", "uid": 1000, "gid": 1000}}
@@ -7,8 +6,9 @@ wrong with them.
                   {"regex": "/etc/ssl/private/.*", "mode": "0600",
                    "xattrs": {"user.origin": "here", "user.key": {"base64": "AAE="}}}]
 
-Faults are told to a function, and what is returned then is of no use. `null` is absence.
-A regular expression is trusted like a command: no time is too long for it. Knows no tree.
+`fault` is called with each fault; the value returned then is not usable. `null` counts as
+absent. Regular expressions are trusted, like commands: their running time is not limited.
+Must not know the tree that they apply to.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ import warnings
 from base64 import b64decode, b64encode
 from typing import Any
 
-from stream.faults import NoteFault, is_text, kind, not_normal
+from stream.faults import NoteFault, is_text, kind, why_not_normal
 from stream.model import Permission
 from stream.schema.capabilities import capability_data
 from stream.schema.fields import Fields
 
-MAX_PATH, MAX_NAME = 4096, 255  # bytes, as Linux has them
+MAX_PATH, MAX_NAME = 4096, 255  # bytes; Linux's limits
 MAX_XATTR_NAME, MAX_XATTR_VALUE = 255, 1 << 16  # bytes; linux/limits.h
 
 _ATTRIBUTES = frozenset({"gid", "mode", "uid", "xattrs"})
 _KEYS = _ATTRIBUTES | {"capabilities", "create", "path", "regex"}
 _OWNER = frozenset({"gid", "uid"})
 _MODE = re.compile("0?[0-7]{3,4}")
-# An equals sign would end the name of a pax record, where it is kept. xattr(7)
+# xattr(7). It is stored in the name of a pax record, which an equals sign would end.
 _XATTR_NAME = re.compile(r"(?:security|system|trusted|user)\.[^=\0]+")
 
 
 def read_owner(value: object, place: str, fault: NoteFault) -> tuple[int, int] | None:
-    """The user and the group that own the whole layer."""
+    """Read the user and the group that own the whole layer."""
     if value is None:
         return None
     if not isinstance(value, dict):
@@ -53,7 +53,7 @@ def read_owner(value: object, place: str, fault: NoteFault) -> tuple[int, int] |
 
 
 def read_directories(value: object, place: str, fault: NoteFault) -> tuple[Permission, ...]:
-    """Directories that are made if they are not there: the mode of each, or an object."""
+    """Read the directories to create if they are missing, each with its mode or an object."""
     if value is None:
         return ()
     if not isinstance(value, dict):
@@ -62,7 +62,7 @@ def read_directories(value: object, place: str, fault: NoteFault) -> tuple[Permi
     found = []
     for name, item in value.items():
         at = f"{place}[{json.dumps(name, ensure_ascii=False)}]"
-        if wrong := _wrong_path(name):
+        if wrong := _why_not_path(name):
             fault(at, wrong)
         elif isinstance(item, dict):
             fields = Fields(item, at, fault)
@@ -75,7 +75,7 @@ def read_directories(value: object, place: str, fault: NoteFault) -> tuple[Permi
 
 
 def read_permissions(value: object, place: str, fault: NoteFault) -> tuple[Permission, ...]:
-    """Rules, in order: what the entry at a path gets, or those that match."""
+    """Read the rules, in order: attributes for the entry at a path, or for all that match."""
     if value is None:
         return ()
     if not isinstance(value, list):
@@ -98,20 +98,20 @@ def _rule(fields: Fields) -> Permission:
     capabilities = fields.text("capabilities", nul=True, empty=False)
     if fields.has("path") == fields.has("regex"):
         fields.fault("", "needs either path or regex")
-    if path and (wrong := _wrong_path(path)):
+    if path and (wrong := _why_not_path(path)):
         fields.fault("path", wrong)
     if regex:
-        if wrong := _wrong_regex(regex):
+        if wrong := _why_not_regex(regex):
             fields.fault("regex", wrong)
         if create:
-            fields.fault("create", "needs a path: a regex does not say what to make")
+            fields.fault("create", "needs a path; a regex does not name a directory to create")
     if capabilities:
         try:
             capability_data(capabilities)
         except ValueError as error:
             fields.fault("capabilities", str(error))
         if create:
-            fields.fault("capabilities", "are for files, and create is for directories")
+            fields.fault("capabilities", "apply to files, but create is for directories")
     rule = _permission(
         fields,
         path=path.encode(),
@@ -120,12 +120,12 @@ def _rule(fields: Fields) -> Permission:
         capabilities=capabilities,
     )
     if not (create or fields.has("capabilities", *_ATTRIBUTES)):
-        fields.fault("", "changes nothing: give mode, uid, gid, xattrs or capabilities")
+        fields.fault("", "changes nothing; give mode, uid, gid, xattrs or capabilities")
     return rule
 
 
 def _permission(fields: Fields, **more: Any) -> Permission:
-    """The rule with the attributes among `fields`, and `more`."""
+    """Return the rule with the attributes among `fields`, and `more`."""
     mode = fields.get("mode")
     return Permission(
         mode=None if mode is None else _mode(mode, "mode", fields.fault),
@@ -136,15 +136,15 @@ def _permission(fields: Fields, **more: Any) -> Permission:
     )
 
 
-def _wrong_regex(regex: str) -> str | None:
-    """Why `regex` is not a regular expression, or None."""
+def _why_not_regex(regex: str) -> str | None:
+    """Return why `regex` is not a regular expression, or None if it is."""
     try:
         with warnings.catch_warnings():
-            # Of what the next Python will take for something else.
+            # A later Python will read some expressions differently, and warns of them.
             warnings.simplefilter("error")
             re.compile(regex)
     except (re.error, OverflowError, RecursionError, Warning) as error:
-        return f"{regex!r} is no regular expression: {error}"
+        return f"{regex!r} is not a regular expression: {error}"
     return None
 
 
@@ -154,15 +154,15 @@ def _xattrs(fields: Fields) -> tuple[tuple[bytes, bytes], ...]:
         at = f"xattrs[{json.dumps(name, ensure_ascii=False)}]"
         if not is_text(name) or not _XATTR_NAME.fullmatch(name):
             fields.fault(
-                at, "is no name of an extended attribute: security, system, trusted or user,"
-                " a dot, and what has no equals sign"
+                at, "is not an extended attribute name; use security, system, trusted or user,"
+                " a dot, and a name without an equals sign"
             )  # fmt: skip
             continue
         if len(name.encode()) > MAX_XATTR_NAME:
-            fields.fault(at, f"has more than {MAX_XATTR_NAME} bytes")
+            fields.fault(at, f"is longer than {MAX_XATTR_NAME} bytes")
         data = _xattr_value(fields, at, item)
         if len(data) > MAX_XATTR_VALUE:
-            fields.fault(at, f"has {len(data)} bytes, {MAX_XATTR_VALUE} are allowed")
+            fields.fault(at, f"has {len(data)} bytes; at most {MAX_XATTR_VALUE} are allowed")
         found.append((name.encode(), data))
     return tuple(found)
 
@@ -170,14 +170,14 @@ def _xattrs(fields: Fields) -> tuple[tuple[bytes, bytes], ...]:
 def _xattr_value(fields: Fields, at: str, item: object) -> bytes:
     if isinstance(item, str):
         if not is_text(item):
-            fields.fault(at, "has half a character: write bytes in base64")
+            fields.fault(at, "contains an unpaired UTF-16 surrogate; write bytes in base64")
             return b""
         return item.encode()
     if isinstance(item, dict) and item.keys() == {"base64"}:
         try:
             return b64decode(item["base64"], validate=True)
         except (TypeError, ValueError, binascii.Error):
-            fields.fault(f"{at}.base64", "is not in base64")
+            fields.fault(f"{at}.base64", "is not base64")
             return b""
     fields.fault(at, f'must be a string or {{"base64": …}}, not {kind(item)}')
     return b""
@@ -188,30 +188,32 @@ def _mode(value: object, place: str, fault: NoteFault) -> int | None:
         return int(value, 8)
     wanted = 'must be octal digits in a string, like "0755"'
     if isinstance(value, int) and not isinstance(value, bool):
-        fault(place, f"{wanted}: a JSON number is decimal")
+        fault(place, f"{wanted}; a JSON number is decimal")
     else:
         shown = repr(value) if isinstance(value, str) else kind(value)
         fault(place, f"{wanted}, not {shown}")
     return None
 
 
-def _wrong_path(path: str) -> str | None:
-    """Why `path` cannot be a path of a rule, or None."""
-    if wrong := not_normal(path):
+def _why_not_path(path: str) -> str | None:
+    """Return why `path` cannot be the path of a rule, or None if it can."""
+    if wrong := why_not_normal(path):
         return f"{path!r} {wrong}"
     length = len(path.encode())
     if length > MAX_PATH:
-        return f"has {length} bytes, {MAX_PATH} are allowed"
+        return f"has {length} bytes; at most {MAX_PATH} are allowed"
     longest = max(len(name.encode()) for name in path.split("/"))
-    return f"has a name of {longest} bytes, {MAX_NAME} are allowed" if longest > MAX_NAME else None
+    if longest > MAX_NAME:
+        return f"has a component of {longest} bytes; at most {MAX_NAME} are allowed"
+    return None
 
 
 # ---- writing
 
 
 def permission_documents(permissions: tuple[Permission, ...]) -> dict[str, Any]:
-    """Return `permissions` as members of a recipe: those in front that only make directories
-    as `directories`, the rest as `perms`.
+    """Return `permissions` as members of a recipe: the leading rules that only create
+    directories as `directories`, the rest as `perms`.
     """
     directories: dict[str, Any] = {}
     for rule in permissions:
@@ -234,12 +236,12 @@ def _rule_document(rule: Permission) -> dict[str, Any]:
     }
     document = {**{key: value for key, value in named.items() if value}, **attributes}
     if not (rule.create or rule.capabilities or attributes):
-        document["xattrs"] = {}  # as it was written: a rule without an attribute is a fault
+        document["xattrs"] = {}  # as in the source: a rule without attributes is a fault
     return document
 
 
 def _attributes(rule: Permission) -> dict[str, Any]:
-    """The attributes that `rule` gives."""
+    """Return the attributes that `rule` sets, by key."""
     attributes = {
         "mode": None if rule.mode is None else f"{rule.mode:04o}",
         "uid": rule.uid,

@@ -1,9 +1,8 @@
-"""The recipe of a customisation layer in JSON: its keys, and what can be known wrong
-with them. They are those of `customisation_layer` in a conf, in snake_case as all of a
-conf's keys; a specification has them in dockerTools' spelling, `copyToRoot`, which confs
-had as well once. Built-in contents have dockerTools' names in both.
+"""Read and write the recipe of a customisation layer in JSON, and report its faults.
 
-Makes nothing of a recipe.
+In a conf, the keys are those of `customisation_layer`, in snake_case like all others. In a
+specification, and in older confs, they have dockerTools' spelling, such as `copyToRoot`.
+Built-in contents have dockerTools' names everywhere. Must not carry out a recipe.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ import os
 import re
 from typing import Any
 
-from stream.faults import NoteFault, kind, meant, not_normal
+from stream.faults import NoteFault, kind, suggest, why_not_normal
 from stream.limits import MAX_FAULTS, MAX_SIZE
 from stream.model import Builtin, NixDatabase, Recipe, StoreObject
-from stream.nix.store_root import Disk, not_readable
+from stream.nix.store_root import Disk, why_not_readable
 from stream.schema.fields import Fields, NoteFormer
 from stream.schema.permissions import (
     permission_documents,
@@ -45,13 +44,13 @@ _CONFLICTS = ("error", "first")
 
 
 def camel_case(key: str) -> str:
-    """Return `key` as dockerTools spells it."""
+    """Return `key` in dockerTools' spelling."""
     return re.sub("_([a-z])", lambda match: match[1].upper(), key)
 
 
-# What a specification has of a recipe: it does not know the closure that a database is of.
+# A specification has no database: it does not know the closure that the database describes.
 SPEC_KEYS = frozenset(map(camel_case, KEYS - {"nix_database"}))
-# By the spelling that confs had once, the one of today.
+# Current spellings, by the former spelling in confs.
 _FORMER = {former: key for key in KEYS | _FAKE_NSS | _OBJECT if (former := camel_case(key)) != key}
 
 
@@ -62,13 +61,13 @@ def read_recipe(
     disk: Disk,
     former: NoteFormer | None = None,
 ) -> Recipe:
-    """Return the recipe of the members of `document`; `null` is a member's absence. `place`
-    is where the document is (`customisation_layer`, or empty). `fault` receives places and
-    what is wrong there; what is returned then is of no use. `disk` is where the files are.
+    """Read the recipe among the members of `document`; `null` counts as absent. `place` is the
+    place of the document (`customisation_layer`, or empty). `fault` is called with each fault;
+    the recipe returned then is not usable. `disk` locates the files.
 
-    With `former` the document is a conf's, whose keys are checked: it receives the place of
-    each key in dockerTools' spelling, and the spelling of today. Without, the document is a
-    specification's, whose other keys are left alone.
+    With `former`, the document belongs to a conf and its keys are checked; `former` is called
+    with the place and the current spelling of each key in dockerTools' spelling. Without, the
+    document is a specification, whose other keys are ignored.
     """
     reader = _Reader(document, place, fault, disk, former)
     if former is not None:
@@ -112,15 +111,15 @@ class _Members(Fields):
         for camel in sorted(self.document.keys() & former):
             key = former[camel]
             if key in self.document:
-                self._fault(self._within(camel), f"is given twice: as {key} too, leave that one")
+                self._fault(self._within(camel), f"is also given as {key}; keep only that")
             else:
                 self._former(self._within(camel), key)
         for key in sorted(self.document.keys() - known - former.keys()):
-            self._fault(self._within(key), f"unknown key{meant(key, known)}")
+            self._fault(self._within(key), f"unknown key{suggest(key, known)}")
 
 
 class _Reader(_Members):
-    """Reads what only a recipe has."""
+    """A reader of the members that only a recipe has."""
 
     def __init__(
         self,
@@ -139,21 +138,19 @@ class _Reader(_Members):
     def fakechroot(self) -> bool:
         value = self.boolean("enable_fakechroot")
         if value and self._store_dir == "/":
-            self.fault(
-                "enable_fakechroot", "the store directory is /, and so cannot be in the tree"
-            )
+            self.fault("enable_fakechroot", "needs a store directory inside the tree, and it is /")
         return value
 
     def commands(self, key: str) -> str:
         value = self.text(key, nul=True)
         if "\0" in value:
-            self.fault(key, "has a NUL character")
+            self.fault(key, "contains a NUL character")
         return value
 
     # ---- contents
 
     def contents(self, key: str, *, linked: bool) -> tuple[bytes | Builtin, ...]:
-        """A path, a built-in content, or a list of them."""
+        """Read a path, a built-in content, or a list of these."""
         value, place = self.get(key), self.at(key)
         if isinstance(value, list):
             items = [(f"{place}[{index}]", item) for index, item in enumerate(value)]
@@ -170,7 +167,7 @@ class _Reader(_Members):
         if isinstance(item, dict) and len(item) == 1:
             ((name, argument),) = item.items()
             return self._builtin(place, name, argument)
-        wanted = 'must be a path or a built-in content like "fakeNss" or {"binSh": PATH}'
+        wanted = 'must be a path or a built-in content such as "fakeNss" or {"binSh": PATH}'
         self._fault(place, f"{wanted}, not {kind(item)}")
         return None
 
@@ -180,21 +177,23 @@ class _Reader(_Members):
         path: str,
         *,
         linked: bool,
-        way_out: str = "",
+        remedy: str = "",
     ) -> bytes | None:
-        way_out = way_out or f"use {self.spelled('copy_to_root')}, or set store_dir"
-        if wrong := not_normal(path) or not_readable(path, self._disk):
+        remedy = remedy or f"use {self.spelled('copy_to_root')}, or set store_dir"
+        if wrong := why_not_normal(path):
             self._fault(place, f"{path} {wrong}")
+        elif wrong := why_not_readable(path, self._disk):
+            self._fault(place, f"{path}: {wrong}")
         elif linked and not path.startswith(f"{self._store_dir}/"):
             root = self._disk.root.decode()
             if root and path.startswith(f"{root}{self._store_dir}/"):
-                way_out = f"write {path.removeprefix(root)}"
+                remedy = f"write {path.removeprefix(root)}"
             elif (target := os.path.realpath(path)).startswith(f"{self._store_dir}/"):
-                way_out = f"write {target}, which it is a link to"  # as nix-build makes one
+                remedy = f"write {target}, which it links to"  # such as the `result` of nix-build
             dangling = (
-                f"is not in the store directory {self._store_dir}, and links to it would dangle"
+                f"is not in the store directory {self._store_dir}, so links to it would dangle"
             )
-            self._fault(place, f"{path} {dangling}: {way_out}")
+            self._fault(place, f"{path} {dangling}; {remedy}")
         else:
             return path.encode()
         return None
@@ -202,19 +201,19 @@ class _Reader(_Members):
     def _builtin(self, place: str, name: str, argument: object) -> Builtin | None:
         if name not in _BUILTINS:
             names = ", ".join(sorted(_BUILTINS))
-            hint = meant(name, _BUILTINS)
+            hint = suggest(name, _BUILTINS)
             self._fault(
-                place, f"{name!r} is neither a path, which has a slash, nor one of {names}{hint}"
+                place, f"{name!r} is neither a path (it has no slash) nor one of {names}{hint}"
             )
         elif name == "fakeNss":
             return self._fake_nss(place, argument)
         elif argument is None and name in _NEEDS_PATH:
-            self._fault(place, f'needs a path: write {{"{name}": PATH}}, {_NEEDS_PATH[name]}')
+            self._fault(place, f'needs a path; write {{"{name}": PATH}} with {_NEEDS_PATH[name]}')
         elif argument is None:
             return Builtin(name=name)
         elif not isinstance(argument, str):
             self._fault(f"{place}.{name}", f"must be a path, not {kind(argument)}")
-        elif path := self._path(f"{place}.{name}", argument, linked=True, way_out="set store_dir"):
+        elif path := self._path(f"{place}.{name}", argument, linked=True, remedy="set store_dir"):
             return Builtin(name=name, path=path)
         return None
 
@@ -241,15 +240,17 @@ class _Reader(_Members):
         wrong = 0
         for index, item in enumerate(fields.list("objects")):
             place = fields.at(f"objects[{index}]")
-            found = self._store_object(self._in_todays_spelling(place, item))
+            found = self._store_object(self._in_current_spelling(place, item))
             if isinstance(found, StoreObject):
                 objects.append(found)
             elif (wrong := wrong + 1) <= MAX_FAULTS:
                 fields.fault(f"objects[{index}]", found)
         return NixDatabase(objects=tuple(objects), roots=fields.texts("roots"))
 
-    def _in_todays_spelling(self, place: str, item: object) -> object:
-        """`item`; a key that is there in both spellings stays, and is none that is known."""
+    def _in_current_spelling(self, place: str, item: object) -> object:
+        """Return `item` in the current spelling. A key that is given in both spellings stays, and
+        is reported as unknown.
+        """
         former = item.keys() & _FORMER.keys() if isinstance(item, dict) else ()
         if not former or self._former is None:
             return item
@@ -257,11 +258,11 @@ class _Reader(_Members):
             return item
         for key in sorted(former):
             self._former(f"{place}.{key}", _FORMER[key])
-        return _respelled(item)
+        return _respell_keys(item)
 
     @staticmethod
     def _store_object(item: object) -> StoreObject | str:
-        """What is described, or what is wrong."""
+        """Return the store object that `item` describes, or a message about what is wrong."""
         if not isinstance(item, dict) or item.keys() - _OBJECT:
             return f"must be an object with {', '.join(sorted(_OBJECT))}"
         path, nar_hash, deriver = (item.get(key) for key in ("path", "nar_hash", "deriver"))
@@ -287,14 +288,17 @@ class _Reader(_Members):
 
 
 def respell(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the recipe `document` of a conf with former spellings replaced by today's: what
-    two confs say can be compared then. Nothing is checked.
+    """Return the recipe `document` of a conf with former spellings replaced by current ones, so
+    that two confs can be compared. Nothing is checked.
     """
-    found = _respelled(document)
+    found = _respell_keys(document)
     for key in ("contents", "copy_to_root"):
         if isinstance(found.get(key), list):
             found[key] = [
-                {name: _respelled(of) if isinstance(of, dict) else of for name, of in item.items()}
+                {
+                    name: _respell_keys(of) if isinstance(of, dict) else of
+                    for name, of in item.items()
+                }
                 if isinstance(item, dict)
                 else item
                 for item in found[key]
@@ -302,20 +306,18 @@ def respell(document: dict[str, Any]) -> dict[str, Any]:
     database = found.get("nix_database")
     if isinstance(database, dict) and isinstance(database.get("objects"), list):
         objects = [
-            _respelled(item) if isinstance(item, dict) else item for item in database["objects"]
+            _respell_keys(item) if isinstance(item, dict) else item for item in database["objects"]
         ]
         found["nix_database"] = {**database, "objects": objects}
     return found
 
 
-def _respelled(document: dict[str, Any]) -> dict[str, Any]:
+def _respell_keys(document: dict[str, Any]) -> dict[str, Any]:
     return {_FORMER.get(key, key): value for key, value in document.items()}
 
 
 def recipe_document(recipe: Recipe) -> dict[str, Any]:
-    """Return `recipe` as `customisation_layer` in a conf, by key. What is at its default is
-    left out.
-    """
+    """Return `recipe` as `customisation_layer` in a conf, ordered by key. Defaults are omitted."""
     uid, gid = recipe.owner or (None, None)
     members = {
         "conflicts": "first" if recipe.first_wins else None,
@@ -344,7 +346,7 @@ def _content_document(content: bytes | Builtin) -> str | dict[str, Any]:
 
 
 def database_document(database: NixDatabase) -> dict[str, Any]:
-    """Return `database` as `nix_database` in a recipe."""
+    """Return `database` as the member `nix_database` of a recipe."""
     return {
         "objects": [
             {

@@ -651,7 +651,7 @@ def test_faults_are_those_of_the_conf(conf: Path, options: Sequence[str], tmp_pa
     name = "./stream-hello" if options else conf
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.decode() == (
-        f"stream-image: {name}: store_layers[0][0]: {gone} does not exist\n"
+        f"stream-image: {name}: store_layers[0][0]: {gone}: no such file\n"
     )
     assert members(_wrapped_again(program, gone)) != []
 

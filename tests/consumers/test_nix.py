@@ -14,7 +14,7 @@ from stream.nix import query as asking
 from stream.nix.hashes import compressed, from_nix_base32, nix_base32
 from stream.nix.nar import nar_size
 from stream.nix.references import parse_references
-from stream.planning.closure import Closure, Wanted, closure_of, from_graph, from_nix
+from stream.planning.closure import Closure, Wanted, find_closure, find_in_graph, find_in_nix
 from stream.planning.plan import plan
 from stream.planning.spec import parse_spec
 from stream.tools.write import write_image
@@ -93,7 +93,7 @@ def test_closure_that_nix_knows(asked: Nix, at_once: int, monkeypatch: pytest.Mo
     """Without it an image could lack what its programs need, or its database be wrong."""
     monkeypatch.setattr(asking, "AT_ONCE", at_once)
     application, library, data = chain(asked)
-    closure = closure_of(wanted(asked, f"{application}/names"))
+    closure = find_closure(wanted(asked, f"{application}/names"))
     assert {*closure.graph} == {application, library, data}
     assert_as_nix_says(asked, closure)
 
@@ -102,12 +102,12 @@ def test_same_from_every_form(asked: Nix) -> None:
     """Without it a plan could depend on how the graph was obtained."""
     application, library, data = chain(asked)
     want = wanted(asked, application)
-    expected = from_nix(want)
-    # Not `path-info --recursive`: the graph may contain more than the closure.
+    expected = find_in_nix(want)
+    # Not `path-info --recursive`: the graph may hold more than is wanted.
     listed = asked.run("nix", "path-info", "--json", "--all").encode()
     dumped = asked.run("nix-store", "--dump-db").encode()
     for data_of, name in ((listed, "path-info"), (dumped, "dump-db")):
-        found = from_graph(parse_references(data_of, name), want)
+        found = find_in_graph(parse_references(data_of, name), want)
         assert found.graph == expected.graph
         assert {*found.graph} == {application, library, data}
         objects = found.objects()
@@ -129,8 +129,8 @@ def test_references_graph_of_a_build(asked: Nix, expression: str) -> None:
     structured = expression == _STRUCTURED
     if structured:
         document = json.dumps(json.loads(document)["graph"]).encode()
-    found = from_graph(parse_references(document, "graph"), wanted(asked, application))
-    assert found.graph == from_nix(wanted(asked, application)).graph
+    found = find_in_graph(parse_references(document, "graph"), wanted(asked, application))
+    assert found.graph == find_in_nix(wanted(asked, application)).graph
     if structured:
         assert_as_nix_says(asked, found)
 
@@ -142,7 +142,7 @@ def test_paths_that_nix_does_not_have(asked: Nix) -> None:
     os.mkdir(f"{asked.store_dir}/odd")
     mentions = {"config": {"Env": [f"A={stray}/bin", f"B={asked.store_dir}/odd"]}}
     with pytest.raises(ConfError) as error:
-        closure_of(wanted(asked, application, mentions=mentions))
+        find_closure(wanted(asked, application, mentions=mentions))
     assert [fault.place for fault in error.value.faults] == ["config.Env[0]", "config.Env[1]"]
     assert f"spec.json: config.Env[0]: {stray} is not in the Nix store: " in str(error.value)
 
@@ -152,7 +152,7 @@ def test_paths_that_are_not_nixs(asked: Nix) -> None:
     chain(asked)
     stray = f"{asked.store_dir}/{'0' * 32}-stray"
     Path(stray).write_bytes(b"x")
-    closure = closure_of(wanted(asked, stray))
+    closure = find_closure(wanted(asked, stray))
     assert {*closure.graph} == {stray}
     assert closure.objects() is None
 
@@ -162,7 +162,7 @@ def test_no_database_is_made(asked: Nix) -> None:
     os.rmdir(asked.environment["NIX_STATE_DIR"])
     stray = f"{asked.store_dir}/{'0' * 32}-stray"
     Path(stray).write_bytes(b"x")
-    assert {*closure_of(wanted(asked, stray)).graph} == {stray}
+    assert {*find_closure(wanted(asked, stray)).graph} == {stray}
     assert not os.path.exists(asked.environment["NIX_STATE_DIR"])
 
 
@@ -171,15 +171,15 @@ def test_another_store(asked: Nix, tmp_path: Path) -> None:
     application, library, data = chain(asked)
     store = f"local?root={tmp_path}/other"
     with pytest.raises(ConfError, match=r"contents\[0\]: .* is not in the Nix store local\?root="):
-        closure_of(wanted(asked, application), store=store)
+        find_closure(wanted(asked, application), store=store)
     asked.run("nix", "copy", "--no-check-sigs", "--to", store, application)
-    found = closure_of(wanted(asked, application), store=store)
-    assert found.graph == closure_of(wanted(asked, application)).graph
+    found = find_closure(wanted(asked, application), store=store)
+    assert found.graph == find_closure(wanted(asked, application)).graph
     asked.run("nix-store", "--delete", application)
     subprocess.run(["chmod", "-R", "u+w", asked.store_dir], check=True)
     with pytest.raises(ConfError, match=r"contents\[0\]: .* but not on this disk, as 1 of"):
-        closure_of(wanted(asked, application), store=store)
-    assert {library, data} == {*closure_of(wanted(asked, library), store=store).graph}
+        find_closure(wanted(asked, application), store=store)
+    assert {library, data} == {*find_closure(wanted(asked, library), store=store).graph}
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ def test_a_root_of_any_name_is_asked(
     else:
         made.root.rename(root)
     before = {*tmp_path.iterdir()}
-    closure = closure_of(
+    closure = find_closure(
         Wanted(name="spec.json", paths=((added, "contents"),), store_root=str(root))
     )
     assert {*closure.graph} == {added, referred}
@@ -267,7 +267,7 @@ def test_what_nix_says_is_one_line(asked: Nix) -> None:
     """Without it a user could read Nix's usage message, or nothing."""
     application, _, _ = chain(asked)
     with pytest.raises(NixError) as error:
-        closure_of(wanted(asked, application), store="no-such://store")
+        find_closure(wanted(asked, application), store="no-such://store")
     assert str(error.value).startswith("nix-store --check-validity --print-invalid --store ")
     assert "don't know how to open Nix store 'no-such://store'" in str(error.value)
     assert "\n" not in str(error.value)
@@ -279,11 +279,11 @@ def test_without_nix(asked: Nix, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = asked.directory / "graph.json"
     graph.write_text(asked.run("nix", "path-info", "--json", "--recursive", application))
     monkeypatch.setenv("PATH", str(asked.directory))
-    found = closure_of(wanted(asked, application), references_graph=str(graph))
+    found = find_closure(wanted(asked, application), references_graph=str(graph))
     assert {*found.graph} == {application, library, data}
-    assert {*closure_of(wanted(asked, application)).graph} == {application}
+    assert {*find_closure(wanted(asked, application)).graph} == {application}
     with pytest.raises(NixError, match="nix-store: is not installed; give a references graph"):
-        closure_of(wanted(asked, application), store="daemon")
+        find_closure(wanted(asked, application), store="daemon")
 
 
 def test_sizes_of_nars(nix: Nix, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""References graphs as Nix writes them."""
+"""References graphs in Nix's formats."""
 
 import base64
 import json
@@ -21,22 +21,22 @@ GLIBC = f"{STORE}/{'g' * 32}-glibc-2.39"
 
 
 def info(size: object, *others: object, **more: object) -> dict[str, Any]:
-    """What Nix says of a store path."""
+    """Return Nix's description of a store path."""
     return {"narHash": "sha256:0", "narSize": size, "references": list(others), **more}
 
 
 def read(document: object) -> References:
-    """What a document says."""
+    """Parse a document."""
     return parse_references(json.dumps(document).encode(), "graph.json")
 
 
 def parsed(document: object) -> Graph:
-    """The graph in a document."""
+    """Return the graph in a document."""
     return read(document).graph
 
 
 def as_list(graph: Graph) -> list[dict[str, Any]]:
-    """What `exportReferencesGraph` writes of a graph; every other path refers to itself."""
+    """Return a graph as `exportReferencesGraph` writes it; every second path refers to itself."""
     return [
         {"path": path, "closureSize": 0}
         | info(node.size, *sorted({*node.references, *([path] if number % 2 else [])}))
@@ -61,7 +61,7 @@ FORMS: dict[str, Any] = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_forms_of_all_nix_versions(form: str) -> None:
-    """Which Nix somebody has is no matter."""
+    """The version of Nix must not matter."""
     assert parsed(FORMS[form]) == {
         HELLO: Node(7, frozenset([GLIBC])),
         GLIBC: Node(9, frozenset()),
@@ -70,7 +70,7 @@ def test_forms_of_all_nix_versions(form: str) -> None:
 
 @given(graph=graphs(cycles=True))
 def test_what_is_written_is_read(graph: Graph) -> None:
-    """Cycles and references of a path to itself are what Nix may write."""
+    """Nix may write cycles, and references of a path to itself."""
     listed = as_list(graph)
     assert parsed(listed) == graph
     assert parsed({item.pop("path"): item for item in listed}) == graph
@@ -111,8 +111,8 @@ def test_what_is_written_is_read(graph: Graph) -> None:
         ({"info": {"": info(1)}, "storeDir": "/s"}, 'info[""]', "is not a store path"),
     ],
 )  # fmt: skip
-def test_faults_are_told_by_place(document: object, place: str, message: str) -> None:
-    """A graph that somebody cut down or wrote by hand is told where it is wrong, in one line."""
+def test_faults_are_reported_by_place(document: object, place: str, message: str) -> None:
+    """A fault in a graph that was shortened or written by hand is reported with its place, on one line."""
     with pytest.raises(ConfError) as error:
         parsed(document)
     (fault,) = error.value.faults
@@ -134,20 +134,20 @@ def test_faults_are_told_by_place(document: object, place: str, message: str) ->
     ids=["empty", "not text", "deep", "deep and whole", "long number"],
 )  # fmt: skip
 def test_hostile_documents(data: bytes, message: str) -> None:
-    """No document ends in a traceback."""
+    """No document may cause a traceback."""
     with pytest.raises(ConfError, match=message):
         parse_references(data, "graph.json")
 
 
 def test_not_all_faults_of_thousands() -> None:
-    """A terminal shows some lines, not all of a large graph."""
+    """A large graph must not flood the terminal with faults."""
     with pytest.raises(ConfError) as error:
         parsed([{}] * 10_000)
     assert len(error.value.faults) == 20
 
 
 def test_more_paths_than_can_be_planned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Planning takes memory with the square of the paths: a document must not take all."""
+    """Planning needs memory that grows with the square of the paths; a document must not exhaust it."""
     monkeypatch.setattr(references, "MAX_PATHS", 3)
     listed = {f"/s/{n}": info(n) for n in range(4)}
     assert len(parsed(dict(list(listed.items())[:3]))) == 3
@@ -156,7 +156,7 @@ def test_more_paths_than_can_be_planned(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_more_references_than_can_be_planned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same references again and again take time as others do."""
+    """Repeated references take time like any others."""
     monkeypatch.setattr(references, "MAX_REFERENCES", 3)
     assert parsed([info(1, *["/x"] * 3, path="/x")]) == {"/x": Node(1, frozenset())}
     with pytest.raises(ConfError, match="too many"):
@@ -177,7 +177,7 @@ json_values = st.recursive(
 
 @given(document=json_values)
 def test_any_json_is_a_graph_or_an_error(document: Any) -> None:
-    """Nothing that JSON can say ends in a traceback, and references of a graph are in it."""
+    """No JSON causes a traceback, and every reference of a graph is a node of it."""
     try:
         graph = parsed(document)
     except ConfError:
@@ -191,13 +191,13 @@ DERIVER = f"{STORE}/{'d' * 32}-hello-2.12.drv"
 
 
 def objects_of(references: References) -> tuple[StoreObject, ...]:
-    """What a database says of all paths."""
+    """Return the database records of all paths."""
     return references.objects(references.graph)
 
 
 @pytest.mark.parametrize("by_name", [False, True])
 def test_what_a_database_says(*, by_name: bool) -> None:
-    """A path that refers to itself, and its deriver, are what Nix has on record."""
+    """Nix's database records references of a path to itself, and derivers."""
     prefix = f"{STORE}/" if by_name else ""
     hello, glibc, deriver = (path.removeprefix(prefix) for path in (HELLO, GLIBC, DERIVER))
     infos: Any = {
@@ -213,7 +213,7 @@ def test_what_a_database_says(*, by_name: bool) -> None:
 
 
 def test_hash_as_an_object() -> None:
-    """Nix 2.33 wrote it so in `--json-format 2`."""
+    """Nix 2.33 wrote hashes like this in `--json-format 2`."""
     value = {
         "algorithm": "sha256",
         "format": "base64",
@@ -233,7 +233,7 @@ def test_hash_as_an_object() -> None:
     ],
 )
 def test_hashes_are_needed_for_a_database_alone(value: object, message: str) -> None:
-    """A graph without hashes plans; a database must not be made of it."""
+    """A graph without hashes is enough for planning, but not for a database."""
     references = read([info(1, path="/x") | {"narHash": value}])
     assert references.graph == {"/x": Node(1, frozenset())}
     assert references.objects([]) == ()
@@ -242,7 +242,7 @@ def test_hashes_are_needed_for_a_database_alone(value: object, message: str) -> 
 
 
 def test_not_all_hashes_that_are_missing() -> None:
-    """A terminal shows some lines, not all of a large graph."""
+    """A large graph must not flood the terminal with faults."""
     references = read([{"path": f"/x{n}", "narSize": 1, "references": []} for n in range(100)])
     with pytest.raises(ConfError) as error:
         objects_of(references)
@@ -250,7 +250,7 @@ def test_not_all_hashes_that_are_missing() -> None:
 
 
 def lines_of(graph: Graph, *, hashed: bool) -> bytes:
-    """What `exportReferencesGraph` and `nix-store --dump-db` write of a graph."""
+    """Return a graph as `exportReferencesGraph` and `nix-store --dump-db` write it."""
     records = (
         [
             path,
@@ -266,7 +266,7 @@ def lines_of(graph: Graph, *, hashed: bool) -> bytes:
 
 @given(graph=graphs(cycles=True).filter(bool))
 def test_lines_are_read(graph: Graph) -> None:
-    """Who has the graph in lines needs neither jq nor another Nix."""
+    """A graph in lines needs neither jq nor another Nix."""
     hashed = parse_references(lines_of(graph, hashed=True), "lines")
     assert hashed.graph == graph
     assert hashed.sized
@@ -300,15 +300,15 @@ def test_lines_are_read(graph: Graph) -> None:
         ("/\n\n0\n", "line 1: '/' is not a store path"),
     ],
 )  # fmt: skip
-def test_faults_are_told_by_line(text: str, message: str) -> None:
-    """Lines that somebody cut off are no smaller closure."""
+def test_faults_are_reported_by_line(text: str, message: str) -> None:
+    """A truncated file must not be read as a smaller closure."""
     with pytest.raises(ConfError, match=f"^lines: {message}"):
         parse_references(text.encode(), "lines")
 
 
 @given(data=st.lists(st.sampled_from([b"/x", b"/y", b"", b"0", b"1", b"2", b"\xff", b"z"])))
 def test_any_lines_are_a_graph_or_an_error(data: list[bytes]) -> None:
-    """Nothing that lines can say ends in a traceback, and references of a graph are in it."""
+    """No text causes a traceback, and every reference of a graph is a node of it."""
     try:
         graph = parse_references(b"/" + b"\n".join(data), "lines").graph
     except ConfError:

@@ -1,8 +1,9 @@
-"""A store below another root: read there, and the same in the image."""
+"""Stores below another root: files are read there, and the image is the same."""
 
 import io
 import json
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from stream.limits import MAX_LINKS
 from stream.model import LayerPlan, Owner, Recipe
 from stream.nix import query
 from stream.nix.store_root import Disk
-from stream.planning.closure import Wanted, alone, closure_of, from_nix
+from stream.planning.closure import Wanted, find_closure, find_in_nix, take_alone
 from stream.planning.plan import plan
 from stream.planning.spec import parse_spec
 from stream.sources.customisation.join import make_tree
@@ -36,7 +37,7 @@ HASHES = ["0" * 32, "1" * 32, "2" * 32]
 
 
 def moved(store: bytes) -> Disk:
-    """Put a store below a root of its own: it is nowhere else then."""
+    """Move a store below a root of its own, so that it is nowhere else."""
     root = tempfile.mkdtemp(dir=os.path.dirname(store), prefix=b"root")
     os.makedirs(root + os.path.dirname(store))
     os.rename(store, root + store)
@@ -65,8 +66,8 @@ TREES = st.dictionaries(
 ).map(lambda items: Directory(0o755, tuple(items.items())))
 
 
-def told(disk: Disk, path: bytes) -> tuple[object, ...]:
-    """What is at a path."""
+def looked_up(disk: Disk, path: bytes) -> tuple[object, ...]:
+    """Return the kind and content of the file at a path."""
     try:
         real = disk.real_path(path) if disk.exists(path) else None
     except OSError:
@@ -78,10 +79,10 @@ def told(disk: Disk, path: bytes) -> tuple[object, ...]:
 def test_paths_lead_where_they_lead_in_place(
     store_dir: bytes, contents: Sequence[trees.Node], queries: Sequence[Sequence[bytes]]
 ) -> None:
-    """A link that is followed to this machine's store, or out of the tree, brings the wrong file."""
+    """A link followed into this machine's store, or out of the tree, would yield the wrong file."""
     store = os.path.dirname(built(store_dir, contents)[0])
     paths = [b"/".join([store, *steps]) for steps in queries]
-    here = [told(Disk(store), path) for path in paths]
+    here = [looked_up(Disk(store), path) for path in paths]
     ends = [os.path.lexists(path) for path in paths if not path.endswith(b"..")]
     for path, (exists, is_file, is_directory, real) in zip(paths, here, strict=True):
         assert (exists, is_file, is_directory) == (
@@ -89,14 +90,14 @@ def test_paths_lead_where_they_lead_in_place(
         )  # fmt: skip
         assert real == (os.path.realpath(path) if exists else None)
     below = moved(store)
-    assert [told(below, path) for path in paths] == here
+    assert [looked_up(below, path) for path in paths] == here
     remembering = below.remembering()
-    assert [told(remembering, path) for path in paths + paths] == here + here
+    assert [looked_up(remembering, path) for path in paths + paths] == here + here
     assert [below.lexists(path) for path in paths if not path.endswith(b"..")] == ends
 
 
 def test_a_long_way_is_gone_once(store_dir: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What links double with each step is long to reach, and would be so for each file."""
+    """Links that double the path with each step take long to resolve, and would for every file."""
     store = store_dir + b"/s"
     for number in range(MAX_LINKS):
         os.makedirs(b"%s/%d" % (store, number))
@@ -114,7 +115,7 @@ def test_a_long_way_is_gone_once(store_dir: bytes, monkeypatch: pytest.MonkeyPat
 
 
 def test_as_many_links_as_linux_follows(store_dir: bytes) -> None:
-    """A loop must end, and a chain that works in place must work below a root."""
+    """A loop must be detected, and a chain that works in place must work below a root."""
     store = store_dir + b"/s"
     os.mkdir(store)
     for number in range(MAX_LINKS + 1):
@@ -130,7 +131,7 @@ def test_as_many_links_as_linux_follows(store_dir: bytes) -> None:
 
 
 def test_what_stands_above_the_store_is_not_looked_at(store_dir: bytes) -> None:
-    """Where there is no /nix, or it is a link, the store below the root is found all the same."""
+    """The store below the root is found even if /nix does not exist or is a link."""
     os.makedirs(store_dir + b"/root/no/such/place/x")
     disk = Disk(b"/no/such/place", store_dir + b"/root")
     assert disk.is_directory(b"/no/such/place/x")
@@ -143,7 +144,7 @@ def test_what_stands_above_the_store_is_not_looked_at(store_dir: bytes) -> None:
 
 
 def layer_bytes(size: int, write_to: Callable[[TarContent], None]) -> bytes:
-    """A layer as bytes."""
+    """Return a layer as bytes."""
     with tempfile.TemporaryFile() as file:
         write_layer(file.fileno(), size, write_to)
         file.seek(0)
@@ -151,13 +152,13 @@ def layer_bytes(size: int, write_to: Callable[[TarContent], None]) -> bytes:
 
 
 def write_entries(entries: Entries, layer: TarContent) -> None:
-    """Write a layer of these."""
+    """Write a layer of `entries`."""
     layer.write_entries(entries)
 
 
 @given(node=trees.store_paths)
 def test_store_layers_are_the_same(store_dir: bytes, node: trees.Node) -> None:
-    """The root must show neither in names nor in records, nor move what is read."""
+    """The root must not appear in names or records, or change which files are read."""
     store = tempfile.mkdtemp(dir=store_dir)
     path = store + b"/path"
     trees.build(path, node)
@@ -174,7 +175,7 @@ def test_store_layers_are_the_same(store_dir: bytes, node: trees.Node) -> None:
 
 
 def customised(recipe: Recipe, disk: Disk) -> object:
-    """The layer that a recipe's contents make, or why they make none."""
+    """Return the layer made of a recipe's contents, or the error."""
     try:
         source = made_layer(make_tree(recipe, disk=disk), recipe, mtime=0)
     except ContentConflict as error:
@@ -192,7 +193,7 @@ def test_customisation_layers_are_the_same(
     keep: bool,  # noqa: FBT001
     copied: bool,  # noqa: FBT001
 ) -> None:
-    """Joined or copied, with links from one content to another, a store is what it is in place."""
+    """Joined or copied, with links between contents, a store yields the same layer as in place."""
     paths = tuple(built(store_dir, contents))
     recipe = Recipe(
         contents=() if copied else paths,
@@ -209,7 +210,7 @@ def test_customisation_layers_are_the_same(
 def test_contents_outside_of_the_store(
     store_dir: bytes, inside: trees.Node, outside: trees.Node
 ) -> None:
-    """They are read where they are, and a link to a store path, like Nix's `result`, is one."""
+    """Paths outside the store are read in place, and a link to a store path is followed."""
     (path,) = built(store_dir, [Directory(0o755, ((b"x", inside),))])
     store = os.path.dirname(path)
     beside = tempfile.mkdtemp(dir=store_dir)
@@ -225,7 +226,7 @@ def test_contents_outside_of_the_store(
 
 @pytest.fixture
 def packages(tmp_path: Path) -> list[str]:
-    """A tool, an environment that is full of links to it, and one whose name has no hash."""
+    """Make a tool, an environment of links to it, and a package without a hash in its name."""
     store = tmp_path / "store"
     tool, environment, plain = (
         f"{store}/{hashed}" for hashed in (f"{HASHES[0]}-tool", f"{HASHES[1]}-env", "plain")
@@ -245,7 +246,7 @@ def packages(tmp_path: Path) -> list[str]:
 
 
 def specification(packages: Sequence[str], **keys: Any) -> dict[str, Any]:
-    """What takes all of them, in all ways."""
+    """Return a specification that uses all packages, in every way."""
     tool, environment, plain = packages
     return {
         "name": "x",
@@ -260,17 +261,17 @@ def specification(packages: Sequence[str], **keys: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def without_nix(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have no Nix, whatever this machine has."""
+    """Hide this machine's Nix, if any."""
     monkeypatch.setattr("stream.nix.query.knows", lambda _store_dir: False)
 
 
 def planned(spec: dict[str, Any]) -> dict[str, Any]:
-    """The conf of a specification."""
+    """Return the conf of a specification."""
     return plan(parse_spec(json.dumps(spec).encode())).document
 
 
 def image_of(conf: dict[str, Any]) -> tuple[stream.Image, bytes]:
-    """The image of a conf."""
+    """Return the image of a conf."""
     archive = io.BytesIO()
     return stream.write_image(stream.parse_conf(json.dumps(conf).encode()), archive), (
         archive.getvalue()
@@ -279,7 +280,7 @@ def image_of(conf: dict[str, Any]) -> tuple[stream.Image, bytes]:
 
 @pytest.mark.usefixtures("without_nix")
 def test_images_are_the_same(packages: list[str], tmp_path: Path) -> None:
-    """Whoever moves a store must get the same tag, names and bytes, or nothing is shared."""
+    """Moving a store must not change tag, names or bytes, or no layer would be shared."""
     spec = specification(packages)
     here = planned(spec)
     assert "store_root" not in here
@@ -292,7 +293,7 @@ def test_images_are_the_same(packages: list[str], tmp_path: Path) -> None:
     assert below == {**here, "store_root": root}
     assert image_of(below) == image
     assert os.fsencode(root) not in image[1]
-    # As an executable, elsewhere.
+    # As an executable, in another directory.
     (tmp_path / "conf.json").write_text(json.dumps(below))
     for how in ("--embed",), ():
         wrapped = [*COMMAND, "wrap", *how, "conf.json", "-o", "run"]
@@ -303,7 +304,7 @@ def test_images_are_the_same(packages: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("without_nix")
 def test_content_of_unhashed_paths_decides_the_tag(packages: list[str]) -> None:
-    """A derived tag that another content has, too, would be pulled from a cache."""
+    """If different contents had the same derived tag, a cache would serve the wrong image."""
     spec = specification(packages)
     disk = moved(os.fsencode(os.path.dirname(packages[0])))
     spec["store_root"] = disk.root.decode()
@@ -315,7 +316,7 @@ def test_content_of_unhashed_paths_decides_the_tag(packages: list[str]) -> None:
 
 @pytest.mark.usefixtures("without_nix")
 def test_the_machines_own_store_is_not_read(packages: list[str]) -> None:
-    """Where the machine has another store in the same place, its files must not slip in."""
+    """Files of the machine's own store at the same place must not get into the image."""
     spec = specification(packages)
     image = image_of(planned(spec))
     store = Path(packages[0]).parent
@@ -358,8 +359,8 @@ def test_every_command_reads_below_the_root(packages: list[str], tmp_path: Path)
 
 
 @pytest.mark.parametrize("form", ["{}/s", "{}", "/", "{}/s/store/up"])
-def test_a_directory_around_the_store_is_no_content(form: str, store_dir: bytes) -> None:
-    """It would bring the store that this machine has there, and not the one that is meant."""
+def test_a_directory_around_the_store_is_not_a_content(form: str, store_dir: bytes) -> None:
+    """It would copy the store that this machine has there, instead of the one below the root."""
     store = store_dir + b"/s/store"
     os.makedirs(store)
     os.symlink("..", store + b"/up")
@@ -372,86 +373,86 @@ def test_a_directory_around_the_store_is_no_content(form: str, store_dir: bytes)
     assert [path for path, _ in tree.entries()] == [b"", b"up"]
 
 
-# ---- what is said
+# ---- messages
 
 
 def faults(document: dict[str, Any], read: Callable[..., object] = stream.parse_conf) -> list[Any]:
-    """What is wrong with a document."""
+    """Return the faults of a document."""
     with pytest.raises(ConfError) as error:
         read(json.dumps(document).encode())
     return [tuple(fault) for fault in error.value.faults]
 
 
 @pytest.mark.parametrize(
-    ("root", "said"),
+    ("root", "message"),
     [
         ("nix", "'nix' is not an absolute path"),
         ("~/nix", "'~/nix' is not an absolute path"),
         ("", "'' is not an absolute path"),
-        ("/tmp/", "'/tmp/' is not in normal form: write '/tmp'"),
+        ("/tmp/", "'/tmp/' is not in normal form; write '/tmp'"),
         ("/no/such/place", "/no/such/place is not a directory"),
         ("/etc/passwd", "/etc/passwd is not a directory"),
-        ("/a\0", "must be a string, not one with a NUL character"),
+        ("/a\0", "contains a NUL character"),
         (5, "must be a string, not a number"),
     ],
 )
-def test_what_is_no_root(root: object, said: str) -> None:
-    """It is told once, and not of each store path that it is missed."""
+def test_not_a_root(root: object, message: str) -> None:
+    """A wrong root is reported once, and not again for each store path."""
     paths = [["/nix/store/x", "/nix/store/y"]]
     found = faults({"repo_tag": "x:1", "store_root": root, "store_layers": paths})
-    assert found == [("store_root", said)]
-    assert faults({"name": "x", "store_root": root}, parse_spec) == [("store_root", said)]
+    assert found == [("store_root", message)]
+    assert faults({"name": "x", "store_root": root}, parse_spec) == [("store_root", message)]
 
 
 def test_the_root_of_this_machine() -> None:
-    """`/` is none: what `nix_store` says is overruled by it."""
+    """`/` means no root, and overrides the root in `nix_store`."""
     document = {"repo_tag": "x:1", "store_root": "/"}
     assert stream.parse_conf(json.dumps(document).encode()).store_root == b""
 
 
 def test_paths_that_are_not_below_the_root(tmp_path: Path) -> None:
-    """Whoever misses a file has to know where it was looked for."""
+    """To find a missing file, one has to know where it was looked for."""
     root, store = str(tmp_path), "/nix/store"
     (tmp_path / "nix/store/x").mkdir(parents=True)
     (tmp_path / "nix/store/x/gone").symlink_to(f"{store}/gone")
     more = {"repo_tag": "x:1", "store_root": root}
-    missing = f"{store}/y does not exist: there is no {root}{store}/y"
+    missing = f"{store}/y: no such file ({root}{store}/y is missing)"
     assert faults({**more, "store_layers": [[f"{store}/y"]]}) == [("store_layers[0][0]", missing)]
     recipe = {"contents": [f"{store}/x", f"{store}/y"], "copy_to_root": [f"{store}/x/gone/z"]}
     assert faults({**more, "customisation_layer": recipe}) == [
         ("customisation_layer.contents[1]", missing),
         (
             "customisation_layer.copy_to_root[0]",
-            f"{store}/x/gone/z does not exist: there is no {root}{store}/gone",
+            f"{store}/x/gone/z: no such file ({root}{store}/gone is missing)",
         ),
     ]
-    with pytest.raises(ConfError, match=f"contents: {missing}"):
-        alone(Wanted(name="s", paths=((f"{store}/y", "contents"),), store_root=root))
+    with pytest.raises(ConfError, match=re.escape(f"contents: {missing}")):
+        take_alone(Wanted(name="s", paths=((f"{store}/y", "contents"),), store_root=root))
 
 
 def test_a_path_on_disk_for_one_in_the_image(tmp_path: Path) -> None:
-    """What the shell completes is not what a link can lead to, so it is said what to write."""
+    """A path on disk, as the shell completes it, is not valid in a link; the message says what to write."""
     path = tmp_path / "nix/store/x"
     path.mkdir(parents=True)
     spec = {"name": "x", "store_root": str(tmp_path), "contents": [str(path)]}
-    ((place, said),) = faults(spec, parse_spec)
+    ((place, message),) = faults(spec, parse_spec)
     assert place == "contents[0]"
-    assert said.endswith("links to it would dangle: write /nix/store/x")
+    assert message.endswith("links to it would dangle; write /nix/store/x")
 
 
 def test_a_link_into_the_store(tmp_path: Path) -> None:
-    """What nix-build leaves in the current directory is what a newcomer names first."""
+    """A newcomer first tries the `result` link of nix-build."""
     store = tmp_path / "store"
     (store / "x").mkdir(parents=True)
     (tmp_path / "result").symlink_to(store / "x")
     keys = {"name": "x", "store_dir": str(store), "contents": [str(tmp_path / "result")]}
-    ((place, said),) = faults(keys, parse_spec)
+    ((place, message),) = faults(keys, parse_spec)
     assert place == "contents[0]"
-    assert said.endswith(f"would dangle: write {store}/x, which it is a link to")
+    assert message.endswith(f"would dangle; write {store}/x, which it links to")
 
 
 def test_a_file_that_changes_is_named_where_it_is(tmp_path: Path) -> None:
-    """A path that is not there helps nobody to find what was wrong."""
+    """A message with a path that does not exist on this machine would not help."""
     path = tmp_path / "nix/store/x/f"
     path.parent.mkdir(parents=True)
     path.write_text("one")
@@ -499,13 +500,13 @@ def test_a_file_that_changes_is_named_where_it_is(tmp_path: Path) -> None:
     ],
 )
 def test_root_of_a_nix_store(store: str, root: str | None) -> None:
-    """Where Nix has put the files, they are looked for."""
+    """Files are looked for where Nix put them."""
     expected = None if root is None else root.replace("HERE", str(Path.cwd()))
     assert query.root_of(store) == expected
 
 
 def test_root_in_a_specification(tmp_path: Path) -> None:
-    """Who names the store for Nix has named the place of its files."""
+    """The name of a Nix store determines where its files are."""
     other = tmp_path / "other"
     other.mkdir()
 
@@ -518,7 +519,7 @@ def test_root_in_a_specification(tmp_path: Path) -> None:
     assert root(nix_store=str(tmp_path), store_root=None) == bytes(tmp_path)
     assert root(nix_store=str(tmp_path), store_root="/") == b""
     assert root(nix_store="daemon") == root() == b""
-    # Nix has /nix/store there even if the store directory is another.
+    # Below a root, Nix uses /nix/store even if the store directory is another.
     assert root(nix_store=str(tmp_path), store_dir="/gnu/store") == b""
     absent = f"{tmp_path}/no is not a directory"
     assert faults({"name": "x", "nix_store": f"{tmp_path}/no"}, parse_spec) == [
@@ -529,35 +530,35 @@ def test_root_in_a_specification(tmp_path: Path) -> None:
 def test_a_directory_that_is_taken_for_the_name_of_a_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a slash Nix takes it for a name, and contents would be missing for no reason told."""
+    """Without a slash, Nix takes it for a name, and contents would be missing without explanation."""
     (tmp_path / "nix").mkdir()
     (tmp_path / "daemon").mkdir()
     monkeypatch.chdir(tmp_path)
     assert faults({"name": "x", "nix_store": "nix"}, parse_spec) == [
-        ("nix_store", "'nix' is no store of Nix: write ./nix for the directory")
+        ("nix_store", "'nix' is not a Nix store; write ./nix for the directory")
     ]
     for store in ("./nix", "daemon"):
         parse_spec(json.dumps({"name": "x", "nix_store": store}).encode())
 
 
 def test_what_nix_has_and_the_disk_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store whose files are elsewhere needs to be told where, not a traceback on the way."""
+    """If the files of a store are elsewhere, the message must say how to find them."""
     path = f"/nix/store/{HASHES[0]}-x"
-    told = f"{path}\n{'0' * 64}\n1\n\n0\n".encode()
+    registration = f"{path}\n{'0' * 64}\n1\n\n0\n".encode()
     monkeypatch.setattr(query, "invalid", lambda _paths, _store=None: set())
-    monkeypatch.setattr(query, "registration", lambda _paths, _store=None: told)
+    monkeypatch.setattr(query, "registration", lambda _paths, _store=None: registration)
     wanted = Wanted(name="s", paths=((path, "contents"),), store_root="/no")
-    for store, said in ((None, "the Nix store,"), ("daemon", "the Nix store daemon,")):
+    for store, named in ((None, "the Nix store,"), ("daemon", "the Nix store daemon,")):
         with pytest.raises(ConfError) as error:
-            from_nix(wanted, store)
+            find_in_nix(wanted, store)
         assert str(error.value) == (
-            f"s: contents: {path} is in {said} but not at /no{path}, as 1 of the closure: set"
-            " store_root to the root below which that store's files are"
+            f"s: contents: {path} is in {named} but not at /no{path} (1 of 1 store paths are"
+            " missing); set store_root to the root that contains the files of that store"
         )
 
 
 def test_a_root_with_a_nix_store_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With store_root alone, an image must not lack what its programs need."""
+    """With store_root alone, an image must not lack the references of its programs."""
     programs = tmp_path / "programs"
     programs.mkdir()
     (programs / query.PROGRAM).write_text('#!/bin/sh\necho "error: $*" >&2; exit 1\n')
@@ -567,17 +568,17 @@ def test_a_root_with_a_nix_store_is_asked(tmp_path: Path, monkeypatch: pytest.Mo
     path = f"/nix/store/{HASHES[0]}-x"
     (tmp_path / path[1:]).mkdir(parents=True)
     wanted = Wanted(name="s", paths=((path, "contents"),), store_root=str(tmp_path))
-    assert closure_of(wanted).references is None
+    assert find_closure(wanted).references is None
     (tmp_path / "nix/var/nix/db").mkdir(parents=True)
     with pytest.raises(StreamImageError, match=f"--store {tmp_path} {path}"):
-        closure_of(wanted)
+        find_closure(wanted)
 
 
 @pytest.mark.parametrize("installed", [True, False])
-def test_store_paths_that_nobody_knows(
+def test_store_paths_with_unknown_references(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, installed: bool
 ) -> None:
-    """Under sudo PATH has no Nix: an image without its libraries must not come in silence."""
+    """Under sudo, Nix is not on PATH: an image without its libraries must not pass silently."""
     programs = tmp_path / "programs"
     programs.mkdir()
     if installed:
@@ -592,13 +593,12 @@ def test_store_paths_that_nobody_knows(
 
     def warnings(contents: list[str]) -> list[str]:
         spec = {"name": "x", "tag": "1", "store_root": str(tmp_path), "contents": contents}
-        said: list[str] = []
-        plan(parse_spec(json.dumps(spec).encode()), warn=said.append)
-        return said
+        warned: list[str] = []
+        plan(parse_spec(json.dumps(spec).encode()), warn=warned.append)
+        return warned
 
     why = "Nix does not know it" if installed else "nix-store is not on PATH"
-    told = "comes without what it refers to"
     assert warnings(paths) == [
-        f"spec.json: {paths[0]} (and 1 more) {told}: {why}; give a references graph"
+        f"spec.json: {paths[0]} (and 1 more) is included without its references: {why}; give a references graph"
     ]
     assert warnings(["/nix/store/made-by-hand"]) == []

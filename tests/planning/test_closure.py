@@ -1,4 +1,4 @@
-"""What an image needs, from a graph or taken alone; a real Nix is asked in `consumers/test_nix.py`."""
+"""Closures, from a graph or of the paths alone; `consumers/test_nix.py` queries a real Nix."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from stream.nix import query
 from stream.nix.nar import nar_size
 from stream.nix.references import References, parse_references
 from stream.planning import closure as closures
-from stream.planning.closure import Wanted, alone, closure_of, from_graph
+from stream.planning.closure import Wanted, find_closure, find_in_graph, take_alone
 from stream.strategies.graph import Graph, Node
 
 STORE = "/nix/store"
@@ -26,12 +26,12 @@ OTHER = f"{STORE}/{'2' * 32}-other"
 
 @pytest.fixture(autouse=True)
 def no_nix(monkeypatch: pytest.MonkeyPatch) -> None:
-    """See to it that no test meets the machine's Nix."""
+    """Hide the machine's Nix from all tests."""
     monkeypatch.setattr(query, "PROGRAM", "no-such-nix-store")
 
 
 def written(graph: Graph) -> bytes:
-    """A graph as `exportReferencesGraph` writes it."""
+    """Return a graph as `exportReferencesGraph` writes it."""
     return json.dumps(
         [
             {
@@ -46,12 +46,12 @@ def written(graph: Graph) -> bytes:
 
 
 def references_of(graph: Graph) -> References:
-    """What is read of a graph's document."""
+    """Parse the document of a graph."""
     return parse_references(written(graph), "graph.json")
 
 
 def wanted(*paths: str, mentions: Any = None, store_dir: str = STORE) -> Wanted:
-    """What a specification wants, place by place."""
+    """Return the wanted paths of a specification, each with its place."""
     return Wanted(
         name="spec.json",
         paths=tuple((path, f"contents[{number}]") for number, path in enumerate(paths)),
@@ -69,38 +69,38 @@ SMALL: Graph = {
 
 @given(graph=graphs(cycles=True), data=st.data())
 def test_all_that_is_reached_and_nothing_else(graph: Graph, data: st.DataObject) -> None:
-    """An image lacks a library, or carries what a graph happens to list."""
+    """Otherwise an image lacks a library, or contains unneeded paths of the graph."""
     chosen = data.draw(st.lists(st.sampled_from(sorted(graph)))) if graph else []
-    found = from_graph(references_of(graph), wanted(*chosen))
+    found = find_in_graph(references_of(graph), wanted(*chosen))
     reached = {path for start in chosen for path in walked(graph, start)}
     assert found.graph == {path: graph[path] for path in reached}
     assert [item.path for item in found.objects() or ()] == sorted(reached)
 
 
 def test_paths_in_store_paths_and_mentions() -> None:
-    """`contents` may name a directory in a package, and a command's package is needed too."""
-    found = from_graph(references_of(SMALL), wanted(f"{GLIBC}/lib", GLIBC))
+    """`contents` may name a directory in a package, and a command's package is needed as well."""
+    found = find_in_graph(references_of(SMALL), wanted(f"{GLIBC}/lib", GLIBC))
     assert [*found.graph] == [GLIBC]
     mentions = {"config": {"Cmd": [f"{OTHER}/bin/x"]}}
-    found = from_graph(references_of(SMALL), wanted(GLIBC, mentions=mentions))
+    found = find_in_graph(references_of(SMALL), wanted(GLIBC, mentions=mentions))
     assert {*found.graph} == {GLIBC, OTHER}
 
 
 def test_mentions_of_a_graphs_own_names() -> None:
-    """A graph of directories that no Nix made has names without hashes."""
+    """Directories that Nix did not make have names without hashes."""
     graph = {f"{STORE}/foo": Node(1, frozenset([f"{STORE}/bar"])), f"{STORE}/bar": SMALL[GLIBC]}
     mentions = {"config": {"Env": [f"PATH=/bin:{STORE}/foo/bin"], "Cmd": [f"{STORE}/nothing"]}}
-    assert from_graph(references_of(graph), wanted(mentions=mentions)).graph == graph
+    assert find_in_graph(references_of(graph), wanted(mentions=mentions)).graph == graph
 
 
 def test_what_the_graph_lacks() -> None:
-    """An image is planned without what somebody misspelt, or the error is nowhere."""
+    """Otherwise an image would be planned without a path that was misspelt."""
     lost, gone = f"{STORE}/{'3' * 32}-lost", f"{STORE}/{'4' * 32}-gone"
     mentions = {"config": {"Entrypoint": [f"{gone}/bin/gone"]}}
     with pytest.raises(ConfError) as error:
-        from_graph(references_of(SMALL), wanted(HELLO, lost, mentions=mentions))
+        find_in_graph(references_of(SMALL), wanted(HELLO, lost, mentions=mentions))
     assert str(error.value) == "\n".join(
-        f"spec.json: {place}: {path} is not in graph.json: list the closure of all that is wanted"
+        f"spec.json: {place}: {path} is not in graph.json; list the closure of every wanted path"
         for place, path in (("contents[1]", lost), ("config.Entrypoint[0]", gone))
     )
 
@@ -113,23 +113,27 @@ def test_what_the_graph_lacks() -> None:
         ("/nix/stores/x", "/nix/stores/x is not in the store directory"),
         ("hello", "hello is not an absolute path"),
         (f"{HELLO}/../x", "is not in normal form"),
-        (f"{HELLO}\0", "has a NUL character"),
+        (f"{HELLO}\0", "contains a NUL character"),
         ("", " is not an absolute path"),
     ],
 )
-def test_what_is_no_store_path(path: str, message: str) -> None:
-    """What is outside the store directory cannot be in a store layer."""
-    for function in (alone, closure_of, lambda want: from_graph(references_of(SMALL), want)):
+def test_not_a_store_path(path: str, message: str) -> None:
+    """A path outside the store directory cannot be in a store layer."""
+    for function in (
+        take_alone,
+        find_closure,
+        lambda want: find_in_graph(references_of(SMALL), want),
+    ):
         with pytest.raises(ConfError, match=r"^spec.json: contents\[0\]: ") as error:
             function(wanted(path))
         assert message in error.value.faults[0].message
 
 
 def test_a_graph_of_another_store() -> None:
-    """A graph of another store directory names what is not there."""
+    """A graph of another store directory lists paths that are not on this machine."""
     graph = {HELLO: SMALL[GLIBC], "/gnu/store/x": SMALL[GLIBC], f"{HELLO}/bin": SMALL[GLIBC]}
     with pytest.raises(ConfError) as error:
-        from_graph(references_of(graph), wanted(HELLO))
+        find_in_graph(references_of(graph), wanted(HELLO))
     assert str(error.value).splitlines() == [
         f"graph.json: [{number}]: {path} is not in the store directory, /nix/store"
         for number, path in ((1, "/gnu/store/x"), (2, f"{HELLO}/bin"))
@@ -137,37 +141,37 @@ def test_a_graph_of_another_store() -> None:
 
 
 def test_more_than_can_be_planned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hostile specification must not take all memory, nor fill a terminal."""
+    """A hostile specification must not exhaust memory or flood the terminal."""
     paths = [f"{STORE}/{number}" for number in range(30)]
     with pytest.raises(ConfError) as error:
-        from_graph(references_of(SMALL), wanted(*paths))
+        find_in_graph(references_of(SMALL), wanted(*paths))
     assert len(error.value.faults) == 20
     monkeypatch.setattr(closures, "MAX_PATHS", 29)
-    with pytest.raises(ConfError, match=r"spec.json: wants 30 store paths: 29 are allowed"):
-        alone(wanted(*paths))
+    with pytest.raises(ConfError, match=r"spec.json: needs 30 store paths; at most 29 are allowed"):
+        take_alone(wanted(*paths))
 
 
 def test_graph_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a Nix on the machine, the graph is all there is."""
+    """Without Nix on the machine, the graph is the only source."""
     path = tmp_path / "graph.json"
     path.write_bytes(written(SMALL))
-    found = closure_of(wanted(HELLO), references_graph=str(path))
+    found = find_closure(wanted(HELLO), references_graph=str(path))
     assert {*found.graph} == {HELLO, GLIBC}
     with pytest.raises(ConfError, match=r"lost.json: cannot be read: No such file"):
-        closure_of(wanted(HELLO), references_graph=str(tmp_path / "lost.json"))
+        find_closure(wanted(HELLO), references_graph=str(tmp_path / "lost.json"))
     monkeypatch.setattr(closures, "MAX_GRAPH", 99)
-    with pytest.raises(ConfError, match=r"graph.json: has more than 99 bytes: is it a graph"):
-        closure_of(wanted(HELLO), references_graph=str(path))
+    with pytest.raises(ConfError, match=r"graph.json: is too large for a references graph"):
+        find_closure(wanted(HELLO), references_graph=str(path))
 
 
 def name_of(path: str) -> str:
-    """The last component of a path."""
+    """Return the last component of a path."""
     return path.rpartition("/")[2]
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """A store directory with two store paths, one of them a link."""
+    """Make a store directory with two store paths, one of them a link."""
     path = tmp_path / "store"
     (path / "app" / "bin").mkdir(parents=True)
     (path / "app" / "bin" / "run").write_bytes(b"x" * 1000)
@@ -176,10 +180,10 @@ def store(tmp_path: Path) -> Path:
 
 
 def test_paths_alone(store: Path) -> None:
-    """Any directories make an image, on a machine that has never heard of Nix."""
+    """Any directories can be made into an image, on a machine without Nix."""
     mentions = {"config": {"Cmd": [f"{store}/app/bin/run"], "Env": [f"X={store}/nothing"]}}
     want = wanted(f"{store}/link", mentions=mentions, store_dir=str(store))
-    found = closure_of(want)
+    found = find_closure(want)
     assert {path: node.references for path, node in found.graph.items()} == {
         f"{store}/link": frozenset({f"{store}/app"}),
         f"{store}/app": frozenset(),
@@ -189,14 +193,14 @@ def test_paths_alone(store: Path) -> None:
 
 
 def test_a_link_alone_brings_what_it_leads_to(store: Path) -> None:
-    """It is nothing without that, and all links through it would dangle."""
+    """A link is useless without its target, and links through it would dangle."""
     (store / "current").symlink_to(f"{store}/link/bin")
     (store / "round").symlink_to("round")
     (store / "gone").symlink_to("gone-away")
     (store / "out").symlink_to("/etc")
     os.symlink(b"\xff", bytes(store / "odd"))
     named = [f"{store}/{name}" for name in ("current", "round", "gone", "out", "odd")]
-    found = closure_of(wanted(*named, store_dir=str(store)))
+    found = find_closure(wanted(*named, store_dir=str(store)))
     assert {name_of(path): [*map(name_of, node.references)] for path, node in found.graph.items()} == {
         "current": ["link"], "link": ["app"], "app": [], "round": [], "gone": [], "out": [], "odd": [],
     }  # fmt: skip
@@ -204,31 +208,31 @@ def test_a_link_alone_brings_what_it_leads_to(store: Path) -> None:
 
 
 def test_paths_alone_that_are_not_there(store: Path) -> None:
-    """A path that is named with Nix's hash is meant, and its lack must be told."""
+    """A name with Nix's hash is intended as a store path, so a missing one must be reported."""
     lost = f"{store}/{'0' * 32}-lost"
     want = wanted(f"{store}/no", mentions=[f"{lost}/bin"], store_dir=str(store))
     with pytest.raises(ConfError) as error:
-        closure_of(want)
+        find_closure(want)
     assert str(error.value).splitlines() == [
-        f"spec.json: contents[0]: {store}/no does not exist",
-        f"spec.json: [0]: {lost} does not exist",
+        f"spec.json: contents[0]: {store}/no: no such file",
+        f"spec.json: [0]: {lost}: no such file",
     ]
 
 
 def test_sizes_that_are_measured(store: Path) -> None:
-    """Lines of `exportReferencesGraph` have no sizes, and layers are planned by them."""
+    """The lines of `exportReferencesGraph` have no sizes, which planning needs."""
     app, link = f"{store}/app", f"{store}/link"
     lines = f"{link}\n\n1\n{app}\n{app}\n\n0\n{store}/unwanted\n\n0\n"
     references = parse_references(lines.encode(), "lines")
-    found = from_graph(references, wanted(link, store_dir=str(store)))
+    found = find_in_graph(references, wanted(link, store_dir=str(store)))
     assert found.graph == {
         path: Node(nar_size(path.encode()), references.graph[path].references)
         for path in (link, app)
     }
 
 
-def test_size_of_what_is_no_file(store: Path) -> None:
-    """A socket in a store path is told when it is streamed, not measured to be a file."""
+def test_size_of_a_socket(store: Path) -> None:
+    """A socket is reported when streaming; measuring must not take it for a file."""
     before = nar_size(bytes(store))
     os.mkfifo(store / "fifo")
     assert 0 < nar_size(bytes(store)) - before < 200

@@ -1,4 +1,4 @@
-"""Store paths that a container config mentions, or a tree."""
+"""Store paths mentioned in a container config."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.planning.mentions import in_value, is_hashed
+from stream.planning.mentions import find_in_value, is_hashed
 
 STORE = "/nix/store"
 HELLO = f"{STORE}/{'0' * 32}-hello-2.12.1"
@@ -15,7 +15,7 @@ GLIBC = f"{STORE}/{'z' * 32}-glibc-2.39+git_1?x=y"
 
 
 def test_places_of_mentions() -> None:
-    """An image lacks what only its command, environment or labels name."""
+    """Otherwise an image lacks paths that only its command, environment or labels name."""
     document = {
         "config": {
             "Cmd": [f"{HELLO}/bin/hello", "--greeting", "hi"],
@@ -25,7 +25,7 @@ def test_places_of_mentions() -> None:
             "Labels": {"org.example.source": f"{STORE}/{'3' * 32}-source"},
         }
     }
-    assert in_value(document, STORE) == {
+    assert find_in_value(document, STORE) == {
         HELLO: "config.Cmd[0]",
         GLIBC: "config.Env[1]",
         f"{STORE}/{'1' * 32}-data": f'config.Volumes["{STORE}/{"1" * 32}-data"]',
@@ -56,8 +56,8 @@ def test_places_of_mentions() -> None:
     ],
 )
 def test_where_a_path_ends(text: str, found: list[str]) -> None:
-    """What is around a path in a string is no part of it, and half a path is none."""
-    assert [*in_value([text], STORE)] == found
+    """The text around a path is not part of it, and an incomplete path is not a path."""
+    assert [*find_in_value([text], STORE)] == found
 
 
 @pytest.mark.parametrize(
@@ -75,17 +75,17 @@ def test_where_a_path_ends(text: str, found: list[str]) -> None:
     ],
 )
 def test_known_paths_of_other_names(text: str, found: list[str]) -> None:
-    """A store of directories that no Nix made is mentioned as well."""
+    """Directories of a store that Nix did not make can be mentioned as well."""
     names = ("foo", "foo-bar", "a b", "dot.", ".", "..")
     known = {f"{STORE}/{name}" for name in names}
-    assert [*in_value(text, STORE, known.__contains__)] == found
+    assert [*find_in_value(text, STORE, known.__contains__)] == found
 
 
 def test_other_store_directories() -> None:
-    """Not every store is in /nix, and its directory is no pattern."""
-    assert [*in_value("/a+b/" + HELLO[11:], "/a+b")] == ["/a+b/" + HELLO[11:]]
-    assert not in_value("/aab/" + HELLO[11:], "/a+b")
-    assert [*in_value("/" + HELLO[11:], "/")] == ["/" + HELLO[11:]]
+    """Not every store is in /nix, and its directory must not be read as a pattern."""
+    assert [*find_in_value("/a+b/" + HELLO[11:], "/a+b")] == ["/a+b/" + HELLO[11:]]
+    assert not find_in_value("/aab/" + HELLO[11:], "/a+b")
+    assert [*find_in_value("/" + HELLO[11:], "/")] == ["/" + HELLO[11:]]
 
 
 json_values = st.recursive(
@@ -96,24 +96,24 @@ json_values = st.recursive(
 
 @given(value=json_values)
 def test_mentions_of_any_json(value: Any) -> None:
-    """A path is found wherever it stands, and the place leads to it."""
-    found = in_value({"config": value}, STORE)
+    """A path is found anywhere, and its place points to it."""
+    found = find_in_value({"config": value}, STORE)
     text = json.dumps(value)
     assert {path for path in (HELLO, GLIBC) if path in text} == found.keys()
     assert all(place.startswith("config") for place in found.values())
 
 
 def test_deep_and_long_values() -> None:
-    """A hostile config costs its length, and no traceback."""
+    """A hostile config takes linear time and causes no traceback."""
     deep: Any = HELLO
     for _ in range(5000):
         deep = [deep]
-    assert in_value(deep, STORE) == {HELLO: "[0]" * 5000}
-    assert [*in_value(f"{STORE}/" * 100_000 + HELLO, STORE)] == [HELLO]
+    assert find_in_value(deep, STORE) == {HELLO: "[0]" * 5000}
+    assert [*find_in_value(f"{STORE}/" * 100_000 + HELLO, STORE)] == [HELLO]
 
 
 def test_names_as_nix_makes_them() -> None:
-    """Nix refuses to be asked about other names."""
+    """Nix refuses queries about other names."""
     assert is_hashed(HELLO)
     assert is_hashed(GLIBC)
     assert not is_hashed(f"{HELLO}/bin")

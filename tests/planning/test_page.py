@@ -1,4 +1,4 @@
-"""docs/plan.md: its tables hold every key and operation, its examples are what they are said to be."""
+"""docs/plan.md: its tables list every key and operation, and its examples work."""
 
 import json
 import os
@@ -20,49 +20,49 @@ PAGE = (Path(__file__).parents[2] / "docs" / "plan.md").read_text("utf-8")
 PROGRAMS = {
     "nix-build": "echo spec.json",
     "jq": f'{sys.executable} -c \'import json; print(json.load(open("conf.json"))["repo_tag"])\'',
-    # The conf beside it says under which name the image is.
+    # The conf beside it has the name of the image.
     "docker": f"""if [ $1 = run ]; then grep -F "\\"repo_tag\\": \\"$3\\"" conf.json
       else {sys.executable} -m stream inspect -q - > /dev/null; fi""",
 }
 
 
 def section(title: str) -> str:
-    """What stands under a title, to the next."""
+    """Return the text of a section, up to the next title."""
     _, _, rest = PAGE.partition(f"# {title}\n")
     assert rest, title
     return re.split(r"^#", rest, maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def example(title: str) -> Any:
-    """The JSON under a title."""
+    """Return the JSON of a section."""
     (text,) = re.findall(r"```json\n(.*?)```", section(title), re.DOTALL)
     return json.loads(text)
 
 
 def first_cells(text: str) -> str:
-    """The first column of its tables."""
+    """Return the first column of a section's tables."""
     return "\n".join(re.findall(r"^\| (.*?) \|", text, re.MULTILINE))
 
 
 def test_keys() -> None:
-    """A key that is not on the page is found by nobody, and one that is there has to exist."""
+    """Nobody finds a key that is not on the page, and a key on the page has to exist."""
     assert {*re.findall(r"`([A-Za-z_]+)`", first_cells(section("SPEC.json")))} == KEYS
 
 
 def test_keys_in_the_help() -> None:
-    """Else who has the command and not the page writes a specification by trying."""
+    """Without it, users of the command who lack the page would have to guess the keys."""
     _, _, keys = EPILOG.partition("Its keys")
     assert {*re.findall(r"\w+", keys.partition(":")[2])} == KEYS
 
 
 def test_operations() -> None:
-    """Else a layeringPipeline is written by trying."""
+    """Without it, users would have to guess the operations of a layeringPipeline."""
     table = first_cells(section("`layeringPipeline`"))
     assert {*re.findall(r'^`\["(\w+)"', table, re.MULTILINE)} == _TAKES.keys()
 
 
 def test_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a newcomer copies must be accepted as it stands."""
+    """An example that a newcomer copies must be accepted unchanged."""
     monkeypatch.chdir(tmp_path)
     spec = example("Without Nix")
     for path in spec["copyToRoot"][:2]:
@@ -78,7 +78,7 @@ def test_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_commands(tmp_path: Path) -> None:
-    """The commands lead to a container, by the tag that was derived."""
+    """The commands run a container by the derived tag."""
     commands = re.findall(r"^ {4}(\S.*)$", PAGE, re.MULTILINE)
     assert len(commands) >= 4
     for name, script in PROGRAMS.items():

@@ -29,12 +29,12 @@ DIGITS = "0123456789abcdfghijklmnpqrsvwxyz"
 
 @dataclass(frozen=True)
 class Packages:
-    """A store with packages, and the references graph of them."""
+    """A store with packages, and their references graph."""
 
     directory: Path
 
     def path(self, name: str) -> str:
-        """The store path called `name`."""
+        """Return the store path called `name`."""
         letters = random.Random(name).choices(DIGITS, k=32)
         return f"{self.directory}/store/{''.join(letters)}-{name}"
 
@@ -53,7 +53,7 @@ class Packages:
         return str(path)
 
     def spec(self, **keys: Any) -> dict[str, Any]:
-        """A specification with these keys."""
+        """Return a specification with these keys."""
         return {
             "name": "test",
             "store_dir": f"{self.directory}/store",
@@ -63,7 +63,7 @@ class Packages:
         }
 
     def plan(self, previous: Sequence[Sequence[str]] | None = None, **keys: Any) -> dict[str, Any]:
-        """The conf of the specification with these keys, which has no warnings."""
+        """Return the conf of the specification with these keys, which causes no warnings."""
         warnings: list[str] = []
         data = json.dumps(self.spec(**keys)).encode()
         spec = parse_spec(data, name="spec.json", warn=warnings.append)
@@ -74,7 +74,7 @@ class Packages:
 
 @pytest.fixture
 def packages(tmp_path: Path) -> Packages:
-    """An application that needs a tool that needs a library; and one nobody needs."""
+    """Make an application that needs a tool that needs a library, and an unneeded package."""
     made = Packages(tmp_path)
     made.add("lib-1", {"lib/libx.so": "x" * 5000})
     made.add("tool-1", {"bin/tool": "tool" * 50}, ["lib-1"])
@@ -84,7 +84,7 @@ def packages(tmp_path: Path) -> Packages:
 
 
 def write(conf: Mapping[str, Any]) -> list[dict[str, tarfile.TarInfo]]:
-    """The entries of each layer of the image of `conf`, by name."""
+    """Return the entries of each layer of the image of `conf`, by name."""
     archive = io.BytesIO()
     image = stream.write_image(stream.parse_conf(json.dumps(conf).encode()), archive)
     archive.seek(0)
@@ -98,17 +98,17 @@ def write(conf: Mapping[str, Any]) -> list[dict[str, tarfile.TarInfo]]:
 
 
 def name_of(path: str) -> str:
-    """A store path without directory and hash."""
+    """Return the name of a store path without directory and hash."""
     return os.path.basename(path)[33:]
 
 
 def names(conf: Mapping[str, Any]) -> list[list[str]]:
-    """The names of a conf's store paths, by layer."""
+    """Return the names of a conf's store paths, by layer."""
     return [[name_of(path) for path in layer] for layer in conf.get("store_layers", ())]
 
 
 def every(conf: Mapping[str, Any]) -> list[str]:
-    """The names of all store paths, sorted."""
+    """Return the names of all store paths, sorted."""
     return sorted(name for layer in names(conf) for name in layer)
 
 
@@ -122,7 +122,7 @@ def run(*args: str | os.PathLike[str], stdin: bytes = b"") -> subprocess.Complet
 
 @pytest.mark.parametrize("tag", [None, "1"])
 def test_conf_and_document_are_the_same_image(packages: Packages, tag: str | None) -> None:
-    """The library streams the one, the command the other: they must not drift apart."""
+    """The library streams the conf, the command the document: they must not differ."""
     spec = packages.spec(
         contents=[packages.path("app-1"), "fakeNss"],
         extraCommands="true",
@@ -145,13 +145,13 @@ def test_conf_and_document_are_the_same_image(packages: Packages, tag: str | Non
 
 
 def test_closure_of_contents(packages: Packages) -> None:
-    """What contents need is in the image, and nothing else."""
+    """The image contains the closure of the contents, and nothing else."""
     conf = packages.plan(contents=[packages.path("app-1")])
     assert every(conf) == ["app-1", "lib-1", "tool-1"]
 
 
 def test_contents_without_references(packages: Packages) -> None:
-    """What needs nothing brings nothing, though the graph has more."""
+    """A path without references adds nothing, even if the graph lists more."""
     assert every(packages.plan(contents=[packages.path("other-1")])) == ["other-1"]
 
 
@@ -174,7 +174,7 @@ def test_contents_are_linked(packages: Packages) -> None:
     ],
 )
 def test_config_joins_the_closure(packages: Packages, config: dict[str, Any]) -> None:
-    """A command that names a store path must find it in the container."""
+    """A command given by its store path must exist in the container."""
     config = json.loads(json.dumps(config).replace("TOOL", packages.path("tool-1")))
     assert every(packages.plan(config=config)) == ["lib-1", "tool-1"]
 
@@ -194,7 +194,7 @@ def test_what_commands_write_joins_the_closure(packages: Packages) -> None:
 
 
 def test_what_is_copied_brings_what_it_refers_to(packages: Packages) -> None:
-    """CopyToRoot copies a file that may name a store path; the copy needs it."""
+    """A file copied by copyToRoot may mention a store path, which the copy needs."""
     packages.add("script-1", {"bin/run": f"#!{packages.path('tool-1')}/bin/tool\n"}, ["tool-1"])
     conf = packages.plan(copyToRoot=[packages.path("script-1")])
     assert every(conf) == ["lib-1", "tool-1"]
@@ -202,7 +202,7 @@ def test_what_is_copied_brings_what_it_refers_to(packages: Packages) -> None:
 
 
 def test_ready_customisation_layer(packages: Packages) -> None:
-    """A layer that was made elsewhere is taken as it is, and brings what it refers to."""
+    """A ready-made layer is used unchanged, and its references are in the image."""
     ready = packages.directory / "ready"
     ready.mkdir()
     with tarfile.open(ready / "layer.tar", "w") as tar:
@@ -224,7 +224,7 @@ def test_ready_customisation_layer(packages: Packages) -> None:
 
 
 def test_path_that_the_graph_does_not_have(packages: Packages) -> None:
-    """A graph of something else would yield an image without what it needs."""
+    """A graph of other paths would yield an image with references missing."""
     stray = Path(packages.path("stray-1"))
     stray.mkdir()
     with pytest.raises(StreamImageError) as caught:
@@ -234,25 +234,25 @@ def test_path_that_the_graph_does_not_have(packages: Packages) -> None:
 
 
 def test_path_that_only_the_graph_has(packages: Packages) -> None:
-    """The closure has to be on the disk, and a place in the conf to come says nothing."""
+    """A path of the closure that is missing on disk is reported as the closure's, not by layer."""
     gone = packages.path("lib-1")
     shutil.rmtree(gone)
     with pytest.raises(ConfError) as caught:
         packages.plan(contents=[packages.path("app-1")])
-    assert caught.value.faults == (("the closure", f"{gone} does not exist"),)
+    assert caught.value.faults == (("the closure", f"{gone}: no such file"),)
 
 
 def test_without_graph_and_nix_paths_stand_alone(
     packages: Packages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Any directories make an image, where there is nobody to ask what they need."""
+    """Any directories can be made into an image, without a source for their references."""
     monkeypatch.setenv("PATH", "/nonexistent")
     conf = packages.plan(references_graph=None, contents=[packages.path("app-1")])
     assert every(conf) == ["app-1"]
 
 
 def test_without_store_paths(packages: Packages) -> None:
-    """For a host that mounts its store: links are there, no store path is."""
+    """For a host that mounts its store, the image has the links but no store paths."""
     conf = packages.plan(contents=[packages.path("app-1")], includeStorePaths=False)
     (top,) = write(conf)
     assert "./bin/app" in top
@@ -260,7 +260,7 @@ def test_without_store_paths(packages: Packages) -> None:
 
 
 def test_no_contents_at_all(packages: Packages) -> None:
-    """An image of nothing is one: its layer is the empty root."""
+    """An image without contents has one layer, the empty root."""
     (top,) = write(packages.plan())
     assert [*top] == ["."]
 
@@ -271,7 +271,7 @@ def test_no_contents_at_all(packages: Packages) -> None:
 @pytest.mark.parametrize("layering", ["stable", "auto", "popularity"])
 @pytest.mark.parametrize("count", [0, 1, 4, 5, 6, 20])
 def test_no_path_is_lost(tmp_path: Path, layering: str, count: int) -> None:
-    """At 0, budget - 1, budget and budget + 1 paths each is in one layer."""
+    """With 0, budget - 1, budget and budget + 1 paths, each path is in exactly one layer."""
     packages = Packages(tmp_path)
     (tmp_path / "graph.json").write_text("[]", "utf-8")
     for number in range(count):
@@ -283,20 +283,20 @@ def test_no_path_is_lost(tmp_path: Path, layering: str, count: int) -> None:
 
 
 def test_two_layers_are_enough(packages: Packages) -> None:
-    """MaxLayers = 2 is the smallest: one for all store paths, one for the customisation."""
+    """The minimum of maxLayers is 2: a layer for all store paths, and the customisation layer."""
     conf = packages.plan(contents=[packages.path("app-1")], maxLayers=2)
     assert len(write(conf)) == 2
     assert every(conf) == ["app-1", "lib-1", "tool-1"]
 
 
 def test_last_layer_of_popularity_holds_the_rest(packages: Packages) -> None:
-    """What has no layer of its own shares the last one."""
+    """Paths without a layer of their own share the last one."""
     conf = packages.plan(contents=[packages.path("app-1")], maxLayers=3, layering="popularity")
     assert names(conf) == [["lib-1"], ["tool-1", "app-1"]]
 
 
 def test_pipeline_wins(packages: Packages) -> None:
-    """LayeringPipeline says all, whatever layering says."""
+    """A layeringPipeline overrides layering."""
     app = packages.path("app-1")
     program = [["subcomponent_out", [packages.path("tool-1")]], ["flatten"]]
     conf = packages.plan(contents=[app], layeringPipeline=program, layering="auto")
@@ -304,30 +304,30 @@ def test_pipeline_wins(packages: Packages) -> None:
 
 
 def test_pipeline_with_a_path_that_is_not_there(packages: Packages) -> None:
-    """A slip in a path would make one large layer in silence."""
+    """A typing error in a path would silently make one large layer."""
     app, gone = packages.path("app-1"), packages.path("gone-1")
     program = [["split_paths", [app, gone, {"children_of": gone}]], ["flatten"]]
     spec = packages.spec(contents=[app], layeringPipeline=program)
     warnings: list[str] = []
     document = plan(parse_spec(json.dumps(spec).encode()), warn=warnings.append).document
     assert every(document) == ["app-1", "lib-1", "tool-1"]
-    told = f"spec.json: layeringPipeline: {gone} is not in the closure, ignored"
-    assert warnings == [told]
+    ignored = f"spec.json: layeringPipeline: ignoring {gone}: not in the closure"
+    assert warnings == [ignored]
 
 
 def test_pipeline_with_a_name_for_a_path(packages: Packages) -> None:
-    """Not only what looks like a path can be meant as one: a package's name is none."""
+    """A text that does not look like a path, such as a package's name, is reported as well."""
     app = packages.path("app-1")
     program = [["split_paths", ["app"]], ["over", "rest", ["popularity_contest"]], ["flatten"]]
     spec = packages.spec(contents=[app], layeringPipeline=program)
     warnings: list[str] = []
     plan(parse_spec(json.dumps(spec).encode()), warn=warnings.append)
-    assert warnings == ["spec.json: layeringPipeline: app is not in the closure, ignored"]
+    assert warnings == ["spec.json: layeringPipeline: ignoring app: not in the closure"]
 
 
 @pytest.fixture
 def base(packages: Packages) -> Path:
-    """An image with three layers."""
+    """Make an image with three layers."""
     conf = packages.plan(
         name="base", tag="1", contents=[packages.path("tool-1")], layering="popularity"
     )
@@ -347,7 +347,7 @@ def test_base_layers_count(packages: Packages, base: Path) -> None:
 
 
 def test_shadow_setup_leaves_the_users_of_the_base(packages: Packages) -> None:
-    """It adds what is missing, and does not lock users out."""
+    """`shadowSetup` adds missing files and does not lock out the users of the base."""
     layer = tar_of([("etc/passwd", b"me:x:5:5::/:/bin/sh\n")])
     path = packages.directory / "users.tar"
     path.write_bytes(Base(layers=[layer]).docker_archive())
@@ -358,8 +358,8 @@ def test_shadow_setup_leaves_the_users_of_the_base(packages: Packages) -> None:
 
 
 def test_base_leaves_no_layer(packages: Packages, base: Path) -> None:
-    """As dockerTools says it: the base and the customisation use all layers up."""
-    with pytest.raises(ConfError, match=r"maxLayers: is 4: the base image has 3") as caught:
+    """As in dockerTools, the layers of the base and the customisation layer count."""
+    with pytest.raises(ConfError, match=r"maxLayers: is 4, but the base image takes 3") as caught:
         packages.plan(contents=[packages.path("app-1")], fromImage=str(base), maxLayers=4)
     assert caught.value.faults[0].place == "maxLayers"
 
@@ -368,9 +368,9 @@ def test_base_leaves_no_layer(packages: Packages, base: Path) -> None:
 def test_base_leaves_no_layer_for_the_customisation(
     packages: Packages, base: Path, keys: dict[str, Any]
 ) -> None:
-    """More layers than maxLayers are too many where no store path is to be added, too."""
+    """`maxLayers` applies even if no store path is added."""
     assert len(write(packages.plan(fromImage=str(base), maxLayers=4, **keys))) == 4
-    with pytest.raises(ConfError, match=r"maxLayers: is 3: the base image has 3"):
+    with pytest.raises(ConfError, match=r"maxLayers: is 3, but the base image takes 3"):
         packages.plan(fromImage=str(base), maxLayers=3, **keys)
 
 
@@ -381,7 +381,7 @@ def test_the_budget_is_checked_before_commands_run(packages: Packages, base: Pat
 
 
 def test_paths_of_the_base_take_no_layers(packages: Packages, base: Path) -> None:
-    """What is left out because the base has it is not planned for."""
+    """Paths that are skipped because the base contains them are not planned."""
     conf = packages.plan(
         contents=[packages.path("app-1")], fromImage=str(base), maxLayers=5, skip_base_paths=True
     )
@@ -399,18 +399,20 @@ def test_paths_of_the_base_take_no_layers(packages: Packages, base: Path) -> Non
 def test_previous_layers_that_nothing_keeps(
     packages: Packages, keys: dict[str, Any], named: str
 ) -> None:
-    """Who gives the build before expects less to be pushed, and must not wait for it in vain."""
+    """A user who passes the previous build expects smaller pushes; a warning says there are none."""
     spec = packages.spec(contents=[packages.path("app-1")], **keys)
     warnings: list[str] = []
     plan(parse_spec(json.dumps(spec).encode()), [], warn=warnings.append)
-    assert warnings == [f"spec.json: {named} keeps no layers of the build before: stable does"]
+    assert warnings == [
+        f"spec.json: {named} does not keep layers of the previous build; use layering stable"
+    ]
     del warnings[:]
     plan(parse_spec(json.dumps(spec).encode()), warn=warnings.append)
     assert not warnings
 
 
 def test_previous_layers_stay(packages: Packages) -> None:
-    """With the build before, layers that still hold are the same."""
+    """Given the previous build, layers that are still valid stay the same."""
     for number in range(12):
         packages.add(f"data-{number}", {f"share/{number}": "x" * 300_000 * number})
     contents = [packages.path(f"data-{number}") for number in range(12)]
@@ -423,7 +425,7 @@ def test_previous_layers_stay(packages: Packages) -> None:
 
 
 def test_order_of_keys_and_contents_decides_nothing(packages: Packages) -> None:
-    """The same specification yields the same conf, whoever wrote it down."""
+    """Equal specifications yield the same conf, however they are written."""
     contents = [packages.path("app-1"), packages.path("other-1")]
     one = packages.plan(contents=contents)
     graph = packages.directory / "graph.json"
@@ -436,14 +438,14 @@ def test_order_of_keys_and_contents_decides_nothing(packages: Packages) -> None:
 
 
 def tag(conf: Mapping[str, Any]) -> str:
-    """The tag of a conf."""
+    """Return the tag of a conf."""
     name, _, found = conf["repo_tag"].rpartition(":")
     assert name == "test"
     return str(found)
 
 
 def test_derived_tag_is_like_a_store_paths_hash(packages: Packages) -> None:
-    """32 digits of Nix's base-32, the same each time."""
+    """A derived tag is 32 digits of Nix32, the same each time."""
     conf = packages.plan(contents=[packages.path("app-1")])
     assert re.fullmatch(f"[{DIGITS}]{{32}}", tag(conf))
     assert conf == packages.plan(contents=[packages.path("app-1")])
@@ -467,13 +469,13 @@ def test_derived_tag_is_like_a_store_paths_hash(packages: Packages) -> None:
     ],
 )
 def test_derived_tag_changes_with(packages: Packages, change: dict[str, Any]) -> None:
-    """Another image must not come under the tag of this one."""
+    """A different image must not get the same tag."""
     app = {"contents": [packages.path("app-1")]}
     assert tag(packages.plan(**app)) != tag(packages.plan(**{**app, **change}))
 
 
 def test_derived_tag_changes_with_what_has_no_hash(packages: Packages) -> None:
-    """A path whose name does not tell its content is read."""
+    """A path whose name does not identify its content is read."""
     plain = packages.directory / "files"
     plain.mkdir()
     (plain / "x").write_text("one", "utf-8")
@@ -484,7 +486,7 @@ def test_derived_tag_changes_with_what_has_no_hash(packages: Packages) -> None:
 
 
 def test_derived_tag_changes_with_what_a_copied_link_leads_to(packages: Packages) -> None:
-    """A link to a directory beside a content is copied as that directory is."""
+    """A link to a directory beside a content counts as a copy of that directory."""
     content, beside = packages.directory / "content", packages.directory / "beside"
     content.mkdir()
     beside.mkdir()
@@ -501,7 +503,7 @@ def test_derived_tag_changes_with_what_a_copied_link_leads_to(packages: Packages
 
 
 def test_derived_tag_knows_what_is_copied_by_its_content(packages: Packages) -> None:
-    """Each checkout of the same sources would have a tag of its own."""
+    """Otherwise each checkout of the same sources would have a tag of its own."""
     for name in ("one", "two"):
         (packages.directory / name).mkdir()
         (packages.directory / name / "x").write_text("x", "utf-8")
@@ -516,7 +518,7 @@ def test_derived_tag_knows_what_is_copied_by_its_content(packages: Packages) -> 
 def test_derived_tag_does_not_change_with_the_clock(
     packages: Packages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is made `now` has the same tag each time, whatever the names of its paths."""
+    """An image created `now` has the same tag each time, whatever the names of its paths."""
     plain = packages.directory / "store" / "plain"
     plain.mkdir()
     keys: dict[str, Any] = {"created": "now", "contents": [str(plain)], "references_graph": None}
@@ -532,7 +534,7 @@ def test_derived_tag_does_not_change_with_the_clock(
 
 
 def test_derived_tag_knows_the_base_by_its_content(packages: Packages, base: Path) -> None:
-    """Another name of the same base is the same image; another base under its name is not."""
+    """The same base under another name yields the same tag; a different base does not."""
     copy = base.with_name("copy.tar")
     copy.write_bytes(base.read_bytes())
     before = tag(packages.plan(fromImage=str(base)))
@@ -544,7 +546,7 @@ def test_derived_tag_knows_the_base_by_its_content(packages: Packages, base: Pat
 
 
 def test_now_is_the_time_of_streaming(packages: Packages) -> None:
-    """As dockerTools has it: the conf says now, and each image its time."""
+    """As in dockerTools, the conf contains `now`, and each image its time of creation."""
     conf = packages.plan(created="now", mtime="now")
     assert (conf["created"], conf["mtime"]) == ("now", "now")
 
@@ -568,7 +570,7 @@ def test_plan_into_stream(packages: Packages) -> None:
 
 
 def test_plan_to_a_file_with_previous(packages: Packages) -> None:
-    """The conf that a build leaves is what the next one starts from."""
+    """The conf of a build is the starting point of the next."""
     spec, conf = packages.directory / "spec.json", packages.directory / "conf.json"
     spec.write_text(json.dumps(packages.spec(contents=[packages.path("app-1")])), "utf-8")
     assert run("plan", "-", "-o", conf, stdin=spec.read_bytes()).returncode == 0
@@ -577,8 +579,8 @@ def test_plan_to_a_file_with_previous(packages: Packages) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"x": 1}', '{"store_layers": 1}'])
-def test_previous_that_is_no_conf(packages: Packages, content: str) -> None:
-    """A wrong file must not be taken for a build without layers."""
+def test_previous_that_is_not_a_conf(packages: Packages, content: str) -> None:
+    """A wrong file must not be read as a build without layers."""
     spec, old = packages.directory / "spec.json", packages.directory / "old.json"
     spec.write_text(json.dumps(packages.spec()), "utf-8")
     old.write_text(content, "utf-8")
@@ -592,14 +594,14 @@ def test_previous_that_is_no_conf(packages: Packages, content: str) -> None:
     "command", [["plan", "-", "--previous", "-"], ["explain", "-", "--against", "-"]]
 )
 def test_two_documents_on_standard_input(command: list[str]) -> None:
-    """The second would be empty, and the blame go to it."""
+    """The second read of standard input would be empty, and the wrong file would be blamed."""
     ended = run(*command, stdin=b"{}")
     assert ended.returncode == 2
     assert b"only one can be standard input" in ended.stderr
 
 
 def test_wrong_specification_leaves_no_file(packages: Packages) -> None:
-    """A conf that is half of a plan would be streamed by somebody."""
+    """A half-written conf might be streamed."""
     conf = packages.directory / "conf.json"
     ended = run("plan", "-", "-o", conf, stdin=b'{"name": "x", "contents": ["/nowhere"]}')
     assert ended.returncode == 2
@@ -608,23 +610,23 @@ def test_wrong_specification_leaves_no_file(packages: Packages) -> None:
 
 
 def test_conf_given_to_plan() -> None:
-    """Who plans twice is told so in one line, not key by key."""
+    """Planning a conf is reported on one line, not key by key."""
     ended = run("plan", "-", stdin=b'{"repo_tag": "x:1", "store_layers": []}')
     assert ended.returncode == 2
     assert ended.stderr == (
-        b"stream-image: standard input: is a conf already: stream it, there is nothing to plan\n"
+        b"stream-image: standard input: is already a conf; nothing to plan (run: stream-image FILE)\n"
     )
 
 
 @pytest.mark.parametrize("arguments", [[], ["--repo-tag", "x:1"]])
 def test_specification_given_to_the_main_job(packages: Packages, arguments: list[str]) -> None:
-    """Who forgets to plan is told so in one line, and gets no empty image."""
+    """Streaming a specification is reported on one line and must not yield an empty image."""
     ended = run("-", *arguments, stdin=json.dumps(packages.spec()).encode())
     assert ended.returncode == 2
     assert not ended.stdout
     assert ended.stderr == (
-        b"stream-image: standard input: is a specification: "
-        b"give what 'stream-image plan' makes of it\n"
+        b"stream-image: standard input: is a specification, not a conf; "
+        b"plan it first (run: stream-image plan FILE)\n"
     )
 
 
@@ -632,7 +634,7 @@ def test_specification_given_to_the_main_job(packages: Packages, arguments: list
 
 
 def explained(conf: Mapping[str, Any], *args: str | Path) -> dict[str, Any]:
-    """What `explain --json` says of a conf."""
+    """Return the output of `explain --json` for a conf."""
     ended = run("explain", "-", "--json", *args, stdin=json.dumps(conf).encode())
     assert ended.returncode == 0, ended.stderr
     answer: dict[str, Any] = json.loads(ended.stdout)
@@ -640,28 +642,28 @@ def explained(conf: Mapping[str, Any], *args: str | Path) -> dict[str, Any]:
 
 
 def warnings_of(conf: Mapping[str, Any]) -> list[str]:
-    """What a person is told while the image of `conf` is written."""
+    """Return the warnings printed while the image of `conf` is written."""
     done = run("-", "-q", "-o", os.devnull, stdin=json.dumps(conf).encode())
     assert done.returncode == 0, done.stderr
     return done.stderr.decode().splitlines()
 
 
 def test_links_to_what_is_in_no_layer(packages: Packages, base: Path) -> None:
-    """A conf that has lost store paths must not become a broken image in silence."""
+    """A conf that lost store paths must not silently become a broken image."""
     app, tool = packages.path("app-1"), packages.path("tool-1")
     made = f"d={packages.directory}/store/made; mkdir -p .$d; touch .$d/x; ln -s $d/x x"
     conf = packages.plan(
         contents=[app], extraCommands=f"{made}; ln -s ..{tool} etc/tool; ln -s ../other y"
     )
     assert warnings_of(conf) == []
-    told = f"stream-image: warning: /bin/app: links into {app}, which is not in any layer"
+    warning = f"stream-image: warning: /bin/app: links into {app}, which is not in any layer"
     lost = {**conf, "store_layers": [[tool]]}
     advice = "; add it to store_layers, or mount the store where the image runs"
-    assert warnings_of(lost) == [told + advice]
+    assert warnings_of(lost) == [warning + advice]
     lost = {**conf, "store_layers": [[packages.path("other-1")]]}
-    assert warnings_of(lost) == [f"{told} (and 1 more like it){advice}"]
+    assert warnings_of(lost) == [f"{warning} (and 1 more like it){advice}"]
     # The base has tool-1.
-    assert warnings_of({**lost, "from_image": str(base)}) == [told + advice]
+    assert warnings_of({**lost, "from_image": str(base)}) == [warning + advice]
     kept = {**conf, "from_image": str(base), "skip_base_paths": True}
     assert warnings_of(kept) == []
     # An image for a host that mounts its store.
@@ -669,7 +671,7 @@ def test_links_to_what_is_in_no_layer(packages: Packages, base: Path) -> None:
 
 
 def test_explain_sizes(packages: Packages, base: Path) -> None:
-    """Sizes are those of the layers that are written, and of the paths in them."""
+    """Sizes are those of the written layers and of the paths in them."""
     app = packages.path("app-1")
     conf = packages.plan(tag="1", contents=[app], fromImage=str(base), maxLayers=5)
     answer = explained(conf)
@@ -687,7 +689,7 @@ def test_explain_sizes(packages: Packages, base: Path) -> None:
 
 
 def test_explain_a_specification(packages: Packages) -> None:
-    """It is planned, and that is what is shown."""
+    """A specification is planned, and its plan is shown."""
     contents = [packages.path("app-1")]
     answer = explained(packages.spec(contents=contents, layering="popularity"))
     conf = packages.plan(contents=contents, layering="popularity")
@@ -696,7 +698,7 @@ def test_explain_a_specification(packages: Packages) -> None:
 
 
 def test_explain_a_conf_without_a_tag(packages: Packages) -> None:
-    """What decides no layer needs not be there."""
+    """Files that no layer depends on need not exist."""
     conf = packages.plan(tag="1", contents=[packages.path("app-1")])
     tagged = explained(conf)
     del conf["repo_tag"]
@@ -704,7 +706,7 @@ def test_explain_a_conf_without_a_tag(packages: Packages) -> None:
 
 
 def test_explain_against_an_earlier_conf(packages: Packages) -> None:
-    """Of layers that are there nothing moves; the earlier build's paths may be gone."""
+    """Layers that exist already do not move; paths of the earlier build may be gone."""
     contents = [packages.path("app-1")]
     old = packages.plan(tag="1", contents=contents, layering="popularity")
     old["store_layers"].append([packages.path("gone-1")])
@@ -717,14 +719,14 @@ def test_explain_against_an_earlier_conf(packages: Packages) -> None:
         name_of(layer["store_paths"][0]["path"]): layer["stays"] for layer in answer["layers"][:-1]
     }
     assert stays == {"lib-1": True, "tool-1": True, "app-2": False}
-    assert answer["moving_layers"] == 2  # the links of the customisation layer, too
+    assert answer["moving_layers"] == 2  # one of them is the customisation layer
     assert answer["moving_bytes"] == sum(
         layer["size"] for layer in answer["layers"] if not layer["stays"]
     )
 
 
 def test_explain_against_files_that_may_have_changed(packages: Packages) -> None:
-    """Where a path outside of the store is the same, what is in it need not be."""
+    """Equal paths outside the store may have different content."""
     page = packages.directory / "page"
     page.mkdir()
     (page / "index.html").write_text("1", "utf-8")
@@ -739,7 +741,7 @@ def test_explain_against_files_that_may_have_changed(packages: Packages) -> None
 
 
 def test_explain_against_a_conf_that_says_the_same_otherwise(packages: Packages) -> None:
-    """Confs of before had other spellings: nothing of the same image moves for that."""
+    """A former spelling in the earlier conf must not count as a change."""
     conf = packages.plan(tag="1", contents=[packages.path("app-1")], extraCommands="true")
     layer = conf["customisation_layer"]
     former = {"contents": layer["contents"], "extraCommands": layer["extra_commands"]}
@@ -750,7 +752,7 @@ def test_explain_against_a_conf_that_says_the_same_otherwise(packages: Packages)
 
 
 def test_explain_against_other_owners(packages: Packages) -> None:
-    """The owner is in each header: another one moves every store layer."""
+    """The owner is part of each header, so a different one changes every store layer."""
     contents = [packages.path("app-1")]
     earlier = packages.directory / "old.json"
     earlier.write_text(json.dumps(packages.plan(tag="1", contents=contents)), "utf-8")
@@ -760,7 +762,7 @@ def test_explain_against_other_owners(packages: Packages) -> None:
 
 
 def test_explain_for_people(packages: Packages) -> None:
-    """The table names the layers, the total, on one line, what moves."""
+    """The table lists the layers; the total says on one line what moves."""
     earlier = packages.directory / "old.json"
     conf = packages.plan(tag="1", contents=[packages.path("app-1")])
     earlier.write_text(json.dumps({**conf, "repo_tag": f"test:{80 * '1'}"}), "utf-8")

@@ -13,7 +13,7 @@ from stream.planning.spec import KEYS, Spec, parse_spec
 
 
 def read(**keys: Any) -> Spec:
-    """The specification with these keys, which has no warnings."""
+    """Return the specification with these keys, which causes no warnings."""
     warnings: list[str] = []
     spec = parse_spec(json.dumps(keys).encode(), name="spec.json", warn=warnings.append)
     assert not warnings
@@ -21,20 +21,20 @@ def read(**keys: Any) -> Spec:
 
 
 def faults(**keys: Any) -> list[tuple[str, str]]:
-    """What is wrong with the specification with these keys."""
+    """Return the faults of the specification with these keys."""
     with pytest.raises(ConfError) as caught:
         read(**keys)
     return [(fault.place, fault.message) for fault in caught.value.faults]
 
 
 def recipe(spec: Spec) -> Recipe:
-    """Its recipe."""
+    """Return the recipe of the specification with these keys."""
     assert isinstance(spec.conf.customisation_layer, Recipe)
     return spec.conf.customisation_layer
 
 
 def test_defaults_are_those_of_docker_tools() -> None:
-    """Whoever comes from streamLayeredImage gets what its arguments' defaults give."""
+    """The defaults are those of streamLayeredImage's arguments."""
     spec = read(name="hello")
     assert spec.repository == "hello"
     assert spec.tag is None
@@ -54,14 +54,14 @@ def test_null_is_absence() -> None:
 
 
 def test_name_becomes_lower_case() -> None:
-    """DockerTools lowers it, as repository names have no capitals."""
+    """As in dockerTools, the name is converted to lower case, which repository names require."""
     spec = read(name="Registry.example/Team/Hello", tag="V1")
     assert spec.repository == "registry.example/team/hello"
     assert spec.conf.repo_tag == "registry.example/team/hello:V1"
 
 
 @pytest.mark.parametrize(
-    ("keys", "place", "said"),
+    ("keys", "place", "message"),
     [
         ({}, "name", "is missing"),
         ({"name": ""}, "name", "is not a repository name"),
@@ -72,7 +72,7 @@ def test_name_becomes_lower_case() -> None:
         ({"tag": "v1/b"}, "tag", "'v1/b' is not a tag"),
         ({"tag": "a:b"}, "tag", "'a:b' is not a tag"),
         ({"name": "x is not a tag"}, "name", "'x is not a tag' is not a repository name"),
-        ({"maxLayers": 1}, "maxLayers", "must be more than 1"),
+        ({"maxLayers": 1}, "maxLayers", "must be at least 2"),
         ({"maxLayers": True}, "maxLayers", "must be a number"),
         ({"maxLayers": "100"}, "maxLayers", "must be a number"),
         ({"layering": "best"}, "layering", "must be one of"),
@@ -81,27 +81,31 @@ def test_name_becomes_lower_case() -> None:
         ({"includeNixDB": 1}, "includeNixDB", "must be a boolean"),
         ({"references_graph": []}, "references_graph", "must be a string"),
         ({"references_graph": "a\0b"}, "references_graph", "NUL character"),
-        ({"fromImage": "/nowhere.tar"}, "fromImage", "does not exist"),
+        ({"fromImage": "/nowhere.tar"}, "fromImage", "no such file"),
         ({"fromImageName": "x"}, "fromImageTag", "is missing"),
         ({"fromImageName": "x", "fromImageTag": "1"}, "fromImage", "is missing"),
         ({"contents": 5}, "contents", "must be a path or a built-in content"),
-        ({"contents": ["/nix/store/none"]}, "contents[0]", "does not exist"),
+        ({"contents": ["/nix/store/none"]}, "contents[0]", "no such file"),
         ({"contents": ["/etc"]}, "contents[0]", "is not in the store directory"),
         (
             {"contents": ["app"]},
             "contents[0]",
-            "'app' is neither a path, which has a slash, nor one",
+            "'app' is neither a path (it has no slash) nor one",
         ),
-        ({"contents": ["fakeNs"]}, "contents[0]", "fakeNss is meant?"),
-        ({"contents": ["binSh"]}, "contents[0]", 'needs a path: write {"binSh": PATH}'),
-        ({"copyToRoot": [{"binSh": "/etc"}]}, "copyToRoot[0].binSh", "would dangle: set store_dir"),
+        ({"contents": ["fakeNs"]}, "contents[0]", 'did you mean "fakeNss"?'),
+        ({"contents": ["binSh"]}, "contents[0]", 'needs a path; write {"binSh": PATH}'),
+        ({"copyToRoot": [{"binSh": "/etc"}]}, "copyToRoot[0].binSh", "would dangle; set store_dir"),
         ({"contents": [{"fakeNss": {"lines": []}}]}, "contents[0].fakeNss.lines", "unknown key"),
         ({"copyToRoot": ["etc/x"]}, "copyToRoot[0]", "is not an absolute path"),
         ({"copyToRoot": ["~/x"]}, "copyToRoot[0]", "is not an absolute path"),
-        ({"contents": ["./x"]}, "contents[0]", f"{Path.cwd()}/x does not exist"),
-        ({"content": []}, "content", "unknown key: contents is meant?"),
+        ({"contents": ["./x"]}, "contents[0]", f"{Path.cwd()}/x: no such file"),
+        ({"content": []}, "content", 'unknown key (did you mean "contents"?)'),
         ({"conflicts": "last"}, "conflicts", "must be 'error' or 'first'"),
-        ({"enableFakechroot": True, "store_dir": "/"}, "enableFakechroot", "directory is /"),
+        (
+            {"enableFakechroot": True, "store_dir": "/"},
+            "enableFakechroot",
+            "store directory inside the tree",
+        ),
         ({"extraCommands": ["true"]}, "extraCommands", "must be a string, not a list"),
         ({"perms": [{"path": "/x", "mode": "rwx"}]}, "perms[0].mode", ""),
         ({"created": "yesterday"}, "created", "is not an instant"),
@@ -109,27 +113,27 @@ def test_name_becomes_lower_case() -> None:
         ({"config": {"Cmd": "sh"}}, "config.Cmd", "must be a list"),
         ({"store_dir": "nix"}, "store_dir", "is not an absolute path"),
         ({"runAsRoot": "true"}, "runAsRoot", "use fakeRootCommands"),
-        ({"compressor": "gz"}, "compressor", "--compress"),
-        ({"repo_tag": "x:1"}, "repo_tag", "name and tag are meant"),
+        ({"compressor": "gz"}, "compressor", "choose the compression"),
+        ({"repo_tag": "x:1"}, "repo_tag", "use name and tag"),
     ],
 )
-def test_fault(keys: dict[str, Any], place: str, said: str) -> None:
-    """Each mistake is told at its place, in the specification's own words."""
+def test_fault(keys: dict[str, Any], place: str, message: str) -> None:
+    """Each fault is reported at its place, in the specification's spelling."""
     name = {} if place == "name" and "name" not in keys else {"name": "x"}
     found = faults(**{**name, **keys})
     assert [at for at, _ in found] == [place]
-    assert said in found[0][1]
+    assert message in found[0][1]
 
 
-def test_every_fault_is_told_at_once() -> None:
-    """One run shows all that is to be mended."""
+def test_every_fault_is_reported_at_once() -> None:
+    """One run reports every fault."""
     found = faults(name="x", tag="a b", maxLayers=0, uid="x", extraCommands=1)
     assert {place for place, _ in found} == {"tag", "maxLayers", "uid", "extraCommands"}
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'{"name": NaN}'])
-def test_what_is_no_document(data: bytes) -> None:
-    """Whatever is given, the answer is one line."""
+def test_invalid_documents(data: bytes) -> None:
+    """Any input causes at most a one-line error."""
     with pytest.raises(ConfError):
         parse_spec(data, name="spec.json", warn=print)
 
@@ -137,8 +141,8 @@ def test_what_is_no_document(data: bytes) -> None:
 @pytest.mark.parametrize(
     "value", [rb'"\ud800"', rb'{"\udc80": 1}', b"NaN", b"1e999", b"1" * 400, b"1" * 5000]
 )
-def test_what_json_does_not_have_is_told_where_it_is(value: bytes) -> None:
-    """Its place has to be that in the specification, not in the conf that is made of it."""
+def test_values_that_json_does_not_have(value: bytes) -> None:
+    """The place has to be that in the specification, not in the conf made from it."""
     with pytest.raises(ConfError) as raised:
         parse_spec(b'{\n"name": "x",\n"config": {"User": %s}}' % value, name="s", warn=print)
     assert [place.split(" column")[0] for place, _ in raised.value.faults] == ["line 3"]
@@ -146,14 +150,14 @@ def test_what_json_does_not_have_is_told_where_it_is(value: bytes) -> None:
 
 @pytest.mark.parametrize("depth", [200, 500, 986, 987, 988, 989, 990, 991, 992])
 def test_specification_of_any_depth(depth: int) -> None:
-    """What is read recursively is written so again, and both have their limits."""
+    """Reading and writing are recursive, and both have limits."""
     data = b'{"name": "x", "config": {"X": %s}}' % (b"[" * depth + b"]" * depth)
     with pytest.raises(ConfError, match=r"nested|cannot be read|[Rr]ecursion"):
         parse_spec(data, name="spec.json", warn=print)
 
 
 def test_order_of_keys_decides_nothing() -> None:
-    """Nix knows no order of attributes: the same specification must be the same image."""
+    """Attributes have no order in Nix, so it must not affect the image."""
     specs = [
         read(
             name="x",
@@ -168,7 +172,7 @@ def test_order_of_keys_decides_nothing() -> None:
 
 
 def test_contents(tmp_path: Path) -> None:
-    """Paths and built-in contents stand in one list, in their order; one needs no list."""
+    """Paths and built-in contents are read from one list, in order; a single one needs no list."""
     store = tmp_path / "store"
     (store / "a").mkdir(parents=True)
     spec = read(
@@ -195,7 +199,7 @@ def test_contents(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["name", "tag", "fromImage", "references_graph", "nix_store"])
 @pytest.mark.parametrize("text", [r"a\u0000b", r"\ud800"])
 def test_text_that_no_file_can_have(key: str, text: str) -> None:
-    """What JSON can say and the system cannot take is a fault, and no traceback."""
+    """A text that is valid in JSON but not for the system is a fault, not a traceback."""
     document = {"name": "x", key: "TEXT"}
     with pytest.raises(ConfError, match=r"NUL character|not a repository name|no low surrogate"):
         parse_spec(json.dumps(document).replace("TEXT", text).encode())
@@ -204,7 +208,7 @@ def test_text_that_no_file_can_have(key: str, text: str) -> None:
 def test_contents_from_the_current_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else a specification beside what it packs would hold one person's paths."""
+    """Without it, a specification next to its contents would need one person's absolute paths."""
     (tmp_path / "site").mkdir()
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")

@@ -1,4 +1,4 @@
-"""Which store paths a tree mentions."""
+"""Store paths mentioned in a tree."""
 
 import random
 import re
@@ -25,7 +25,7 @@ def _references(**nodes: Node) -> set[bytes]:
     tree = Tree()
     for name, node in nodes.items():
         tree.put(b"etc/" + name.encode(), node)
-    return mentions.in_tree(tree, STORE)
+    return mentions.find_in_tree(tree, STORE)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def _references(**nodes: Node) -> set[bytes]:
     ],
 )
 def test_links(target: bytes, found: bytes | None) -> None:
-    """Without it what a link leads to would not be in the image."""
+    """Without it, the target of a link would not be in the image."""
     assert _references(a=link(target)) == ({found} if found else set())
 
 
@@ -60,12 +60,12 @@ def test_links(target: bytes, found: bytes | None) -> None:
     ],
 )
 def test_files(content: bytes, *, found: bool) -> None:
-    """Without it a script's interpreter would not be in the image, or anything would."""
+    """Without it, a script's interpreter would not be in the image, or any text would count."""
     assert _references(a=file(content)) == ({PATH} if found else set())
 
 
 def test_several() -> None:
-    """Without it the first would hide the others."""
+    """Without it, the first path would hide the others."""
     other = STORE + b"/" + HASH[::-1] + b"-x"
     assert _references(a=file(PATH + b":" + other), b=link(b"/nix/store/y")) == {
         PATH, other, b"/nix/store/y",
@@ -74,7 +74,7 @@ def test_several() -> None:
 
 @given(seed=st.integers(0, 2**32), piece=st.integers(1, 700))
 def test_pieces(seed: int, piece: int) -> None:
-    """Without it a path that lies across two reads would be missed, or cut."""
+    """Without it, a path that spans two reads would be missed or cut."""
     chance = random.Random(seed)
     content = b"".join(
         chance.choice(
@@ -93,7 +93,7 @@ def test_pieces(seed: int, piece: int) -> None:
 
 
 def test_large_file(tmp_path: Path) -> None:
-    """Without it only what fits into memory could be looked into."""
+    """Without it, only files that fit into memory could be searched."""
     path = tmp_path / "large"
     at = PIECE - 20
     with path.open("wb") as output:

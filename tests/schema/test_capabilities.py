@@ -1,4 +1,4 @@
-"""Capabilities as text, against bytes made by hand from linux/capability.h."""
+"""Capabilities in text form, compared with bytes made by hand from linux/capability.h."""
 
 import re
 import struct
@@ -12,7 +12,7 @@ ALL = (1 << 41) - 1
 
 
 def data(permitted: int, inheritable: int, *, effective: bool) -> bytes:
-    """A `struct vfs_cap_data` of revision 2, word by word."""
+    """Return a `struct vfs_cap_data` of revision 2, word by word."""
     words = [0x02000000 + effective]
     for shift in (0, 32):
         words += [permitted >> shift & 0xFFFFFFFF, inheritable >> shift & 0xFFFFFFFF]
@@ -41,42 +41,42 @@ def data(permitted: int, inheritable: int, *, effective: bool) -> bytes:
     ],
 )
 def test_bytes(text: str, permitted: int, inheritable: int, *, effective: bool) -> None:
-    """A capability that lands in another bit gives a program rights nobody meant."""
+    """A wrong bit would give a program rights that were not intended."""
     assert capability_data(text) == data(permitted, inheritable, effective=effective)
 
 
 def test_numbers_are_names() -> None:
-    """A name missing in the middle of the table would shift all behind it."""
+    """A name missing in the middle of the table would shift all that follow."""
     assert len(NAMES) == 41
     for number, name in enumerate(NAMES):
         assert capability_data(f"{name}=i") == data(0, 1 << number, effective=False)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("", "'' is not like cap_net_bind_service=ep"),
-        ("cap_net_raw", "'cap_net_raw' is not like"),
-        ("cap_net_raw ep", "'cap_net_raw' is not like"),
-        ("cap_net_raw=x", "is not like"),
-        ("cap_net_raw+", "is not like"),
-        ("cap_net_raw=ep+", "is not like"),
-        ("cap_net_raw,=ep", "is not like"),
-        ("cap_net_raw\xa0=p", "is not like"),
-        ("cap_kill=p\u2003cap_net_raw=p", "is not like"),
-        ("+ep", "is not like"),
-        ("=p+e", "need capabilities before them: write all"),
-        ("net_raw=ep", "'net_raw' is no capability: cap_net_raw is meant?"),
-        ("cap_net_rwa=ep", "'cap_net_rwa' is no capability: cap_net_raw is meant?"),
-        ("08=p", "'08' is no capability"),
-        ("0x=p", "'0x' is no capability"),
-        ("64=p", "'64' is no capability: there are 64 at most"),
-        ("cap_net_raw=ep cap_kill=p", "give e to each, or to none"),
-        ("cap_net_raw=ep cap_kill=i", "give e to each, or to none"),
+        ("", "'' is not a clause such as cap_net_bind_service=ep"),
+        ("cap_net_raw", "'cap_net_raw' is not a clause such as"),
+        ("cap_net_raw ep", "'cap_net_raw' is not a clause such as"),
+        ("cap_net_raw=x", "is not a clause such as"),
+        ("cap_net_raw+", "is not a clause such as"),
+        ("cap_net_raw=ep+", "is not a clause such as"),
+        ("cap_net_raw,=ep", "is not a clause such as"),
+        ("cap_net_raw\xa0=p", "is not a clause such as"),
+        ("cap_kill=p\u2003cap_net_raw=p", "is not a clause such as"),
+        ("+ep", "is not a clause such as"),
+        ("=p+e", "need capabilities before them; write all"),
+        ("net_raw=ep", "'net_raw' is not a capability (did you mean \"cap_net_raw\"?)"),
+        ("cap_net_rwa=ep", "'cap_net_rwa' is not a capability (did you mean \"cap_net_raw\"?)"),
+        ("08=p", "'08' is not a capability"),
+        ("0x=p", "'0x' is not a capability"),
+        ("64=p", "'64' is not a capability; numbers are below 64"),
+        ("cap_net_raw=ep cap_kill=p", "give e to all or none"),
+        ("cap_net_raw=ep cap_kill=i", "give e to all or none"),
         ("1" * 5000 + "=p", "has 5002 characters"),
     ],
 )
-def test_what_is_wrong(text: str, said: str) -> None:
-    """A capability that the kernel would not take has to be told while somebody can change it."""
-    with pytest.raises(ValueError, match=re.escape(said)):
+def test_faults(text: str, message: str) -> None:
+    """A capability that the kernel would refuse has to be reported before the image is built."""
+    with pytest.raises(ValueError, match=re.escape(message)):
         capability_data(text)

@@ -12,7 +12,7 @@ CHOICES = ("error", "first")
 
 
 def read(ask: Read, value: dict[str, Any], *, strict: bool = False) -> tuple[Any, Any]:
-    """What `ask` returns of the object `value` at `at`, and the faults by place."""
+    """Return the result of `ask` on the object `value` at `at`, and the faults by place."""
     faults: list[tuple[str, str]] = []
     fields = Fields(value, "at", lambda *fault: faults.append(fault), strict=strict)
     return ask(fields), dict(faults)
@@ -33,7 +33,7 @@ ASKED: list[tuple[Read, Any]] = [
 
 @pytest.mark.parametrize(("ask", "absent"), ASKED)
 def test_absence(ask: Read, absent: Any) -> None:
-    """Nix writes null for what is not given; a conf, which is strict, says nothing then."""
+    """Nix writes null for absent arguments; a conf, which is strict, omits the key."""
     assert read(ask, {}) == (absent, {})
     assert read(ask, {"x": None}) == (absent, {})
     assert read(ask, {}, strict=True) == (absent, {})
@@ -41,7 +41,7 @@ def test_absence(ask: Read, absent: Any) -> None:
 
 @pytest.mark.parametrize(("ask", "absent"), ASKED[:-1])
 def test_null_as_a_value(ask: Read, absent: Any) -> None:
-    """In a conf null is a mistake, told like any other value of the wrong type."""
+    """In a conf, null is a fault like any other value of the wrong type."""
     found, faults = read(ask, {"x": None}, strict=True)
     assert found == absent
     assert [*faults] == ["at.x"]
@@ -52,7 +52,7 @@ def test_null_as_a_value(ask: Read, absent: Any) -> None:
     ("ask", "value", "place", "message"),
     [
         (lambda f: f.text("x"), 1, "at.x", "must be a string, not a number"),
-        (lambda f: f.text("x"), "\0", "at.x", "must be a string, not one with a NUL character"),
+        (lambda f: f.text("x"), "\0", "at.x", "contains a NUL character"),
         (lambda f: f.text("x", empty=False), "", "at.x", "is empty"),
         (lambda f: f.choice("x", CHOICES), "last", "at.x", "must be 'error' or 'first', not 'last'"),
         (lambda f: f.choice("x", ("a", "b", "c")), "d", "at.x", "must be one of 'a', 'b', 'c', not 'd'"),
@@ -68,13 +68,13 @@ def test_null_as_a_value(ask: Read, absent: Any) -> None:
     ],
 )  # fmt: skip
 def test_faults(ask: Read, value: object, place: str, message: str) -> None:
-    """Each is told once, where it is."""
+    """Each fault is reported once, with its place."""
     _, faults = read(ask, {"x": value})
     assert faults == {place: message}
 
 
 def test_values() -> None:
-    """What is right arrives as it is; a number that is written as text is a number."""
+    """Valid values are returned unchanged; an ID written as text is a number."""
     value = {"text": "a\0", "choice": "", "id": "007", "texts": ["a", ""], "strings": {"a": ""}}
     assert read(lambda fields: fields.text("text", nul=True), value) == ("a\0", {})
     assert read(lambda fields: fields.choice("choice", CHOICES), value) == ("error", {})

@@ -1,4 +1,4 @@
-"""Owner and permissions in JSON: what is read, and every fault with its place."""
+"""Owner and permissions in JSON: their values, and every fault with its place."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ Faults = list[tuple[str, str]]
 
 
 def read(function: Any, value: object) -> tuple[Any, Faults]:
-    """What a function reads, and the faults."""
+    """Return the result of a function, and the faults."""
     faults: Faults = []
     return function(value, "at", lambda place, message: faults.append((place, message))), faults
 
 
 def test_permissions() -> None:
-    """Every key has to arrive: one that is lost is a right that is missing or too many."""
+    """A lost key would be a missing or an excess right."""
     value = [
         {"path": "/srv/häuser", "mode": "2750", "uid": 4294967294, "gid": "7"},
         {"regex": "/bin/.*", "mode": "755"},
@@ -39,7 +39,7 @@ def test_permissions() -> None:
 
 
 def test_directories() -> None:
-    """A directory given by its mode alone and one given as an object are both made."""
+    """A directory is created whether given by its mode alone or as an object."""
     value = {"/tmp": "1777", "/home/app": {"mode": "0700", "uid": 1000, "gid": 1000}, "/srv": {}}
     found, faults = read(read_directories, value)
     assert not faults
@@ -51,12 +51,12 @@ def test_directories() -> None:
 
 
 def test_owner() -> None:
-    """The owner of a whole layer is two numbers, in this order."""
+    """The owner of a layer is the user and the group, in this order."""
     assert read(read_owner, {"gid": 2, "uid": "1"}) == ((1, 2), [])
 
 
 def test_absence() -> None:
-    """Nix writes null for what is not given."""
+    """Nix writes null for arguments that are not given."""
     assert read(read_owner, None) == (None, [])
     assert read(read_directories, None) == ((), [])
     assert read(read_permissions, None) == ((), [])
@@ -66,7 +66,7 @@ RULE = {"path": "/x", "mode": "0755"}
 
 
 @pytest.mark.parametrize(
-    ("function", "value", "place", "said"),
+    ("function", "value", "place", "message"),
     [
         (
             read_owner,
@@ -81,17 +81,27 @@ RULE = {"path": "/x", "mode": "0755"}
             "at.uid",
             "must be a number from 0 to 4294967294, not -1",
         ),
-        (read_owner, {"uid": 0, "gid": 0, "uidd": 0}, "at.uidd", "unknown key: uid is meant?"),
+        (
+            read_owner,
+            {"uid": 0, "gid": 0, "uidd": 0},
+            "at.uidd",
+            'unknown key (did you mean "uid"?)',
+        ),
         (read_directories, ["/tmp"], "at", 'must be an object like {"/tmp": "1777"}, not a list'),
         (read_directories, {"tmp": "1777"}, 'at["tmp"]', "'tmp' is not an absolute path"),
         (
             read_directories,
             {"/" + "é" * 128: "1777"},
             f'at["/{"é" * 128}"]',
-            "has a name of 256 bytes, 255 are allowed",
+            "has a component of 256 bytes; at most 255 are allowed",
         ),
         (read_directories, {"/tmp/": "1777"}, 'at["/tmp/"]', "'/tmp/' is not in normal form"),
-        (read_directories, {"/\ud800": "1777"}, 'at["/\ud800"]', "has half a character"),
+        (
+            read_directories,
+            {"/\ud800": "1777"},
+            'at["/\ud800"]',
+            "contains an unpaired UTF-16 surrogate",
+        ),
         (
             read_directories,
             {"/a/" * 3000: "1777"},
@@ -99,14 +109,14 @@ RULE = {"path": "/x", "mode": "0755"}
             "is not in normal form",
         ),
         (read_directories, {"/a" * 3000: "1777"}, f'at["{"/a" * 3000}"]', "has 6000 bytes"),
-        (read_directories, {"/t": 1777}, 'at["/t"]', 'in a string, like "0755": a JSON number is'),
+        (read_directories, {"/t": 1777}, 'at["/t"]', 'in a string, like "0755"; a JSON number is'),
         (read_directories, {"/t": {"mode": 1777}}, 'at["/t"].mode', "a JSON number is decimal"),
         (read_directories, {"/t": {"create": True}}, 'at["/t"].create', "unknown key"),
         (read_permissions, {}, "at", "must be a list of objects, not an object"),
         (read_permissions, ["/x"], "at[0]", "must be an object like"),
         (read_permissions, [RULE, {"mode": "0755"}], "at[1]", "needs either path or regex"),
         (read_permissions, [RULE | {"regex": "x"}], "at[0]", "needs either path or regex"),
-        (read_permissions, [{"path": "/x"}], "at[0]", "changes nothing: give mode"),
+        (read_permissions, [{"path": "/x"}], "at[0]", "changes nothing; give mode"),
         (read_permissions, [{"path": "/x", "create": False}], "at[0]", "changes nothing"),
         (read_permissions, [{"regex": "/x", "create": True}], "at[0].create", "needs a path"),
         (read_permissions, [RULE | {"create": "yes"}], "at[0].create", "must be a boolean, not"),
@@ -114,7 +124,7 @@ RULE = {"path": "/x", "mode": "0755"}
             read_permissions,
             [RULE | {"modes": "0755"}],
             "at[0].modes",
-            "unknown key: mode is meant?",
+            'unknown key (did you mean "mode"?)',
         ),
         (read_permissions, [RULE | {"mode": "0o755"}], "at[0].mode", "not '0o755'"),
         (read_permissions, [RULE | {"mode": "0855"}], "at[0].mode", "not '0855'"),
@@ -137,15 +147,20 @@ RULE = {"path": "/x", "mode": "0755"}
         (read_permissions, [RULE | {"gid": 1.5}], "at[0].gid", "not a number"),
         (read_permissions, [{"path": "", "uid": 0}], "at[0].path", "is empty"),
         (read_permissions, [{"path": "/a/../b", "uid": 0}], "at[0].path", "write '/b'"),
-        (read_permissions, [{"path": "/a\0", "uid": 0}], "at[0].path", "has a NUL character"),
+        (read_permissions, [{"path": "/a\0", "uid": 0}], "at[0].path", "contains a NUL character"),
         (read_permissions, [{"path": 1, "uid": 0}], "at[0].path", "must be a string, not a number"),
         (
             read_permissions,
             [{"regex": "(", "uid": 0}],
             "at[0].regex",
-            "'(' is no regular expression",
+            "'(' is not a regular expression",
         ),
-        (read_permissions, [{"regex": "a{99999999999}", "uid": 0}], "at[0].regex", "is no regular"),
+        (
+            read_permissions,
+            [{"regex": "a{99999999999}", "uid": 0}],
+            "at[0].regex",
+            "is not a regular",
+        ),
         (read_permissions, [{"regex": "[[a]", "uid": 0}], "at[0].regex", "Possible nested set"),
         (read_permissions, [{"regex": "(" * 9999 + ")" * 9999, "uid": 0}], "at[0].regex", "is no"),
         (
@@ -167,12 +182,17 @@ RULE = {"path": "/x", "mode": "0755"}
             "at[0].xattrs",
             "must be an object, not a list",
         ),
-        (read_permissions, [RULE | {"xattrs": {"x": "1"}}], 'at[0].xattrs["x"]', "is no name of"),
+        (
+            read_permissions,
+            [RULE | {"xattrs": {"x": "1"}}],
+            'at[0].xattrs["x"]',
+            "is not an extended attribute name",
+        ),
         (
             read_permissions,
             [RULE | {"xattrs": {"user.": "1"}}],
             'at[0].xattrs["user."]',
-            "is no name",
+            "is not an extended attribute name",
         ),
         (
             read_permissions,
@@ -190,31 +210,31 @@ RULE = {"path": "/x", "mode": "0755"}
             read_permissions,
             [RULE | {"xattrs": {"user.a": "\ud800"}}],
             'at[0].xattrs["user.a"]',
-            "half a",
+            "unpaired UTF-16 surrogate",
         ),
         (
             read_permissions,
             [RULE | {"xattrs": {"user.a": {"base64": "?"}}}],
             'at[0].xattrs["user.a"].base64',
-            "is not in base64",
+            "is not base64",
         ),
         (
             read_permissions,
             [RULE | {"xattrs": {"user.a": "a" * 70000}}],
             'at[0].xattrs["user.a"]',
-            "has 70000 bytes, 65536 are allowed",
+            "has 70000 bytes; at most 65536 are allowed",
         ),
         (
             read_permissions,
             [RULE | {"xattrs": {"user." + "a" * 251: ""}}],
             f'at[0].xattrs["user.{"a" * 251}"]',
-            "has more than 255 bytes",
+            "is longer than 255 bytes",
         ),
     ],
 )
-def test_faults(function: Any, value: object, place: str, said: str) -> None:
-    """A rule that is not what somebody meant must be told with its place, not guessed at."""
+def test_faults(function: Any, value: object, place: str, message: str) -> None:
+    """A faulty rule must be reported with its place, not guessed at."""
     _, faults = read(function, value)
     assert len(faults) == 1, faults
     assert faults[0][0] == place
-    assert said in faults[0][1]
+    assert message in faults[0][1]

@@ -9,7 +9,7 @@ from stream.sources.customisation.tree import Tree
 from stream.typeflags import LINK
 
 
-def led_into(path: bytes, target: bytes, store_dir: bytes) -> bytes | None:
+def resolve_store_link(path: bytes, target: bytes, store_dir: bytes) -> bytes | None:
     """Return the store path that a link at `path` with this target leads to, or None."""
     above = store_dir.rstrip(b"/") + b"/"
     absolute = target
@@ -29,7 +29,7 @@ def lost_links(tree: Tree, store_dir: bytes, known: Collection[bytes]) -> dict[b
     found: dict[bytes, bytes] = {}
     for path, node in tree.entries():
         if node.typeflag == LINK:
-            into = led_into(path, node.link, store_dir)
+            into = resolve_store_link(path, node.link, store_dir)
             if into is not None and into not in known and tree.find(into) is None:
                 found.setdefault(into, path)
     return found

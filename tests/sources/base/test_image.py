@@ -417,7 +417,7 @@ def test_config_that_many_images_share(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("/does/not/exist.tar", "from_image: /does/not/exist.tar does not exist"),
+        ("/does/not/exist.tar", "from_image: /does/not/exist.tar: no such file"),
         ("", "from_image: is empty"),
         (7, "from_image: must be a string, not a number"),
     ],
