@@ -20,14 +20,14 @@ _SHA256 = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64}|[0-9a-z]{52})|sha256[-:]([0-
 _SHA256_SIZE = 32
 
 
-def nix_base32(data: bytes) -> str:
+def encode_nix_base32(data: bytes) -> str:
     """Encode `data` in Nix32: as a little-endian number, most significant digit first."""
     value = int.from_bytes(data, "little")
     count = (len(data) * 8 + 4) // 5
     return "".join(DIGITS[value >> 5 * place & 31] for place in reversed(range(count)))
 
 
-def from_nix_base32(text: str) -> bytes:
+def decode_nix_base32(text: str) -> bytes:
     """Decode Nix32. Raises ValueError."""
     size = len(text) * 5 // 8
     value = int(text.translate(_PYTHON_DIGITS) or "0", 32) if _TEXT.fullmatch(text) else -1
@@ -36,7 +36,7 @@ def from_nix_base32(text: str) -> bytes:
     return value.to_bytes(size, "little")
 
 
-def compressed(digest: bytes, size: int) -> bytes:
+def compress_hash(digest: bytes, size: int) -> bytes:
     """Shorten `digest` to `size` bytes as Nix does: the bytes beyond are folded back onto
     them by exclusive or.
     """
@@ -46,7 +46,7 @@ def compressed(digest: bytes, size: int) -> bytes:
     return bytes(folded)
 
 
-def sha256_of(text: str) -> bytes:
+def parse_sha256(text: str) -> bytes:
     """Decode a SHA-256: hexadecimal or Nix32, with or without `sha256:`, or base64 after
     `sha256-` or `sha256:`. Raises ValueError.
     """
@@ -56,4 +56,4 @@ def sha256_of(text: str) -> bytes:
     plain, base = match.groups()
     if base is not None:
         return base64.b64decode(base)
-    return bytes.fromhex(plain) if len(plain) == 2 * _SHA256_SIZE else from_nix_base32(plain)
+    return bytes.fromhex(plain) if len(plain) == 2 * _SHA256_SIZE else decode_nix_base32(plain)

@@ -24,7 +24,7 @@ from stream.errors import ConfError, Fault
 from stream.faults import kind
 from stream.limits import MAX_FAULTS, MAX_SIZE
 from stream.model import StoreObject
-from stream.nix.hashes import sha256_of
+from stream.nix.hashes import parse_sha256
 from stream.strategies.graph import Graph, Node
 
 MAX_PATHS = 1 << 15  # planning takes memory that grows with the square: here 128 MiB
@@ -265,7 +265,7 @@ def _sha256(value: object) -> str | None:
     if isinstance(value, dict) and value.get("format") == "base64":
         value = f"{value.get('algorithm')}-{value.get('hash')}"
     try:
-        return f"sha256:{sha256_of(value).hex()}" if isinstance(value, str) else None
+        return f"sha256:{parse_sha256(value).hex()}" if isinstance(value, str) else None
     except ValueError:
         return None
 

@@ -109,7 +109,7 @@ class UnusableError(Exception):
 # ---- writing
 
 
-def written(registrations: Mapping[str, Registration]) -> bytes:
+def encode(registrations: Mapping[str, Registration]) -> bytes:
     """Return a database of `registrations`, which are by store path. Rows are in order and
     indexes come last, so that pages fill in the same way for any SQLite version and options.
     """

@@ -52,7 +52,7 @@ class Disk:
         above, _, name = path.rpartition(b"/")
         return self._placed(self.real_path(above).rstrip(b"/") + b"/" + name)
 
-    def led(self, path: bytes) -> bytes:
+    def follow(self, path: bytes) -> bytes:
         """Return the path on disk of the file that `path` leads to through links.
 
         Below a root, raises OSError, with the path on disk, if there is none.
@@ -120,19 +120,19 @@ class Disk:
 
     def exists(self, path: bytes) -> bool:
         """Return True if `path` is, or leads to, an existing file of any type."""
-        return self._test(os.path.exists, self.led, path)
+        return self._test(os.path.exists, self.follow, path)
 
     def is_file(self, path: bytes) -> bool:
         """Return True if `path` is, or leads to, a regular file."""
-        return self._test(os.path.isfile, self.led, path)
+        return self._test(os.path.isfile, self.follow, path)
 
     def is_directory(self, path: bytes) -> bool:
         """Return True if `path` is, or leads to, a directory."""
-        return self._test(os.path.isdir, self.led, path)
+        return self._test(os.path.isdir, self.follow, path)
 
     def is_split(self, path: bytes) -> bool:
         """Return True if the directory that `path` leads to should contain the store, and the
-        store is below a root instead. Raises OSError as `led` does.
+        store is below a root instead. Raises OSError as `follow` does.
         """
         if not self.root:
             return False

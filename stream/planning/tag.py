@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from stream.model import ImageConf, Owner, Recipe
-from stream.nix.hashes import STORE_NAME, compressed, nix_base32
+from stream.nix.hashes import STORE_NAME, compress_hash, encode_nix_base32
 from stream.nix.store_root import Disk
 from stream.tarwriter import ArchiveWriter, Entries, MemberWriter
 
@@ -52,7 +52,7 @@ def derive_tag(document: dict[str, Any], conf: ImageConf, base_image_id: str | N
     elif recipe is not None:
         described["customisation_layer"] = recipe.checksum
     data = json.dumps(described, sort_keys=True, ensure_ascii=True).encode()
-    return nix_base32(compressed(hashlib.sha256(data).digest(), _TAG_BYTES))
+    return encode_nix_base32(compress_hash(hashlib.sha256(data).digest(), _TAG_BYTES))
 
 
 def _find_unhashed(conf: ImageConf) -> set[bytes]:

@@ -11,7 +11,7 @@ import pytest
 from stream.config import parse_conf
 from stream.errors import ConfError, NixError
 from stream.nix import query as asking
-from stream.nix.hashes import compressed, from_nix_base32, nix_base32
+from stream.nix.hashes import compress_hash, decode_nix_base32, encode_nix_base32
 from stream.nix.nar import nar_size
 from stream.nix.references import parse_references
 from stream.planning.closure import Closure, Wanted, find_closure, find_in_graph, find_in_nix
@@ -312,8 +312,8 @@ def test_base_32(nix: Nix, tmp_path: Path, kind: str) -> None:
         options = ("--flat", "--type", kind, str(tmp_path / "file"))
         as_hex = nix.run("nix-hash", *options).strip()
         as_digits = nix.run("nix-hash", "--base32", *options).strip()
-        assert nix_base32(bytes.fromhex(as_hex)) == as_digits
-        assert from_nix_base32(as_digits).hex() == as_hex
+        assert encode_nix_base32(bytes.fromhex(as_hex)) == as_digits
+        assert decode_nix_base32(as_digits).hex() == as_hex
 
 
 @pytest.mark.parametrize("kind", ["sha256", "sha512"])
@@ -323,4 +323,4 @@ def test_shortened_hashes(nix: Nix, tmp_path: Path, kind: str) -> None:
     options = ("--flat", "--type", kind, str(tmp_path / "file"))
     digest = bytes.fromhex(nix.run("nix-hash", *options).strip())
     short = nix.run("nix-hash", "--truncate", *options).strip()
-    assert compressed(digest, 20).hex() == short
+    assert compress_hash(digest, 20).hex() == short

@@ -110,7 +110,7 @@ def test_a_long_way_is_gone_once(store_dir: bytes, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "lstat", seen)
     for _ in range(2):
         assert disk.is_directory(way + b"/below/it")
-    below = disk.led(way) + b"/below"
+    below = disk.follow(way) + b"/below"
     assert seen.call_args_list == [call(below), call(below + b"/it")]
 
 

@@ -66,7 +66,7 @@ def add_database(
                 f"{_DATABASE}: {path}", f"refers to {reference}, which is not in the database"
             )
 
-    _put(tree, b"db/db.sqlite", nodes.file(registrations.written(known), origin=_ORIGIN))
+    _put(tree, b"db/db.sqlite", nodes.file(registrations.encode(known), origin=_ORIGIN))
     _put(tree, b"db/schema", nodes.file(b"%d" % SCHEMA_VERSION, origin=_ORIGIN))
     if base is not None and base.has_realisations:
         _put(tree, b"db/ca-schema", nodes.file(b"0", origin=_ORIGIN))
@@ -110,7 +110,7 @@ def _ours(
 def _outputs(path: bytes, disk: Disk) -> dict[str, str]:
     """Return the outputs of the derivation at `path` whose paths are known before it is built."""
     try:
-        with open(disk.led(path), "rb") as file:
+        with open(disk.follow(path), "rb") as file:
             head = file.read(_MAX_DERIVATION)
     except OSError as error:
         raise SourceError.unreadable(os.fsencode(error.filename or path), error) from error

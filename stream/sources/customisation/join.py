@@ -124,7 +124,7 @@ class _Joiner:
         """Join the directory `content` into the tree."""
         origin = os.path.abspath(content)
         with _reading(origin):
-            if not stat.S_ISDIR(os.stat(self._disk.led(origin)).st_mode):
+            if not stat.S_ISDIR(os.stat(self._disk.follow(origin)).st_mode):
                 raise SourceError(
                     origin,
                     "is not a directory; `contents` takes directories laid out as in the image",
@@ -166,7 +166,7 @@ class _Joiner:
         """Join the directory at `source`, in the content `origin`, into `target`, which is at
         `place` in the tree. `followed` is set if it was reached through a link.
         """
-        waiting = [(target, place, source, self._disk.led(source), followed)]
+        waiting = [(target, place, source, self._disk.follow(source), followed)]
         while waiting:
             target, place, source, on_disk, followed = waiting.pop()
             if followed and self._is_joined(place, on_disk):
@@ -193,7 +193,7 @@ class _Joiner:
                 else:
                     self._compare(target, place, name, node)
                 if opened and entry.is_symlink():
-                    below.append((*opened, path, self._disk.led(path), True))
+                    below.append((*opened, path, self._disk.follow(path), True))
                 elif opened:
                     below.append((*opened, path, entry.path, followed))
             waiting += reversed(below)
@@ -225,7 +225,7 @@ class _Joiner:
         )
         if self.copied:
             if not self.keep_dirlinks and self._leads_to_directory(node):
-                return self._directory(self._disk.led(path), origin)
+                return self._directory(self._disk.follow(path), origin)
         elif followed and not node.link.startswith(b"/"):
             node.link = path  # its own text would lead elsewhere from here
         return node
@@ -260,7 +260,7 @@ class _Joiner:
         if not self._leads_to_directory(found):
             self._disagree(path, found, node)
             return None
-        on_disk = self._disk.led(found.found)
+        on_disk = self._disk.follow(found.found)
         made = target.children[name] = self._directory(on_disk, found.origin)
         for alike in (found, *self._alike.pop(path, ())):
             if self._leads_to_directory(alike):
@@ -361,7 +361,7 @@ class _Joiner:
         if node.typeflag != LINK:
             return node.source or None
         path = self._reached(node) if isinstance(node, _FoundLink) else node.link
-        return self._disk.led(path) if path is not None and self._disk.exists(path) else None
+        return self._disk.follow(path) if path is not None and self._disk.exists(path) else None
 
     def _reached(self, node: _FoundLink) -> bytes | None:
         """Return the real path of the target of a link in a content; None if it does not
