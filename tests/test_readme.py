@@ -93,7 +93,7 @@ def results(shell: Path) -> dict[str, subprocess.CompletedProcess[str]]:
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command not in MAKE])
 def test_command(results: dict[str, subprocess.CompletedProcess[str]], command: str) -> None:
     """Commands that a newcomer copies from the README work, in the README's order."""
-    assert re.search(r"\b(stream-image|docker|spec\.json)\b", command)
+    assert re.search(r"\b(stream-image|docker|spec\.json|site)\b", command)
     assert results[command].returncode == 0, results[command].stderr
 
 
