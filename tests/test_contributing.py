@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -70,11 +71,30 @@ def test_the_sink(conf: Path, tmp_path: Path) -> None:
     assert written.size == (tmp_path / "bundle.tar").stat().st_size
     with tarfile.open(tmp_path / "bundle.tar") as tar:
         found = {name: tar.extractfile(name).read() for name in tar.getnames()}  # type: ignore[union-attr]
-    assert [*found] == ["0.tar", "1.tar", "config.json"]
+    config = f"{written.image_id.removeprefix('sha256:')}.json"
+    assert [*found] == ["0.tar", "1.tar", config]
     hashes = [f"sha256:{hashlib.sha256(data).hexdigest()}" for data in found.values()]
     assert hashes[:2] == [layer.diff_id for layer in written.layers]
     assert hashes[2] == written.image_id
-    assert json.loads(found["config.json"])["config"] == {"Cmd": ["/hello"]}
+    assert json.loads(found[config])["config"] == {"Cmd": ["/hello"]}
+
+
+def test_the_sink_with_two_images(conf: Path, tmp_path: Path) -> None:
+    """A sink copied from one that keeps only the last image would lose the others of a merge."""
+    bundle = example("stream/sinks/layer_bundle.py").LayerBundle
+    one = load_conf(conf)
+    two = replace(one, architecture="s390x")
+    with (
+        open(tmp_path / "bundle.tar", "wb") as file,
+        image.opened(one, print) as first,
+        image.opened(two, print) as second,
+        bundle(file.fileno(), mtime=0) as sink,
+    ):
+        ids = [found.image_id for found in write_images([first, second], sink, Observer())]
+    with tarfile.open(tmp_path / "bundle.tar") as tar:
+        configs = [name for name in tar.getnames() if name.endswith(".json")]
+    assert configs == [f"{image_id.removeprefix('sha256:')}.json" for image_id in ids]
+    assert len({*ids}) == 2
 
 
 def test_the_sink_that_fails(conf: Path, tmp_path: Path) -> None:
@@ -90,7 +110,7 @@ def test_the_sink_that_fails(conf: Path, tmp_path: Path) -> None:
         pytest.raises(SourceError),
     ):
         write_images([sources], sink, Observer())
-    assert b"config.json" not in (tmp_path / "bundle.tar").read_bytes()
+    assert b".json" not in (tmp_path / "bundle.tar").read_bytes()
 
 
 def test_the_verb(
