@@ -36,7 +36,7 @@ class Refusal:
 
 UNKNOWN: Final = Refusal(
     "archive/tar: invalid tar header",
-    "it does not know the compression and takes the file for a tar.",
+    "it does not know the compression and treats the file as a plain tar.",
 )
 READ_TWICE: Final = Refusal(
     "archive/tar: invalid tar header",
@@ -183,8 +183,8 @@ _PAGE: Final = """\
 # Which consumer reads which output
 
 The consumers are those of Debian 12: {versions}.
-`yes`: a store without the image accepted it under the announced image ID, and a container
-printed the expected output (skopeo does not run containers). A number: the image was refused
+`yes`: loaded into an empty image store, with the announced image ID, and a container printed
+the expected output (skopeo does not run containers). A number: the image was refused
 with the message in that note, and nothing usable was left behind.
 
 Each cell is a test in `tests/consumers/test_table.py`. This page is generated from the same
