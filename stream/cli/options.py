@@ -56,7 +56,7 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """Add `-o`, `--compress` and `--threads`."""
     parser.add_argument(
         "-o", "--output", metavar="FILE", default="-",
-        help="write to FILE, which appears when it is complete (default: standard output)",
+        help="write to FILE (created only when complete; default: standard output)",
     )  # fmt: skip
     parser.add_argument(
         "--compress", metavar="CODEC[:LEVEL]",

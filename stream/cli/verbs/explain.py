@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against",
         metavar="OLD",
-        help="the conf of an earlier image, whose files need not exist any more",
+        help="the conf of an earlier image, whose files need no longer exist",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
 

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "target", metavar="ARCHIVE|CONF",
         help="a docker-archive or OCI layout in any compression, FILE:name:tag for one of several"
-        " images, or a conf, which may be - for standard input",
+        " images, or a conf (- for standard input)",
     )  # fmt: skip
     add_output_arguments(parser)
 

@@ -13,14 +13,14 @@ from stream.tools.merge import merge
 
 SUMMARY = "combine the images of several archives into one"
 DESCRIPTION = """\
-Write one archive with the images of all archives, each layer once. An archive
+Write one archive with the images of all archives, writing each layer once. An archive
 is a docker-archive or an OCI layout, in any compression."""
 EPILOG = """\
 Examples: stream-image merge image.tar other.tar | docker load
           stream-image merge a.tar.zst b.tar:name:tag -o both.tar
           stream-image merge a.tar b.tar --format oci-archive -o both.oci.tar
 
-If several images have the same tag, the last one keeps it.
+If several images have the same tag, the last one wins.
 """
 HAS_PROGRESS = True
 

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE", default="-",
-        help="write to FILE, which appears when it is complete (default: standard output)",
+        help="write to FILE (created only when complete; default: standard output)",
     )  # fmt: skip
 
 

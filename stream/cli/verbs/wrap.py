@@ -17,8 +17,8 @@ from stream.text import one_line
 SUMMARY = "make an executable that streams the image of a conf"
 DESCRIPTION = """\
 Write an executable that streams the image of a conf with this stream-image, from any
-working directory and environment. It passes its arguments on. An invalid conf is an
-error now, not when the executable runs."""
+working directory and environment. It passes its arguments on. The conf is validated
+now, not at run time."""
 EPILOG = """\
 Examples: stream-image wrap conf.json -o stream-hello
           ./stream-hello | docker load
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE", required=True,
-        help="the executable, which appears when it is complete; - for standard output",
+        help="the executable (created only when complete); - for standard output",
     )  # fmt: skip
     parser.add_argument(
         "--embed", action="store_true", help="put the conf itself into the executable"
