@@ -24,12 +24,12 @@ from bench.contenders import (
 )
 from bench.replay import repushed
 from bench.report import Section, verdict
+from stream.graph import Graph, roots
 from stream.nix.references import parse_references
 from stream.planning.plan import Plan
 from stream.planning.plan import plan as plan_conf
 from stream.planning.spec import parse_spec
 from stream.strategies.auto import auto
-from stream.strategies.graph import Graph, roots
 from stream.strategies.popularity import popularity
 from stream.strategies.program import pipeline
 from stream.strategies.stable import stable

@@ -18,8 +18,8 @@ from bench import histories
 from bench.histories import Histories, Package
 from bench.report import Section, markdown, verdict
 from bench.storepaths import base_name
+from stream.graph import Graph, Node
 from stream.strategies.auto import auto
-from stream.strategies.graph import Graph, Node
 from stream.strategies.popularity import popularity
 from stream.strategies.stable import stable
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from stream.strategies.graph import Graph, check_budget
+from stream.errors import Fault
+from stream.graph import Graph, check_budget
 
 STRATEGIES = ("stable", "auto", "popularity")
 KEEPS_LAYERS = "stable"  # the strategy that uses the previous plan
@@ -53,3 +54,27 @@ def split_into_layers(  # noqa: PLR0913 — two are for one strategy only
     from stream.strategies.stable import stable
 
     return stable(graph, roots, budget, previous)
+
+
+def find_program_faults(program: object) -> list[Fault]:
+    """Return the faults of a `layeringPipeline` program, parsed JSON, without running it."""
+    from stream.strategies.program import program_faults
+
+    return program_faults(program)
+
+
+def find_strangers(program: list[Any], graph: Graph) -> list[str]:
+    """Return the texts of a program that are neither operations nor store paths of `graph`."""
+    from stream.strategies.program import WORDS
+
+    waiting: list[Any] = [program]
+    strangers: dict[str, None] = {}
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str) and item not in graph and item not in WORDS:
+            strangers[item] = None
+        elif isinstance(item, list):
+            waiting += reversed(item)
+        elif isinstance(item, dict):
+            waiting += item.values()
+    return list(strangers)

@@ -4,7 +4,7 @@ computed the slow way. Must not know the planner.
 
 from hypothesis import strategies as st
 
-from stream.strategies.graph import Graph, Node
+from stream.graph import Graph, Node
 
 NAMES = ("foo", "foo+", "foo-1.0", "foo-1.0+git", "bar")  # names that sort in odd ways
 

@@ -49,6 +49,13 @@ def test_no_circles() -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
+def test_one_door_to_the_strategies(module: str) -> None:
+    """Without it a strategy could not be replaced, or chosen, in one place."""
+    inside = module == "layering" or module.split(".", 1)[0] == "strategies"
+    assert inside or "strategies" not in rooms(MODULES[module])
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_only_tarwriter_uses_the_extension(module: str) -> None:
     """Only one module depends on C; everything else stays readable and replaceable without it."""
     assert ("_tarhash" in rooms(MODULES[module])) == (module == "tarwriter")

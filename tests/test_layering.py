@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from stream.errors import ConfError
+from stream.graph import Graph, Node
 from stream.layering import STRATEGIES, split_into_layers
 from stream.strategies.auto import auto
-from stream.strategies.graph import Graph, Node
 from stream.strategies.popularity import popularity
 from stream.strategies.stable import stable
 

@@ -22,10 +22,10 @@ import orjson
 
 from stream.errors import ConfError, Fault
 from stream.faults import kind
+from stream.graph import Graph, Node
 from stream.limits import MAX_FAULTS, MAX_SIZE
 from stream.model import StoreObject
 from stream.nix.hashes import parse_sha256
-from stream.strategies.graph import Graph, Node
 
 MAX_PATHS = 1 << 15  # planning takes memory that grows with the square: here 128 MiB
 MAX_REFERENCES = 1 << 22

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from stream.errors import ConfError, Fault
 from stream.faults import is_text, why_not_normal
+from stream.graph import Graph, Node, closure, part
 from stream.limits import MAX_FAULTS
 from stream.model import DEFAULT_STORE_DIR, StoreObject
 from stream.nix import query
@@ -19,7 +20,6 @@ from stream.nix.nar import nar_size
 from stream.nix.references import MAX_PATHS, References, parse_references
 from stream.nix.store_root import Disk, why_not_readable
 from stream.planning.mentions import find_in_value, is_hashed
-from stream.strategies.graph import Graph, Node, closure, part
 
 MAX_GRAPH = 1 << 26  # bytes; 10,000 store paths take about a tenth
 

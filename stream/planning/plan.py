@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from stream import config
 from stream.errors import ArgumentError, ConfError, Fault
-from stream.layering import KEEPS_LAYERS, split_into_layers
+from stream.graph import Graph, part
+from stream.layering import KEEPS_LAYERS, find_strangers, split_into_layers
 from stream.model import DEFAULT_STORE_DIR, Builtin, ImageConf, LayerPlan, NixDatabase
 from stream.nix import query
 from stream.nix.store_root import Disk
@@ -25,7 +26,6 @@ from stream.planning.tag import derive_tag
 from stream.schema.reading import ignore
 from stream.sources.image import ImageSources, opened
 from stream.sources.layer import ListedLayer
-from stream.strategies.graph import Graph, part
 from stream.text import one_line
 from stream.typeflags import LINK
 
@@ -266,21 +266,7 @@ def _warn_of_strangers(spec: Spec, graph: Graph, warn: Callable[[str], None]) ->
     """
     if not spec.layering_pipeline:
         return
-    from stream.strategies.program import WORDS
-
-    waiting: list[Any] = [spec.layering_pipeline]
-    strangers: dict[str, None] = {}
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, str) and item not in graph and item not in WORDS:
-            strangers[item] = None
-        elif isinstance(item, list):
-            waiting += reversed(item)
-        elif isinstance(item, dict):
-            waiting += item.values()
-    if strangers:
+    if strangers := find_strangers(spec.layering_pipeline, graph):
         more = f" (and {len(strangers) - 1} more)" if len(strangers) > 1 else ""
-        path = next(iter(strangers))
-        warn(
-            one_line(f"{spec.source}: layeringPipeline: ignoring {path}{more}: not in the closure")
-        )
+        wrong = f"ignoring {strangers[0]}{more}: not in the closure"
+        warn(one_line(f"{spec.source}: layeringPipeline: {wrong}"))

@@ -16,7 +16,7 @@ from stream import config
 from stream.archives.target import split_archive
 from stream.errors import ArgumentError, ConfError, Fault
 from stream.faults import kind, measure_depth, suggest
-from stream.layering import STRATEGIES
+from stream.layering import STRATEGIES, find_program_faults
 from stream.limits import MAX_DEPTH
 from stream.model import DEFAULT_STORE_DIR, CustomisationLayer, ImageConf, Recipe
 from stream.nix import query
@@ -299,7 +299,5 @@ class _Reader(Fields):
     def _program(self) -> list[Any] | None:
         program = self.document.get("layeringPipeline")
         if program is not None:
-            from stream.strategies.program import program_faults
-
-            self.faults += program_faults(program)
+            self.faults += find_program_faults(program)
         return program

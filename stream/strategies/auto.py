@@ -4,7 +4,7 @@ that the same large ones need share a layer. nixpkgs' `dockerTools` plans like t
 
 from __future__ import annotations
 
-from stream.strategies.graph import Graph, check_budget
+from stream.graph import Graph, check_budget
 from stream.strategies.reach import Reach, members, reach
 
 

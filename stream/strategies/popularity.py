@@ -7,7 +7,7 @@ the roots. (nixpkgs adds up counts along all ways, with the same result.)
 
 from __future__ import annotations
 
-from stream.strategies.graph import Graph, check_budget
+from stream.graph import Graph, check_budget
 from stream.strategies.reach import cycles, members, name_key
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stream.errors import ConfError, Fault
+from stream.graph import Graph, Node, check_budget, closure, part, roots
 from stream.limits import MAX_FAULTS
-from stream.strategies.graph import Graph, Node, check_budget, closure, part, roots
 from stream.strategies.popularity import by_popularity
 
 PLACE = "layeringPipeline"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from stream.strategies.graph import Graph
+from stream.graph import Graph
 
 
 def name_key(path: str) -> str:

@@ -24,7 +24,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from stream.strategies.graph import Graph
+from stream.graph import Graph
 from stream.strategies.reach import Reach, name_key, reach
 
 # Round numbers from a plateau shared by dissimilar images and years: docs/adr/0006.

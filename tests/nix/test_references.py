@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.errors import ConfError
+from stream.graph import Graph, Node
 from stream.model import StoreObject
 from stream.nix import references
 from stream.nix.references import References, parse_references
-from stream.strategies.graph import Graph, Node
 
 STORE = "/nix/store"
 HELLO = f"{STORE}/{'h' * 32}-hello-2.12"

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.errors import ConfError, SourceError
+from stream.graph import Graph, Node
 from stream.nix import query
 from stream.nix.nar import nar_size
 from stream.nix.references import References, parse_references
 from stream.planning import closure as closures
 from stream.planning.closure import Wanted, find_closure, find_in_graph, take_alone
-from stream.strategies.graph import Graph, Node
 
 STORE = "/nix/store"
 HELLO = f"{STORE}/{'0' * 32}-hello"

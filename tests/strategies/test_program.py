@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.errors import ConfError
-from stream.strategies.graph import Graph, Node
+from stream.graph import Graph, Node
 from stream.strategies.program import pipeline, program_faults
 
 # R needs A and B; both need C, and A alone D and E.

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.strategies.graph import Graph, Node
+from stream.graph import Graph, Node
 from stream.strategies.stable import _are_rebuilt, stable
 
 MB = 1_000_000

@@ -10,8 +10,8 @@ from graphs import graph_of, graphs, slow_scores, store_path, walked
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream.graph import Graph, Node
 from stream.strategies.auto import auto
-from stream.strategies.graph import Graph, Node
 from stream.strategies.popularity import popularity, popularity_scores
 from stream.strategies.program import pipeline
 from stream.strategies.reach import members, reach
@@ -192,7 +192,7 @@ def test_hash_seed(module: str, planner: str, arguments: str) -> None:
     module = {"pipeline": "program"}.get(planner, planner)
     program = (
         f"from stream.strategies.{module} import {planner} as plan\n"
-        "from stream.strategies.graph import Node\n"
+        "from stream.graph import Node\n"
         "names = [f'/s/{n * 7919 % 1000}-p{n % 5}' for n in range(200)]\n"
         "print(plan({name: Node(n % 7, frozenset(names[n // 2:n:3])) for n, name in enumerate(names)},\n"
         f"    {arguments}))"
