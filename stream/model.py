@@ -99,7 +99,7 @@ class NixDatabase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How to make the customisation layer: `contents` are joined as links, `copy_to_root`
+    """The steps that make the customisation layer: `contents` are joined as links, `copy_to_root`
     are copied, then the rest happens in the order of the fields. With `keep_dirlinks`, a
     link to a directory stays where a copied directory meets it, and the copy is merged into
     its target. With `first_wins`, the first of two contents that differ in a file is taken;

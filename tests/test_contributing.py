@@ -60,7 +60,7 @@ def conf(tmp_path: Path) -> Path:
 
 
 def test_the_sink(conf: Path, tmp_path: Path) -> None:
-    """What a contributor starts from has to write an image."""
+    """Without it the example that a contributor copies could fail to write an image."""
     bundle = example("stream/sinks/layer_bundle.py").LayerBundle
     with (
         open(tmp_path / "bundle.tar", "wb") as file,
@@ -119,7 +119,7 @@ def test_the_verb(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """What a contributor starts from has to be a verb, once its file is among the verbs."""
+    """Without it the example that a contributor copies could be a file that is not a verb."""
     file = "stream/cli/verbs/layers.py"
     (tmp_path / "verbs").mkdir()
     (tmp_path / "verbs" / "layers.py").write_text(code(file), "utf-8")

@@ -1,5 +1,5 @@
-"""How to start this installation again from any directory and environment: with the same
-interpreter and package, and nothing of the caller's environment.
+"""The command that starts this installation again from any directory and environment, with the
+same interpreter and package, and nothing of the caller's environment.
 
 Must not know what is started.
 """

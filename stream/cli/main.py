@@ -27,6 +27,7 @@ from stream.errors import (
     ReaderClosedError,
     StreamImageError,
 )
+from stream.text import one_line
 
 DONE, FAILED, BAD_USAGE = 0, 1, 2
 MAX_WORD = 30  # characters compared with the verbs
@@ -126,6 +127,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ReaderClosedError:
         report.close()
         return FAILED
+    except ArgumentError as error:
+        # The name of the argument means nothing to a person; the value is what was typed.
+        return _failed(args, report, error, one_line(f"{error.value}: {error.reason}"))
     except (StreamImageError, MemoryError) as error:
         return _failed(args, report, error, str(error) or "out of memory")
     except Exception as error:  # noqa: BLE001 — users never see a traceback

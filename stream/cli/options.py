@@ -20,7 +20,7 @@ from stream.text import one_line
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where the archive goes, and how it is compressed."""
+    """The output that the options ask for: a descriptor, and its compression."""
 
     fd: int
     compression: Compression

@@ -1,4 +1,4 @@
-"""Where the output goes: standard output, or a file that appears when it is complete.
+"""The output: standard output, or a file that appears when it is complete.
 
 Must not know what the bytes are.
 """

@@ -405,8 +405,8 @@ def _run_shell(request: dict[str, Any], root: _Root | None) -> tuple[int, str]:
             break
     if refused:
         raise _Refused(refused)
-    told = os.pread(lines, 4096, max(0, os.fstat(lines).st_size - 4096)).decode("ascii", "replace")
-    return os.waitstatus_to_exitcode(status), (told.split() or [""])[-1]
+    tail = os.pread(lines, 4096, max(0, os.fstat(lines).st_size - 4096)).decode("ascii", "replace")
+    return os.waitstatus_to_exitcode(status), (tail.split() or [""])[-1]
 
 
 # ---- metadata
@@ -506,14 +506,14 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
         root = _Root(tree, request["aside"], store_dir, request["store"])
         omitted = {os.fsencode(path.strip("/")) for path in (*BOUND, store_dir)}
     try:
-        status, told = _run_shell(request, root)
+        status, line = _run_shell(request, root)
     finally:
         leftovers = _end_descendants(GRACE)
         if root is not None:
             root.restore()
-    if status and told == UNFAKED:
+    if status and line == UNFAKED:
         raise _Refused("fakeroot has no effect on the bash on PATH")
-    report: dict[str, Any] = {"status": status, "line": told, "leftovers": leftovers}
+    report: dict[str, Any] = {"status": status, "line": line, "leftovers": leftovers}
     if not status:
         report["uid"], report["gid"] = int(_status("Uid")), int(_status("Gid"))
         report["entries"] = list(_entries(where, omitted, fake=fake))
