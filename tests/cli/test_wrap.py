@@ -454,7 +454,7 @@ def test_executable_without_a_conf_is_none(conf: Path) -> None:
         done = _run(*COMMAND, *command, program)
         assert done.returncode == 2
         assert done.stderr.decode() == (
-            f"stream-image: {program}: is an executable that holds no conf: give the conf\n"
+            f"stream-image: {program}: is an executable without an embedded conf; give the conf itself\n"
         )
 
 

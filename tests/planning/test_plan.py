@@ -376,7 +376,7 @@ def test_base_leaves_no_layer_for_the_customisation(
 
 def test_the_budget_is_checked_before_commands_run(packages: Packages, base: Path) -> None:
     """Without it commands of minutes would run for a plan that cannot be."""
-    with pytest.raises(ConfError, match="maxLayers: is 3: the base image has 3"):
+    with pytest.raises(ConfError, match="maxLayers: is 3, but the base image takes 3"):
         packages.plan(fromImage=str(base), maxLayers=3, extraCommands="exit 3")
 
 
