@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from stream.planning.spec import Spec as Spec
     from stream.planning.spec import parse_spec as parse_spec
     from stream.sinks import ArchiveFormat as ArchiveFormat
+    from stream.tools.earlier import EarlierImage as EarlierImage
+    from stream.tools.earlier import read_earlier as read_earlier
     from stream.tools.explain import ExplainedLayer as ExplainedLayer
     from stream.tools.explain import Explanation as Explanation
     from stream.tools.explain import explain as explain

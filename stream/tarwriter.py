@@ -282,3 +282,18 @@ class MemberWriter(TarContent):
         if self._digest_number is None:
             raise ValueError("the member is not closed")
         return Digest("sha256:" + self._native.digest(self._digest_number).hex())
+
+
+def hash_layer(size: int, write_to: Callable[[TarContent], None]) -> Digest:
+    """Call `write_to` to write a tar of `size` bytes that is discarded. Return its digest.
+    Raises SizeMismatch if its size is another.
+    """
+    fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        with ArchiveWriter(fd, mtime=0) as archive:
+            layer = MemberWriter(archive, "layer.tar", size)
+            write_to(layer)
+            layer.close()
+            return layer.hashed()
+    finally:
+        os.close(fd)

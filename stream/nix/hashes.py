@@ -13,11 +13,20 @@ DIGITS = "0123456789abcdfghijklmnpqrsvwxyz"  # without e, o, t and u
 # The last component of a store path, as a regular expression: 32 digits and a name.
 STORE_NAME = rf"[{DIGITS}]{{32}}-[0-9a-zA-Z+._?=-]{{1,211}}"
 MAX_STORE_NAME = 32 + 1 + 211
+_STORE_NAME = re.compile(STORE_NAME.encode())
 _PYTHON_DIGITS = str.maketrans(DIGITS, "0123456789abcdefghijklmnopqrstuv")
 _TEXT = re.compile(f"[{DIGITS}]*")
 # The encoding is recognized by its length alone; after `sha256-` it is base64.
 _SHA256 = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64}|[0-9a-z]{52})|sha256[-:]([0-9a-zA-Z+/]{43}=)")
 _SHA256_SIZE = 32
+
+
+def is_hashed_path(path: bytes, store_dir: bytes) -> bool:
+    """Return True if `path` is a store path with a hash in its name, or is in one: the name
+    identifies its content.
+    """
+    name = path.removeprefix(store_dir + b"/").split(b"/", 1)[0]
+    return path.startswith(store_dir + b"/") and _STORE_NAME.fullmatch(name) is not None
 
 
 def encode_nix_base32(data: bytes) -> str:

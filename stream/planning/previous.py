@@ -21,8 +21,11 @@ def read_previous(source: str) -> Previous:
     """Read the conf at the path `source`, or on standard input if that is `-`. Raises
     ConfError.
     """
-    name = conf_name(source)
-    document = load_object(source)
+    return check_previous(load_object(source), conf_name(source))
+
+
+def check_previous(document: dict[str, Any], name: str) -> Previous:
+    """Return the conf in `document`, which messages call `name`. Raises ConfError."""
     layers = document.get("store_layers", [])
     if not isinstance(layers, list) or not all(
         isinstance(layer, list) and all(isinstance(path, str) for path in layer) for layer in layers

@@ -9,18 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from stream.model import ImageConf, Owner, Recipe
-from stream.nix.hashes import STORE_NAME, compress_hash, encode_nix_base32
+from stream.nix.hashes import compress_hash, encode_nix_base32, is_hashed_path
 from stream.nix.store_root import Disk
-from stream.tarwriter import ArchiveWriter, Entries, MemberWriter
+from stream.tarwriter import Entries, hash_layer
 
-_HASHED = re.compile(STORE_NAME.encode())
-_TAG_BYTES = 20  # 32 characters, the length of a store path's hash
+TAG_LENGTH = 32  # characters, the length of a store path's hash
+_TAG_BYTES = 20
 
 
 def derive_tag(document: dict[str, Any], conf: ImageConf, base_image_id: str | None) -> str:
@@ -44,7 +41,7 @@ def derive_tag(document: dict[str, Any], conf: ImageConf, base_image_id: str | N
             **document["customisation_layer"],
             "copy_to_root": [
                 _digest_copy(content, recipe, disk)
-                if isinstance(content, bytes) and not _is_hashed(content, conf.store_dir)
+                if isinstance(content, bytes) and not is_hashed_path(content, conf.store_dir)
                 else repr(content)
                 for content in recipe.copy_to_root
             ],
@@ -66,13 +63,7 @@ def _find_unhashed(conf: ImageConf) -> set[bytes]:
         for content in recipe.contents + recipe.copy_to_root:
             if not isinstance(content, bytes) and content.path:
                 paths.add(content.path)
-    return {path for path in paths if not _is_hashed(path, conf.store_dir)}
-
-
-def _is_hashed(path: bytes, store_dir: bytes) -> bool:
-    """Return True if `path` is a store path with a hash in its name, or is in one."""
-    name = path.removeprefix(store_dir + b"/").split(b"/", 1)[0]
-    return path.startswith(store_dir + b"/") and _HASHED.fullmatch(name) is not None
+    return {path for path in paths if not is_hashed_path(path, conf.store_dir)}
 
 
 def _digest_content(path: bytes) -> str:
@@ -82,10 +73,7 @@ def _digest_content(path: bytes) -> str:
     root, _, name = path.rpartition(b"/")
     entries = Entries(owner=Owner(), mtime=0, root=root)
     entries.walk(b"/" + name)
-    with _opened_layer(entries.layer_size) as layer:
-        layer.write_entries(entries)
-        layer.close()
-        return layer.hashed()
+    return hash_layer(entries.layer_size, lambda layer: layer.write_entries(entries))
 
 
 def _digest_copy(content: bytes, recipe: Recipe, disk: Disk) -> str:
@@ -99,19 +87,4 @@ def _digest_copy(content: bytes, recipe: Recipe, disk: Disk) -> str:
         Recipe(copy_to_root=(content,), first_wins=True, keep_dirlinks=recipe.keep_dirlinks),
         disk=disk,
     )
-    source = made_layer(tree, Recipe(), mtime=0)
-    with _opened_layer(source.size) as layer:
-        source.write_to(layer)
-        layer.close()
-        return layer.hashed()
-
-
-@contextmanager
-def _opened_layer(size: int) -> Iterator[MemberWriter]:
-    """Open a layer of `size` bytes that is hashed and discarded."""
-    fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        with ArchiveWriter(fd, mtime=0) as archive:
-            yield MemberWriter(archive, "layer.tar", size)
-    finally:
-        os.close(fd)
+    return made_layer(tree, Recipe(), mtime=0).hashed()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from stream.interfaces import ContentWriter
 from stream.model import Digest
-from stream.tarwriter import write_layer
+from stream.tarwriter import hash_layer, write_layer
 
 if TYPE_CHECKING:
     from stream.archives.bytesource import ByteSource
@@ -37,6 +37,10 @@ class ReadableLayer(SourceFields):
     def write_to(self, writer: ContentWriter) -> None:
         """Write the layer's tar. Raises SourceError."""
         raise NotImplementedError
+
+    def hashed(self) -> Digest:
+        """Write the layer's tar to nowhere, and return its digest. Raises SourceError."""
+        return hash_layer(self.size, self.write_to)
 
     def content(self) -> AbstractContextManager[ByteSource]:
         """Open its tar, to be read once from the front. Raises SourceError."""

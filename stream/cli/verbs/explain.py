@@ -11,10 +11,10 @@ from stream.cli.tables import cut_lines, new_table, render, store_name, uncut_li
 from stream.cli.usage import UsageError
 from stream.config import read_conf_document
 from stream.planning.plan import plan
-from stream.planning.previous import read_previous
 from stream.planning.spec import is_spec, read_spec_document
 from stream.schema.reading import conf_name, load_object
 from stream.text import one_line
+from stream.tools.earlier import read_earlier
 from stream.tools.explain import ExplainedLayer, Explanation, explain
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ layers an earlier image already has and how many bytes a push would transfer."""
 EPILOG = """\
 Examples: stream-image explain spec.json
           stream-image explain conf.json --against old.json
+          stream-image explain conf.json --against old.tar
           stream-image plan spec.json --previous old.json | stream-image explain - --against old.json
 The JSON is described in docs/plan.md.
 """
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against",
         metavar="OLD",
-        help="the conf of an earlier image, whose files need no longer exist",
+        help="an earlier image: its conf, whose files need no longer exist, or an archive",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
 
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         conf, document = planned.conf, planned.document
     else:
         conf = read_conf_document(document, name=name, need_tag=False, warn=reporter.warning)
-    earlier = read_previous(args.against).document if args.against else None
+    earlier = read_earlier(args.against, conf.architecture) if args.against else None
     explanation = explain(conf, earlier, document=document, warn=reporter.warning)
     if args.json:
         say_json(_document(explanation))
@@ -150,5 +151,5 @@ def _total(explanation: Explanation) -> str:
     summary = f"{total}; against {one_line(explanation.against)}: {moving} of them move, {size}"
     if unknown := explanation.unknown:
         size = readable_size(sum(layer.size or 0 for layer in unknown))
-        summary += f"; {len(unknown)} may, {size}: files outside of the store may have changed"
+        summary += f"; {len(unknown)} may, {size}: paths without a hash may have changed"
     return summary
