@@ -13,9 +13,9 @@ from __future__ import annotations
 import io
 import os
 import stat
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import BinaryIO, NamedTuple, TypeGuard
 
@@ -23,6 +23,7 @@ from stream.errors import ContentConflict, SourceError
 from stream.limits import MAX_LINKS
 from stream.model import Builtin, Recipe
 from stream.nix.store_root import Disk
+from stream.schema.reading import ignore
 from stream.sources.customisation import builtin as builtins
 from stream.sources.customisation.tree import (
     DIRECTORY_MODE,
@@ -40,11 +41,18 @@ from stream.typeflags import DIRECTORY, FILE, LINK
 MAX_AGAIN = 300_000
 
 CHUNK = 1 << 20
+MIN_REPORTED = 1 << 20  # bytes copied more than once
 
 _NAME = attrgetter("name")
 
 
-def make_tree(recipe: Recipe, *, present: Container[bytes] = (), disk: Disk | None = None) -> Tree:
+def make_tree(
+    recipe: Recipe,
+    *,
+    present: Container[bytes] = (),
+    disk: Disk | None = None,
+    warn: Callable[[str], None] = ignore,
+) -> Tree:
     """Return the tree of `recipe`'s contents and of what it copies to the root. They are read
     from `disk` or, without it, from their own paths.
 
@@ -57,7 +65,8 @@ def make_tree(recipe: Recipe, *, present: Container[bytes] = (), disk: Disk | No
     mode of the last content that has it; the root keeps its own.
 
     shadowSetup comes last and adds only files that are missing both here and in the base
-    image, whose paths are `present`.
+    image, whose paths are `present`. `warn` is called with a line for a person if links to
+    directories make the copy much larger.
 
     Raises SourceError for files that cannot be read or linked, RecipeError for built-in
     contents that cannot be made, and ContentConflict if contents differ in a file, unless the
@@ -76,6 +85,7 @@ def make_tree(recipe: Recipe, *, present: Container[bytes] = (), disk: Disk | No
             else:
                 joiner.add_builtin(content)
     joiner.copied, joiner.first_wins = False, True
+    joiner.warn_of_copies(warn)
     for builtin in last:
         joiner.add_builtin(builtin, present)
     return tree
@@ -102,6 +112,21 @@ class _File(NamedTuple):
         return open(self.path, "rb") if self.path else io.BytesIO(self.data)
 
 
+# A directory to be joined: the node and path in the tree, the path in the content and on disk,
+# and the link that was followed to get there, if any.
+_Step = tuple[Node, bytes, bytes, bytes, _FoundLink | None]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Copied:
+    """A directory that is copied: the size of its own files in bytes, and the paths in the tree
+    where it is, each with the link that was followed to get there (None: without one).
+    """
+
+    size: int = 0
+    places: dict[bytes, _FoundLink | None] = field(default_factory=dict)
+
+
 class _Joiner:
     """Joins contents into a tree, one after the other.
 
@@ -119,6 +144,7 @@ class _Joiner:
         self._again = 0  # entries of directories that were followed before
         self._alike: dict[bytes, list[_FoundLink]] = {}  # by path, links equal to the one there
         self._real_paths: dict[bytes, bytes] = {}  # of directories that have links
+        self._copied: dict[tuple[int, int], _Copied] = {}  # by device and inode
 
     def add(self, content: bytes) -> None:
         """Join the directory `content` into the tree."""
@@ -133,7 +159,7 @@ class _Joiner:
                 raise SourceError(
                     origin, "holds the store directory, whose files are elsewhere; use store paths"
                 )
-            self._merge(self._tree.root, b"", origin, origin, followed=False)
+            self._merge(self._tree.root, b"", origin, origin)
 
     def add_builtin(self, builtin: Builtin, present: Container[bytes] = ()) -> None:
         """Join a built-in content into the tree, except for the paths `present`."""
@@ -161,14 +187,21 @@ class _Joiner:
             self._compare(target, place, name, node)
 
     def _merge(
-        self, target: Node, place: bytes, source: bytes, origin: bytes, *, followed: bool
+        self,
+        target: Node,
+        place: bytes,
+        source: bytes,
+        origin: bytes,
+        through: _FoundLink | None = None,
     ) -> None:
         """Join the directory at `source`, in the content `origin`, into `target`, which is at
-        `place` in the tree. `followed` is set if it was reached through a link.
+        `place` in the tree. It was reached `through` a link, if any.
         """
-        waiting = [(target, place, source, self._disk.follow(source), followed)]
+        on_disk = self._disk.follow(source)
+        waiting: list[_Step] = [(target, place, source, on_disk, through)]
         while waiting:
-            target, place, source, on_disk, followed = waiting.pop()
+            target, place, source, on_disk, through = waiting.pop()
+            followed = through is not None
             if followed and self._is_joined(place, on_disk):
                 continue
             with os.scandir(on_disk) as scan:
@@ -177,11 +210,13 @@ class _Joiner:
                 self._count(entries, on_disk)
             children = target.children
             above = source.rstrip(b"/") + b"/"
-            below = []
+            below: list[_Step] = []
+            size = 0
             for entry in entries:
                 name = entry.name
                 path = above + name
                 node = self._node(entry, path, origin, followed=followed)
+                size += node.size
                 opened = None
                 if children.setdefault(name, node) is node:
                     if node.is_directory:
@@ -193,10 +228,13 @@ class _Joiner:
                 else:
                     self._compare(target, place, name, node)
                 if opened and entry.is_symlink():
-                    below.append((*opened, path, self._disk.follow(path), True))
+                    link = self._found_link(entry, path, origin)
+                    below.append((*opened, path, self._disk.follow(path), link))
                 elif opened:
-                    below.append((*opened, path, entry.path, followed))
+                    below.append((*opened, path, entry.path, through))
             waiting += reversed(below)
+            if self.copied:
+                self._note_copy(on_disk, place, size, through)
 
     def _node(
         self, entry: os.DirEntry[bytes], path: bytes, origin: bytes, *, followed: bool
@@ -220,15 +258,18 @@ class _Joiner:
             raise SourceError(
                 entry.path, "contents can only hold files, directories and links; remove this"
             )
-        node = _FoundLink(
-            typeflag=LINK, mode=0o777, link=os.readlink(entry.path), origin=origin, found=path
-        )
+        node = self._found_link(entry, path, origin)
         if self.copied:
             if not self.keep_dirlinks and self._leads_to_directory(node):
                 return self._directory(self._disk.follow(path), origin)
         elif followed and not node.link.startswith(b"/"):
             node.link = path  # its own text would lead elsewhere from here
         return node
+
+    @staticmethod
+    def _found_link(entry: os.DirEntry[bytes], path: bytes, origin: bytes) -> _FoundLink:
+        target = os.readlink(entry.path)
+        return _FoundLink(typeflag=LINK, mode=0o777, link=target, origin=origin, found=path)
 
     def _directory(self, on_disk: bytes, origin: bytes) -> Node:
         """Return an empty directory with the mode of that at `on_disk` if it is copied."""
@@ -264,7 +305,7 @@ class _Joiner:
         made = target.children[name] = self._directory(on_disk, found.origin)
         for alike in (found, *self._alike.pop(path, ())):
             if self._leads_to_directory(alike):
-                self._merge(made, path, alike.found, alike.origin, followed=True)
+                self._merge(made, path, alike.found, alike.origin, alike)
         return made, path
 
     def _linked(self, place: bytes, found: Node) -> tuple[Node, bytes] | None:
@@ -401,6 +442,35 @@ class _Joiner:
         known = identity in self._joined
         self._joined.add(identity)
         return known
+
+    def _note_copy(
+        self, on_disk: bytes, place: bytes, size: int, through: _FoundLink | None
+    ) -> None:
+        facts = os.stat(on_disk)
+        copied = self._copied.setdefault((facts.st_dev, facts.st_ino), _Copied())
+        copied.size = size
+        copied.places.setdefault(place, through)
+
+    def warn_of_copies(self, warn: Callable[[str], None]) -> None:
+        """Warn of links to directories that are copied elsewhere as well."""
+        links: dict[bytes, _FoundLink] = {}
+        added: dict[bytes, int] = {}  # bytes, by the link that they were copied through
+        for copied in self._copied.values():
+            followed = [found for found in copied.places.values() if found is not None]
+            once = len(followed) == len(copied.places)
+            for through in followed[once:]:
+                links[through.found] = through
+                added[through.found] = added.get(through.found, 0) + copied.size
+        if (total := sum(added.values())) < MIN_REPORTED:
+            return
+        largest = links[max(added, key=lambda path: added[path])]
+        more = f" (and {len(added) - 1} more like it)" if len(added) > 1 else ""
+        relative = "" if not largest.link.startswith(b"/") else "make it relative and "
+        warn(
+            f"{printable(largest.found)}: a link to a directory that is copied elsewhere as well"
+            f"{more}, which adds {total / 1e6:.0f} MB; {relative}set keepContentsDirlinks to keep"
+            " links to directories"
+        )
 
     def _count(self, entries: Sequence[os.DirEntry[bytes]], directory: bytes) -> None:
         facts = os.stat(directory)

@@ -33,7 +33,7 @@ def opened_tree(
     """Make the tree of `recipe` above `base`; the files that it refers to exist until the
     context ends. `warn` is called with a line for a person. Raises StreamImageError.
     """
-    tree = make_tree(recipe, present=base, disk=Disk.of(conf))
+    tree = make_tree(recipe, present=base, disk=Disk.of(conf), warn=warn)
     redirect(tree, base, first_wins=recipe.first_wins)
     known = inherit(tree, base)
     if recipe.database is not None:

@@ -669,3 +669,57 @@ def test_shadow_setup_is_in_conflict_with_nothing(make: Make) -> None:
     tree = make_tree(Recipe(contents=(mine, Builtin(name="shadowSetup"))))
     assert shown(tree)[b"etc/shadow"] == "-> nowhere"
     assert shown(tree)[b"etc/passwd"] == "-0644"
+
+
+# ---- copies
+
+
+def reported(*contents: bytes, keep_dirlinks: bool = False) -> list[str]:
+    """Return the warnings while contents are copied."""
+    warnings: list[str] = []
+    make_tree(
+        Recipe(copy_to_root=contents, keep_dirlinks=keep_dirlinks, first_wins=True),
+        warn=warnings.append,
+    )
+    return warnings
+
+
+def test_a_directory_that_a_link_copies_again_is_reported(make: Make) -> None:
+    """`lib64 -> lib` doubles a package without a word; the option that helps is not known."""
+    lib = {b"big": File(0o644, 3_000_000, 1), b"deep": {b"more": File(0o644, 1_000_000, 1)}}
+    content = make(b"package", {b"lib": lib, b"lib64": b"lib", b"bin": {b"x": HELLO}})
+    (warning,) = reported(content)
+    assert warning == (
+        f"{os.fsdecode(content)}/lib64: a link to a directory that is copied elsewhere as well,"
+        " which adds 4 MB; set keepContentsDirlinks to keep links to directories"
+    )
+    assert reported(content, keep_dirlinks=True) == []
+
+
+def test_a_directory_outside_that_two_links_copy(make: Make) -> None:
+    """It is in no content itself, and is copied twice all the same."""
+    make(b"other", {b"big": File(0o644, 2_000_000, 1)})
+    once = make(b"once", {b"a": b"../other"})
+    assert reported(once) == []
+    twice = make(b"twice", {b"a": b"../other", b"b": b"../other"})
+    (warning,) = reported(twice)
+    assert "which adds 2 MB; " in warning
+    assert reported(once, once) == []
+
+
+def test_an_absolute_link_would_not_be_helped_by_keeping_it(make: Make, store_dir: bytes) -> None:
+    """Kept, it leads to the store path, which is then in the image beside the copy."""
+    lib = {b"big": File(0o644, 2_000_000, 1)}
+    content = make(b"package", {b"lib": lib, b"lib64": store_dir + b"/package/lib"})
+    (warning,) = reported(content)
+    assert "; make it relative and set keepContentsDirlinks to keep " in warning
+
+
+def test_what_costs_nothing_is_not_reported(make: Make) -> None:
+    """Linked contents take no bytes, and a few small files are not worth a line."""
+    lib = {b"big": File(0o644, 3_000_000, 1)}
+    content = make(b"package", {b"lib": lib, b"lib64": b"lib"})
+    warnings: list[str] = []
+    make_tree(Recipe(contents=(content,)), warn=warnings.append)
+    assert warnings == []
+    assert reported(make(b"small", {b"lib": {b"x": HELLO}, b"lib64": b"lib"})) == []
