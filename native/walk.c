@@ -87,6 +87,16 @@ static const char *unsupported(mode_t mode)
     return "is of an unknown file type";
 }
 
+static const char WHITEOUT[] = "begins with .wh., which marks a deleted file in a layer; "
+                               "rename or remove it";
+
+/* Is the file at walker->path named like a whiteout? OCI Image Specification, layer.md. */
+static int is_whiteout(const struct walker *walker)
+{
+    const char *slash = memrchr(walker->path, '/', walker->length);
+    return !strncmp(slash ? slash + 1 : walker->path, ".wh.", 4);
+}
+
 static int compare_items(const void *a, const void *b, void *names)
 {
     const struct item *left = a, *right = b;
@@ -219,6 +229,8 @@ static int walk_entry(struct walker *walker, const struct status *status)
         .link = (const uint8_t *)walker->target,
     };
 
+    if (is_whiteout(walker))
+        return walk_fault(walker, FAULT_ENTRY, 0, WHITEOUT);
     if (S_ISREG(status->mode)) {
         entry.typeflag = '0';
         entry.size = status->size;

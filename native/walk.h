@@ -12,9 +12,9 @@
  * the tree is; the stack grows by a small frame for each level.
  *
  * Fails with FAULT_READ for a file that cannot be read, or whose path has PATH_MAX bytes
- * or more; with FAULT_ENTRY for a file that no layer can hold, such as a socket; and with
- * FAULT_MEMORY. The first two name the path on disk. Entries added before the failure
- * stay. */
+ * or more; with FAULT_ENTRY for a file that no layer can hold, such as a socket, or one
+ * whose name makes it a whiteout; and with FAULT_MEMORY. The first two name the path on
+ * disk. Entries added before the failure stay. */
 int walk_tree(struct records *records, const char *path, struct fault *fault);
 
 #endif

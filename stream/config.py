@@ -18,7 +18,7 @@ from typing import Any
 
 from stream.archives.target import split_archive, why_unreadable
 from stream.errors import ArgumentError, ConfError, Fault
-from stream.faults import NoteFault, kind, measure_depth, suggest, why_not_normal
+from stream.faults import NoteFault, kind, measure_depth, suggest, why_not_in_image, why_not_normal
 from stream.limits import MAX_DEPTH, MAX_FAULTS
 from stream.model import (
     DEFAULT_CREATED,
@@ -269,7 +269,7 @@ class _Reader(Fields):
 
     def _store_dir(self) -> str:
         value = self.text("store_dir", DEFAULT_STORE_DIR)
-        if wrong := why_not_normal(value):
+        if wrong := why_not_in_image(value):
             self.fault("store_dir", f"{value!r} {wrong}")
         return value
 
@@ -348,7 +348,7 @@ def read_store_layers(
         if not isinstance(path, str):
             return f"must be a string, not {kind(path)}"
         listed = seen.setdefault(path, at)
-        if wrong := why_not_normal(path):
+        if wrong := why_not_in_image(path):
             return f"{path!r} {wrong}"
         if os.path.dirname(path) != store_dir:
             hint = "set store_dir if the store is elsewhere"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 
+# OCI Image Specification, layer.md: a name that begins with this deletes a file of a lower layer.
+WHITEOUT = ".wh."
+
 # Called with each fault: its place in the document, and what is wrong.
 NoteFault = Callable[[str, str], None]
 
@@ -49,8 +52,17 @@ def is_text(value: str) -> bool:
     return value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
 
 
+def why_not_in_image(path: str) -> str | None:
+    """Return why `path` cannot be the path of a file in an image, or None if it can."""
+    if wrong := why_not_normal(path):
+        return wrong
+    if any(name.startswith(WHITEOUT) for name in path.split("/")):
+        return f"has a component that begins with {WHITEOUT}, which marks a deleted file; rename it"
+    return None
+
+
 def why_not_normal(path: str) -> str | None:
-    """Return why `path` cannot be a path in an image, or None if it can."""
+    """Return why `path` is not an absolute path in normal form, or None if it is."""
     if not path.startswith("/"):
         return "is not an absolute path"
     if "\0" in path:

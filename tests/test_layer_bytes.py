@@ -292,6 +292,24 @@ def test_no_devices(store_dir: bytes, kind: str) -> None:
     assert caught.value.path == path
 
 
+@pytest.mark.parametrize("name", [b".wh.foo", b".wh.", b".wh..wh..opq", b"share/.wh.d/file"])
+def test_no_whiteouts(store_dir: bytes, name: bytes) -> None:
+    """Without it a file called .wh.foo would delete foo of the layers below, and be lost itself."""
+    path = store_dir + b"/0/" + name
+    os.makedirs(os.path.dirname(path))
+    with open(path, "wb"), pytest.raises(stream.SourceError, match=r"begins with \.wh\.") as caught:
+        streamed(conf_of(store_dir, "0"))
+    assert path.startswith(caught.value.path)
+
+
+def test_names_like_whiteouts(store_dir: bytes) -> None:
+    """Without it files that no consumer takes for whiteouts could not be in an image."""
+    os.mkdir(store_dir + b"/0")
+    for name in (b".wh", b".whole", b"a.wh.b", b".WH.x"):
+        os.mkdir(store_dir + b"/0/" + name)
+    assert_same(conf_of(store_dir, "0"))
+
+
 @pytest.mark.slow
 def test_many_in_a_directory(store_dir: bytes) -> None:
     """100,000 items of one directory are sorted and written, and none is lost."""

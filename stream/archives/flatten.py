@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from stream import faults
 from stream.archives.bytesource import ByteSource
 from stream.archives.tarreader import Member, read_members
 from stream.errors import ArchiveError
@@ -23,7 +24,7 @@ MAX_LISTED = 1 << 28  # bytes of names, link targets and directories' records
 MAX_IMPLIED = 1 << 26  # bytes of the paths of directories without an entry
 MAX_STEPS = 1 << 26  # path components visited while symlinks are resolved, for all names
 
-WHITEOUT, OPAQUE = b".wh.", b".wh..wh..opq"
+WHITEOUT, OPAQUE = faults.WHITEOUT.encode(), b".wh..wh..opq"
 _AUFS = b".wh..wh."  # reserved by aufs, an old storage driver of Docker
 
 

@@ -20,7 +20,7 @@ import warnings
 from base64 import b64decode, b64encode
 from typing import Any
 
-from stream.faults import NoteFault, is_text, kind, why_not_normal
+from stream.faults import NoteFault, is_text, kind, why_not_in_image
 from stream.model import Permission
 from stream.schema.capabilities import capability_data
 from stream.schema.fields import Fields
@@ -197,7 +197,7 @@ def _mode(value: object, place: str, fault: NoteFault) -> int | None:
 
 def _why_not_path(path: str) -> str | None:
     """Return why `path` cannot be the path of a rule, or None if it can."""
-    if wrong := why_not_normal(path):
+    if wrong := why_not_in_image(path):
         return f"{path!r} {wrong}"
     length = len(path.encode())
     if length > MAX_PATH:

@@ -98,6 +98,13 @@ RULE = {"path": "/x", "mode": "0755"}
         (read_directories, {"/tmp/": "1777"}, 'at["/tmp/"]', "'/tmp/' is not in normal form"),
         (
             read_directories,
+            {"/a/.wh.b/c": "1777"},
+            'at["/a/.wh.b/c"]',
+            "'/a/.wh.b/c' has a component that begins with .wh., which marks a deleted file",
+        ),
+        (read_permissions, [RULE | {"path": "/.wh.x"}], "at[0].path", "begins with .wh."),
+        (
+            read_directories,
             {"/\ud800": "1777"},
             'at["/\ud800"]',
             "contains an unpaired UTF-16 surrogate",

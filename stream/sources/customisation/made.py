@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 import xxhash
 
 from stream.archives.tarreader import XATTR, Member
+from stream.errors import RecipeError
+from stream.faults import WHITEOUT
 from stream.interfaces import ContentWriter
 from stream.model import Recipe
 from stream.sources.customisation.content import opened
@@ -24,6 +26,10 @@ from stream.tarwriter import (
     padded,
     tar_size,
 )
+from stream.text import printable
+from stream.typeflags import CHARACTER_DEVICE
+
+_WHITEOUT = WHITEOUT.encode()
 
 # Headers are written in batches: a call for each costs more than its bytes.
 _BATCH = 256
@@ -105,15 +111,30 @@ def _header(path: bytes, node: Node, mtime: int) -> bytes:
     )
 
 
+def _refuse_whiteout(path: bytes, node: Node) -> None:
+    """Raise RecipeError for an entry that would delete a file of a lower layer: one named like
+    a whiteout, or a device that overlay file systems take for one.
+    """
+    if path.rpartition(b"/")[2].startswith(_WHITEOUT):
+        wrong = f"begins with {WHITEOUT}, which marks a deleted file in a layer"
+    elif node.typeflag == CHARACTER_DEVICE and node.device == (0, 0):
+        wrong = "is device 0:0, which marks a deleted file in an overlay file system"
+    else:
+        return
+    origin = f" (from {printable(node.origin)})" if node.origin else ""
+    raise RecipeError(f"/{printable(path)}{origin}", f"{wrong}; rename or remove it")
+
+
 def made_layer(tree: Tree, recipe: Recipe, *, mtime: int) -> MadeLayer:
     """Return `tree`, which `recipe` has made, as a layer source.
 
     Its fingerprint is 128 bits of xxh3 over everything in the layer except the content of
-    files on disk, which the recipe represents.
+    files on disk, which the recipe represents. Raises RecipeError for a whiteout.
     """
     digest = xxhash.xxh3_128(ascii(replace(recipe, database=None)).encode())
     size = count = 0
     for path, node in tree.entries():
+        _refuse_whiteout(path, node)
         header = _header(path, node, mtime)
         digest.update(header)
         if node.data:

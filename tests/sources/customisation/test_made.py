@@ -15,12 +15,12 @@ import trees
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stream.errors import SourceError
+from stream.errors import RecipeError, SourceError
 from stream.model import Recipe
 from stream.sources.customisation.made import made_layer
 from stream.sources.customisation.tree import Node, Tree, directory, file, link
 from stream.tarwriter import TarContent, encode_header, write_layer
-from stream.typeflags import DIRECTORY, FILE
+from stream.typeflags import CHARACTER_DEVICE, DIRECTORY, FILE
 
 RECIPE = Recipe()
 MTIME = 1
@@ -397,6 +397,23 @@ def test_size_of_entries_without_content() -> None:
     tree.put(b"directory", Node(typeflag=DIRECTORY, mode=0o755, size=4096))
     plain.put(b"directory", directory())
     assert layer_bytes(tree) == layer_bytes(plain)
+
+
+@pytest.mark.parametrize(
+    ("path", "node"),
+    [
+        (b".wh.sbin", file(b"", origin=b"/here")),
+        (b"lib/.wh..wh..opq", directory(origin=b"/here")),
+        (b"d/.wh.x/file", file(b"", origin=b"/here")),
+        (b".wh.link", link(b"x", origin=b"/here")),
+        (b"null", Node(typeflag=CHARACTER_DEVICE, mode=0o644, origin=b"/here")),
+    ],
+)
+def test_no_whiteouts(path: bytes, node: Node) -> None:
+    """Without it an entry would delete a file of the base image, or all of a directory's."""
+    with pytest.raises(RecipeError, match=r"marks a deleted file.*; rename or remove it") as caught:
+        made_layer(_tree_with(path, node), RECIPE, mtime=0)
+    assert caught.value.where == f"/{path.decode().removesuffix('/file')} (from /here)"
 
 
 # ---- names in an archive
