@@ -82,9 +82,11 @@ def _digest_copy(content: bytes, recipe: Recipe, disk: Disk) -> str:
     """
     from stream.sources.customisation.join import make_tree
     from stream.sources.customisation.made import made_layer
+    from stream.sources.customisation.refresh import refresh_bytecode
 
     tree = make_tree(
         Recipe(copy_to_root=(content,), first_wins=True, keep_dirlinks=recipe.keep_dirlinks),
         disk=disk,
     )
+    refresh_bytecode(tree, 0)
     return made_layer(tree, Recipe(), mtime=0).hashed()

@@ -14,7 +14,9 @@ from stream.errors import ArgumentError
 from stream.model import ImageConf
 from stream.schema.reading import ignore
 from stream.sources.base.image import BaseImage
+from stream.sources.bytecode import count_stale
 from stream.sources.image import ImageSources, opened
+from stream.sources.store import StoreLayer
 from stream.text import printable
 from stream.tools.earlier import (
     UNTAGGED,
@@ -24,13 +26,15 @@ from stream.tools.earlier import (
     WithImage,
     WithNothing,
 )
+from stream.typeflags import FILE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainedLayer:
     """A layer. `kind` is `base`, `store` or `customisation`, `size` the size of its tar in
     bytes (None if the base image does not record it), `paths` its store paths with the size
-    of each. `stays` is true if the earlier image has it; None if there is no earlier image,
+    of each, `stale_bytecode` the number of Python's bytecode caches in them that are stale in
+    the image. `stays` is true if the earlier image has it; None if there is no earlier image,
     or if that is unknown.
     """
 
@@ -38,6 +42,7 @@ class ExplainedLayer:
     name: str
     size: int | None
     paths: tuple[tuple[str, int], ...] = ()
+    stale_bytecode: int = 0
     stays: bool | None = None
 
 
@@ -53,6 +58,11 @@ class Explanation:
     def size(self) -> int:
         """The size in bytes of all layers whose size is known."""
         return sum(layer.size or 0 for layer in self.layers)
+
+    @property
+    def stale_bytecode(self) -> int:
+        """The number of Python's bytecode caches in store paths that are stale in the image."""
+        return sum(layer.stale_bytecode for layer in self.layers)
 
     @property
     def moving(self) -> tuple[ExplainedLayer, ...]:
@@ -126,8 +136,14 @@ def _store_layers(sources: ImageSources, compare: Comparison) -> Iterator[Explai
             name=layer.label,
             size=layer.size,
             paths=tuple(zip(paths, layer.path_sizes, strict=True)),
+            stale_bytecode=_count_stale(layer, sources.conf),
             stays=compare.has_store_layer(layer, plan),
         )
+
+
+def _count_stale(layer: StoreLayer, conf: ImageConf) -> int:
+    names = (name for typeflag, name, _, _ in layer.entries.list() if typeflag == FILE)
+    return count_stale(names, conf.mtime, conf.store_root)
 
 
 def _customisation_layer(sources: ImageSources, compare: Comparison) -> Iterator[ExplainedLayer]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from stream.cli.output import say_json, say_text
@@ -82,6 +83,7 @@ def _document(explanation: Explanation) -> dict[str, Any]:
                 "name": layer.name,
                 "size": layer.size,
                 "store_paths": [{"path": path, "size": size} for path, size in layer.paths],
+                **({"stale_bytecode": layer.stale_bytecode} if layer.kind == "store" else {}),
                 **({"stays": layer.stays} if compared else {}),
             }
             for layer in explanation.layers
@@ -103,7 +105,18 @@ def _text(explanation: Explanation) -> str:
 
     title = uncut_line(one_line(explanation.repo_tag))
     total = uncut_line(_total(explanation))
-    return render((title, Text(), _table(explanation), Text(), total))
+    notes = [Text(note) for note in _notes(explanation)]
+    return render((title, Text(), _table(explanation), Text(), total, *notes))
+
+
+def _notes(explanation: Explanation) -> Iterator[str]:
+    if stale := explanation.stale_bytecode:
+        files = "1 .pyc file is" if stale == 1 else f"{stale:,} .pyc files are"
+        yield (
+            f"{files} stale in the image, where the sources have another modification time: Python"
+            " compiles these at each start; set mtime to the time that they were compiled for, or"
+            " compile with --invalidation-mode unchecked-hash"
+        )
 
 
 def _table(explanation: Explanation) -> Table:

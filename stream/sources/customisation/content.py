@@ -46,6 +46,9 @@ def pieces(node: Node) -> Iterator[bytes]:
         yield node.data
     elif node.source:
         with opened(node) as fd:
+            if node.head:
+                yield node.head
+                os.lseek(fd, len(node.head), os.SEEK_SET)
             while piece := _read(fd, node):
                 yield piece
 

@@ -7,6 +7,7 @@ neither where a tree's nodes come from nor where the bytes go.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -55,7 +56,10 @@ class MadeLayer(ListedLayer):
                 writer.pad()
             elif node.source:
                 with opened(node) as fd:
-                    writer.copy(fd, node.size, node.source)
+                    if node.head:
+                        writer.write(node.head)
+                        os.lseek(fd, len(node.head), os.SEEK_SET)
+                    writer.copy(fd, node.size - len(node.head), node.source)
                 writer.pad()
         writer.write(b"".join(waiting))
         writer.write_trailer()
@@ -137,8 +141,7 @@ def made_layer(tree: Tree, recipe: Recipe, *, mtime: int) -> MadeLayer:
         _refuse_whiteout(path, node)
         header = _header(path, node, mtime)
         digest.update(header)
-        if node.data:
-            digest.update(node.data)
+        digest.update(node.data or node.head)
         size += len(header) + padded(_size(node))
         count += 1
     return MadeLayer(

@@ -15,6 +15,7 @@ from stream.sources.base.tree import Base
 from stream.sources.customisation import permissions
 from stream.sources.customisation.join import make_tree
 from stream.sources.customisation.redirect import inherit, redirect
+from stream.sources.customisation.refresh import refresh_bytecode
 from stream.sources.customisation.tree import Tree
 
 if TYPE_CHECKING:
@@ -47,11 +48,13 @@ def opened_tree(
             # The base's files stay, so its database's records of them stay valid.
             base_first=conf.base is not None and conf.base.skip_store_paths,
         )
+    valid = refresh_bytecode(tree, conf.mtime)
     with _after_commands(tree, recipe, conf, warn) as after:
         if after is not tree:
             # Commands may have made a /bin where the base has a link.
             redirect(after, base, first_wins=recipe.first_wins)
             inherit(after, base, known)
+            refresh_bytecode(after, conf.mtime, valid)
         permissions.apply(after, recipe, base)
         yield after
 

@@ -21,7 +21,8 @@ class Node:
     """A file, directory, link or device.
 
     A file's content is `data`, or that of the file at `source`, which must still have
-    `identity` (device, inode, size, modification time in ns) when it is read. `link` is a
+    `identity` (device, inode, size, modification time in ns) when it is read; `head` replaces
+    its first bytes. `link` is a
     link's target, `device` a device's major and minor number, `xattrs` extended attributes by
     name, `children` a directory's entries by name. `origin` says in messages where the node
     comes from.
@@ -35,6 +36,7 @@ class Node:
     data: bytes | None = None
     source: bytes = b""
     identity: tuple[int, int, int, int] | None = None
+    head: bytes = b""
     link: bytes = b""
     device: tuple[int, int] = (0, 0)
     xattrs: dict[bytes, bytes] | None = None
