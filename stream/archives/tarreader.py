@@ -1,6 +1,8 @@
 """A forward-only tar reader: members with their metadata, content as bytes.
 
-Formats: POSIX.1-2008 (ustar and pax), and GNU's long names. Must not know images or
+Formats: POSIX.1-2008 (ustar and pax), GNU's long names, and GNU's sparse files in pax
+headers. Lenient where Go's archive/tar is, with which docker, podman and containerd read
+layers: a tar may have no bytes, and its last member no padding. Must not know images or
 files. Trusts nothing that it reads: memory is never allocated by a size in a header
 unless that is small.
 """
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from stream.archives.bytesource import ByteSource, read_exactly
+from stream.archives.sparse import NUMBERS, is_sparse, join_numbers, parse_decimal, sparse_name
 from stream.errors import ArchiveError
 from stream.text import printable
 from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, DIRECTORY, FIFO, FILE, HARD_LINK, LINK
@@ -29,6 +32,7 @@ TYPES = frozenset({FILE, HARD_LINK, LINK, CHARACTER_DEVICE, BLOCK_DEVICE, DIRECT
 _DEVICES = frozenset({CHARACTER_DEVICE, BLOCK_DEVICE})
 _OLD_FILE, _CONTIGUOUS_FILE = b"\0", b"7"
 GLOBAL = b"g"
+_GNU_SPARSE = b"S"  # a sparse file in GNU's older format, which docker refuses
 XATTR = "SCHILY.xattr."  # begins a pax record's name, as GNU tar and Go's archive/tar write it
 _PAX, _GNU_NAME, _GNU_LINK = b"x", b"L", b"K"
 _EXTENSIONS = frozenset({_PAX, GLOBAL, _GNU_NAME, _GNU_LINK})
@@ -39,13 +43,17 @@ _FIELDS = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
 _CHECKSUM, _TYPEFLAG = slice(148, 156), slice(156, 157)
 _MAGIC, _GNU_MAGIC = b"ustar\x00", b"ustar  \x00"
 _SHOWN = 80  # bytes of a name that is too long
+_NO_CHANGE = 2**32 - 1  # (uid_t)-1
 
 
 @dataclass(slots=True)
 class Member:
     """A member as described by its headers. Its content begins at `offset`. `pax` has the
     raw records of its extended header, and `header` is its own header block. Names are the
-    bytes in the archive.
+    bytes in the archive. Owners are as Linux sets them, in 32 bits.
+
+    If `is_sparse`, the content as stored, `size` bytes, is that of the file without its
+    holes, which its map describes (see sparse.py).
     """
 
     name: bytes
@@ -62,15 +70,18 @@ class Member:
     offset: int
     pax: dict[str, bytes]
     header: bytes = b""
+    is_sparse: bool = False
 
 
 class RawFields(NamedTuple):
     """The fields of a header that Member normalizes: it reduces modes to permissions and
-    unifies the typeflags of files, and has sizes only for files, device numbers only for
-    devices.
+    owners to 32 bits, unifies the typeflags of files, and has sizes only for files, device
+    numbers only for devices.
     """
 
     mode: int
+    uid: int
+    gid: int
     typeflag: bytes
     size: int
     device: tuple[int, int]
@@ -89,10 +100,10 @@ def read_members(
     `source`. Raises ArchiveError for a tar that is malformed, truncated or inconsistent.
     """
     extensions = _Extensions(source)
-    empty = True
-    while (block := _next_block(source)) is not None:
+    padding = 0  # bytes, of the member before; the last one of a tar may lack it
+    while (block := _next_block(source, padding)) is not None:
+        padding = 0
         member = _parse(block, source)
-        empty = False
         if member.typeflag == GLOBAL and global_members:
             yield _global_member(member, source)
             extensions = _Extensions(source)
@@ -111,19 +122,21 @@ def read_members(
         yield member
         if source.position > end:
             raise ValueError("more was read than the member's content")
-        source.skip(end - source.position + -size % BLOCK)
-    if empty and not source.position:
-        raise ArchiveError(source.name, "is empty")
+        source.skip(end - source.position)
+        padding = -size % BLOCK
     extensions.end()
 
 
-def _next_block(source: ByteSource) -> bytes | None:
-    """Return the next header block, or None at the end: two blocks of zeros, or no bytes."""
-    block = source.read(BLOCK)
-    if len(block) != BLOCK:
-        if block:
-            raise ArchiveError(source.name, "is cut short")
+def _next_block(source: ByteSource, padding: int) -> bytes | None:
+    """Return the header block after `padding` bytes, or None at the end: two blocks of zeros,
+    or no bytes.
+    """
+    data = source.read(padding + BLOCK)
+    if len(data) <= padding:
         return None
+    block = data[padding:]
+    if len(block) != BLOCK:
+        raise ArchiveError(source.name, "is cut short")
     if not block[0] and not any(block):
         # After a single one, some tools continue, some stop, and some refuse the tar.
         if any(source.read(BLOCK)):
@@ -150,8 +163,8 @@ def _parse(block: bytes, source: ByteSource) -> Member:
             kind,
             _number(size) if has_content else 0,
             _number(mode) & 0o7777,
-            _number(uid),
-            _number(gid),
+            _owner(_number(uid)),
+            _owner(_number(gid)),
             _text(uname),
             _text(gname),
             _number(mtime),
@@ -199,16 +212,27 @@ def parse_raw_fields(member: Member, source: ByteSource) -> RawFields:
     Raises ArchiveError, which names `source`, for a field that is not a number.
     """
     fields = _FIELDS.unpack(member.header)
+    records = {} if member.typeflag == GLOBAL else member.pax
     try:
         has_device = fields[9].startswith((_MAGIC, _GNU_MAGIC))
         return RawFields(
             mode=_number(fields[1]),
+            uid=int(records.get("uid") or _number(fields[2])),
+            gid=int(records.get("gid") or _number(fields[3])),
             typeflag=fields[7],
-            size=int(member.pax.get("size") or _number(fields[4])),
+            size=int(records.get("size") or _number(fields[4])),
             device=(_number(fields[12]), _number(fields[13])) if has_device else (0, 0),
         )
     except ValueError as error:
         raise ArchiveError(source.name, f"{printable(member.name)}: {error}") from None
+
+
+def _owner(number: int) -> int:
+    """Return the ID that Linux sets for the owner `number`: chown takes 32 bits, so that -2 is
+    4294967294, and -1 means "no change", which leaves the file to root.
+    """
+    number &= _NO_CHANGE
+    return 0 if number == _NO_CHANGE else number
 
 
 def _text(field: bytes) -> bytes:
@@ -285,16 +309,17 @@ def _apply(member: Member, records: dict[str, bytes], source: ByteSource) -> Non
     """Apply the records of extended headers to `member`. Raises ArchiveError."""
     member.pax = records
     try:
-        member.name = records.get("path") or member.name
+        member.is_sparse = is_sparse(records)
+        member.name = sparse_name(records) or records.get("path") or member.name
         member.link = records.get("linkpath") or member.link
         if member.name.endswith(b"/") and member.header[_TYPEFLAG] == _OLD_FILE:
             member.typeflag, member.size = DIRECTORY, 0
         if "size" in records and member.typeflag == FILE:
-            member.size = _decimal(records["size"])
+            member.size = parse_decimal(records["size"])
         if "uid" in records:
-            member.uid = _decimal(records["uid"])
+            member.uid = _owner(parse_decimal(records["uid"]))
         if "gid" in records:
-            member.gid = _decimal(records["gid"])
+            member.gid = _owner(parse_decimal(records["gid"]))
         if "uname" in records:
             member.uname = records["uname"]
         if "gname" in records:
@@ -306,11 +331,11 @@ def _apply(member: Member, records: dict[str, bytes], source: ByteSource) -> Non
             source.name,
             f"{printable(member.name)}: an extended header has a value that is not a number",
         ) from None
-    if any(key.startswith("GNU.sparse.") for key in records) or member.typeflag not in TYPES:
-        raise ArchiveError(
-            source.name,
-            f"{printable(member.name)}: has a type that images cannot contain ({member.typeflag!r})",
-        )
+    if member.typeflag not in TYPES or (member.is_sparse and member.typeflag != FILE):
+        reason = f"has a type that images cannot contain ({member.typeflag!r})"
+        if member.typeflag == _GNU_SPARSE:
+            reason = "is a sparse file in GNU's old format, which images cannot contain"
+        raise ArchiveError(source.name, f"{printable(member.name)}: {reason}")
     if not 0 <= member.size <= MAX_SIZE:
         raise ArchiveError(
             source.name, f"{printable(member.name)}: has an impossible size ({member.size} bytes)"
@@ -319,13 +344,6 @@ def _apply(member: Member, records: dict[str, bytes], source: ByteSource) -> Non
         raise ArchiveError(
             source.name, f"{printable(member.name)}: contains a NUL in its name or link target"
         )
-
-
-def _decimal(text: bytes) -> int:
-    # int() also accepts spaces and underscores, which other readers refuse.
-    if not text.removeprefix(b"-").isdigit():
-        raise ValueError(text)
-    return int(text)
 
 
 def _finite(text: bytes) -> float:
@@ -338,6 +356,7 @@ def _finite(text: bytes) -> float:
 def _records(data: bytes, source: ByteSource) -> dict[str, bytes]:
     """Return the records of a pax extended header, each `length key=value newline`."""
     records: dict[str, bytes] = {}
+    sparse: list[tuple[bytes, bytes]] = []
     at = 0
     while at < len(data) and data[at]:
         digits, space, _ = data[at : at + 20].partition(b" ")
@@ -347,6 +366,10 @@ def _records(data: bytes, source: ByteSource) -> dict[str, bytes]:
         key, equals, value = data[at + len(digits) + 1 : end - 1].partition(b"=")
         if end > len(data) or data[end - 1 : end] != b"\n" or not equals or end <= at:
             raise ArchiveError(source.name, "an extended header is malformed")
+        if key in NUMBERS:
+            sparse.append((key, value))
         records[key.decode("utf-8", "surrogateescape")] = value
         at = end
+    if sparse:
+        join_numbers(records, sparse)
     return records

@@ -149,6 +149,8 @@ def _scan(
             names.add_link(member, normal)
         elif member.typeflag == FILE:
             names.add(normal, read_file(member, normal))
+    if not source.position:
+        raise ArchiveError(tar.name, "is empty")
     return names
 
 

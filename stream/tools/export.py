@@ -32,6 +32,7 @@ from stream.archives.flatten import (
 )
 from stream.archives.images import Archive, ArchiveImage, open_archive
 from stream.archives.sequential import Sequential
+from stream.archives.sparse import NAME
 from stream.archives.tarreader import Member, read_members
 from stream.compression import UNCOMPRESSED, Compression, opened_compressor
 from stream.errors import ArchiveError, ArgumentError, DigestMismatch
@@ -355,7 +356,9 @@ class _Output:
                 self._write_header(member, path)
                 self._write_content(member, source)
             else:
-                link = replace(member, typeflag=HARD_LINK, size=0, link=paths[0], pax={})
+                link = replace(
+                    member, typeflag=HARD_LINK, size=0, link=paths[0], pax={}, is_sparse=False
+                )
                 self._write_header(link, path)
 
     def _write_content(self, member: Member, source: ByteSource) -> None:
@@ -406,17 +409,21 @@ class _Output:
                 uname=member.uname,
                 gname=member.gname,
                 device=member.device,
-                records=_records(member.pax) if member.pax else b"",
+                records=_records(member, path) if member.pax else b"",
             )
         except (OverflowError, ValueError) as error:
             raise ArchiveError(printable(path), f"cannot be written as tar: {error}") from None
         self._writer.write(header)
 
 
-def _records(pax: dict[str, bytes]) -> bytes:
-    """Return the records of the extended header that are not fields of the header."""
+def _records(member: Member, path: bytes) -> bytes:
+    """Return the records of the extended header that are not fields of the header. A sparse
+    file stays one, so that a file of many terabytes, which is mostly a hole, costs no more
+    than what is stored of it; its name is in a record, too.
+    """
     encoded = b""
-    for key, value in pax.items():
+    records = {**member.pax, NAME: path} if member.is_sparse else member.pax
+    for key, value in records.items():
         if key not in _FIELDS or (key == "mtime" and b"." in value):
             encoded += encode_record(key.encode("utf-8", "surrogateescape"), value)
     return encoded

@@ -47,10 +47,15 @@ def sum_tar(source: ByteSource) -> str:
     """
     sums = _Sums(source.name)
     for member in read_members(source, global_members=True, max_name=MAX_EXTENSION):
+        if member.is_sparse:
+            reason = f"{printable(member.name)}: is a sparse file, for which no TarSum is computed"
+            raise ArchiveError(source.name, reason)
         checksum = hashlib.sha256(_header(member, parse_raw_fields(member, source)))
         for piece in pieces(source, member.size):
             checksum.update(piece)
         sums.add(member.name, checksum.digest())
+    if not source.position:
+        raise ArchiveError(source.name, "is empty")
     # A writer of padding after the tar's end would otherwise block, or see a closed pipe.
     for _ in pieces(source):
         pass
@@ -67,8 +72,8 @@ def _header(member: Member, header: RawFields) -> bytes:
     fields: list[tuple[bytes, bytes | int]] = [
         (b"name", member.name),
         (b"mode", header.mode),
-        (b"uid", member.uid),
-        (b"gid", member.gid),
+        (b"uid", header.uid),
+        (b"gid", header.gid),
         (b"size", header.size),
         (b"typeflag", typeflag),
         (b"linkname", member.link),

@@ -280,7 +280,7 @@ FAULTS = {
     "in-content": (WHOLE[:4000], "is cut short"),
     "in-gzip": (handmade.COMPRESSORS["gzip"](WHOLE)[:-4], "is cut short"),
     "damaged-xz": (handmade.COMPRESSORS["xz"](WHOLE)[:40] + bytes(40), "is not valid xz"),
-    "sparse": (patched(WHOLE, (156, b"S")), "has a type that images cannot contain"),
+    "sparse": (patched(WHOLE, (156, b"S")), "is a sparse file in GNU's old format"),
     "huge-extension": (patched(WHOLE, (124, b"77777777777\0")), "is too large"),
 }
 

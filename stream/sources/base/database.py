@@ -53,6 +53,9 @@ def keeper() -> Keep:
             return None
         if path in _JOURNALS:
             return b"".join(pieces(layer, min(member.size, 1)))
+        if member.is_sparse:
+            place = where(layer.name, printable(path))
+            raise ArchiveError(place, "is stored as a sparse file, and cannot be merged")
         kept += member.size
         most = MAX_DATABASE if path == _DATABASE else _MAX_SMALL
         if member.size > most or kept > MAX_KEPT:

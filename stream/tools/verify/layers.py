@@ -11,7 +11,9 @@ from collections.abc import Callable
 
 from stream.archives import tarreader
 from stream.archives.bytesource import ByteSource
+from stream.archives.sparse import check_map
 from stream.archives.tarreader import Member
+from stream.errors import ArchiveError
 from stream.limits import MAX_ENTRIES
 from stream.text import printable
 from stream.typeflags import DIRECTORY, HARD_LINK, LINK
@@ -29,6 +31,8 @@ def check_layer(content: ByteSource, report: Report) -> int:
     layer = _Layer(report)
     for member in tarreader.read_members(content):
         layer.add(member)
+        if member.is_sparse:
+            _check_sparse(member, content)
         if layer.entries >= MAX_ENTRIES:
             report("too-many-entries", f"more than {MAX_ENTRIES} entries; the rest is not checked")
             break
@@ -37,6 +41,14 @@ def check_layer(content: ByteSource, report: Report) -> int:
             break
     layer.end()
     return layer.entries
+
+
+def _check_sparse(member: Member, content: ByteSource) -> None:
+    try:
+        check_map(member.pax, member.size, content)
+    except ValueError as error:
+        shown = printable(member.name)
+        raise ArchiveError(content.name, f"{shown}: is a sparse file, but {error}") from None
 
 
 def _parts(name: bytes) -> list[bytes]:

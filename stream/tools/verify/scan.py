@@ -116,6 +116,8 @@ class Scan:
                 target = self._normal(member.link)
                 if target is not None:
                     self._add(name, Link(target, hard=True, absolute=False))
+        if not source.position:
+            raise ArchiveError(source.name, "is empty")
         # Bytes after the tar's end are ignored, but a compressed file must be whole.
         for _ in pieces(source):
             pass
