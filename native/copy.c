@@ -117,9 +117,7 @@ static int copy_file(struct pool *pool, const struct records *records,
         if (fstat(file, &now) < 0)
             result = read_fault(fault, errno, path);
         else if (!S_ISREG(now.st_mode) || (uint64_t)now.st_size != entry->size ||
-                 now.st_dev != witness->device || now.st_ino != witness->inode ||
-                 now.st_mtim.tv_sec != witness->mtime_sec ||
-                 now.st_mtim.tv_nsec != witness->mtime_nsec)
+                 !records_witness_holds(witness, &now))
             result = entry_fault(fault, CHANGED, path);
     }
     close(file);

@@ -8,6 +8,30 @@
 
 enum { RECORD_HEAD = 1 + 2 + 8 + 4 + 4 + 4 };
 
+static uint64_t nanoseconds(const struct timespec *time)
+{
+    return (uint64_t)time->tv_sec * 1000000000u + (uint64_t)time->tv_nsec;
+}
+
+struct records_witness records_witness_of(const struct stat *stat)
+{
+    return (struct records_witness){
+        .device = stat->st_dev,
+        .inode = stat->st_ino,
+        .mtime = nanoseconds(&stat->st_mtim),
+        .ctime = nanoseconds(&stat->st_ctim),
+        .links = stat->st_nlink,
+    };
+}
+
+int records_witness_holds(const struct records_witness *witness, const struct stat *stat)
+{
+    struct records_witness now = records_witness_of(stat);
+    return now.device == witness->device && now.inode == witness->inode &&
+           now.mtime == witness->mtime &&
+           (now.ctime == witness->ctime || now.links != witness->links);
+}
+
 int records_set_root(struct records *records, const char *root, struct fault *fault)
 {
     char *copy = strdup(root);

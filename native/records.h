@@ -14,14 +14,25 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h>
 
-/* The state of a file that must not change between the walk and the copy. */
+/* The state of a file that must not change between the walk and the copy. Times are in
+ * nanoseconds since the epoch, modulo 2^64. */
 struct records_witness {
     uint64_t device;
     uint64_t inode;
-    int64_t mtime_sec;
-    int64_t mtime_nsec;
+    uint64_t mtime;
+    uint64_t ctime;
+    uint64_t links;
 };
+
+/* Return the state of the file with the status `stat`. */
+struct records_witness records_witness_of(const struct stat *stat);
+
+/* Return 1 if a file with the status `stat` is still the one of the witness, with the
+ * same content, else 0. A new ctime alone counts as new content, as the modification time
+ * can be put back; one that a change of the number of links explains does not. */
+int records_witness_holds(const struct records_witness *witness, const struct stat *stat);
 
 /* Zeros at first; the caller then makes `stamp` with header_init() and the root with
  * records_set_root(). Others only read it. */

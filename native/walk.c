@@ -22,12 +22,7 @@ static void status_set(struct status *status, const struct stat *stat)
 {
     status->mode = stat->st_mode;
     status->size = (uint64_t)stat->st_size;
-    status->witness = (struct records_witness){
-        .device = stat->st_dev,
-        .inode = stat->st_ino,
-        .mtime_sec = stat->st_mtim.tv_sec,
-        .mtime_nsec = stat->st_mtim.tv_nsec,
-    };
+    status->witness = records_witness_of(stat);
 }
 
 /* One item of a directory. */

@@ -14,7 +14,7 @@ import pytest
 from stream.model import ImageConf, Owner, Recipe
 from stream.sinks import ArchiveFormat
 from stream.sources.customisation import make
-from stream.sources.customisation.tree import Node, Tree, file, link
+from stream.sources.customisation.tree import Identity, Node, Tree, file, link
 from stream.tools.write import write_image
 from stream.typeflags import CHARACTER_DEVICE, FIFO
 
@@ -75,7 +75,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
         mode=0o755,
         size=status.st_size,
         source=bytes(program),
-        identity=(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns),
+        identity=Identity.of(status),
         xattrs={b"security.capability": CAPABILITY},
     )
     tree = Tree()

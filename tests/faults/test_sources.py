@@ -34,6 +34,13 @@ def _rewrite(path: Path) -> None:
     path.write_bytes(CONTENT[::-1])
 
 
+def _rewrite_and_put_back(path: Path) -> None:
+    status = path.stat()
+    with path.open("r+b") as file:
+        file.write(CONTENT[::-1])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
 def _replace(path: Path) -> None:
     other = path.with_name("other")
     other.write_bytes(CONTENT[::-1])
@@ -88,7 +95,7 @@ def _parent_to_link(path: Path) -> None:
 
 
 CHANGES = [
-    _shrink, _empty, _grow, _rewrite, _replace, _symlink, _directory, _fifo, _socket, _device,
+    _shrink, _empty, _grow, _rewrite, _rewrite_and_put_back, _replace, _symlink, _directory, _fifo, _socket, _device,
     _vanish, _parent_to_link,
 ]  # fmt: skip
 

@@ -12,7 +12,7 @@ from stream.errors import SourceError
 from stream.nix.hashes import MAX_STORE_NAME, STORE_NAME
 from stream.planning import mentions
 from stream.sources.customisation.content import PIECE
-from stream.sources.customisation.tree import Node, Tree, file, link
+from stream.sources.customisation.tree import Identity, Node, Tree, file, link
 from stream.typeflags import FILE
 
 STORE = b"/nix/store"
@@ -101,7 +101,7 @@ def test_large_file(tmp_path: Path) -> None:
         output.write(PATH)
         output.truncate(3 * PIECE)
     facts = path.stat()
-    identity = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+    identity = Identity.of(facts)
     node = Node(
         typeflag=FILE, mode=0o644, size=facts.st_size, source=bytes(path), identity=identity
     )

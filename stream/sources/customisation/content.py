@@ -62,6 +62,6 @@ def _read(fd: int, node: Node) -> bytes:
 
 def _check(fd: int, node: Node) -> None:
     status = os.fstat(fd)
-    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    if not stat.S_ISREG(status.st_mode) or identity != node.identity:
+    same = node.identity is not None and node.identity.holds(status)
+    if not stat.S_ISREG(status.st_mode) or not same:
         raise SourceError(node.source, CHANGED)

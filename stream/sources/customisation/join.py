@@ -27,6 +27,7 @@ from stream.schema.reading import ignore
 from stream.sources.customisation import builtin as builtins
 from stream.sources.customisation.tree import (
     DIRECTORY_MODE,
+    Identity,
     Node,
     Tree,
     directory,
@@ -249,7 +250,7 @@ class _Joiner:
                 mode=stat.S_IMODE(facts.st_mode),
                 size=facts.st_size,
                 source=entry.path,
-                identity=(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns),
+                identity=Identity.of(facts),
                 origin=origin,
             )
         if entry.is_dir(follow_symlinks=False):

@@ -59,7 +59,7 @@ def _refresh(node: Node, source: Node, mtime: int, known: bytes | None) -> bytes
     with opened(node) as fd:
         header = os.pread(fd, HEADER_SIZE, 0)
     stamp = Stamp.parse(header)
-    *_, size, mtime_ns = source.identity
+    size, mtime_ns = source.identity.size, source.identity.mtime_ns
     untouched = header == known and mtime_ns == mtime * 10**9
     if stamp is None or stamp.size != size & 0xFFFFFFFF:
         return None

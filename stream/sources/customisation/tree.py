@@ -6,8 +6,10 @@ from nor how they are written.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple, Self
 
 from stream.typeflags import DIRECTORY, FILE, LINK
 
@@ -16,13 +18,43 @@ from stream.typeflags import DIRECTORY, FILE, LINK
 DIRECTORY_MODE = 0o755
 
 
+class Identity(NamedTuple):
+    """The state of a file on disk that must not change until it is read; times in ns. Without
+    `ctime_ns`, nobody but us can write to the file.
+    """
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int | None = None
+    links: int = 1
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Self:
+        """Return the identity of the file with this status."""
+        return cls(
+            status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns,
+            status.st_nlink,
+        )  # fmt: skip
+
+    def holds(self, status: os.stat_result) -> bool:
+        """Return True if a file with this status is still the same, with the same content. A
+        new ctime alone counts as new content, as the modification time can be put back; one
+        that a change of the number of links explains does not.
+        """
+        now = Identity.of(status)
+        if now[:4] != self[:4]:
+            return False
+        return self.ctime_ns in (None, now.ctime_ns) or now.links != self.links
+
+
 @dataclass(slots=True, kw_only=True)
 class Node:
     """A file, directory, link or device.
 
-    A file's content is `data`, or that of the file at `source`, which must still have
-    `identity` (device, inode, size, modification time in ns) when it is read; `head` replaces
-    its first bytes. `link` is a
+    A file's content is `data`, or that of the file at `source`, whose `identity` must still
+    hold when it is read; `head` replaces its first bytes. `link` is a
     link's target, `device` a device's major and minor number, `xattrs` extended attributes by
     name, `children` a directory's entries by name. `origin` says in messages where the node
     comes from.
@@ -35,7 +67,7 @@ class Node:
     size: int = 0
     data: bytes | None = None
     source: bytes = b""
-    identity: tuple[int, int, int, int] | None = None
+    identity: Identity | None = None
     head: bytes = b""
     link: bytes = b""
     device: tuple[int, int] = (0, 0)

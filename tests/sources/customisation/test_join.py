@@ -18,7 +18,7 @@ from stream.errors import ContentConflict, SourceError
 from stream.model import Builtin, Recipe
 from stream.sources.customisation import join as joining
 from stream.sources.customisation.join import make_tree
-from stream.sources.customisation.tree import Tree
+from stream.sources.customisation.tree import Identity, Tree
 from stream.typeflags import DIRECTORY, FILE, LINK
 
 Shown = dict[bytes, str]
@@ -237,7 +237,7 @@ def test_nodes_of_a_copy_name_their_files(make: Make) -> None:
     assert (node.typeflag, node.mode, node.size) == (FILE, 0o4755, 7)
     assert (node.uid, node.gid, node.origin) == (0, 0, content)
     assert node.source == content + b"/bin/tool"
-    assert node.identity == (facts.st_dev, facts.st_ino, 7, facts.st_mtime_ns)
+    assert node.identity == Identity.of(facts)
 
 
 def test_only_files_have_something_to_read(make: Make) -> None:

@@ -18,7 +18,7 @@ from stream.cli import wrapper
 from stream.errors import SourceError, StreamImageError
 from stream.model import ImageConf, Owner, Recipe
 from stream.sources.customisation import make
-from stream.sources.customisation.tree import Node, Tree, file, link
+from stream.sources.customisation.tree import Identity, Node, Tree, file, link
 from stream.tools import inspect as inspection
 from stream.tools.export import export
 from stream.tools.verify import verify
@@ -70,7 +70,7 @@ def making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Making:
     status = source.stat()
     motd = Node(
         typeflag=FILE, mode=0o444, size=status.st_size, source=bytes(source),
-        identity=(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns),
+        identity=Identity.of(status),
     )  # fmt: skip
     passwd = file(b"root:x:0:0::/:/bin/sh\n")
     passwd.xattrs = {b"user.note": b"kept"}

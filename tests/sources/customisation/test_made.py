@@ -1,6 +1,7 @@
 """The customisation layer made from a tree, compared with GNU tar's own bytes."""
 
 import io
+import itertools
 import os
 import stat
 import subprocess
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from stream.errors import RecipeError, SourceError
 from stream.model import Recipe
 from stream.sources.customisation.made import made_layer
-from stream.sources.customisation.tree import Node, Tree, directory, file, link
+from stream.sources.customisation.tree import Identity, Node, Tree, directory, file, link
 from stream.tarwriter import TarContent, encode_header, write_layer
 from stream.typeflags import CHARACTER_DEVICE, DIRECTORY, FILE
 
@@ -94,15 +95,11 @@ def _node(path: bytes, parent: int, status: os.stat_result) -> Node:
     elif kind == stat.S_IFREG:
         node.size = status.st_size
         if len(path) < SHORT:
-            node.source, node.identity = path, _identity(status)
+            node.source, node.identity = path, Identity.of(status)
         else:
             with open(os.open(name, os.O_RDONLY, dir_fd=parent), "rb") as content:
                 node.data = content.read()
     return node
-
-
-def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def source_node(path: Path) -> Node:
@@ -110,7 +107,7 @@ def source_node(path: Path) -> Node:
     status = path.stat()
     return Node(
         typeflag=FILE, mode=0o644, size=status.st_size, source=bytes(path),
-        identity=_identity(status),
+        identity=Identity.of(status),
     )  # fmt: skip
 
 
@@ -341,6 +338,14 @@ def _rewrite(path: Path) -> None:
     os.utime(path, ns=(0, 0))
 
 
+def _rewrite_unseen(path: Path) -> None:
+    status = path.stat()
+    while path.stat().st_ctime_ns == status.st_ctime_ns:  # the clock of files ticks slowly
+        with path.open("r+b") as file:
+            file.write(b"CONTENT")
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
 def _become_a_link(path: Path) -> None:
     path.rename(path.with_name("moved"))
     path.symlink_to("moved")
@@ -356,13 +361,14 @@ def _become_a_fifo(path: Path) -> None:
     [
         (_replace, "changed since it was walked"),
         (_rewrite, "changed since it was walked"),
+        (_rewrite_unseen, "changed since it was walked"),
         (lambda path: path.write_bytes(b"longer than it was"), "changed since it was walked"),
         (lambda path: path.write_bytes(b""), "changed since it was walked"),
         (_become_a_link, "changed since it was walked"),
         (_become_a_fifo, "changed since it was walked"),
         (Path.unlink, "no such file"),
     ],
-    ids=["replaced", "rewritten", "longer", "empty", "link", "fifo", "gone"],
+    ids=["replaced", "rewritten", "put-back", "longer", "empty", "link", "fifo", "gone"],
 )  # fmt: skip
 def test_file_that_changed(tmp_path: Path, change: Callable[[Path], object], said: str) -> None:
     """Without it another file's content would be in the image, or the program would hang."""
@@ -373,6 +379,20 @@ def test_file_that_changed(tmp_path: Path, change: Callable[[Path], object], sai
     with pytest.raises(SourceError, match=said) as caught:
         layer_bytes(tree)
     assert caught.value.path == bytes(path)
+
+
+def test_file_linked_elsewhere(tmp_path: Path) -> None:
+    """Without it `nix-store --optimise` or a garbage collection would end every run."""
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    tree = _tree_of(path)
+    before = layer_bytes(tree)
+    changed = path.stat().st_ctime_ns
+    for number in itertools.count():
+        os.link(path, tmp_path / str(number))
+        if path.stat().st_ctime_ns != changed:
+            break
+    assert layer_bytes(tree) == before
 
 
 def test_file_rewritten_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

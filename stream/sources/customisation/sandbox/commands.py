@@ -22,7 +22,7 @@ from stream.model import Recipe
 from stream.nix.store_root import Disk
 from stream.sources.customisation.sandbox import session
 from stream.sources.customisation.sandbox.scratch import Scratch, opened_scratch, write
-from stream.sources.customisation.tree import Node, Tree
+from stream.sources.customisation.tree import Identity, Node, Tree
 from stream.text import one_line, printable
 from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, DIRECTORY, FIFO, FILE, LINK
 
@@ -248,7 +248,7 @@ class _Run:
             elif typeflag == FILE:
                 node.size = size
                 node.source = self.place.tree + b"/" + path
-                node.identity = device, inode, size, mtime
+                node.identity = Identity(device, inode, size, mtime)
             if fake:
                 node.uid, node.gid = uid, gid
                 # When an attribute is the first thing that fakeroot records of a file, it

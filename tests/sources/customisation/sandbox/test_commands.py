@@ -26,7 +26,7 @@ from stream.nix.store_root import Disk
 from stream.sources.customisation.sandbox import session
 from stream.sources.customisation.sandbox.commands import run_commands
 from stream.sources.customisation.sandbox.scratch import Scratch, opened_scratch, write
-from stream.sources.customisation.tree import Node, Tree, directory, file, link
+from stream.sources.customisation.tree import Identity, Node, Tree, directory, file, link
 from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, FIFO, FILE, LINK
 
 TESTS = Path(__file__).parents[3]
@@ -101,7 +101,8 @@ def _content(node: Node | None) -> bytes:
     """Return a file's content; it must be the file that was listed."""
     assert node is not None
     found = os.stat(node.source)
-    assert node.identity == (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    assert node.identity is not None
+    assert node.identity.holds(found)
     assert node.size == found.st_size
     return Path(os.fsdecode(node.source)).read_bytes()
 
@@ -139,7 +140,7 @@ def test_tree_is_there(tmp_path: Path) -> None:
     found = source.stat()
     copied = Node(
         typeflag=FILE, mode=0o555, size=found.st_size, source=os.fsencode(source),
-        identity=(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns),
+        identity=Identity.of(found),
     )  # fmt: skip
     tree = _tree(copied=copied, file=file(b"data"), link=link(b"/nowhere"), fifo=directory())
     tree.put(b"closed/within", file(b"x", 0o600))
@@ -166,7 +167,7 @@ def test_source_that_changed(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"x")
     node = Node(
-        typeflag=FILE, mode=0o644, size=1, source=os.fsencode(source), identity=(0, 0, 1, 0)
+        typeflag=FILE, mode=0o644, size=1, source=os.fsencode(source), identity=Identity(0, 0, 1, 0)
     )
     with (
         pytest.raises(SourceError, match="changed since it was walked"),
