@@ -8,12 +8,24 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol, Self
 
-from stream.errors import ArchiveError
+from stream.errors import ArchiveError, StreamImageError
 from stream.model import Digest
 
 PIECE = 1 << 18  # bytes; more costs page faults, less costs calls
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Raise a failure of the system in the body, which reads `name`, as ArchiveError."""
+    try:
+        yield
+    except StreamImageError:
+        raise
+    except OSError as error:
+        raise ArchiveError(name, f"cannot be read: {error.strerror}") from error
 
 
 class Readable(Protocol):
@@ -65,10 +77,8 @@ class FileBytes:
         pieces = []
         count = max(min(count, self.size - self.position), 0)
         while count:
-            try:
+            with reading(self.name):
                 piece = os.pread(self._fd, min(count, PIECE), self._offset + self.position)
-            except OSError as error:
-                raise ArchiveError(self.name, f"cannot be read: {error.strerror}") from error
             if not piece:
                 break
             pieces.append(piece)

@@ -10,7 +10,7 @@ import posixpath
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 
-from stream.archives.bytesource import ByteSource, FileBytes, pieces
+from stream.archives.bytesource import ByteSource, FileBytes, pieces, reading
 from stream.archives.container import (
     Blob,
     Container,
@@ -54,11 +54,8 @@ class Directory(Container[T_co]):
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[int]:
-        try:
+        with reading(where(self.name, name)):
             fd = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            reason = f"cannot be read: {error.strerror}"
-            raise ArchiveError(where(self.name, name), reason) from error
         try:
             yield fd
         finally:
@@ -67,7 +64,7 @@ class Directory(Container[T_co]):
     def find(self, name: str) -> Blob | None:
         if not os.path.isfile(self._path(name)):
             return None
-        with self._opened(name) as fd:
+        with reading(where(self.name, name)), self._opened(name) as fd:
             size = os.fstat(fd).st_size
             compression = compression_of(os.pread(fd, MAGIC_SIZE, 0))
         return Blob(

@@ -19,7 +19,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, Never, NoReturn, Self, overload
 
-from stream.archives.bytesource import ByteSource
+from stream.archives.bytesource import ByteSource, reading
 from stream.archives.container import Blob, Container, Peruse, T, T_co, content_of, where
 from stream.archives.directory import encode_path, open_directory
 from stream.archives.tars import open_tar
@@ -145,11 +145,8 @@ def open_container(path: str, peruse: Peruse[T] | None = None) -> Container[T]:
     """Open and scan the container at `path`: a directory, or a tar with any or no
     compression. Raises ArchiveError.
     """
-    try:
+    with reading(path), ExitStack() as stack:
         fd = os.open(encode_path(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise ArchiveError(path, f"cannot be read: {error.strerror}") from error
-    with ExitStack() as stack:
         stack.callback(os.close, fd)
         mode = os.fstat(fd).st_mode
         if stat.S_ISDIR(mode):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple
 
 from stream.archives import tarreader
-from stream.archives.bytesource import ByteSource, FileBytes, Part, StreamBytes, pieces
+from stream.archives.bytesource import ByteSource, FileBytes, Part, StreamBytes, pieces, reading
 from stream.archives.container import (
     Blob,
     Container,
@@ -288,11 +288,12 @@ class _SeekableBytes:
         """See ByteSource."""
         count = max(min(count, self._size - self.position), 0)
         try:
-            self._file.seek(self._offset + self.position)
-            data = self._file.read(count)
+            with reading(self.name):
+                self._file.seek(self._offset + self.position)
+                data = self._file.read(count)
+        except (ArchiveError, MemoryError):
+            raise
         except Exception as error:
-            if isinstance(error, MemoryError):
-                raise
             raise ArchiveError(self.name, f"is not valid zstd: {error}") from error
         self.position += len(data)
         return data

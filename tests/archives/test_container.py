@@ -1,8 +1,10 @@
 """Containers: opening, scanning and closing, whatever they contain."""
 
+import errno
 import io
 import os
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -122,3 +124,30 @@ def test_closing_leaves_no_descriptor(opened: Callable[[str], Container[int]], k
     before = len(os.listdir("/proc/self/fd"))
     opened(kind).close()
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+@pytest.mark.parametrize("kind", ["plain", "gzip", "seekable", "directory"])
+def test_a_disk_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Without it a bad disk could pass for a bug, or for a malformed archive."""
+    path = container_at(tmp_path / "archive", kind)
+    pread, left = os.pread, [0]
+
+    def failing(fd: int, count: int, offset: int) -> bytes:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(fd, count, offset)
+
+    monkeypatch.setattr(os, "pread", failing)
+    for allowed in range(20):
+        left[0] = allowed
+        try:
+            with closing(open_container(str(path), size_of)) as container:
+                blob = container.find("layer.tar.gz")
+                assert blob is not None
+                container.peruse(blob)
+        except ArchiveError as error:
+            assert error.reason == "cannot be read: Input/output error"  # noqa: PT017 — not each time
+        else:
+            break
+    assert 0 < allowed < 19
