@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from stream.errors import SizeMismatch as SizeMismatch
     from stream.errors import SourceError as SourceError
     from stream.errors import StreamImageError as StreamImageError
+    from stream.errors import ThreadError as ThreadError
     from stream.model import BaseReference as BaseReference
     from stream.model import Builtin as Builtin
     from stream.model import CustomisationLayer as CustomisationLayer

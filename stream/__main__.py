@@ -1,7 +1,7 @@
 """The entry point of `python -m stream` and `stream-image`."""
 
+import _signal  # type: ignore[import-not-found]  # signal imports enum: Ctrl-C may come meanwhile
 import os
-import signal
 import sys
 
 
@@ -9,9 +9,19 @@ def main() -> int:
     """Run the command line of this process. Return the exit status."""
     # Until the command line installs its handlers, Ctrl-C ends the process silently:
     # Python's own handler would print a traceback from the middle of the imports.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from stream.cli.main import main as run
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    try:
+        from stream.cli.main import main as run
+    except (ImportError, MemoryError, OSError) as error:
+        from contextlib import suppress
+
+        # No memory, no descriptors, or a package is missing: the command line cannot say it.
+        reason = "".join(char if char.isprintable() else "?" for char in str(error))
+        line = f"stream-image: cannot start: {reason or 'out of memory'}\n"
+        with suppress(OSError):
+            os.write(2, line.encode(errors="backslashreplace"))
+        return 1
 
     status = run()
     if status > 128:

@@ -15,6 +15,10 @@ from stream.text import one_line, printable
 class StreamImageError(Exception):
     """The base class of all exceptions that this package raises on purpose."""
 
+    def __str__(self) -> str:
+        """Return the message on one line; characters that are not printable are escaped."""
+        return one_line(super().__str__())
+
 
 class Fault(NamedTuple):
     """One fault of a conf: the JSON place (`store_layers[3][1]`, empty for the whole
@@ -34,7 +38,7 @@ class ArgumentError(StreamImageError, ValueError):
         self.argument = argument
         self.value = value
         self.reason = reason
-        super().__init__(one_line(f"{argument}: {value!r} {reason}"))
+        super().__init__(f"{argument}: {value!r} {reason}")
 
     @classmethod
     def not_one_of(cls, argument: str, value: object, choices: Iterable[str]) -> Self:
@@ -55,8 +59,12 @@ class ConfError(StreamImageError, ValueError):
     def __init__(self, name: str, faults: list[Fault]) -> None:
         self.name = name
         self.faults = tuple(faults)
-        super().__init__(
-            "\n".join(one_line(": ".join(filter(None, (name, *fault)))) for fault in faults)
+        super().__init__(name, faults)
+
+    def __str__(self) -> str:
+        """Return one line for each fault."""
+        return "\n".join(
+            one_line(": ".join(filter(None, (self.name, *fault)))) for fault in self.faults
         )
 
 
@@ -87,7 +95,7 @@ class RecipeError(StreamImageError, ValueError):
     def __init__(self, where: str, reason: str) -> None:
         self.where = where
         self.reason = reason
-        super().__init__(one_line(f"{where}: {reason}"))
+        super().__init__(f"{where}: {reason}")
 
 
 class ContentConflict(RecipeError):
@@ -123,7 +131,7 @@ class ArchiveError(StreamImageError, ValueError):
     def __init__(self, where: str, reason: str) -> None:
         self.where = where
         self.reason = reason
-        super().__init__(one_line(f"{where}: {reason}"))
+        super().__init__(f"{where}: {reason}")
 
 
 class DigestMismatch(StreamImageError, ValueError):
@@ -162,11 +170,21 @@ class OutputError(StreamImageError, OSError):
 
     def __str__(self) -> str:
         """Return the message without the error number that OSError puts before it."""
-        return str(self.strerror or "cannot write the image")
+        return one_line(self.strerror or "cannot write the image")
 
 
 class ReaderClosedError(OutputError, BrokenPipeError):
     """A pipe whose reader closed it before the end of the image."""
+
+
+class ThreadError(StreamImageError, RuntimeError):
+    """A thread that the system does not start."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "cannot start a thread: the limit of processes or memory is reached; raise it"
+            " (ulimit -u, or the container's limit of pids)"
+        )
 
 
 class NixError(StreamImageError, OSError):
@@ -175,7 +193,7 @@ class NixError(StreamImageError, OSError):
     def __init__(self, command: str, reason: str) -> None:
         self.command = command
         self.reason = reason
-        super().__init__(one_line(f"{command}: {reason}"))
+        super().__init__(f"{command}: {reason}")
 
 
 class InstallationError(StreamImageError, RuntimeError):
@@ -186,4 +204,4 @@ class InstallationError(StreamImageError, RuntimeError):
     def __init__(self, python: str, reason: str) -> None:
         self.python = python
         self.reason = reason
-        super().__init__(one_line(f"{python or 'this Python'}: {reason}"))
+        super().__init__(f"{python or 'this Python'}: {reason}")

@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO, TypeAlias
 
+from stream.errors import ThreadError
+from stream.threads import starting
+
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 _PIPE_SIZE = 1 << 20
@@ -123,8 +126,9 @@ class _Worker(threading.Thread):
     def begin(self, other: int) -> None:
         """Start. If that fails, close both ends of the pipe (`other` is the other one)."""
         try:
-            self.start()
-        except RuntimeError:
+            with starting():
+                self.start()
+        except ThreadError:
             os.close(self._fd)
             os.close(other)
             raise

@@ -1,4 +1,4 @@
-"""Text made safe for one line of a terminal or a log. Knows nothing of the rest of the package."""
+"""Text made safe for a terminal or a log. Knows nothing of the rest of the package."""
 
 from __future__ import annotations
 
@@ -16,3 +16,8 @@ def one_line(text: str) -> str:
         else (f"\\x{ord(char) - 0xDC00:02x}" if "\udc80" <= char <= "\udcff" else repr(char)[1:-1])
         for char in text
     )
+
+
+def some_lines(text: str) -> str:
+    """Return `text` with its line feeds; other characters that are not printable are escaped."""
+    return "\n".join(map(one_line, text.split("\n")))

@@ -30,6 +30,10 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# An unbuffered standard error never fails again when Python exits: tests would pass that fail
+# for users, who do not have this.
+os.environ.pop("PYTHONUNBUFFERED", None)
+
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 

@@ -10,14 +10,13 @@ import argparse
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import stream
 from stream.cli import verbs
-from stream.cli.output import hold_standard_descriptors
+from stream.cli.output import hold_standard_descriptors, say, say_lines
 from stream.cli.progress import MODES, Reporter, reporter
 from stream.cli.usage import UsageError
 from stream.errors import (
@@ -27,7 +26,7 @@ from stream.errors import (
     ReaderClosedError,
     StreamImageError,
 )
-from stream.text import one_line
+from stream.text import one_line, printable
 
 DONE, FAILED, BAD_USAGE = 0, 1, 2
 MAX_WORD = 30  # characters compared with the verbs
@@ -59,7 +58,12 @@ class _Parser(argparse.ArgumentParser):
 
     def refuse(self, sentence: str) -> NoReturn:
         """Print `sentence` and where to find help, and exit."""
-        self.exit(BAD_USAGE, f"stream-image: {sentence} Try '{self.prog} --help'.\n")
+        say(f"stream-image: {sentence} Try '{self.prog} --help'.")
+        self.exit(BAD_USAGE)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print the help or the version. Raises OutputError, which argparse would ignore."""
+        say_lines(message.removesuffix("\n").split("\n"))
 
 
 class _MainParser(_Parser):
@@ -107,41 +111,59 @@ def _closest_verb(word: str) -> str | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: that of the process). Return the exit status."""
-    hold_standard_descriptors()
     argv = sys.argv[1:] if argv is None else argv
+    report, debug = Reporter(), False
+    try:
+        hold_standard_descriptors()
+        verb, args = _read_arguments(argv)
+        for signum in _SIGNALS:
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                signal.signal(signum, _stop)
+        report, debug = reporter(args.progress, quiet=args.quiet), args.debug
+        return verb.run(args, report) or DONE
+    except _Stopped as stopped:
+        return 128 + stopped.signum
+    except ReaderClosedError:
+        return FAILED
+    except Exception as error:  # noqa: BLE001 — users never see a traceback
+        report.error(_message(error), error)
+        if debug:
+            import traceback
+
+            for text in traceback.format_exception(error):
+                for line in text.splitlines():
+                    say(line)
+        return BAD_USAGE if isinstance(error, _BAD_USAGE_ERRORS) else FAILED
+    finally:
+        report.close()
+
+
+def _read_arguments(argv: Sequence[str]) -> tuple[verbs.Verb, argparse.Namespace]:
     name = argv[0] if argv and argv[0] in verbs.names() else None
     verb = verbs.load(name)
     parser = _parser(name, verb)
     if name is None and argv and (closest := _closest_verb(argv[0])):
         parser.refuse(f"{argv[0]!r}: no such file; did you mean '{parser.prog} {closest}'?")
-    args = parser.parse_args(argv[1:] if name else argv)
-    for signum in _SIGNALS:
-        if signal.getsignal(signum) is not signal.SIG_IGN:
-            signal.signal(signum, _stop)
-    report = reporter(args.progress, quiet=args.quiet)
-    try:
-        status = verb.run(args, report)
-    except _Stopped as stopped:
-        report.close()
-        return 128 + stopped.signum
-    except ReaderClosedError:
-        report.close()
-        return FAILED
-    except ArgumentError as error:
-        # The name of the argument means nothing to a person; the value is what was typed.
-        return _failed(args, report, error, one_line(f"{error.value}: {error.reason}"))
-    except (StreamImageError, MemoryError) as error:
-        return _failed(args, report, error, str(error) or "out of memory")
-    except Exception as error:  # noqa: BLE001 — users never see a traceback
-        message = f"internal error: {type(error).__name__}: {error} (--debug shows the traceback)"
-        return _failed(args, report, error, message)
-    finally:
-        report.close()
-    return status or DONE
+    return verb, parser.parse_args(argv[1:] if name else argv)
 
 
-def _failed(args: argparse.Namespace, report: Reporter, error: BaseException, message: str) -> int:
-    report.error(message, error)
-    if args.debug:
-        traceback.print_exception(error, file=sys.stderr)
-    return BAD_USAGE if isinstance(error, _BAD_USAGE_ERRORS) else FAILED
+def _message(error: Exception) -> str:
+    """Return what a person is told of `error`: one line, or one for each fault of a conf."""
+    match error:
+        case ArgumentError():
+            # The name of the argument means nothing to a person; the value is what was typed.
+            return one_line(f"{error.value}: {error.reason}")
+        case StreamImageError():
+            return str(error)
+        case MemoryError():
+            return "out of memory"
+        case OSError() if error.errno:
+            # A failure of the system in a place that does not report it better.
+            name = error.filename
+            named = isinstance(name, (str, bytes))
+            where = printable(os.fsencode(name)) if named else "a call to the system failed"
+            return one_line(f"{where}: {error.strerror} (--debug shows where)")
+        case ImportError():  # it needs memory and descriptors, too
+            return one_line(f"cannot import a part of the program: {error}")
+    text = f"{type(error).__name__}: {error}"
+    return one_line(f"internal error: {text} (--debug shows the traceback)")

@@ -1,6 +1,7 @@
-"""The output: standard output, or a file that appears when it is complete.
+"""The output: standard output, standard error, or a file that appears when it is complete.
 
-Must not know what the bytes are.
+All text for people leaves here, with what could control a terminal escaped. Must not know
+what the bytes or the text mean.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import re
 import secrets
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TextIO
 
 from stream import pipes
 from stream.cli.usage import UsageError
 from stream.errors import OutputError, StreamImageError
+from stream.text import one_line
 
 
 def _umask() -> int:
@@ -170,17 +172,46 @@ def hold_standard_descriptors() -> None:
             os.open(os.devnull, mode)  # gets the lowest free number, which is `fd`
 
 
-def say_text(text: str) -> None:
-    """Write `text` and a newline to standard output. Raises OutputError.
+def say_lines(lines: Iterable[str]) -> None:
+    """Write each of `lines` on a line of standard output, escaped. Raises OutputError."""
+    say_rendered("\n".join(map(one_line, lines)))
 
-    Characters that the locale cannot encode are escaped.
+
+def say_rendered(text: str) -> None:
+    """Write `text` and a newline to standard output as they are: it is escaped already, and
+    may have colours. Raises OutputError.
     """
-    encoding = sys.stdout.encoding if sys.stdout is not None else "utf-8"
-    data = (text + "\n").encode(encoding, "backslashreplace")
     with standard_output() as fd:
-        write_all(fd, data, "standard output")
+        write_all(fd, _encoded(text + "\n", sys.stdout), "standard output")
 
 
 def say_json(document: Any) -> None:
     """Write `document` to standard output as indented ASCII. Raises OutputError."""
-    say_text(json.dumps(document, indent=2))
+    say_rendered(printable_json(document, indent=2))
+
+
+def printable_json(document: Any, indent: int | None = None) -> str:
+    """Return `document` as JSON of printable ASCII, on one line unless it is indented."""
+    return json.dumps(document, indent=indent).replace("\x7f", "\\u007f")
+
+
+def say(text: str) -> None:
+    """Write `text` to standard error, on one line, escaped. An error is not reported: there
+    is nowhere to report it, and the output is what matters.
+    """
+    write_error(one_line(text) + "\n")
+
+
+def write_error(text: str) -> None:
+    """Write `text` to standard error as it is. Errors are not reported.
+
+    Not through sys.stderr, which would keep what it could not write, fail again when Python
+    exits, and change the exit status.
+    """
+    with suppress(OSError):
+        pipes.write_all(2, _encoded(text, sys.stderr))
+
+
+def _encoded(text: str, stream: TextIO | None) -> bytes:
+    """Return `text` in the encoding of `stream`; what that lacks is escaped."""
+    return text.encode(stream.encoding if stream else "utf-8", "backslashreplace")

@@ -5,16 +5,18 @@ Receives the observer's events. Must not know where they come from.
 
 from __future__ import annotations
 
-import json
-import sys
+import io
+import os
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
-from stream.errors import StreamImageError
+from stream.cli.output import printable_json, say, write_error
+from stream.errors import StreamImageError, ThreadError
 from stream.model import Image, Layer
 from stream.observer import Observer, Sizes
+from stream.threads import starting
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -30,16 +32,6 @@ def readable_size(size: float) -> str:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
-
-
-def say(text: str) -> None:
-    """Write one line to stderr. A closed stderr is not an error."""
-    try:
-        if sys.stderr is not None:
-            sys.stderr.write(text + "\n")
-            sys.stderr.flush()
-    except OSError:
-        pass
 
 
 def _image_line(image: Image) -> str:
@@ -58,7 +50,7 @@ class Reporter(Observer):
         say(f"stream-image: warning: {message}")
 
     def error(self, message: str, _error: BaseException | None = None) -> None:
-        for line in message.splitlines():
+        for line in message.split("\n"):  # a conf may have several faults
             say(f"stream-image: {line}")
 
     def finished(self, *images: Image) -> None:
@@ -119,7 +111,7 @@ class JsonLines(Reporter):
 
     def _emit(self, event: str, **data: Any) -> None:
         seconds = round(time.monotonic() - self._start, 3)
-        say(json.dumps({"event": event, "seconds": seconds, **data}))
+        say(printable_json({"event": event, "seconds": seconds, **data}))
 
     def warning(self, message: str) -> None:
         self._emit("warning", message=message)
@@ -156,6 +148,22 @@ class JsonLines(Reporter):
         self._emit("exported", entries=entries, size=size)
 
 
+class _Terminal(io.TextIOBase):
+    """Standard error for rich. A terminal that is gone is not an error."""
+
+    encoding = "utf-8"
+
+    def write(self, text: str, /) -> int:
+        write_error(text)
+        return len(text)
+
+    def isatty(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 2
+
+
 class Bar(Reporter):
     """For terminals: layer n/N, bytes, rate, time left. The total size is measured in the
     background, from metadata, while the first layers are written.
@@ -185,20 +193,18 @@ class Bar(Reporter):
             DownloadColumn(),
             TransferSpeedColumn(),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=Console(file=cast(IO[str], _Terminal())),
             transient=True,
             auto_refresh=False,
         )
         task = self._progress.add_task("", total=None)
         self._task = task
         self._progress.start()
-        self._thread = threading.Thread(
-            target=self._refresh, args=(self._progress, task, position), name="bar", daemon=True
-        )
-        self._thread.start()
-        threading.Thread(
-            target=self._measure, args=(self._progress, task, sizes), name="measure", daemon=True
-        ).start()
+        try:
+            self._thread = _start("bar", self._refresh, self._progress, task, position)
+            _start("measure", self._measure, self._progress, task, sizes)
+        except ThreadError:
+            self.close()  # the image does not need the bar
 
     def _refresh(self, progress: Progress, task: TaskID, position: Callable[[], int]) -> None:
         while not self._ended.wait(REFRESH_SECONDS):
@@ -245,12 +251,19 @@ class Bar(Reporter):
         super().exported(entries, size)
 
 
+def _start(name: str, target: Callable[..., None], *args: object) -> threading.Thread:
+    """Start a thread that does not keep the program running. Raises ThreadError."""
+    thread = threading.Thread(name=name, target=target, args=args, daemon=True)
+    with starting():
+        thread.start()
+    return thread
+
+
 def reporter(mode: str, *, quiet: bool) -> Reporter:
     """Return the reporter for `--progress MODE` and `--quiet`."""
     if mode in ("auto", "bar"):
         # Even `bar` falls back: in a log it would be a heap of escape sequences.
-        terminal = sys.stderr is not None and sys.stderr.isatty()
-        mode = "bar" if terminal else "plain"
+        mode = "bar" if os.isatty(2) else "plain"
     if mode == "json":
         return JsonLines()
     if quiet:

@@ -1,17 +1,18 @@
 """Tables for people, no wider than the terminal and plain without one.
 
-Must not know what the tables show.
+Nothing that a table shows reaches the terminal unescaped. Must not know what that is.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from typing import TYPE_CHECKING
 
 from stream.cli.output import is_terminal
 from stream.nix.hashes import DIGITS
-from stream.text import one_line
+from stream.text import one_line, some_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,15 +29,20 @@ _HASH = re.compile(rf"^.*/(?:[{DIGITS}]{{32}}-)?")
 def render(parts: Iterable[RenderableType]) -> str:
     """Return `parts`, one below the other, as lines for standard output."""
     from rich.console import Console, Group
+    from rich.segment import Segment, Segments
 
     terminal = is_terminal("-")
     columns = os.get_terminal_size(1).columns if terminal else WIDTH
     console = Console(
+        file=io.StringIO(),
         width=max(columns, MIN_WIDTH) if columns else WIDTH, force_terminal=terminal, highlight=False, markup=False,
         legacy_windows=False, emoji=False,
     )  # fmt: skip
     with console.capture() as captured:
-        console.print(Group(*parts), crop=False)
+        segments = console.render(Group(*parts))
+        console.print(
+            Segments([Segment(some_lines(text), style) for text, style, _ in segments]), crop=False
+        )
     return "\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n")
 
 

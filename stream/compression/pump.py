@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import TypeAlias
 
-from stream.errors import OutputError, StreamImageError
+from stream.errors import OutputError, StreamImageError, ThreadError
 from stream.pipes import Abandoned, Buffer, Inflow, enlarge, pipe_to, write_all
 
 # Given a size, yields the input in blocks of that size (the last may be shorter), each valid
@@ -38,7 +38,7 @@ def opened_encoder(fd: int, encode: Encoder) -> Iterator[int]:
             descriptor = stack.enter_context(
                 pipe_to(lambda source: _pump(source, encode, output), name="compress", wait=False)
             )
-        except (OSError, RuntimeError):  # no pipe, or no thread to close it
+        except (OSError, ThreadError):  # no pipe, or no thread to close it
             os.close(output)
             raise
         yield descriptor

@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
 from typing import TypeVar
 
+from stream.errors import ThreadError
+from stream.threads import starting
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -51,9 +54,10 @@ def map_in_order(
             jobs.put((item, pending[-1]))
             if running < threads:
                 try:
-                    threading.Thread(target=work, name="compress-block", daemon=True).start()
+                    with starting():
+                        threading.Thread(target=work, name="compress-block", daemon=True).start()
                     running += 1
-                except RuntimeError:  # no more threads allowed: continue with those that run
+                except ThreadError:  # continue with those that run
                     if not running:
                         raise
                     threads = running

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from stream.interfaces import LayerSource
+from stream.threads import starting
 
 
 class Ahead:
@@ -25,7 +26,8 @@ class Ahead:
         self._entries = 0
         self._closed = False
         self._changed = threading.Condition()
-        threading.Thread(target=self._run, name="walk-ahead", daemon=True).start()
+        with starting():
+            threading.Thread(target=self._run, name="walk-ahead", daemon=True).start()
 
     def _run(self) -> None:
         for make in self._makers:

@@ -46,6 +46,7 @@ from stream.sources.layer import ListedLayer
 from stream.sources.store import StoreLayer
 from stream.tarwriter import TarWriter, encode_header, encode_record
 from stream.text import printable
+from stream.threads import starting
 from stream.tools.target import ArchiveFile, read_target
 from stream.typeflags import DIRECTORY, HARD_LINK
 
@@ -255,7 +256,8 @@ class _Check:
         """Start checking `source`, the tar of `layer`."""
         fd, offset = source.range
         mine = FileBytes(os.dup(fd), source.name, offset=offset, size=source.size)
-        self._results.append(self._pool.submit(self._run, layer, mine))
+        with starting():
+            self._results.append(self._pool.submit(self._run, layer, mine))
 
     def _run(self, layer: _Layer, source: FileBytes) -> None:
         try:

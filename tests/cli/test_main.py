@@ -5,12 +5,14 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from support import COMMAND, Store, members
 
 import stream
+from stream.cli import main as command_line
 from stream.cli import verbs
 
 
@@ -171,9 +173,24 @@ def test_all_standard_streams_closed(store: Store, tmp_path: Path) -> None:
     assert target.read_bytes() == _run(conf).stdout
 
 
-def test_error_with_standard_error_closed() -> None:
+@pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full"])
+@pytest.mark.parametrize("args", [["no.json"], ["--no-such-option"], ["inspct"], []])
+def test_error_with_standard_error_that_takes_nothing(args: list[str], closed: str) -> None:
     """Without it the exit status of a failure could depend on who reads its message."""
-    assert _shell('"$@" 2>&-', "no.json").returncode == 2
+    assert _shell(f'"$@" {closed}', *args).returncode == 2
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["--help"], ["plan", "--help"], ["--version"], ["inspect", "CONF"], ["explain", "CONF"]],
+)
+def test_answer_that_cannot_be_written(store: Store, args: list[str]) -> None:
+    """Without it a full disk could end in an internal error, or pass for success."""
+    conf = str(store.conf(["one"]))
+    done = _shell('"$@" >/dev/full', *[conf if arg == "CONF" else arg for arg in args])
+    assert done.returncode == 1
+    wanted = b"stream-image: standard output cannot be written: No space left on device\n"
+    assert done.stderr == wanted
 
 
 def test_only_debug_shows_a_traceback(store: Store) -> None:
@@ -202,6 +219,56 @@ def test_interrupt_while_starting(store: Store) -> None:
         package = os.path.dirname(stream.__file__)
         shown = set(re.findall(rf'File "{re.escape(package)}/([^"]*)"', said.decode()))
         assert shown <= {"__init__.py", "__main__.py"}
+
+
+def test_interrupt_before_the_first_import() -> None:
+    """Without it Ctrl-C could show a traceback from the imports that precede the handler."""
+    package = str(Path(stream.__file__).parents[1])
+    code = f"import sys; sys.path.append({package!r}); import stream.__main__; print(*sys.modules)"
+    command = [sys.executable, "-I", "-S", "-c", code]
+    loaded = subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()
+    assert not {"signal", "enum", "re", "contextlib"} & set(loaded)
+
+
+@pytest.mark.parametrize("verb", ["stream", "compress", "export", "export-conf"])
+def test_no_thread_left(
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    verb: str,
+) -> None:
+    """Without it a container's limit of processes could look like a bug of this program."""
+    conf, image = str(store.conf(["one"])), str(tmp_path / "image.tar")
+    assert _run(conf, "-o", image).returncode == 0
+    args = {
+        "stream": [conf], "compress": [conf, "--compress", "zstd"], "export": ["export", image],
+        "export-conf": ["export", conf],
+    }[verb]  # fmt: skip
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    handlers = {one: signal.getsignal(one) for one in command_line._SIGNALS}
+    assert command_line.main([*args, "-o", "/dev/null", "-q"]) == 1
+    for one, handler in handlers.items():
+        signal.signal(one, handler)
+    assert capfd.readouterr().err.startswith("stream-image: cannot start a thread: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "out of memory"),
+        (OSError(24, "Too many open files"), "a call to the system failed: Too many open files"),
+        (OSError(5, "Input/output error", "/a\nb"), "/a\\nb: Input/output error"),
+        (ImportError("x.so: Too many open files"), "cannot import a part of the program: x.so: "),
+    ],
+)
+def test_failure_of_the_system_anywhere(error: Exception, said: str) -> None:
+    """Without it a failure of the system that no module expects would look like a bug."""
+    assert command_line._message(error).startswith(said)
 
 
 def test_archive_on_standard_output_alone(store: Store) -> None:

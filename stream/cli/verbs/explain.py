@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from stream.cli.output import say_json, say_text
+from stream.cli.output import say_json, say_rendered
 from stream.cli.progress import Reporter, readable_size
 from stream.cli.tables import cut_lines, new_table, render, store_name, uncut_line
 from stream.cli.usage import UsageError
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     if args.json:
         say_json(_document(explanation))
     else:
-        say_text(_text(explanation))
+        say_rendered(_text(explanation))
 
 
 def _document(explanation: Explanation) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from stream.cli.options import add_tag_argument
-from stream.cli.output import say_json, say_text
+from stream.cli.output import say_json, say_rendered
 from stream.cli.progress import Reporter, readable_size
 from stream.cli.tables import cut_lines, new_table, render, store_name
 from stream.text import one_line
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     if args.json:
         say_json(_document(inspection))
     else:
-        say_text(render(_parts(inspection)))
+        say_rendered(render(_parts(inspection)))
 
 
 # ---- for programs

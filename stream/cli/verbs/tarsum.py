@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from stream.cli.output import say_text
+from stream.cli.output import say_lines
 from stream.cli.progress import Reporter
 from stream.cli.usage import UsageError
 from stream.tools.tarsum import tarsum
@@ -30,4 +30,4 @@ def run(_args: argparse.Namespace, _reporter: Reporter) -> None:
         raise UsageError(
             "standard input is a terminal; redirect a tar, as in 'stream-image tarsum < layer.tar'"
         )
-    say_text(tarsum("-"))
+    say_lines([tarsum("-")])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from stream.cli.options import add_tag_argument
-from stream.cli.output import say_json, say_text
+from stream.cli.output import say_json, say_lines
 from stream.cli.progress import Reporter, readable_size
 from stream.cli.usage import UsageError
 from stream.config import load_conf
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     if args.json:
         say_json(_document(verification))
     elif verification.faults or not args.quiet:
-        say_text("\n".join(_lines(verification, args.conf)))
+        say_lines(_lines(verification, args.conf))
     return FAULTY if verification.faults else 0
 
 
