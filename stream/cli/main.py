@@ -41,7 +41,23 @@ class _Stopped(BaseException):
         self.signum = signum
 
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# All that end a process, except those that a fault of its own raises and SIGKILL. SIGPIPE and
+# SIGXFSZ are errors of a write.
+_SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGALRM,
+    signal.SIGVTALRM,
+    signal.SIGPROF,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGXCPU,
+    signal.SIGIO,
+    signal.SIGPWR,
+    signal.SIGSTKFLT,
+)
 
 
 def _stop(signum: int, _frame: FrameType | None) -> None:

@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 from stream import pipes
 from stream.cli.usage import UsageError
-from stream.errors import OutputError, StreamImageError
+from stream.errors import OutputError
 from stream.text import one_line
 
 
@@ -85,53 +85,91 @@ def _is_special(path: str) -> bool:
 def output_file(path: str, *, mode: int = 0o666) -> Iterator[int]:
     """Return a descriptor to write the file `path` with.
 
-    A regular file is written beside its place and renamed on success; a failure leaves the
-    existing file as it was. A device, a FIFO or an open descriptor (`/dev/stdout`) is written
-    to directly. A regular file gets the permissions `mode` less the umask. Raises
-    UsageError and OutputError.
+    A regular file gets its name on success; a failure leaves the existing file as it was. A
+    device, a FIFO or an open descriptor (`/dev/stdout`) is written to directly. A regular
+    file gets the permissions `mode` less the umask. Raises UsageError and OutputError.
     """
     descriptor = _own_descriptor(path)
-    special = descriptor is not None or _is_special(path)
+    if descriptor is None and not _is_special(path):
+        with _new_file(path, mode) as fd:
+            yield fd
+        return
+    with _writing(path):
+        # Opened anew, a descriptor would begin at the start of its file.
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC) if descriptor is None else os.dup(descriptor)
     try:
-        target = os.path.realpath(path)
-    except OSError as error:  # a relative path in a deleted working directory
+        yield fd
+    finally:
+        with _writing(path):
+            os.close(fd)
+
+
+@contextmanager
+def _writing(path: str) -> Iterator[None]:
+    """Raise an OSError of the body as OutputError for `path`."""
+    try:
+        yield
+    except OSError as error:
         raise _failed(path, error) from error
+
+
+@contextmanager
+def _new_file(path: str, mode: int) -> Iterator[int]:
+    """Return a descriptor to write a regular file with, which becomes `path` at the end.
+
+    Where the file system allows it, the file has no name until then, so that not even
+    SIGKILL leaves anything. Elsewhere it is written beside its place and renamed.
+    """
+    with _writing(path):
+        target = os.path.realpath(path)  # fails in a deleted working directory
+    directory = os.path.dirname(target)
     # Named before it exists: a signal may arrive before open() returns.
-    part = f".stream-image.{secrets.token_hex(8)}.part"
-    beside = None if special else os.path.join(os.path.dirname(target), part)
+    beside = os.path.join(directory, f".stream-image.{secrets.token_hex(8)}.part")
     try:
-        fd = _open_output(path, descriptor, beside)
+        with _writing(path):
+            fd, is_named = _open_new(directory, beside)
         try:
             yield fd
-            if beside is not None:
+            with _writing(path):
                 os.fchmod(fd, mode & ~_umask())
+                os.close(os.dup(fd))  # some file systems report a failed write on close only
+                if not is_named:
+                    is_named = not _link_new(fd, target) and _link_new(fd, beside)
         finally:
             os.close(fd)
-        if beside is not None:
-            os.replace(beside, target)
-    except BaseException as error:
-        if beside is not None:
-            with suppress(OSError):
-                os.unlink(beside)
-        # An error with one file name is about another file; only os.replace here gives two.
-        if (
-            isinstance(error, OSError)
-            and not isinstance(error, StreamImageError)
-            and (error.filename is None or error.filename2 is not None)
-        ):
-            raise _failed(path, error) from error
+        if is_named:
+            with _writing(path):
+                os.replace(beside, target)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(beside)
         raise
 
 
-def _open_output(path: str, descriptor: int | None, beside: str | None) -> int:
+def _open_new(directory: str, beside: str) -> tuple[int, bool]:
+    """Open a new file in `directory` for writing. Return its descriptor, and whether it is
+    called `beside` or has no name yet.
+    """
+    with suppress(OSError):  # some file systems have only files with names
+        fd = os.open(directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        if os.path.exists(_entry_of(fd)):
+            return fd, False
+        os.close(fd)  # no /proc: it could not be named later
+    return os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), True
+
+
+def _link_new(fd: int, name: str) -> bool:
+    """Call the file behind `fd`, which has no name, `name`. Return False if that exists."""
     try:
-        if descriptor is not None:
-            return os.dup(descriptor)
-        if beside is None:
-            return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        return os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise _failed(path, error) from error
+        # Only with a descriptor does Python call linkat, which follows the entry's symlink.
+        os.link(_entry_of(fd), name, src_dir_fd=fd, follow_symlinks=True)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _entry_of(fd: int) -> str:
+    return f"/proc/self/fd/{fd}"
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """`-o`: a file that appears when it is complete, or a special file that is written to directly."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -140,6 +141,47 @@ def test_failure_says_why(tmp_path: Path, failure: StreamImageError) -> None:
     with pytest.raises(type(failure)) as error, output_file(str(tmp_path / "image.tar")):
         raise failure
     assert error.value is failure
+
+
+@pytest.fixture(params=["unnamed", "named", "no-proc"])
+def _file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test as on a file system that has files without names, and one that does not."""
+    opened, exists = os.open, os.path.exists
+
+    def refuse(path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported", path)
+        return opened(path, flags, mode)
+
+    if request.param == "named":
+        monkeypatch.setattr(os, "open", refuse)
+    elif request.param == "no-proc":
+        monkeypatch.setattr(
+            os.path, "exists", lambda path: exists(path) and not str(path).startswith("/proc/")
+        )
+
+
+@pytest.mark.usefixtures("_file_system")
+@pytest.mark.parametrize("existing", [True, False])
+def test_file_appears_when_complete(tmp_path: Path, existing: bool) -> None:  # noqa: FBT001
+    """Without it half an image could be loaded, or a good one be lost to a run that fails."""
+    path = tmp_path / "image.tar"
+    if existing:
+        path.write_bytes(b"older")
+
+    def write(*, fail: bool) -> None:
+        with output_file(str(path)) as fd:
+            os.write(fd, b"newer")
+            assert path.exists() == existing
+            if fail:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(fail=True)
+    assert leftovers(tmp_path) == ["image.tar"] * existing
+    write(fail=False)
+    assert leftovers(tmp_path) == ["image.tar"]
+    assert path.read_bytes() == b"newer"
 
 
 def test_target_that_cannot_be_replaced(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from support import BALLAST, MIB, Run, Store, assert_unfinished, leftovers, unti
 from faults.conftest import World
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+# Their default is to end a process without clean-up: `ulimit -t`, a shell's Ctrl-\\, timers.
+OTHERS = [signal.SIGQUIT, signal.SIGXCPU, signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2]
 AT_ONCE = 1.0  # seconds
 LARGE = 1 << 30  # more than is received before the signal arrives
 
@@ -30,7 +32,16 @@ def test_while_the_pipe_is_full(store: Store, signum: signal.Signals) -> None:
     assert_unfinished(data)
 
 
-@pytest.mark.parametrize("signum", SIGNALS)
+def _written(process: "subprocess.Popen[bytes]", directory: Path) -> int:
+    """Return the size of the unfinished output in `directory`: 0 before it is created."""
+    for link in Path(f"/proc/{process.pid}/fd").iterdir():
+        path = Path(_target(link))
+        if path.parent == directory and path.name.endswith((".part", " (deleted)")):
+            return link.stat().st_size
+    return 0
+
+
+@pytest.mark.parametrize("signum", [*SIGNALS, *OTHERS])
 def test_while_busy(store: Store, signum: signal.Signals, tmp_path: Path) -> None:
     """Without it a signal could take effect only at the layer's end, or leave a partial file."""
     store.file("one/large", LARGE)
@@ -39,16 +50,29 @@ def test_while_busy(store: Store, signum: signal.Signals, tmp_path: Path) -> Non
     conf = store.conf(["one"])
     before = leftovers(tmp_path)
 
-    def grown() -> bool:
-        return any(path.stat().st_size > MIB for path in tmp_path.glob(".*.part"))
-
     with Run(conf, "-o", target, "--progress", "none") as run:
-        until(grown)
+        until(lambda: _written(run.process, tmp_path) > MIB)
         outcome, seconds = run.stopped_by(signum)
     assert (outcome.status, outcome.stderr) == (128 + signum, "")
     assert seconds < AT_ONCE
     assert leftovers(tmp_path) == before
     assert target.read_bytes() == b"older"
+
+
+def test_killed(store: Store, tmp_path: Path) -> None:
+    """Without it a program that is killed, as for its memory, could leave gigabytes behind."""
+    try:
+        os.close(os.open(tmp_path, os.O_WRONLY | os.O_TMPFILE))
+    except OSError:
+        pytest.skip("this file system has only files with names")
+    store.file("one/large", LARGE)
+    conf = store.conf(["one"])
+    before = leftovers(tmp_path)
+    with Run(conf, "-o", tmp_path / "image.tar", "--progress", "none") as run:
+        until(lambda: _written(run.process, tmp_path) > MIB)
+        outcome, _ = run.stopped_by(signal.SIGKILL)
+    assert outcome.status == -signal.SIGKILL
+    assert leftovers(tmp_path) == before
 
 
 def test_while_walking(store: Store, world: World) -> None:
@@ -106,7 +130,7 @@ def test_many_at_once(store: Store, tmp_path: Path) -> None:
     before = leftovers(tmp_path)
     for _ in range(5):
         with Run(conf, "-o", target, "--progress", "plain") as run:
-            until(lambda: list(tmp_path.glob(".*.part")))
+            until(lambda: _written(run.process, tmp_path))
             while run.process.poll() is None:
                 for signum in SIGNALS:
                     run.process.send_signal(signum)
