@@ -387,6 +387,7 @@ def test_sockets() -> None:
     assert warning == "extraCommands: /so\\nck: left out; layers cannot hold sockets"
 
 
+@pytest.mark.usefixtures("fakeroot")
 def test_a_socket_is_reported_once() -> None:
     """A socket of the first commands is still there after the second, which did not make it."""
     warnings: list[str] = []
