@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from stream.model import CustomisationLayer as CustomisationLayer
     from stream.model import Descriptor as Descriptor
     from stream.model import Digest as Digest
+    from stream.model import Group as Group
     from stream.model import Image as Image
     from stream.model import ImageConf as ImageConf
     from stream.model import Layer as Layer
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from stream.model import Permission as Permission
     from stream.model import Recipe as Recipe
     from stream.model import StoreObject as StoreObject
+    from stream.model import User as User
     from stream.observer import Observer as Observer
     from stream.planning.plan import Plan as Plan
     from stream.planning.plan import plan as plan

@@ -75,6 +75,27 @@ class Permission:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """A user: a line of passwd(5), without a password."""
+
+    name: str
+    uid: int
+    gid: int
+    comment: str = ""
+    home: str = "/"
+    shell: str = "/bin/sh"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """A group: a line of group(5). `members` are the names of users."""
+
+    name: str
+    gid: int
+    members: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoreObject:
     """A store path as a Nix database describes it. `nar_hash` is `sha256:` and 64 hex digits;
     `deriver` may be empty.
@@ -103,13 +124,16 @@ class Recipe:
     are copied, then the rest happens in the order of the fields. With `keep_dirlinks`, a
     link to a directory stays where a copied directory meets it, and the copy is merged into
     its target. With `first_wins`, the first of two contents that differ in a file is taken;
-    otherwise they are an error.
+    otherwise they are an error. `users` and `groups` are added to those of
+    the base image and of the tree.
     """
 
     contents: tuple[bytes | Builtin, ...] = ()
     copy_to_root: tuple[bytes | Builtin, ...] = ()
     keep_dirlinks: bool = False
     first_wins: bool = False
+    users: tuple[User, ...] = ()
+    groups: tuple[Group, ...] = ()
     database: NixDatabase | None = None
     extra_commands: str = ""
     fake_root_commands: str = ""

@@ -22,12 +22,13 @@ from stream.schema.permissions import (
     read_owner,
     read_permissions,
 )
+from stream.schema.users import read_groups, read_users, user_documents
 
 KEYS = frozenset(
     {
         "conflicts", "contents", "copy_to_root", "directories", "enable_fakechroot",
-        "extra_commands", "fake_root_commands", "keep_contents_dirlinks", "nix_database", "owner",
-        "perms",
+        "extra_commands", "fake_root_commands", "groups", "keep_contents_dirlinks", "nix_database",
+        "owner", "perms", "users",
     }
 )  # fmt: skip
 
@@ -77,6 +78,8 @@ def read_recipe(
         copy_to_root=reader.contents("copy_to_root", linked=False),
         keep_dirlinks=reader.boolean("keep_contents_dirlinks"),
         first_wins=reader.choice("conflicts", _CONFLICTS) == "first",
+        users=read_users(reader.get("users"), reader.at("users"), fault),
+        groups=read_groups(reader.get("groups"), reader.at("groups"), fault),
         database=reader.database(),
         extra_commands=reader.commands("extra_commands"),
         fake_root_commands=reader.commands("fake_root_commands"),
@@ -330,6 +333,7 @@ def recipe_document(recipe: Recipe) -> dict[str, Any]:
         "nix_database": recipe.database and database_document(recipe.database),
         "owner": recipe.owner and {"uid": uid, "gid": gid},
         **permission_documents(recipe.permissions),
+        **user_documents(recipe.users, recipe.groups),
     }
     return {key: members[key] for key in sorted(members) if members[key]}
 

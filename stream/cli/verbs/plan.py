@@ -31,10 +31,10 @@ Its keys, described in docs/plan.md:
   annotations, architecture, base_config, base_history, config, conflicts,
   contents, copyToRoot, created, customisation_layer, directories,
   enableFakechroot, extraCommands, fakeRootCommands, fromImage, fromImageName,
-  fromImageTag, gid, gname, includeNixDB, includeStorePaths, keepContentsDirlinks,
+  fromImageTag, gid, gname, groups, includeNixDB, includeStorePaths, keepContentsDirlinks,
   labels, layering, layeringPipeline, maxLayers, mtime, name, nix_store, os,
   owner, perms, references_graph, skip_base_paths, store_dir, store_root, tag,
-  uid, uname
+  uid, uname, users
 """
 HAS_PROGRESS = False
 

@@ -118,7 +118,7 @@ def _content(tree: BaseTree, path: bytes) -> bytes | None:
     if found is None:
         return None
     number, index = found if isinstance(found, tuple) else (0, -1)
-    content = tree.layers[number].contents.get(index)
-    if content is None:
+    kept = tree.layers[number].contents.get(index)
+    if kept is None:
         raise ArchiveError(where(tree.name, printable(path)), "is not a regular file")
-    return content
+    return kept.content

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from stream.archives.bytesource import ByteSource
 from stream.archives.container import Blob
 from stream.archives.images import Archive, ArchiveImage, ArchiveLayer, open_archive
+from stream.archives.tarreader import Member
 from stream.interfaces import LayerSource
 from stream.model import BaseReference, Digest, ImageConf, KnownLayer, Layer, LayerPlan, Recipe
 from stream.oci.documents import store_paths_comment
@@ -131,11 +132,23 @@ class BaseImage:
 
 def _keep(conf: ImageConf) -> Keep | None:
     recipe = conf.customisation_layer
-    if not isinstance(recipe, Recipe) or recipe.database is None:
+    if not isinstance(recipe, Recipe):
         return None
-    from stream.sources.base.database import keeper
+    from stream.sources.base.accounts import keep_accounts
 
-    return keeper()
+    keepers = [keep_accounts()]
+    if recipe.database is not None:
+        from stream.sources.base.database import keeper
+
+        keepers.append(keeper())
+
+    def keep(member: Member, layer: ByteSource) -> bytes | None:
+        for one in keepers:
+            if (content := one(member, layer)) is not None:
+                return content
+        return None
+
+    return keep
 
 
 def open_base_image(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from stream.archives.bytesource import ByteSource
 from stream.archives.flatten import OPAQUE, WHITEOUT, Budget, Listing, parts_of
@@ -17,6 +18,15 @@ from stream.model import ImageConf, Recipe
 
 # Returns the content of a member, which is next in the layer, or None if it need not be kept.
 Keep = Callable[[Member, ByteSource], bytes | None]
+
+
+class Kept(NamedTuple):
+    """A file whose content was kept."""
+
+    content: bytes
+    mode: int
+    uid: int
+    gid: int
 
 
 @dataclass(slots=True)
@@ -57,7 +67,7 @@ class BaseListing:
 
     store: StoreListing = field(default_factory=StoreListing)
     entries: Listing = field(default_factory=Listing)
-    contents: dict[int, bytes] = field(default_factory=dict)
+    contents: dict[int, Kept] = field(default_factory=dict)
     summary: Summary = field(default_factory=Summary)
 
 
@@ -98,7 +108,8 @@ class Lister:
                 self._budget.take(member, layer.name)
                 content = self._keep(member, layer) if self._keep else None
                 if content is not None:
-                    found.contents[len(found.entries.entries)] = content
+                    kept = Kept(content, member.mode & 0o7777, member.uid, member.gid)
+                    found.contents[len(found.entries.entries)] = kept
                 found.entries.add(member)
         if self._summaries:
             found.summary.size = size_of(layer)

@@ -14,9 +14,9 @@ from stream.model import CustomisationLayer, ImageConf, Recipe
 from stream.text import printable
 
 if TYPE_CHECKING:
-    from stream.sources.base.database import BaseDatabase
     from stream.sources.base.image import BaseImage
     from stream.sources.base.tree import Base
+    from stream.sources.customisation.make import Below
     from stream.sources.customisation.tree import Tree
     from stream.sources.layer import ListedLayer
 
@@ -41,35 +41,38 @@ def opened_customisation_layer(
     else:
         from stream.sources.customisation.made import made_layer
 
-        with _opened_tree(conf, means, base, warn) as (tree, entries):
-            _warn_of_lost_links(tree, conf, entries, warn)
+        with _opened_tree(conf, means, base, warn) as (tree, below):
+            _warn_of_lost_links(tree, conf, below.entries, warn)
             yield made_layer(tree, means, mtime=conf.mtime)
 
 
 @contextmanager
 def _opened_tree(
     conf: ImageConf, recipe: Recipe, base: BaseImage | None, warn: Warn
-) -> Iterator[tuple[Tree, Base]]:
-    """Make the tree of `recipe`; the value is the tree and the base's entries below it."""
-    from stream.sources.customisation.make import opened_tree
+) -> Iterator[tuple[Tree, Below]]:
+    """Make the tree of `recipe`; the value is the tree and what is below it."""
+    from stream.sources.customisation.make import Below, opened_tree
 
-    entries, database = ({}, None) if base is None else _below(base, conf, recipe)
-    with opened_tree(recipe, conf, base=entries, base_database=database, warn=warn) as tree:
-        yield tree, entries
+    below = Below() if base is None else _below(base, conf, recipe)
+    with opened_tree(recipe, conf, below=below, warn=warn) as tree:
+        yield tree, below
 
 
-def _below(base: BaseImage, conf: ImageConf, recipe: Recipe) -> tuple[Base, BaseDatabase | None]:
-    """Return what `recipe` needs from the base image: its entries, and its Nix database."""
+def _below(base: BaseImage, conf: ImageConf, recipe: Recipe) -> Below:
+    """Return what `recipe` needs from the base image."""
+    from stream.sources.base.accounts import base_accounts
     from stream.sources.base.tree import base_entries
     from stream.sources.customisation.builtin import SHADOW_PATHS
+    from stream.sources.customisation.make import Below
 
     tree = base.tree()
     entries = base_entries(tree, conf, SHADOW_PATHS)
+    accounts = base_accounts(tree)
     if recipe.database is None:
-        return entries, None
+        return Below(entries=entries, accounts=accounts)
     from stream.sources.base.database import base_database
 
-    return entries, base_database(tree)
+    return Below(entries=entries, accounts=accounts, database=base_database(tree))
 
 
 def _warn_of_lost_links(tree: Tree, conf: ImageConf, base: Base, warn: Warn) -> None:

@@ -7,44 +7,53 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stream.model import ImageConf, Recipe
 from stream.nix.store_root import Disk
+from stream.sources.base.accounts import Accounts
 from stream.sources.base.tree import Base
 from stream.sources.customisation import permissions
 from stream.sources.customisation.join import make_tree
 from stream.sources.customisation.redirect import inherit, redirect
 from stream.sources.customisation.refresh import refresh_bytecode
 from stream.sources.customisation.tree import Tree
+from stream.sources.customisation.users import add_users, warn_of_lost_users
 
 if TYPE_CHECKING:
     from stream.sources.base.database import BaseDatabase
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Below:
+    """The parts of the base image that matter to a tree above it."""
+
+    entries: Base = field(default_factory=dict)
+    accounts: Accounts = field(default_factory=dict)
+    database: BaseDatabase | None = None
+
+
 @contextmanager
 def opened_tree(
-    recipe: Recipe,
-    conf: ImageConf,
-    *,
-    base: Base,
-    base_database: BaseDatabase | None,
-    warn: Callable[[str], None],
+    recipe: Recipe, conf: ImageConf, *, below: Below, warn: Callable[[str], None]
 ) -> Iterator[Tree]:
-    """Make the tree of `recipe` above `base`; the files that it refers to exist until the
+    """Make the tree of `recipe` above `below`; the files that it refers to exist until the
     context ends. `warn` is called with a line for a person. Raises StreamImageError.
     """
-    tree = make_tree(recipe, present=base, disk=Disk.of(conf), warn=warn)
+    base, disk = below.entries, Disk.of(conf)
+    tree = make_tree(recipe, present=base, disk=disk, warn=warn)
     redirect(tree, base, first_wins=recipe.first_wins)
     known = inherit(tree, base)
+    add_users(tree, recipe, base, below.accounts, disk)
     if recipe.database is not None:
         from stream.sources.customisation.database import add_database
 
         add_database(
             tree,
             recipe.database,
-            disk=Disk.of(conf),
-            base=base_database,
+            disk=disk,
+            base=below.database,
             # The base's files stay, so its database's records of them stay valid.
             base_first=conf.base is not None and conf.base.skip_store_paths,
         )
@@ -55,6 +64,7 @@ def opened_tree(
             redirect(after, base, first_wins=recipe.first_wins)
             inherit(after, base, known)
             refresh_bytecode(after, conf.mtime, valid)
+        warn_of_lost_users(after, below.accounts, disk, warn)
         permissions.apply(after, recipe, base)
         yield after
 
