@@ -16,6 +16,11 @@ from typing import Any
 
 import pyzstd
 
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
+
 
 def seekable_zstd(data: bytes) -> bytes:
     """Return `data` as seekable zstd: many small frames and a table of them."""
@@ -43,6 +48,8 @@ def digest(data: bytes) -> str:
     """Return the OCI digest of `data`."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
+
+DIGEST = digest(b"{}")  # of the payload of an attestation
 
 # A member of a tar: a file's name and content, or a ready-made header.
 Entry = tuple[str, bytes | tarfile.TarInfo]
@@ -159,6 +166,95 @@ class Base:
             "index.json": json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode(),
             **{f"blobs/sha256/{digest(blob)[7:]}": blob for blob in [*blobs, manifest]},
         }
+
+
+@dataclass(kw_only=True)
+class Layout:
+    """An OCI image layout of several images, indexes and artifacts. `top` are the descriptors
+    in `index.json`; those that methods return go there, or into an index.
+    """
+
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    top: list[dict[str, Any]] = field(default_factory=list)
+
+    def blob(self, data: bytes, media_type: str) -> dict[str, Any]:
+        """Add a blob, and return its descriptor."""
+        self.blobs[f"blobs/sha256/{digest(data)[7:]}"] = data
+        return _descriptor(data, media_type)
+
+    def image(self, base: Base, config: bytes = b"", /, **platform: str) -> dict[str, Any]:
+        """Add an image; its platform is in its descriptor, and in its config if that is made
+        here.
+        """
+        document = base.document() | platform
+        described = self.blob(config or json.dumps(document).encode(), CONFIG_TYPE)
+        layers = [self.blob(layer, LAYER_TYPE) for layer in base.layers]
+        descriptor = self.manifest(described, layers)
+        return descriptor | ({"platform": platform} if platform else {})
+
+    def manifest(
+        self, config: dict[str, Any], layers: Sequence[dict[str, Any]], **more: Any
+    ) -> dict[str, Any]:
+        """Add a manifest."""
+        document = {"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": config}
+        data = json.dumps({**document, "layers": layers, **more}).encode()
+        return self.blob(data, MANIFEST_TYPE)
+
+    def index(self, descriptors: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Add an index."""
+        document = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": descriptors}
+        return self.blob(json.dumps(document).encode(), INDEX_TYPE)
+
+    def files(self) -> dict[str, bytes]:
+        """Return the files of the layout."""
+        return {
+            "oci-layout": b'{"imageLayoutVersion": "1.0.0"}',
+            "index.json": json.dumps({"schemaVersion": 2, "manifests": self.top}).encode(),
+            **self.blobs,
+        }
+
+    def tar(self) -> bytes:
+        """Return the layout as a tar."""
+        return tar_of([*self.files().items()])
+
+
+def named(descriptor: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a descriptor with a name, as containerd and podman read it, and a tag."""
+    annotations = {
+        "io.containerd.image.name": f"docker.io/library/{name}",
+        "org.opencontainers.image.ref.name": name.rpartition(":")[2],
+    }
+    return descriptor | {"annotations": annotations}
+
+
+def artifacts(layout: Layout) -> dict[str, dict[str, Any]]:
+    """Add one artifact of each kind that is found beside images, and return descriptors."""
+    payload = layout.blob(b'{"critical": {}}', "application/vnd.dev.cosign.simplesigning.v1+json")
+    empty = layout.blob(b"{}", "application/vnd.oci.empty.v1+json")
+    signed = {"architecture": "", "os": "", "rootfs": {"diff_ids": [payload["digest"]]}}
+    attested = {"architecture": "unknown", "os": "unknown", "rootfs": {"diff_ids": [DIGEST]}}
+    old = b'{"mediaType": "application/vnd.oci.artifact.manifest.v1+json", "blobs": []}'
+    attestation = layout.manifest(
+        layout.blob(json.dumps(attested).encode(), CONFIG_TYPE),
+        [layout.blob(b"{}", "application/vnd.in-toto+json")],
+    )
+    return {
+        "SBOM": layout.manifest(
+            empty,
+            [layout.blob(b'{"spdxVersion": "SPDX-2.3"}', "application/spdx+json")],
+            artifactType="application/spdx+json",
+        ),
+        "signature": layout.manifest(
+            layout.blob(json.dumps(signed).encode(), CONFIG_TYPE), [payload]
+        ),
+        "chart": layout.manifest(
+            layout.blob(b'{"name": "chart"}', "application/vnd.cncf.helm.config.v1+json"),
+            [layout.blob(b"tgz", "application/vnd.cncf.helm.chart.content.v1.tar+gzip")],
+        ),
+        "attestation": attestation | {"platform": {"architecture": "unknown", "os": "unknown"}},
+        "attestation without a platform": attestation,
+        "artifact manifest": layout.blob(old, "application/vnd.oci.artifact.manifest.v1+json"),
+    }
 
 
 def _descriptor(blob: bytes, media_type: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A directory as a container, whose members are the files in it.
 
-Symlinks are followed, but never out of the directory. Nothing is scanned in advance.
+Symlinks are followed, also out of the directory: layouts that Nix and Bazel make consist of
+links. Names that documents contain never lead out of it. Nothing is scanned in advance.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from stream.archives.container import (
 )
 from stream.archives.decompress import MAGIC_SIZE, compression_of
 from stream.errors import ArchiveError
+from stream.text import one_line
 
 
 def open_directory(path: str, peruse: Peruse[T_co] | None = None) -> Directory[T_co]:
     """Return the directory at `path` as a container."""
-    return Directory(path, os.path.realpath(encode_path(path)), peruse)
+    return Directory(path, os.path.abspath(encode_path(path)), peruse)
 
 
 def encode_path(path: str) -> bytes:
@@ -36,7 +38,7 @@ def encode_path(path: str) -> bytes:
 
 
 class Directory(Container[T_co]):
-    """The files below the directory `root`, an absolute path without symlinks."""
+    """The files below the directory `root`, an absolute path."""
 
     def __init__(self, name: str, root: bytes, peruse: Peruse[T_co] | None) -> None:
         self.name = name
@@ -44,13 +46,16 @@ class Directory(Container[T_co]):
         self._peruse = peruse
 
     def _path(self, name: str) -> bytes:
+        path = posixpath.normpath(name)
+        if path.startswith(("/", "../")) or path == "..":
+            raise ArchiveError(where(self.name, one_line(name)), "is outside the directory")
         try:
-            path = os.path.realpath(os.path.join(self._root, encode_path(name)))
+            encoded = encode_path(path)
         except ValueError:
-            raise ArchiveError(where(self.name, name), "is not a valid file name") from None
-        if os.path.commonpath([path, self._root]) != self._root:
-            raise ArchiveError(where(self.name, name), "is outside the directory")
-        return path
+            encoded = b"\0"
+        if b"\0" in encoded:
+            raise ArchiveError(where(self.name, one_line(name)), "is not a valid file name")
+        return os.path.join(self._root, encoded)
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[int]:

@@ -1,9 +1,10 @@
-"""The images in a container, a docker-archive (`manifest.json`) or OCI image layout
-(`index.json`), down to each layer's blob and diff_id.
+"""The images in a container, a docker-archive (`manifest.json`), an OCI image layout
+(`index.json`) or a directory of skopeo's (`manifest.json` is one manifest), down to each
+layer's blob and diff_id. Artifacts beside images are left out.
 
 Formats: `docker save`'s manifest.json; OCI Image Specification, image-layout.md,
-image-index.md, manifest.md, config.md. Must not know how containers are read. Documents
-are validated before they are used.
+image-index.md, manifest.md, config.md; containers-transports(5), dir. Must not know how
+containers are read. Documents are validated before they are used.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Generic, Never, NoReturn, Self, overload
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, NamedTuple, Never, NoReturn, Self, overload
 
 from stream.archives.bytesource import ByteSource, reading
 from stream.archives.container import Blob, Container, Peruse, T, T_co, content_of, where
@@ -27,6 +28,8 @@ from stream.errors import ArchiveError
 from stream.faults import measure_depth
 from stream.limits import MAX_DEPTH, MAX_IMAGES, MAX_INDEXES, MAX_LAYERS
 from stream.model import Digest
+from stream.oci.manifests import is_image, is_index
+from stream.oci.platform import Platform
 from stream.oci.reference import IMAGE_NAME, REF_NAME, qualified
 from stream.text import one_line
 
@@ -34,13 +37,6 @@ MAX_CONFIGS = 1 << 26  # bytes of all configs; parsed, they take ten times as mu
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 
 _JSON_NAMES: dict[type, str] = {dict: "object", list: "array", str: "string"}
-
-INDEX_TYPES = frozenset(
-    {
-        "application/vnd.oci.image.index.v1+json",
-        "application/vnd.docker.distribution.manifest.list.v2+json",
-    }
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +54,8 @@ class ArchiveLayer:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveImage:
     """An image in an archive. `config` is the bytes of its config and `document` the parsed
-    config; `layers` are from bottom to top.
+    config; `layers` are from bottom to top. `platform` is that of its descriptor in an index,
+    or else of its config.
     """
 
     config_name: str
@@ -66,6 +63,7 @@ class ArchiveImage:
     document: dict[str, Any]
     repo_tags: tuple[str, ...]
     layers: tuple[ArchiveLayer, ...]
+    platform: Platform
     annotations: Mapping[str, str] = field(default_factory=dict)  # of its OCI manifest
 
     @property
@@ -76,8 +74,8 @@ class ArchiveImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Archive(Generic[T_co]):
-    """An image archive: its container and its images. `kind` is `docker-archive` or `oci`.
-    A context manager.
+    """An image archive: its container and its images. `kind` is `docker-archive`,
+    `oci`, or `dir` for a directory of skopeo's. A context manager.
     """
 
     container: Container[T_co]
@@ -102,9 +100,10 @@ class Archive(Generic[T_co]):
             _, source = next(reading)
             yield content_of(source, layer.blob)
 
-    def choose(self, reference: str | None, architecture: str | None = None) -> ArchiveImage:
-        """Return the image tagged `reference`, or the first one for None. If there are several,
-        the one for `architecture` is preferred. Raises ArchiveError if there is none.
+    def choose(self, reference: str | None, platform: Platform | None = None) -> ArchiveImage:
+        """Return the image tagged `reference`, or any for None. Of several, the one that fits
+        `platform` best; without a platform, the first one for Linux. An image that is the only
+        one need only be for the same operating system. Raises ArchiveError if there is none.
         """
         images = self.images
         if reference is not None:
@@ -119,10 +118,20 @@ class Archive(Generic[T_co]):
                 )
         if not images:
             raise ArchiveError(self.name, "contains no image")
-        for image in images:
-            if architecture and image.document.get("architecture") == architecture:
-                return image
-        return images[0]
+        if platform is None:
+            return next((image for image in images if image.platform.os == "linux"), images[0])
+        fitting = {
+            distance: image
+            for image in reversed(images)
+            if (distance := platform.distance(image.platform)) is not None
+        }
+        if fitting:
+            return fitting[min(fitting)]
+        others = dict.fromkeys(image.platform for image in images)
+        if len(others) == 1 and images[0].platform.os in ("", platform.os):
+            return images[0]
+        there = ", ".join(map(str, others))
+        raise ArchiveError(self.name, one_line(f"has no image for {platform} (it has: {there})"))
 
 
 @overload
@@ -159,19 +168,35 @@ def open_container(path: str, peruse: Peruse[T] | None = None) -> Container[T]:
 
 
 def read_archive(container: Container[T]) -> Archive[T]:
-    """Read the documents in `container`: a docker-archive's, or else an OCI layout's.
-    Raises ArchiveError.
+    """Read the documents in `container`: a docker-archive's, a directory's of skopeo, or else an
+    OCI layout's. Raises ArchiveError.
     """
     reader = _Reader(container)
     if (manifest := container.find("manifest.json")) is not None:
-        kind, images = "docker-archive", tuple(reader.docker_images(manifest))
+        document = reader.document(manifest)
+        if isinstance(document, dict) and "schemaVersion" in document:
+            reader.places = DIR_PLACES
+            kind, images = "dir", [*reader.dir_images(manifest.name, document)]
+        else:
+            kind, images = "docker-archive", [*reader.docker_images(manifest.name, document)]
     elif (index := container.find("index.json")) is not None:
-        kind, images = "oci", tuple(reader.oci_images(index))
+        kind, images = "oci", [*reader.oci_images(index.name, reader.document(index))]
     else:
         raise ArchiveError(
             container.name, "is not an image archive: it has neither manifest.json nor index.json"
         )
-    return Archive(container=container, kind=kind, images=images)
+    return Archive(container=container, kind=kind, images=tuple(images))
+
+
+class Places(NamedTuple):
+    """The names of members, by the hexadecimal digits of their digests."""
+
+    manifest: str
+    blob: str
+
+
+OCI_PLACES = Places("blobs/sha256/{}", "blobs/sha256/{}")
+DIR_PLACES = Places("{}.manifest.json", "{}")
 
 
 def _refuse_constant(text: str) -> NoReturn:
@@ -191,6 +216,11 @@ class _Reader:
         self._descriptors = 0  # met in indexes
         self._configs: dict[bytes, tuple[bytes, dict[str, Any], list[Digest]]] = {}
         self._config_bytes = 0
+        self.places = OCI_PLACES
+
+    def document(self, blob: Blob) -> Any:
+        """Return a document, parsed."""
+        return self._json(blob.name, self._container.document(blob))
 
     def _error(self, member: str, reason: str) -> ArchiveError:
         return ArchiveError(where(self._container.name, member), reason)
@@ -257,10 +287,8 @@ class _Reader:
 
     # ---- docker-archive
 
-    def docker_images(self, manifest: Blob) -> Iterator[ArchiveImage]:
-        """Yield the images of `manifest.json`, in its order."""
-        name = manifest.name
-        items = self._json(name, self._container.document(manifest))
+    def docker_images(self, name: str, items: object) -> Iterator[ArchiveImage]:
+        """Yield the images of `items`, the document `name`, in its order."""
         if not isinstance(items, list):
             raise self._error(name, "is not a JSON array")
         if len(items) > MAX_IMAGES:
@@ -288,15 +316,23 @@ class _Reader:
             document=document,
             repo_tags=tuple(tag for tag in tags if isinstance(tag, str)),
             layers=tuple(layers),
+            platform=Platform.parse(document),
         )
 
     # ---- OCI
 
-    def oci_images(self, index: Blob) -> Iterator[ArchiveImage]:
-        """Yield the images of `index.json` and of the indexes in it, depth first."""
-        name = index.name
-        document = self._object(name, self._json(name, self._container.document(index)))
-        yield from self._index_images(name, document, (), 0)
+    def oci_images(self, name: str, index: object) -> Iterator[ArchiveImage]:
+        """Yield the images of `index`, the document `name`, and of the indexes in it, depth
+        first.
+        """
+        yield from self._index_images(name, self._object(name, index), (), 0)
+
+    def dir_images(self, name: str, manifest: dict[str, Any]) -> Iterator[ArchiveImage]:
+        """Yield the image of `manifest`, the document `name`, or those of an index."""
+        if is_index({}, manifest):
+            yield from self._index_images(name, manifest, (), 0)
+        elif is_image({}, manifest):
+            yield self._oci_image(name, manifest, (), {})
 
     def _index_images(
         self, name: str, document: dict[str, Any], tags: tuple[str, ...], depth: int
@@ -309,40 +345,46 @@ class _Reader:
                 raise self._error(name, f"more than {MAX_IMAGES} images in all, which is the limit")
             entry = self._object(name, descriptor)
             own_tags = _tags_of(entry) or tags
-            blob_name, data = self._descriptor(name, entry)
+            blob_name, digest = self._blob_name(name, entry, self.places.manifest)
+            if depth and self._container.find(blob_name) is None:
+                continue  # an image of another platform, which `docker save` left out
+            data = self._verified(blob_name, digest)
             manifest = self._object(blob_name, self._json(blob_name, data))
-            if entry.get("mediaType") in INDEX_TYPES or "manifests" in manifest:
+            if is_index(entry, manifest):
                 yield from self._index_images(blob_name, manifest, own_tags, depth + 1)
-            elif not _is_attestation(entry):
-                yield self._oci_image(blob_name, manifest, own_tags)
+            elif is_image(entry, manifest):
+                yield self._oci_image(blob_name, manifest, own_tags, entry)
 
-    def _blob_name(self, name: str, descriptor: dict[str, Any]) -> tuple[str, Digest]:
+    def _blob_name(self, name: str, descriptor: dict[str, Any], place: str) -> tuple[str, Digest]:
+        """Return the name and the digest of the blob to which a descriptor refers."""
         digest = self._get(name, descriptor, "digest", str)
         if not _DIGEST.fullmatch(digest):
             raise self._error(name, one_line(f"digest {digest!r} is not a sha256 digest"))
-        return f"blobs/sha256/{digest.removeprefix('sha256:')}", Digest(digest)
+        return place.format(digest.removeprefix("sha256:")), Digest(digest)
 
-    def _descriptor(self, name: str, descriptor: dict[str, Any]) -> tuple[str, bytes]:
-        """Return the name and bytes of the document that a descriptor refers to, verified
-        against its digest.
-        """
-        blob_name, digest = self._blob_name(name, descriptor)
+    def _verified(self, blob_name: str, digest: Digest) -> bytes:
+        """Return the bytes of a document, verified against its digest."""
         data = self._bytes(blob_name)
         if hashlib.sha256(data).hexdigest() != digest.removeprefix("sha256:"):
             raise self._error(blob_name, "its content does not match the digest in its name")
-        return blob_name, data
+        return data
 
     def _oci_image(
-        self, name: str, manifest: dict[str, Any], tags: tuple[str, ...]
+        self,
+        name: str,
+        manifest: dict[str, Any],
+        tags: tuple[str, ...],
+        entry: dict[str, Any],  # its descriptor in an index
     ) -> ArchiveImage:
-        described = self._descriptor(name, self._get(name, manifest, "config", dict))
-        config_name, _ = described
-        config, document, diff_ids = self._config(*described)
+        config_name, digest = self._blob_name(
+            name, self._get(name, manifest, "config", dict), self.places.blob
+        )
+        config, document, diff_ids = self._config(config_name, self._verified(config_name, digest))
         descriptors = self._get(name, manifest, "layers", list, [])
         self._check_count(name, descriptors, diff_ids)
         layers = []
         for descriptor, diff_id in zip(descriptors, diff_ids, strict=True):
-            layer, digest = self._blob_name(name, self._object(name, descriptor))
+            layer, digest = self._blob_name(name, self._object(name, descriptor), self.places.blob)
             blob = self._container.find(layer)
             if blob is None:
                 raise self._error(layer, f"is missing, but {name} lists it as a layer")
@@ -357,6 +399,7 @@ class _Reader:
             document=document,
             repo_tags=tags,
             layers=tuple(layers),
+            platform=_platform(entry, document),
             annotations=_strings(manifest.get("annotations")),
         )
 
@@ -367,10 +410,16 @@ def _strings(value: object) -> dict[str, str]:
     return {name: text for name, text in members if isinstance(text, str)}
 
 
-def _is_attestation(descriptor: dict[str, Any]) -> bool:
-    """Return whether `descriptor` is a BuildKit attestation (platform unknown/unknown)."""
-    platform = descriptor.get("platform")
-    return isinstance(platform, dict) and platform.get("os") == "unknown"
+def _platform(descriptor: dict[str, Any], config: dict[str, Any]) -> Platform:
+    """Return the platform of an image: that of its descriptor if it has one, as containerd
+    reads it, otherwise that of its config.
+    """
+    stated = descriptor.get("platform")
+    platform = Platform.parse(stated if isinstance(stated, dict) else {})
+    own = Platform.parse(config)
+    if not (platform.os and platform.architecture):
+        return own
+    return platform if platform.variant else replace(platform, variant=own.variant)
 
 
 def _tags_of(descriptor: dict[str, Any]) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from stream.model import (
     Recipe,
 )
 from stream.nix.hashes import DIGITS, is_hashed_path
+from stream.oci.platform import Platform
 from stream.planning.previous import check_previous, read_previous
 from stream.planning.tag import TAG_LENGTH, derive_tag
 from stream.schema.reading import HEAD, begins_conf, conf_in, is_conf, parse_object
@@ -79,11 +80,18 @@ def read_earlier(source: str, architecture: str | None = None) -> dict[str, Any]
 
 
 def _choose(archive: Archive[Any], repo_tag: str | None, architecture: str | None) -> EarlierImage:
-    image = archive.choose(repo_tag, architecture)
+    image = archive.choose(repo_tag, _platform(architecture))
     return EarlierImage(
         repo_tag=repo_tag or next(iter(image.repo_tags), UNTAGGED),
         diff_ids=frozenset(layer.diff_id for layer in image.layers),
     )
+
+
+def _platform(architecture: object) -> Platform | None:
+    """Return the platform of an image for `architecture`, as in a conf; None if it has none."""
+    if not isinstance(architecture, str):
+        return None
+    return Platform(os="linux", architecture=architecture)
 
 
 class Comparison(Protocol):
@@ -210,7 +218,7 @@ class WithConf:
             return set()
         _, repo_tag = split_archive(str(self._earlier["from_image"]))
         with suppress(StreamImageError), open_archive(path) as archive:
-            image = archive.choose(repo_tag, self._earlier.get("architecture"))
+            image = archive.choose(repo_tag, _platform(self._earlier.get("architecture")))
             return {layer.diff_id for layer in image.layers}
         return None
 

@@ -80,7 +80,7 @@ class InspectedImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """The images in `name`. `kind` is `docker-archive`, `oci` or `conf`; with `also_oci`, a
+    """The images in `name`. `kind` is `docker-archive`, `oci`, `dir` or `conf`; with `also_oci`, a
     docker-archive is an OCI layout as well. `compression` is that of the whole archive.
     """
 

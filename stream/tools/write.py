@@ -41,7 +41,7 @@ def write_image(  # noqa: PLR0913 — the options of the command, each of its ow
     observer = observer or Observer()
 
     def check(base: BaseImage | None) -> None:
-        if base is not None and base.architecture != conf.architecture:
+        if base is not None and base.architecture not in ("", conf.architecture):
             observer.warning(
                 f"the base image is for {base.architecture}, this one for {conf.architecture}"
             )

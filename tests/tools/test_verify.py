@@ -278,6 +278,11 @@ def conflicting_manifest_and_index() -> bytes:
     return tar_of([*BASE.oci_files().items(), *members, ("manifest.json", manifest)])
 
 
+def padded(data: bytes) -> bytes:
+    """Return `data`, filled up to a whole block."""
+    return data + bytes(-len(data) % 512)
+
+
 LAYER_BLOB = f"blobs/sha256/{digest(LAYERS[1])[7:]}"
 THREE_TOLD = [*HISTORY, {"comment": "three"}, {"comment": "none", "empty_layer": True}]
 
@@ -320,13 +325,17 @@ FAULTS: dict[str, tuple[set[str], Callable[[], bytes]]] = {
         lambda: docker(lambda _, i: i.pop("Layers")),
     ),
     "no Config": ({"document-invalid"}, lambda: docker(lambda _, i: i.pop("Config"))),
+    "rootfs of another type": (
+        {"rootfs-type-invalid"},
+        lambda: configured(rootfs={"diff_ids": rootfs(*LAYERS)["diff_ids"]}),
+    ),
     "no list": ({"document-invalid"}, lambda: tar_of([("manifest.json", b"{}")])),
     "an empty list": ({"no-image"}, lambda: tar_of([("manifest.json", b"[]")])),
     "no JSON": ({"document-invalid"}, lambda: tar_of([("manifest.json", b"[")])),
     "nothing": ({"no-image"}, lambda: tar_of([("x", b"")])),
     "member twice": (
         {"duplicate-member"},
-        lambda: docker(lambda m, _: m.append(m[0])),
+        lambda: docker(lambda m, _: m.append((m[0][0], m[1][1]))),
     ),
     "name upwards": (
         {"member-outside-archive"},
@@ -363,6 +372,11 @@ FAULTS: dict[str, tuple[set[str], Callable[[], bytes]]] = {
         lambda: docker(lambda _, i: i.update(RepoTags=["x:v1/b"])),
     ),
     "tags no list": ({"document-invalid"}, lambda: docker(lambda _, i: i.update(RepoTags="x:1"))),
+    "no trailer": ({"no-trailer"}, lambda: padded(BASE.docker_archive().rstrip(b"\0"))),
+    "half a trailer": (
+        {"no-trailer"},
+        lambda: padded(BASE.docker_archive().rstrip(b"\0")) + bytes(512),
+    ),
     "cut": ({"archive-unreadable"}, lambda: BASE.docker_archive()[:4000]),
     "cut gzip": ({"archive-unreadable"}, lambda: gzip.compress(BASE.docker_archive())[:-9]),
     "gzip checksum": (
@@ -497,6 +511,11 @@ TASTES: dict[str, tuple[set[str], Callable[[], bytes]]] = {
     ),
     "gzip": ({"gzip-archive"}, lambda: gzip.compress(BASE.docker_archive())),
     "plain": (set(), BASE.docker_archive),
+    "equal member twice": (set(), lambda: docker(lambda m, _: m.append(m[0]))),
+    "links to nowhere": (
+        set(),
+        lambda: docker(lambda m, _: m.extend([("l", link("x")), ("l", link("x"))])),
+    ),
 }
 
 

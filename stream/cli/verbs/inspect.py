@@ -119,7 +119,9 @@ def _title(inspection: Inspection, image: InspectedImage) -> RenderableType:
     from rich.text import Text
 
     tags = ", ".join(map(one_line, image.repo_tags)) or "untagged"
-    what = {"conf": "plan", "oci": "OCI layout"}.get(inspection.kind, inspection.kind)
+    what = {"conf": "plan", "oci": "OCI layout", "dir": "directory of skopeo"}.get(
+        inspection.kind, inspection.kind
+    )
     if inspection.also_oci:
         what += " and OCI layout"
     if inspection.compression:

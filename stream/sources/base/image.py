@@ -20,6 +20,7 @@ from stream.archives.tarreader import Member
 from stream.interfaces import LayerSource
 from stream.model import BaseReference, Digest, ImageConf, KnownLayer, Layer, LayerPlan, Recipe
 from stream.oci.documents import store_paths_comment
+from stream.oci.platform import Platform
 from stream.sources.base.layers import archive_layers, check_listing, distinct_layers
 from stream.sources.base.listing import BaseListing, Keep, Lister, held_names
 
@@ -67,8 +68,8 @@ class BaseImage:
 
     @property
     def architecture(self) -> str:
-        """The architecture that the image is for."""
-        return str(self.document.get("architecture"))
+        """The architecture that the image is for; empty if unknown."""
+        return self.image.platform.architecture
 
     def tree(self) -> BaseTree:
         """Return the image's layers as one tree; needs the listed entries. Raises
@@ -161,7 +162,8 @@ def open_base_image(
     lister = Lister(conf, entries=entries, summaries=summaries, keep=_keep(conf))
     archive = open_archive(reference.path, lister if lister.is_needed else None)
     try:
-        image = archive.choose(reference.repo_tag, conf.architecture)
+        platform = Platform(os="linux", architecture=conf.architecture)
+        image = archive.choose(reference.repo_tag, platform)
         check_listing(archive.name, image)
         blobs = dict.fromkeys(layer.blob for layer in image.layers)
         listings = {blob: archive.container.peruse(blob) for blob in blobs if lister.is_needed}

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from stream.archives.images import INDEX_TYPES
+from stream.archives.images import DIR_PLACES, OCI_PLACES
 from stream.limits import DOCKER_MAX_LAYERS, MAX_IMAGES, MAX_INDEXES, MAX_LAYERS, OVERLAY_MAX_LAYERS
 from stream.oci.container_config import wrong_types
+from stream.oci.manifests import is_image, is_index
 from stream.oci.reference import (
     IMAGE_NAME,
     REF_NAME,
@@ -85,6 +86,7 @@ class Documents:
         self._indexes: set[str] = set()  # already checked
         self._descriptors = 0  # in all indexes so far
         self._parsed = 0  # bytes
+        self._places = OCI_PLACES
 
     @property
     def has_manifest(self) -> bool:
@@ -109,12 +111,15 @@ class Documents:
         if not has_index:
             self._note("no-index", "", "is not an OCI image layout")
         docker_images: list[CheckedImage] = []
-        if has_manifest:
+        oci_images: list[CheckedImage] = []
+        if has_manifest and self._is_dir():
+            self._readers = frozenset({PODMAN, SKOPEO, BUILDAH})
+            oci_images = list(self._dir_images())
+        elif has_manifest:
             # If there is also an index, podman and containerd read that instead.
             also = () if has_index else (PODMAN, CONTAINERD)
             self._readers = frozenset({DOCKER, SKOPEO, BUILDAH, *also})
             docker_images = list(self._docker_images())
-        oci_images: list[CheckedImage] = []
         if has_index:
             self._readers = frozenset({PODMAN, CONTAINERD, SKOPEO, UMOCI})
             oci_images = list(self._oci_images())
@@ -313,6 +318,25 @@ class Documents:
         if index is not None:
             yield from self._index_images(INDEX, index, (), 0)
 
+    def _is_dir(self) -> bool:
+        """Return True for a directory that skopeo made, with one manifest in `manifest.json`."""
+        stored, _ = self._members.follow(MANIFEST)
+        if not self._members.in_directory or stored is None:
+            return False
+        return (stored.document or b"").lstrip().startswith(b"{")
+
+    def _dir_images(self) -> Iterator[CheckedImage]:
+        self._places = DIR_PLACES
+        manifest = self._json(self._stored(MANIFEST), dict)
+        if manifest is None:
+            return
+        if is_index({}, manifest):
+            yield from self._index_images(MANIFEST, manifest, (), 1)
+        elif is_image({}, manifest):
+            yield self._oci_image(MANIFEST, manifest, ())
+        else:
+            self._note("no-image", MANIFEST, "is an artifact, not an image")
+
     def _index_images(
         self, name: str, index: dict[str, Any], above: tuple[str, ...], depth: int
     ) -> Iterator[CheckedImage]:
@@ -328,12 +352,18 @@ class Documents:
                     f"more than {MAX_IMAGES} images in all; the rest is not checked",
                 )
                 return
-            tags = self._oci_tags(descriptor) if depth == 0 else above
-            stored = self._described(name, descriptor)
+            if depth and self._is_left_out(descriptor):
+                self._note("image-left-out", name, "names an image that is not in the archive")
+                continue
+            stored = self._described(name, descriptor, self._places.manifest)
             manifest = self._json(stored, dict)
             if stored is None or manifest is None:
                 continue
-            if descriptor.get("mediaType") in INDEX_TYPES or "manifests" in manifest:
+            if not is_index(descriptor, manifest) and not is_image(descriptor, manifest):
+                self._note("artifact", stored.name, "is an artifact, not an image")
+                continue
+            tags = self._oci_tags(descriptor) if depth == 0 else above
+            if is_index(descriptor, manifest):
                 if depth >= MAX_INDEXES:
                     self._note(
                         "document-invalid",
@@ -343,8 +373,16 @@ class Documents:
                 elif stored.name not in self._indexes:
                     self._indexes.add(stored.name)
                     yield from self._index_images(stored.name, manifest, tags, depth + 1)
-            elif not _is_attestation(descriptor):
+            else:
                 yield self._oci_image(stored.name, manifest, tags)
+
+    def _is_left_out(self, descriptor: dict[str, Any]) -> bool:
+        """Return True if there is no blob of the digest that `descriptor` has."""
+        digest = descriptor.get("digest")
+        if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+            return False
+        name = self._places.manifest.format(digest.removeprefix("sha256:"))
+        return name not in self._members.by_name
 
     def _oci_tags(self, descriptor: dict[str, Any]) -> tuple[str, ...]:
         annotations = descriptor.get("annotations")
@@ -356,14 +394,14 @@ class Documents:
         name = names.get(IMAGE_NAME) or names.get(REF_NAME)
         return (name,) if isinstance(name, str) else ()
 
-    def _described(self, name: str, descriptor: dict[str, Any]) -> Stored | None:
+    def _described(self, name: str, descriptor: dict[str, Any], place: str) -> Stored | None:
         """Return the blob that `descriptor`, in the document `name`, refers to."""
         digest = self._get(name, descriptor, "digest", str)
         if not _DIGEST.fullmatch(digest):
             if digest:
                 self._note("document-invalid", name, f"digest {digest!r} is not a sha256 digest")
             return None
-        stored = self._stored(f"blobs/sha256/{digest.removeprefix('sha256:')}", name)
+        stored = self._stored(place.format(digest.removeprefix("sha256:")), name)
         size = descriptor.get("size")
         if stored is not None and size != stored.size:
             self._note(
@@ -374,11 +412,12 @@ class Documents:
     def _oci_image(
         self, name: str, manifest: dict[str, Any], tags: tuple[str, ...]
     ) -> CheckedImage:
-        config = self._described(name, self._get(name, manifest, "config", dict))
+        described = self._get(name, manifest, "config", dict)
+        config = self._described(name, described, self._places.blob)
         layers = []
         descriptors = self._some(name, self._get(name, manifest, "layers", list), MAX_LAYERS)
         for descriptor in self._objects(name, descriptors):
-            stored = self._described(name, descriptor)
+            stored = self._described(name, descriptor, self._places.blob)
             if stored is not None:
                 self._check_media_type(stored, descriptor.get("mediaType"), name)
             layers.append(stored)
@@ -445,7 +484,7 @@ class Documents:
                 self._note("config-invalid", name, f"config.{place} {message}")
         rootfs = self._get(name, document, "rootfs", dict)
         if rootfs and rootfs.get("type") != "layers":
-            self._note("document-invalid", name, "rootfs.type is not 'layers'")
+            self._note("rootfs-type-invalid", name, "rootfs.type is not 'layers'")
         diff_ids = self._get(name, rootfs, "diff_ids", list) if rootfs else []
         history = document.get("history") or []
         if not isinstance(history, list):
@@ -463,14 +502,6 @@ class Documents:
                 found = layer.content_digest or "unknown, as the layer cannot be read"
                 message = f"diff_id is {found}; {name} states {diff_id} (layer {number})"
                 self._note("diff-id-mismatch", layer.name, message)
-
-
-def _is_attestation(descriptor: dict[str, Any]) -> bool:
-    """Return True for the attestations that buildkit stores beside images, under the
-    platform unknown/unknown.
-    """
-    platform = descriptor.get("platform")
-    return isinstance(platform, dict) and platform.get("os") == "unknown"
 
 
 def _kind(kind: type) -> str:

@@ -46,6 +46,7 @@ RULES: dict[str, Rule] = {
     "no-image": _fault(*CONSUMERS),
     "member-outside-archive": _fault(),  # a name or link with .. or a leading slash
     "duplicate-member": _fault(),
+    "no-trailer": _fault(),
     # Its documents
     "document-invalid": _fault(*CONSUMERS),  # not JSON, lacks a key, has a wrong type
     "member-missing": _fault(*CONSUMERS),  # a document refers to it
@@ -58,6 +59,7 @@ RULES: dict[str, Rule] = {
     "duplicate-key": _fault(),  # readers disagree on which one counts
     "layer-count-mismatch": _fault(DOCKER, PODMAN, CONTAINERD, SKOPEO, BUILDAH),
     "diff-id-mismatch": _fault(DOCKER, PODMAN, CONTAINERD, SKOPEO, BUILDAH),
+    "rootfs-type-invalid": _fault(),
     "history-count-mismatch": _fault(),
     "no-platform": _fault(CONTAINERD),  # no os or architecture
     "config-invalid": _fault(PODMAN, CONTAINERD),  # a wrong type, such as an Env that is not a list
@@ -84,6 +86,8 @@ RULES: dict[str, Rule] = {
     "bzip2-archive": _taste(CONTAINERD),
     "xz-archive": _taste(CONTAINERD),
     "no-manifest": _taste(DOCKER),
+    "artifact": _taste(),
+    "image-left-out": _taste(),
     "no-index": _taste(UMOCI),
     "zstd-layer": _taste(DOCKER),
     "oci-zstd-layer": _taste(UMOCI),

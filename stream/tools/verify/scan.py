@@ -61,6 +61,7 @@ class Members:
 
     by_name: dict[str, Stored | Link] = field(default_factory=dict)
     readable: bool = True
+    in_directory: bool = False
 
     def follow(self, name: str) -> tuple[Stored | None, list[Link]]:
         """Return the member called `name` and the links on the way to it; None for the
@@ -101,7 +102,9 @@ class Scan:
         self.size = file.count
 
     def _tar(self, source: ByteSource) -> None:
+        end = 0  # of the last member
         for count, member in enumerate(tarreader.read_members(source), 1):
+            end = member.offset + member.size + -member.size % tarreader.BLOCK
             if count > MAX_MEMBERS:
                 raise ArchiveError(source.name, f"has more than {MAX_MEMBERS} members")
             name = self._normal(member.name)
@@ -118,6 +121,8 @@ class Scan:
                     self._add(name, Link(target, hard=True, absolute=False))
         if not source.position:
             raise ArchiveError(source.name, "is empty")
+        if source.position < end + 2 * tarreader.BLOCK:
+            self._findings.add("no-trailer", "", "ends without the two blocks of zeros of a tar")
         # Bytes after the tar's end are ignored, but a compressed file must be whole.
         for _ in pieces(source):
             pass
@@ -126,6 +131,7 @@ class Scan:
         """Read a directory; every file below it is a member."""
         root = os.fsencode(path)
         self._findings.add("directory", "", "is a directory")
+        self.members.in_directory = True
         try:
             for count, name in enumerate(_files_below(root), 1):
                 if count > MAX_MEMBERS:
@@ -140,10 +146,9 @@ class Scan:
     def _file(self, root: bytes, name: bytes) -> None:
         text = name.decode("utf-8", "surrogateescape")
         full = os.path.join(root, name)
-        if os.path.islink(full):
-            self._add_symlink(text, os.readlink(full))
-            return
-        fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        if not os.path.isfile(full):
+            return  # nothing can be read from it
+        fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             source = FileBytes.whole(fd, text)
             size = os.fstat(fd).st_size
@@ -171,9 +176,10 @@ class Scan:
         return "/".join(parts)
 
     def _add(self, name: str, member: Stored | Link) -> None:
-        if name in self.members.by_name:
-            self._findings.add("duplicate-member", name, "two members have this name")
-        self.members.by_name.setdefault(name, member)
+        known = self.members.by_name.setdefault(name, member)
+        if not _is_same(known, member):
+            message = "two members have this name, and different contents"
+            self._findings.add("duplicate-member", name, message)
 
     def _add_symlink(self, name: str, link: bytes) -> None:
         text = link.decode("utf-8", "surrogateescape")
@@ -219,6 +225,12 @@ class Scan:
             document=document,
             findings=findings,
         )
+
+
+def _is_same(one: Stored | Link, other: Stored | Link) -> bool:
+    if isinstance(one, Stored) and isinstance(other, Stored):
+        return (one.size, one.digest) == (other.size, other.digest)
+    return one == other
 
 
 class _Sticky:
@@ -279,14 +291,22 @@ def _finished(content: HashedBytes, findings: Findings) -> str:
 
 
 def _files_below(root: bytes) -> Iterator[bytes]:
-    """Yield the paths of all files and links below `root`, relative to it, in order.
-    Raises OSError.
+    """Yield the paths of all files and directories below `root`, relative to it, in order,
+    through links, but not to a directory above them. Raises OSError.
     """
+    above: dict[bytes, frozenset[tuple[int, int]]] = {}  # by directory: those it is in
 
     def fail(error: OSError) -> None:
         raise error
 
-    for directory, directories, names in os.walk(root, onerror=fail):
+    for directory, directories, names in os.walk(root, onerror=fail, followlinks=True):
+        status = os.stat(directory)
+        outer = above.pop(directory, frozenset())
+        if (key := (status.st_dev, status.st_ino)) in outer:
+            directories.clear()
+            continue
         directories.sort()
-        for name in sorted(names):
+        for name in directories:
+            above[os.path.join(directory, name)] = outer | {key}
+        for name in (*directories, *sorted(names)):
             yield os.path.relpath(os.path.join(directory, name), root)
