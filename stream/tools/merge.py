@@ -10,15 +10,19 @@ import os
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import BinaryIO
 
+from stream.archives.bytesource import ByteSource
 from stream.archives.images import Archive, ArchiveImage, ArchiveLayer, open_archive
 from stream.archives.target import split_archive
+from stream.archives.tarreader import read_members
 from stream.compression import UNCOMPRESSED, Compression
-from stream.errors import ArgumentError
+from stream.errors import ArchiveError, ArgumentError
 from stream.interfaces import LayerSource, Takes
 from stream.model import Digest, Image, ImageDocuments, KnownLayer, Layer
 from stream.observer import Observer
+from stream.oci.platform import Platform
 from stream.oci.reference import qualified
 from stream.pipeline import write_images
 from stream.sinks import ArchiveFormat, check_format, check_output, opened_archive
@@ -98,15 +102,32 @@ class _ArchiveSources:
     ) -> Iterator[ImageDocuments]:
         """See the interface."""
         for image_id, image in self._found.images.items():
+            stated = image.platform  # what the config lacks may be in the index
+            own = Platform.parse(image.document)
             yield ImageDocuments(
                 config=image.config,
                 repo_tags=self._found.tags(image_id),
                 layers=tuple(known[layer.diff_id] for layer in image.layers),
-                architecture=str(image.document.get("architecture") or ""),
-                os=str(image.document.get("os") or "linux"),
-                variant=str(image.document.get("variant") or ""),
+                architecture=own.architecture or stated.architecture,
+                os=own.os or stated.os or "linux",
+                variant=own.variant or stated.variant,
                 annotations=image.annotations,
             )
+
+
+def _begins_tar(layer: ByteSource) -> bool:
+    """Read the first entry of `layer`. Raises ArchiveError if it is not a tar."""
+    return next(read_members(layer), None) is not None
+
+
+def _check(archive: Archive[object], images: Sequence[ArchiveImage]) -> None:
+    """Raise ArchiveError if no consumer loads what would be merged: no image at all, or a layer
+    that is not a tar.
+    """
+    if not images:
+        raise ArchiveError(archive.name, "contains no image")
+    for layer in chain.from_iterable(image.layers for image in images):
+        archive.container.peruse(layer.blob)
 
 
 def merge(  # noqa: PLR0913 — the options of the command, each of its own
@@ -139,8 +160,9 @@ def merge(  # noqa: PLR0913 — the options of the command, each of its own
         inputs: list[tuple[Archive[object], Sequence[ArchiveImage]]] = []
         for target in archives:
             path, repo_tag = split_archive(os.fspath(target))
-            archive = stack.enter_context(open_archive(path))
+            archive = stack.enter_context(open_archive(path, _begins_tar))
             chosen = archive.images if repo_tag is None else [archive.choose(repo_tag)]
+            _check(archive, chosen)
             inputs.append((archive, chosen))
         sources = _ArchiveSources(inputs, observer)
         sink = stack.enter_context(

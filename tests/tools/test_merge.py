@@ -160,6 +160,47 @@ def test_one_member_as_two_layers(stream_image: Run, tmp_path: Path) -> None:
     ]
 
 
+EMPTY = {
+    "docker-archive": lambda: handmade.tar_of([("manifest.json", b"[]")]),
+    "OCI layout": lambda: handmade.Layout().tar(),
+    "artifacts": lambda: _of_artifacts(),  # noqa: PLW0108 — defined below
+}
+
+
+def _of_artifacts() -> bytes:
+    layout = handmade.Layout()
+    layout.top = [*handmade.artifacts(layout).values()]
+    return layout.tar()
+
+
+@pytest.mark.parametrize("kind", EMPTY)
+def test_no_image(stream_image: Run, inputs: list[str], tmp_path: Path, kind: str) -> None:
+    """Without it an archive without images would be written, whole, that no consumer loads."""
+    (tmp_path / "empty.tar").write_bytes(EMPTY[kind]())
+    for archives in (["empty.tar"], [*inputs, "empty.tar"]):
+        done = stream_image("merge", *archives, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert done.stderr == b"stream-image: empty.tar: contains no image\n"
+
+
+def test_layer_that_is_not_a_tar(stream_image: Run, tmp_path: Path) -> None:
+    """Without it a signature that an earlier merge took for an image would be handed on."""
+    base = Base(layers=[SHARED, b'{"critical": {}}'])
+    (tmp_path / "x.tar").write_bytes(base.docker_archive())
+    done = stream_image("merge", "x.tar", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"stream-image: x.tar: 1/layer.tar: is cut short\n"
+
+
+def test_artifacts_stay_behind(stream_image: Run, tmp_path: Path) -> None:
+    """Without it an SBOM would become an image that no consumer loads."""
+    layout = handmade.Layout()
+    layout.top = [layout.image(ONE), *handmade.artifacts(layout).values()]
+    (tmp_path / "x.tar").write_bytes(layout.tar())
+    manifest, _ = _read(stream_image("merge", f"{tmp_path}/x.tar", "-q").stdout)
+    assert len(manifest) == 1
+
+
 def test_annotations_and_variant_stay(stream_image: Run, tmp_path: Path) -> None:
     """Without them a manifest would say less once it was merged, and arm/v6 pass for arm/v7."""
     base = Base(layers=[SHARED], tags=["x:1"])
