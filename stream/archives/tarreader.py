@@ -19,6 +19,7 @@ from typing import NamedTuple
 from stream.archives.bytesource import ByteSource, read_exactly
 from stream.archives.sparse import NUMBERS, is_sparse, join_numbers, parse_decimal, sparse_name
 from stream.errors import ArchiveError
+from stream.schema.reading import begins_conf
 from stream.text import printable
 from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, DIRECTORY, FIFO, FILE, HARD_LINK, LINK
 
@@ -136,7 +137,8 @@ def _next_block(source: ByteSource, padding: int) -> bytes | None:
         return None
     block = data[padding:]
     if len(block) != BLOCK:
-        raise ArchiveError(source.name, "is cut short")
+        is_conf = source.position < BLOCK and begins_conf(block)
+        raise ArchiveError(source.name, _no_tar(block) if is_conf else "is cut short")
     if not block[0] and not any(block):
         # After a single one, some tools continue, some stop, and some refuse the tar.
         if any(source.read(BLOCK)):
@@ -178,8 +180,14 @@ def _parse(block: bytes, source: ByteSource) -> Member:
         at = source.position - BLOCK
         # If the file is not a tar at all, the faulty field is of no interest.
         if not at and _MAGIC[:5] not in block:
-            raise ArchiveError(source.name, "is not a tar, plain or compressed") from None
+            raise ArchiveError(source.name, _no_tar(block)) from None
         raise ArchiveError(source.name, f"is not a tar at byte {at}: {error}") from None
+
+
+def _no_tar(head: bytes) -> str:
+    """Return what is wrong with a file that begins with `head`."""
+    conf = "it looks like a conf; write its image to a file first: stream-image CONF -o FILE"
+    return f"is not a tar, plain or compressed{f' ({conf})' if begins_conf(head) else ''}"
 
 
 def _is_misplaced(prefix: bytes, magic: bytes) -> bool:

@@ -274,6 +274,11 @@ WHOLE = written(member("long" * 300, b"c" * 5000), form=tarfile.GNU_FORMAT)
 FAULTS = {
     "empty": (b"", "is empty"),
     "text": (b"no tar\n" * 200, "is not a tar, plain or compressed"),
+    "conf": (b'{"repo_tag": "x:1"}', "plain or compressed (it looks like a conf; "),
+    "long-conf": (
+        b'{"repo_tag": "x:1"}' + b" " * 600,
+        "plain or compressed (it looks like a conf; ",
+    ),
     "in-header": (WHOLE[:300], "is cut short"),
     "in-long-name": (WHOLE[:1100], "is cut short"),
     "behind-long-name": (WHOLE[:2048], "is cut short"),
