@@ -8,6 +8,7 @@ The only place where the parts of planning meet. Must not write anything that la
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,17 @@ from stream import config
 from stream.errors import ArgumentError, ConfError, Fault
 from stream.graph import Graph, part
 from stream.layering import KEEPS_LAYERS, find_strangers, split_into_layers
-from stream.model import DEFAULT_STORE_DIR, Builtin, ImageConf, LayerPlan, NixDatabase
+from stream.limits import MAX_FAULTS
+from stream.model import (
+    DEFAULT_STORE_DIR,
+    Builtin,
+    ImageConf,
+    LayerPlan,
+    NixDatabase,
+    StoreObject,
+)
 from stream.nix import query
+from stream.nix.hashes import STORE_NAME
 from stream.nix.store_root import Disk
 from stream.planning import mentions
 from stream.planning.closure import Closure, Wanted, find_closure
@@ -210,6 +220,7 @@ def _database(spec: Spec, closure: Closure) -> NixDatabase:
     if objects is None:
         wrong = "needs the references of the store paths, which are unknown; give references_graph"
         raise ConfError(spec.source, [Fault("includeNixDB", wrong)])
+    _check_paths(objects, closure, spec.conf.store_dir)
     recipe = spec.recipe
     store_dir = spec.conf.store_dir.decode()
     contents = filter(None, map(_path, recipe.contents))
@@ -217,6 +228,21 @@ def _database(spec: Spec, closure: Closure) -> NixDatabase:
     return NixDatabase(
         objects=objects, roots=tuple(dict.fromkeys(f"{store_dir}/{name}" for name in roots))
     )
+
+
+def _check_paths(objects: Sequence[StoreObject], closure: Closure, store_dir: bytes) -> None:
+    """Raise ConfError for the paths of `objects` that cannot be in a Nix database."""
+    assert closure.references is not None  # the objects are from there
+    statements = closure.references.statements
+    is_store_path = re.compile(f"{re.escape(store_dir.decode())}/{STORE_NAME}").fullmatch
+    faults = [
+        Fault(statements[item.path].place, f"{path!r} is not a store path in {store_dir.decode()}")
+        for item in objects
+        for path in filter(None, (item.path, item.deriver))
+        if not is_store_path(path)
+    ]
+    if faults:
+        raise ConfError(closure.references.name, faults[:MAX_FAULTS])
 
 
 def _without_held(conf: ImageConf, base: BaseImage | None, graph: Graph) -> Graph:

@@ -771,3 +771,20 @@ def test_explain_for_people(packages: Packages) -> None:
     assert b"app-1" in ended.stdout
     assert b"against test:%s: 0 of them move, 0 B\n" % (80 * b"1") in ended.stdout
     assert not ended.stderr
+
+
+@pytest.mark.parametrize("deriver", ["1e3", "/elsewhere/x.drv", "STORE/x.drv"])
+def test_database_of_a_graph_with_a_bad_path(packages: Packages, deriver: str) -> None:
+    """Without it the plan would succeed, and only the image fail that is made from it."""
+    app, lib = packages.path("app-1"), packages.path("lib-1")
+    deriver = deriver.replace("STORE", f"{packages.directory}/store")
+    graph = packages.directory / "registration"
+    graph.write_text(
+        f"{app}\nsha256:{'0' * 64}\n100\n{deriver}\n1\n{lib}\n{lib}\nsha256:{'0' * 64}\n100\n\n0\n"
+    )
+    with pytest.raises(ConfError) as caught:
+        packages.plan(contents=[app], includeNixDB=True, references_graph=str(graph))
+    (fault,) = caught.value.faults
+    assert caught.value.name == str(graph)
+    assert fault.place == "line 1"
+    assert fault.message == f"{deriver!r} is not a store path in {packages.directory}/store"
