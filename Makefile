@@ -26,6 +26,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 $(STAMP): pyproject.toml setup.py $(wildcard native/*) | check-build-tools
+	@echo "Making $(VENV), compiling and installing (one or two minutes) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@

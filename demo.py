@@ -138,7 +138,9 @@ def run(archive: Path, config: dict[str, object]) -> None:
 
 def main() -> None:
     """Assemble, plan, stream, check and run the image, and print how to load it."""
+    print(f"Copying Python into a store below {HERE.name} ...", flush=True)
     references, config = assemble()
+    print("Planning and streaming its image ...", flush=True)
     conf, archive = plan(references, config), HERE / "image.tar"
     with archive.open("wb") as file:
         image = stream.write_image(stream.load_conf(conf), file)
