@@ -24,6 +24,7 @@ from stream.nix.store_root import Disk
 from stream.oci.reference import BadReference, check_name, check_tag
 from stream.schema import recipe
 from stream.schema.fields import Fields
+from stream.schema.instants import parse_date
 from stream.schema.reading import ignore, parse_object
 
 # Passed to the conf unchanged.
@@ -61,7 +62,7 @@ DEFAULT_MAX_LAYERS = 100
 class Spec:
     """A valid specification. `conf` is the image without store layers and, if the tag is to be
     derived (`tag` is None), without a tag. `instants` are the given ones of `created` and
-    `mtime`, as written: `now` is the time of streaming. `mentions` are the config and labels,
+    `mtime`, as in a conf: `now` is the time of streaming. `mentions` are the config and labels,
     which may mention store paths. `recipe` describes the customisation layer or, if that is
     ready-made, names only the contents that it needs. `layering_pipeline` is a checked
     program, or None. Messages call the document `source`.
@@ -137,6 +138,14 @@ def _ordered(value: Any) -> Any:
     return [*map(_ordered, value)] if isinstance(value, list) else value
 
 
+def _instant(value: Any) -> Any:
+    """Return `value`, an instant in a form that GNU date reads, as a conf has it: what `date
+    -Iseconds` prints in UTC. `now` and everything else is returned unchanged.
+    """
+    found = parse_date(value) if isinstance(value, str) else None
+    return value if found is None else found.isoformat()
+
+
 def _anywhere(contents: Any) -> Any:
     """Return `contents` with paths relative to the current directory made absolute."""
     if isinstance(contents, list):
@@ -169,7 +178,7 @@ class _Reader(Fields):
         return Spec(
             source=self._source,
             conf=conf,
-            instants={key: self.document[key] for key in _INSTANTS if self.has(key)},
+            instants=self._instants(),
             mentions={key: _ordered(self.document[key]) for key in _MENTIONING if self.has(key)},
             recipe=recipe,
             repository=repository,
@@ -203,6 +212,7 @@ class _Reader(Fields):
     def _conf(self) -> ImageConf:
         """Return the image from the keys that a conf also has, without a recipe."""
         document = {key: self.document[key] for key in _PASSED if self.has(key)}
+        document |= self._instants()
         if base := self._base():
             document["from_image"] = base
         if root := self._root_of_nix():
@@ -219,6 +229,10 @@ class _Reader(Fields):
             need_tag=False,
             former=lambda _place, _key: None,
         )
+
+    def _instants(self) -> dict[str, Any]:
+        """Return the instants as in a conf; of a wrong type or form, as they are."""
+        return {key: _instant(self.document[key]) for key in _INSTANTS if self.has(key)}
 
     def _with_recipe(self, conf: ImageConf) -> tuple[ImageConf, Recipe]:
         """Return `conf` with the recipe as its customisation layer, unless that is ready-made, and

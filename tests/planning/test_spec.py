@@ -1,6 +1,7 @@
 """Specifications: their keys, defaults and faults."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,18 @@ def test_fault(keys: dict[str, Any], place: str, message: str) -> None:
     found = faults(**{**name, **keys})
     assert [at for at, _ in found] == [place]
     assert message in found[0][1]
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [("@1700000000", 1700000000), ("20240131", 1706659200), ("2024-01-31T10:00+02:00", 1706688000)],
+)
+def test_instants_of_dockertools(written: str, seconds: int) -> None:
+    """A specification has the forms that flakes give; the conf has what `date -Iseconds` prints."""
+    spec = parse_spec(json.dumps({"name": "x", "created": written, "mtime": written}).encode())
+    expected = datetime.fromtimestamp(seconds, UTC)
+    assert (spec.conf.created, spec.conf.mtime) == (expected, seconds)
+    assert spec.instants == dict.fromkeys(("created", "mtime"), expected.isoformat())
 
 
 def test_every_fault_is_reported_at_once() -> None:
