@@ -14,6 +14,7 @@ import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import islice
 from typing import Any
 
 from stream.archives.target import split_archive, why_unreadable
@@ -32,7 +33,7 @@ from stream.model import (
     Recipe,
 )
 from stream.nix.store_root import Disk, why_not_readable
-from stream.oci.container_config import wrong_types
+from stream.oci.container_config import unusual_keys, wrong_types
 from stream.oci.platform import ARCHITECTURES
 from stream.oci.reference import BadReference, Reference
 from stream.schema.fields import Fields, NoteFormer
@@ -121,7 +122,7 @@ def read_conf_document(
         warn(one_line(f"{name}: {place}: is a former spelling; write {key}"))
     if faults:
         raise ConfError(name, faults)
-    warn_of_architecture(conf, name, warn)
+    warn_of_oddities(conf, name, warn)
     return conf
 
 
@@ -138,12 +139,16 @@ def read_image(
     return _Reader(document, fault, former).conf(need_tag=need_tag)
 
 
-def warn_of_architecture(conf: ImageConf, name: str, warn: Callable[[str], None]) -> None:
-    """Warn of an architecture that is not named as in OCI (GOARCH)."""
+def warn_of_oddities(conf: ImageConf, name: str, warn: Callable[[str], None]) -> None:
+    """Warn of an architecture that is not named as in OCI (GOARCH), and of keys of the container
+    config that no consumer has in that spelling.
+    """
     usual = ARCHITECTURES.get(conf.architecture.removesuffix("-linux"))
     if usual and usual != conf.architecture:
         wrong = f"{conf.architecture!r} is not an OCI architecture; did you mean {usual}?"
         warn(one_line(f"{name}: architecture: {wrong}"))
+    for place, wrong in islice(unusual_keys(conf.container_config), MAX_FAULTS):
+        warn(one_line(f"{name}: config.{place}: {wrong}"))
 
 
 def require_tag(conf: ImageConf, name: str = "conf") -> None:
@@ -208,7 +213,7 @@ class _Reader(Fields):
         labels = self.strings("labels")
         value = self.object("config")
         wrong = [*wrong_types(value)]
-        for place, message in wrong[:MAX_FAULTS]:
+        for place, message, _ in wrong[:MAX_FAULTS]:
             self.fault(f"config.{place}", message)
         if not labels or wrong:
             return value

@@ -409,6 +409,12 @@ def test_labels(config: Document) -> None:
         ({"Labels": {"a": 1}}, "Labels['a']", "must be a string"),
         ({"Volumes": ["/x"]}, "Volumes", "must be an object"),
         ({"User": 1000}, "User", "must be a string"),
+        ({"Healthcheck": {"Test": "x"}}, "Healthcheck.Test", "must be a list of strings"),
+        (
+            {"Healthcheck": {"Interval": 1.5e9}},
+            "Healthcheck.Interval",
+            "must be a whole number of nanoseconds",
+        ),
     ],
 )
 def test_config_that_no_consumer_accepts(config: dict[str, Any], place: str, message: str) -> None:
@@ -416,6 +422,19 @@ def test_config_that_no_consumer_accepts(config: dict[str, Any], place: str, mes
     more: dict[str, Any]
     for more in ({}, {"labels": {"a": "1"}}):
         assert faults({"repo_tag": "x:1", "config": config, **more}) == {f"config.{place}": message}
+
+
+def test_keys_of_config_that_no_consumer_has() -> None:
+    """A key in the wrong case, or a typo, is reported, and passed on as it is."""
+    warned: list[str] = []
+    config = {"cmd": ["x"], "Entripoint": []}
+    document = json.dumps({"repo_tag": "x:1", "config": config}).encode()
+    conf = stream.parse_conf(document, name="c.json", warn=warned.append)
+    assert conf.container_config == config
+    assert warned == [
+        'c.json: config.Entripoint: no consumer knows this key (did you mean "Entrypoint"?)',
+        'c.json: config.cmd: write "Cmd"; not every consumer ignores the case',
+    ]
 
 
 def test_config_of_nulls() -> None:

@@ -125,7 +125,7 @@ def read_spec_document(
             reader.fault(key, f"unknown key{suggest(key, KEYS)}")
     if reader.faults:
         raise ConfError(name, reader.faults)
-    config.warn_of_architecture(spec.conf, name, warn)
+    config.warn_of_oddities(spec.conf, name, warn)
     return spec
 
 

@@ -204,15 +204,19 @@ class Umoci(Runner):
             ]["digest"]
         return images
 
+    def unpack(self, tag: str) -> subprocess.CompletedProcess[str]:
+        """Unpack into a new bundle."""
+        self._bundle = f"/run/umoci/bundle-{next(self._bundles)}"
+        return self.command(
+            "umoci", "unpack", f"--image={self.layout}:{self.reference(tag)}", self._bundle
+        )
+
     def run(self, tag: str, *argv: str) -> subprocess.CompletedProcess[str]:
         """Unpack into a bundle, and run it without a terminal or a cgroup."""
-        number = next(self._bundles)
-        bundle = f"/run/umoci/bundle-{number}"
-        unpacked = self.command(
-            "umoci", "unpack", f"--image={self.layout}:{self.reference(tag)}", bundle
-        )
+        unpacked = self.unpack(tag)
         if unpacked.returncode != 0:
             return unpacked
+        bundle = self._bundle
         runtime = self.isolation.path(f"{bundle}/config.json")
         settings = json.loads(runtime.read_bytes())
         settings["process"]["terminal"] = False
@@ -221,5 +225,9 @@ class Umoci(Runner):
         settings["process"].pop("rlimits", None)
         runtime.write_text(json.dumps(settings))
         return self.command(
-            "crun", "--cgroup-manager=disabled", "run", f"--bundle={bundle}", f"bundle-{number}"
+            "crun",
+            "--cgroup-manager=disabled",
+            "run",
+            f"--bundle={bundle}",
+            bundle.rpartition("/")[2],
         )

@@ -29,6 +29,7 @@ from stream.oci.reference import (
 from stream.tools.verify.findings import (
     ALL,
     BUILDAH,
+    CONFIG_READERS,
     CONTAINERD,
     DOCKER,
     PODMAN,
@@ -129,8 +130,8 @@ class Documents:
         for name, layer in self.layers.items():
             self._findings.include(name, layer.findings)
 
-    def _note(self, rule: str, place: str, message: str) -> None:
-        self._findings.add(rule, place, message, self._readers)
+    def _note(self, rule: str, place: str, message: str, readers: frozenset[str] = ALL) -> None:
+        self._findings.add(rule, place, message, self._readers & readers)
 
     def _check_blobs(self) -> None:
         for name in self._members.by_name:
@@ -478,10 +479,12 @@ class Documents:
         for key in ("architecture", "os"):
             if not isinstance(document.get(key), str) or not document[key]:
                 self._note("no-platform", name, f"has no {key}")
-        container_config = document.get("config")
-        if isinstance(container_config, dict):
-            for place, message in wrong_types(container_config):
-                self._note("config-invalid", name, f"config.{place} {message}")
+        for place, message, definitions in wrong_types(document.get("config")):
+            readers = frozenset().union(*map(CONFIG_READERS.__getitem__, definitions))
+            if named_in != MANIFEST:
+                readers -= {SKOPEO}  # it copies an OCI image without reading its config
+            where = f"config.{place}" if place else "config"
+            self._note("config-invalid", name, f"{where} {message}", readers)
         rootfs = self._get(name, document, "rootfs", dict)
         if rootfs and rootfs.get("type") != "layers":
             self._note("rootfs-type-invalid", name, "rootfs.type is not 'layers'")

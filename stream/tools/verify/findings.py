@@ -12,12 +12,20 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from stream.oci.container_config import Definition
 from stream.text import one_line
 
 DOCKER, PODMAN, CONTAINERD = "docker", "podman", "containerd"
 SKOPEO, BUILDAH, UMOCI = "skopeo", "buildah", "umoci"
 CONSUMERS = (DOCKER, PODMAN, CONTAINERD, SKOPEO, BUILDAH, UMOCI)
 ALL = frozenset(CONSUMERS)
+
+# By definition of the container config, the consumers that read it. Podman and buildah convert
+# an image from one to the other.
+CONFIG_READERS: dict[Definition, frozenset[str]] = {
+    "OCI": frozenset({PODMAN, CONTAINERD, BUILDAH, UMOCI}),
+    "Docker": frozenset({DOCKER, PODMAN, SKOPEO, BUILDAH}),
+}
 
 MAX_ALIKE = 20  # findings of one rule at one place that are kept; the rest is counted
 
@@ -62,7 +70,7 @@ RULES: dict[str, Rule] = {
     "rootfs-type-invalid": _fault(),
     "history-count-mismatch": _fault(),
     "no-platform": _fault(CONTAINERD),  # no os or architecture
-    "config-invalid": _fault(PODMAN, CONTAINERD),  # a wrong type, such as an Env that is not a list
+    "config-invalid": _fault(*CONSUMERS),  # a wrong type in `config`, for those in CONFIG_READERS
     "tag-incomplete": _fault(DOCKER, PODMAN),
     "tag-invalid": _fault(DOCKER, PODMAN, CONTAINERD),
     # A layer's tar
