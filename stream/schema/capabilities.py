@@ -1,7 +1,7 @@
 """Encode file capabilities: from the notation of cap_from_text(3) to the bytes of the
 extended attribute `security.capability`.
 
-Format: linux/capability.h, `struct vfs_cap_data`, revision 2. Must not know files or query
+Format: linux/capability.h, `struct vfs_cap_data`, revision 2; revision 3 is read. Must not know files or query
 the kernel: on every machine, `all` stands for the capabilities of Linux 5.9 and later.
 """
 
@@ -31,7 +31,7 @@ _NUMBERS = {name: number for number, name in enumerate(NAMES)}
 _ALL = (1 << len(NAMES)) - 1
 _BITS = 64  # the capabilities that the attribute has room for
 
-_REVISION_2, _EFFECTIVE = 0x02000000, 0x000001
+_REVISION_MASK, _REVISION_2, _REVISION_3, _EFFECTIVE = 0xFF000000, 0x02000000, 0x03000000, 0x000001
 # magic_etc; permitted and inheritable of the lower 32 capabilities, then of the upper
 _VFS_CAP_DATA = struct.Struct("<5I")
 
@@ -62,6 +62,17 @@ def capability_data(text: str) -> bytes:
         permitted >> 32,
         inheritable >> 32,
     )
+
+
+def container_data(data: bytes) -> bytes:
+    """Return the value of `security.capability` of a file as it is in a container. Revision 3
+    adds the root user of the user namespace where it was set; in a container, that is the
+    container's, as of revision 2.
+    """
+    (magic,) = struct.unpack_from("<I", data)
+    if magic & _REVISION_MASK != _REVISION_3:
+        return data
+    return struct.pack("<I", magic & ~_REVISION_MASK | _REVISION_2) + data[4 : _VFS_CAP_DATA.size]
 
 
 def _apply(clause: str, sets: dict[str, int]) -> None:

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from stream.schema.capabilities import NAMES, capability_data
+from stream.schema.capabilities import NAMES, capability_data, container_data
 
 KILL, NET_BIND_SERVICE, NET_ADMIN, NET_RAW, BPF = 5, 10, 12, 13, 39
 ALL = (1 << 41) - 1
@@ -80,3 +80,11 @@ def test_faults(text: str, message: str) -> None:
     """A capability that the kernel would refuse has to be reported before the image is built."""
     with pytest.raises(ValueError, match=re.escape(message)):
         capability_data(text)
+
+
+def test_capabilities_of_a_user_namespace() -> None:
+    """Without it a program copied by an ordinary user would only work for that user's containers."""
+    plain = capability_data("cap_net_raw=ep")
+    namespaced = bytes.fromhex("01000003") + plain[4:] + (1000).to_bytes(4, "little")
+    assert container_data(namespaced) == plain
+    assert container_data(plain) == plain

@@ -23,6 +23,7 @@ from stream.errors import ContentConflict, SourceError
 from stream.limits import MAX_LINKS
 from stream.model import Builtin, Recipe
 from stream.nix.store_root import Disk
+from stream.schema.capabilities import ATTRIBUTE, container_data
 from stream.schema.reading import ignore
 from stream.sources.customisation import builtin as builtins
 from stream.sources.customisation.tree import (
@@ -44,6 +45,9 @@ MAX_AGAIN = 300_000
 CHUNK = 1 << 20
 MIN_REPORTED = 1 << 20  # bytes copied more than once
 
+# Extended attributes, acl(5).
+_ACCESS_LISTS = frozenset({"system.posix_acl_access", "system.posix_acl_default"})
+
 _NAME = attrgetter("name")
 
 
@@ -63,15 +67,17 @@ def make_tree(
     Copies, as with `rsync -ak`: files keep their modes and are owned by root; a link to a
     directory becomes a directory. With `keep_dirlinks`, as with `rsync -aK`, it stays a link,
     and a directory that meets one in the tree is merged into its target. A directory has the
-    mode of the last content that has it; the root keeps its own.
+    mode of the last content that has it; the root keeps its own. Unlike with rsync, files keep
+    their capabilities, without which a program such as ping does not run. No other extended
+    attribute is copied: they belong to this machine, and Docker has none in layers, either.
 
     shadowSetup comes last and adds only files that are missing both here and in the base
     image, whose paths are `present`. `warn` is called with a line for a person if links to
-    directories make the copy much larger.
+    directories make the copy much larger, and for access control lists that are not copied.
 
     Raises SourceError for files that cannot be read or linked, RecipeError for built-in
     contents that cannot be made, and ContentConflict if contents differ in a file, unless the
-    recipe says `first_wins`. Files of the same bytes and mode do not differ.
+    recipe says `first_wins`. Files of the same bytes, mode and capabilities do not differ.
     """
     tree = Tree()
     joiner = _Joiner(tree, disk or Disk(), first_wins=recipe.first_wins)
@@ -87,6 +93,7 @@ def make_tree(
                 joiner.add_builtin(content)
     joiner.copied, joiner.first_wins = False, True
     joiner.warn_of_copies(warn)
+    joiner.warn_of_access_lists(warn)
     for builtin in last:
         joiner.add_builtin(builtin, present)
     return tree
@@ -104,6 +111,7 @@ class _File(NamedTuple):
 
     mode: int
     size: int
+    xattrs: dict[bytes, bytes] | None = None
     path: bytes = b""
     inode: tuple[int, int] | None = None
     data: bytes = b""
@@ -142,6 +150,7 @@ class _Joiner:
         self.copied = self.keep_dirlinks = False
         self._followed: set[tuple[int, int]] = set()  # directories, by device and inode
         self._joined: set[tuple[bytes, int, int]] = set()  # the same, with the path in the tree
+        self._access_lists: list[bytes] = []  # files and directories that have one
         self._again = 0  # entries of directories that were followed before
         self._alike: dict[bytes, list[_FoundLink]] = {}  # by path, links equal to the one there
         self._real_paths: dict[bytes, bytes] = {}  # of directories that have links
@@ -251,6 +260,7 @@ class _Joiner:
                 size=facts.st_size,
                 source=entry.path,
                 identity=Identity.of(facts),
+                xattrs=self._attributes(entry.path),
                 origin=origin,
             )
         if entry.is_dir(follow_symlinks=False):
@@ -276,8 +286,23 @@ class _Joiner:
         """Return an empty directory with the mode of that at `on_disk` if it is copied."""
         mode = DIRECTORY_MODE
         if self.copied:
+            self._attributes(on_disk)
             mode = stat.S_IMODE(os.stat(on_disk).st_mode) | stat.S_IWUSR
         return directory(mode, origin=origin)
+
+    def _attributes(self, on_disk: bytes) -> dict[bytes, bytes] | None:
+        """Return the extended attributes to be copied from a file or directory; note it if it has
+        an access control list.
+        """
+        try:
+            names = os.listxattr(on_disk, follow_symlinks=False)
+        except OSError:
+            return None  # the file system has none
+        if not _ACCESS_LISTS.isdisjoint(names):
+            self._access_lists.append(on_disk)
+        if ATTRIBUTE.decode() not in names:
+            return None
+        return {ATTRIBUTE: container_data(os.getxattr(on_disk, ATTRIBUTE, follow_symlinks=False))}
 
     def _is_to_merge(self, found: Node, node: Node) -> bool:
         """Return True if `node` is a link to a directory that meets a directory, or another
@@ -355,12 +380,12 @@ class _Joiner:
 
     def _agree(self, found: Node, node: Node) -> bool:
         """Return True if both are links with the same target, or are, or lead to, files of the
-        same bytes and mode.
+        same bytes, mode and capabilities.
         """
         if found.typeflag == node.typeflag == LINK and found.link == node.link:
             return True
         first, second = self._file(found), self._file(node)
-        if first is None or second is None or first[:2] != second[:2]:
+        if first is None or second is None or first[:3] != second[:3]:
             return False
         if first.inode is not None and first.inode == second.inode:
             return True
@@ -379,7 +404,8 @@ class _Joiner:
         if path is None or not os.path.isfile(path):
             return None
         facts = os.stat(path)
-        return _File(stat.S_IMODE(facts.st_mode), facts.st_size, path, (facts.st_dev, facts.st_ino))
+        inode = facts.st_dev, facts.st_ino
+        return _File(stat.S_IMODE(facts.st_mode), facts.st_size, node.xattrs, path, inode)
 
     def _leads_to_directory(self, node: Node) -> TypeGuard[_FoundLink]:
         """Return True if `node` is a link to a directory that can be followed. Raises
@@ -471,6 +497,19 @@ class _Joiner:
             f"{printable(largest.found)}: a link to a directory that is copied elsewhere as well"
             f"{more}, which adds {total / 1e6:.0f} MB; {relative}set keepContentsDirlinks to keep"
             " links to directories"
+        )
+
+    def warn_of_access_lists(self, warn: Callable[[str], None]) -> None:
+        """Warn of copied files that have an access control list: without it, the owning group has
+        the rights that the list's mask gives.
+        """
+        if not self._access_lists:
+            return
+        count = len(self._access_lists)
+        more = f" (and {count - 1} more)" if count > 1 else ""
+        warn(
+            f"{printable(self._access_lists[0])}{more}: its access control list is not copied; set"
+            " mode and owner with perms"
         )
 
     def _count(self, entries: Sequence[os.DirEntry[bytes]], directory: bytes) -> None:

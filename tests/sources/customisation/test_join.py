@@ -3,6 +3,7 @@
 import os
 import shutil
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -238,6 +239,53 @@ def test_nodes_of_a_copy_name_their_files(make: Make) -> None:
     assert (node.uid, node.gid, node.origin) == (0, 0, content)
     assert node.source == content + b"/bin/tool"
     assert node.identity == Identity.of(facts)
+
+
+NOBODY = 2**32 - 1  # the ID of entries that name nobody
+PING = bytes.fromhex("0100000200200000000000000000000000000000")  # cap_net_raw+ep
+# acl(5): user::rw-, user:1000:rw-, group::---, mask::rw-, other::---
+ACCESS_LIST = struct.pack("<I" + "HHI" * 5, 2, 1, 6, NOBODY, 2, 6, 1000, 4, 0, NOBODY, 16, 6, NOBODY,
+                          32, 0, NOBODY)  # fmt: skip
+
+
+def set_attribute(path: bytes, name: str, value: bytes) -> None:
+    """Set an extended attribute, or skip the test where that is not allowed."""
+    try:
+        os.setxattr(path, name, value)
+    except OSError as error:
+        pytest.skip(f"{name}: {error.strerror}")
+
+
+def test_copies_keep_capabilities_alone(make: Make) -> None:
+    """Without it a copied ping would not run; with more, two machines would make two layers."""
+    content = make(b"c", {b"bin": {b"ping": HELLO, b"other": File(0o644, 9, 2)}})
+    set_attribute(content + b"/bin/ping", "security.capability", PING)
+    set_attribute(content + b"/bin/other", "user.note", b"mine")
+    warned: list[str] = []
+    tree = make_tree(Recipe(copy_to_root=(content,)), warn=warned.append)
+    attributes = {path: node.xattrs for path, node in tree.entries() if node.xattrs}
+    assert attributes == {b"bin/ping": {b"security.capability": PING}}
+    assert not warned
+
+
+def test_files_of_other_capabilities_differ(make: Make) -> None:
+    """Without it the order of two contents would decide whether a program may do its work."""
+    one, two = (make(name, {b"ping": HELLO}) for name in (b"one", b"two"))
+    assert make_tree(Recipe(copy_to_root=(one, two)))
+    set_attribute(two + b"/ping", "security.capability", PING)
+    with pytest.raises(ContentConflict):
+        make_tree(Recipe(copy_to_root=(one, two)))
+
+
+def test_access_control_lists_are_reported(make: Make) -> None:
+    """Without it the group could get the rights of a list's mask, and nobody would know."""
+    content = make(b"c", {b"a": HELLO, b"b": {b"c": HELLO}})
+    set_attribute(content + b"/a", "system.posix_acl_access", ACCESS_LIST)
+    set_attribute(content + b"/b", "system.posix_acl_default", ACCESS_LIST)
+    warned: list[str] = []
+    assert make_tree(Recipe(copy_to_root=(content,)), warn=warned.append)
+    (line,) = warned
+    assert line.startswith(f"{os.fsdecode(content)}/a (and 1 more): its access control list is not")
 
 
 def test_only_files_have_something_to_read(make: Make) -> None:
