@@ -36,6 +36,7 @@ from stream.planning.tag import derive_tag
 from stream.schema.reading import ignore
 from stream.sources.image import ImageSources, opened
 from stream.sources.layer import ListedLayer
+from stream.sources.start import find_start_problems
 from stream.text import one_line
 from stream.typeflags import LINK
 
@@ -70,9 +71,13 @@ def plan(
         key = "layeringPipeline" if program else f"layering {spec.layering}"
         wrong = f"{key} does not keep layers of the previous build; use layering stable"
         warn(one_line(f"{spec.source}: {wrong}"))
-    with opened(spec.conf, warn, check=lambda base: _check_budget(spec, base)) as sources:
+    with opened(
+        spec.conf, warn, check=lambda base: _check_budget(spec, base), programs=True
+    ) as sources:
         base = sources.base
         conf = _with_closure(spec, sources, previous, warn)
+        for problem in find_start_problems(conf, sources):
+            warn(one_line(f"{spec.source}: {problem}; a container will not start"))
         base_image_id = base.image.image_id if base else None
     document = _document(spec, conf)
     if conf.repo_tag is None:

@@ -121,7 +121,7 @@ class ImageSources:
 
 @contextmanager
 def opened_base(
-    conf: ImageConf, *, entries: bool = False, summaries: bool = False
+    conf: ImageConf, *, entries: bool = False, summaries: bool = False, programs: bool = False
 ) -> Iterator[BaseImage | None]:
     """Open the base image of `conf`, read once for everything that a run needs from it; None
     if it has none. See `stream.sources.base.image.open_base_image`.
@@ -131,28 +131,33 @@ def opened_base(
         return
     from stream.sources.base.image import open_base_image
 
-    with open_base_image(conf.base, conf, entries=entries, summaries=summaries) as base:
+    with open_base_image(
+        conf.base, conf, entries=entries, summaries=summaries, programs=programs
+    ) as base:
         yield base
 
 
 @contextmanager
-def opened(
+def opened(  # noqa: PLR0913 — what a run needs from the base image
     conf: ImageConf,
     warn: Callable[[str], None],
     *,
     check: Callable[[BaseImage | None], None] | None = None,
     entries: bool = False,
     summaries: bool = False,
+    programs: bool = False,
 ) -> Iterator[ImageSources]:
     """Open the sources of the image of `conf`. A base image is listed in one pass, with the
-    entries or summaries of its layers on request. A recipe is carried out immediately; its
+    entries, summaries or programs of its layers on request. A recipe is carried out immediately; its
     files exist until the context ends. `check` is called with the base image before that.
     `warn` is called with a line for a person.
 
     Raises StreamImageError.
     """
     with ExitStack() as stack:
-        base = stack.enter_context(opened_base(conf, entries=entries, summaries=summaries))
+        base = stack.enter_context(
+            opened_base(conf, entries=entries, summaries=summaries, programs=programs)
+        )
         if check is not None:
             check(base)
         if base is not None:

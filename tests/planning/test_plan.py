@@ -45,6 +45,7 @@ class Packages:
         for file, content in files.items():
             (path / file).parent.mkdir(parents=True, exist_ok=True)
             (path / file).write_text(content, "utf-8")
+            (path / file).chmod(0o755 if file.startswith("bin/") else 0o644)
         graph = self.directory / "graph.json"
         known = json.loads(graph.read_bytes()) if graph.exists() else []
         size = sum(len(content) for content in files.values())

@@ -84,7 +84,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.mark.parametrize("compress", ["none", "store", "gzip", "zstd", "zstd-seekable"])
 def test_what_we_write(store: Store, compress: str, archive_format: str) -> None:
     """Without it our own output could be reported as faulty, or in more than one line."""
-    conf = store.conf(["a", "b"], ["c"], config={"Cmd": ["x"]})
+    conf = store.conf(["a", "b"], ["c"], config={"Env": ["x=y"]})
     path = conf.with_name("image")
     options = ("--compress", compress, "--format", archive_format)
     subprocess.run([*COMMAND, "-q", str(conf), "-o", str(path), *options], check=True)

@@ -11,6 +11,7 @@ from stream.cli.output import say_json, say_lines
 from stream.cli.progress import Reporter, readable_size
 from stream.cli.usage import UsageError
 from stream.config import load_conf
+from stream.oci.start import RULES as START_RULES
 from stream.text import one_line
 from stream.tools.verify import Finding, Verification, verify
 
@@ -106,6 +107,7 @@ def _lines(verification: Verification, conf: str | None) -> Iterator[str]:
     if not verification.faults:
         sound = "sound" if conf is None else f"sound and identical to the image of {one_line(conf)}"
         yield f"{name}: {sound}: {_summary(verification)}{_not_for(verification)}"
+        yield from _starts(verification)
         return
     yield f"{name}: {_counted(sum(f.count for f in verification.faults), 'fault')}"
     for finding in verification.faults:
@@ -115,6 +117,14 @@ def _lines(verification: Verification, conf: str | None) -> Iterator[str]:
     for finding in verification.findings:
         if finding.refused_by and not finding.fault:
             yield f"  not a fault, but refused by {', '.join(finding.refused_by)}: {finding}"
+    yield from _starts(verification)
+
+
+def _starts(verification: Verification) -> Iterator[str]:
+    """Yield why containers of the images do not start."""
+    for finding in verification.findings:
+        if finding.rule in START_RULES:
+            yield f"  not a fault, but: {finding}"
 
 
 def _counted(count: int, what: str) -> str:

@@ -153,13 +153,18 @@ def _keep(conf: ImageConf) -> Keep | None:
 
 
 def open_base_image(
-    reference: BaseReference, conf: ImageConf, *, entries: bool = False, summaries: bool = False
+    reference: BaseReference,
+    conf: ImageConf,
+    *,
+    entries: bool = False,
+    summaries: bool = False,
+    programs: bool = False,
 ) -> BaseImage:
     """Open the image that `reference` names; of several, the one for the conf's architecture.
     Lists what the conf needs; with `entries` also its layers' entries, with `summaries` a
-    summary of each layer. Raises ArchiveError.
+    summary of each layer, with `programs` its programs. Raises ArchiveError.
     """
-    lister = Lister(conf, entries=entries, summaries=summaries, keep=_keep(conf))
+    lister = Lister(conf, entries=entries, summaries=summaries, programs=programs, keep=_keep(conf))
     archive = open_archive(reference.path, lister if lister.is_needed else None)
     try:
         platform = Platform(os="linux", architecture=conf.architecture)

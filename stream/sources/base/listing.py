@@ -6,12 +6,14 @@ Keeps only what a conf needs. Knows names; not how they are used.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from stream.archives.bytesource import ByteSource
+from stream.archives.bytesource import ByteSource, StreamBytes
 from stream.archives.flatten import OPAQUE, WHITEOUT, Budget, Listing, parts_of
+from stream.archives.programs import ProgramBudget, ProgramListing
 from stream.archives.summary import Summary, size_of
 from stream.archives.tarreader import Member, read_members
 from stream.model import ImageConf, Recipe
@@ -62,18 +64,20 @@ class StoreListing:
 @dataclass(slots=True)
 class BaseListing:
     """The listing of a layer: its changes to the store, its entries, the contents of some
-    entries by their number, and a summary. Each is filled only on request.
+    entries by their number, a summary, and its programs. Each is filled only on request.
     """
 
     store: StoreListing = field(default_factory=StoreListing)
     entries: Listing = field(default_factory=Listing)
     contents: dict[int, Kept] = field(default_factory=dict)
     summary: Summary = field(default_factory=Summary)
+    programs: ProgramListing | None = None
 
 
 class Lister:
     """Lists layers: the `peruse` of an archive. Lists what the conf needs; with `entries`
-    always the entries, with `summaries` a summary; `keep` reads the content of some entries.
+    always the entries, with `summaries` a summary, with `programs` its programs; `keep` reads
+    the content of some entries.
     Raises ArchiveError for layers that exceed the limits.
     """
 
@@ -83,6 +87,7 @@ class Lister:
         *,
         entries: bool = False,
         summaries: bool = False,
+        programs: bool = False,
         keep: Keep | None = None,
     ) -> None:
         recipe = conf.customisation_layer
@@ -90,20 +95,25 @@ class Lister:
         self._store = parts_of(conf.store_dir) if skip else None
         self._budget = Budget() if entries or isinstance(recipe, Recipe) else None
         self._summaries = summaries
+        self._programs = ProgramBudget() if programs else None
         self._keep = keep
 
     @property
     def is_needed(self) -> bool:
         """True if there is anything to list."""
-        return self._store is not None or self._budget is not None or self._summaries
+        listed = self._store is not None or self._budget is not None
+        return listed or self._summaries or self._programs is not None
 
     def __call__(self, layer: ByteSource) -> BaseListing:
         found = BaseListing()
+        if self._programs is not None:
+            found.programs = ProgramListing(self._programs)
         for member in read_members(layer):
             if self._summaries:
                 found.summary.add(member.name)
             if self._store is not None:
                 found.store.add(member.name, self._store)
+            content = None
             if self._budget is not None:
                 self._budget.take(member, layer.name)
                 content = self._keep(member, layer) if self._keep else None
@@ -111,6 +121,9 @@ class Lister:
                     kept = Kept(content, member.mode & 0o7777, member.uid, member.gid)
                     found.contents[len(found.entries.entries)] = kept
                 found.entries.add(member)
+            if found.programs is not None:
+                read = layer if content is None else StreamBytes(io.BytesIO(content), layer.name)
+                found.programs.add(member, read)
         if self._summaries:
             found.summary.size = size_of(layer)
         return found

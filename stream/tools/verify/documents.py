@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stream.archives.images import DIR_PLACES, OCI_PLACES
+from stream.archives.programs import LayeredPrograms
 from stream.limits import DOCKER_MAX_LAYERS, MAX_IMAGES, MAX_INDEXES, MAX_LAYERS, OVERLAY_MAX_LAYERS
 from stream.oci.container_config import wrong_types
 from stream.oci.manifests import is_image, is_index
@@ -26,6 +27,7 @@ from stream.oci.reference import (
     Reference,
     qualified,
 )
+from stream.oci.start import find_problems
 from stream.tools.verify.findings import (
     ALL,
     BUILDAH,
@@ -454,6 +456,8 @@ class Documents:
             self._note("overlay-layer-limit", "", f"has {len(layers)} layers")
         elif len(layers) > DOCKER_MAX_LAYERS:
             self._note("docker-layer-limit", "", f"has {len(layers)} layers")
+        if document is not None and all(layers):
+            self._check_start(config, document, [layer for layer in layers if layer])
         for layer in filter(None, layers):
             self.layers[layer.name] = layer
             if layer.compression == "zstd":
@@ -467,6 +471,18 @@ class Documents:
                 if layer
             ),
         )
+
+    def _check_start(
+        self, config: Stored | None, document: dict[str, Any], layers: list[Stored]
+    ) -> None:
+        """Note why a container cannot start, if all layers could be listed."""
+        listings = [layer.programs for layer in layers]
+        container_config = document.get("config")
+        readable = all(layer.content_digest and layer.programs.is_complete for layer in layers)
+        if config is None or not readable or not isinstance(container_config, dict):
+            return
+        for problem in find_problems(container_config, LayeredPrograms(listings)):
+            self._note(problem.rule, config.name, f"{problem}; a container will not start")
 
     def _check_config(
         self,

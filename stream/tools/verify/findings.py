@@ -106,6 +106,10 @@ RULES: dict[str, Rule] = {
     "layer-link-absolute": _taste(CONTAINERD),
     "layer-link-hard": _taste(CONTAINERD),
     "layer-link-unlisted": _taste(PODMAN, SKOPEO, BUILDAH),
+    # Sound archives whose containers do not start
+    "start-command": _taste(),  # Cmd or Entrypoint
+    "start-user": _taste(),
+    "start-directory": _taste(),  # WorkingDir
     "docker-layer-limit": _taste(DOCKER),
     "overlay-layer-limit": _taste(DOCKER, PODMAN),
 }

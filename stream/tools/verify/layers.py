@@ -23,14 +23,19 @@ MAX_NAMES = 1 << 29  # bytes of all paths and their parents' paths
 Report = Callable[[str, str], None]  # rule, message
 
 
-def check_layer(content: ByteSource, report: Report) -> int:
-    """Report every rule that the layer in `content`, uncompressed, breaks.
+def check_layer(
+    content: ByteSource, report: Report, look: Callable[[Member, ByteSource], object] | None = None
+) -> int:
+    """Report every rule that the layer in `content`, uncompressed, breaks. `look` is called with
+    each member, whose content is next in `content`.
 
     Returns the number of entries. Raises ArchiveError where the tar becomes unreadable.
     """
     layer = _Layer(report)
     for member in tarreader.read_members(content):
         layer.add(member)
+        if look is not None and not member.is_sparse:
+            look(member, content)
         if member.is_sparse:
             _check_sparse(member, content)
         if layer.entries >= MAX_ENTRIES:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from stream.archives import tarreader
 from stream.archives.bytesource import ByteSource, FileBytes, HashedBytes, Part, StreamBytes, pieces
 from stream.archives.decompress import MAGIC_SIZE, Budget, compression_of, decompress
+from stream.archives.programs import ProgramBudget, ProgramListing
 from stream.archives.sequential import Sequential
 from stream.errors import ArchiveError
 from stream.limits import MAX_DOCUMENT, MAX_DOCUMENTS, MAX_LINKS, MAX_MEMBERS
@@ -29,7 +30,7 @@ from stream.typeflags import FILE, HARD_LINK, LINK
 class Stored:
     """The content of a member: `size` and `digest` as stored, `content_digest`
     uncompressed (empty if it cannot be read to its end). `document` holds the bytes if
-    they may be JSON; `entries` and `findings` are those of the member as a layer.
+    they may be JSON; `entries`, `findings` and `programs` are those of the member as a layer.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Stored:
     entries: int
     document: bytes | None
     findings: Findings
+    programs: ProgramListing
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class Scan:
         self.size = 0
         self._findings = findings
         self._kept = 0
+        self._programs = ProgramBudget()
 
     # ---- containers
 
@@ -210,7 +213,8 @@ class Scan:
         if compression:
             content = HashedBytes(decompress(stored, compression, source.name, self._budget))
         findings = Findings()
-        entries = _examined(content, findings)
+        programs = ProgramListing(self._programs)
+        entries = _examined(content, findings, programs)
         content_digest = _finished(content, findings)
         digest = stored.finish()
         if stored.position != size:
@@ -224,6 +228,7 @@ class Scan:
             entries=entries,
             document=document,
             findings=findings,
+            programs=programs,
         )
 
 
@@ -270,10 +275,12 @@ def _may_be_document(name: str, head: bytes) -> bool:
     return head.lstrip()[:1] in (b"{", b"[") or name.endswith(".json")
 
 
-def _examined(content: ByteSource, findings: Findings) -> int:
-    """Check `content` as a layer. Returns the number of entries."""
+def _examined(content: ByteSource, findings: Findings, programs: ProgramListing) -> int:
+    """Check `content` as a layer, and list its programs. Returns the number of entries."""
     try:
-        return check_layer(content, lambda rule, message: findings.add(rule, "", message))
+        return check_layer(
+            content, lambda rule, message: findings.add(rule, "", message), programs.add
+        )
     except ArchiveError as error:
         findings.add("layer-unreadable", "", error.reason)
         return 0
