@@ -148,20 +148,25 @@ class _Reader:
         for place, path, info in objects:
             if len(self.statements) >= MAX_PATHS:
                 return self._fault(place, f"too many store paths: at most {MAX_PATHS} are allowed")
-            if path in self.statements:
-                self._fault(place, f"{path} is already listed at {self.statements[path].place}")
-                continue
             references = self._references(place, info)
             deriver = info.get("deriver")
             if not isinstance(deriver, str):
                 deriver = None
-            self.statements[path] = Statement(place, references, info.get("narHash"), deriver)
+            node = Node(self._size(place, info), frozenset(references) - {path})
+            statement = Statement(place, references, info.get("narHash"), deriver)
+            if known := self.statements.get(path):
+                # Graphs that overlap may have been put together.
+                alike = set(known.references) == set(references) and known[2:] == statement[2:]
+                if not alike or self.graph[path] != node:
+                    self._fault(place, f"{path} is already listed at {known.place}, differently")
+                continue
+            self.statements[path] = statement
             count += len(references)
             if count > MAX_REFERENCES:
                 return self._fault(
                     place, f"too many references: at most {MAX_REFERENCES} are allowed"
                 )
-            self.graph[path] = Node(self._size(place, info), frozenset(references) - {path})
+            self.graph[path] = node
         for path, node in self.graph.items():
             # Not `references - keys`, which goes through all keys.
             for other in sorted(o for o in node.references if o not in self.statements):
@@ -173,9 +178,13 @@ class _Reader:
     def _records(self, data: bytes) -> Iterator[tuple[str, str, dict[str, Any]]]:
         """Yield the same as `_objects`, from lines."""
         try:
-            lines = data.decode().rstrip("\n").split("\n")
+            text = data.decode()
         except UnicodeDecodeError:
             return self._fault("", "is neither JSON nor lines in UTF-8")
+        if all(line.startswith("/") for line in text.removesuffix("\n").split("\n")):
+            wrong = "lists store paths without their references, as `nix-store -qR` does"
+            return self._fault("", f"{wrong}; {_HINT}")
+        lines = text.rstrip("\n").split("\n")
         # The second line is a hash, or a deriver, which may be missing.
         self.sized = len(lines) > 1 and lines[1] != "" and not lines[1].startswith("/")
         fields = 5 if self.sized else 3
@@ -252,7 +261,7 @@ class _Reader:
         value = info.get("narSize")
         if type(value) is int and 0 <= value <= MAX_SIZE:
             return value
-        shown = value if type(value) is int else kind(value)
+        shown = value if type(value) in (int, float) else kind(value)
         wrong = f"must be a number of bytes, not {shown}"
         self._fault(f"{place}.narSize", "is missing" if value is None else wrong)
         return 0

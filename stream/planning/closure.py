@@ -234,7 +234,12 @@ def _refuse(name: str, lacking: dict[str, str], reason: str) -> None:
 
 
 def _read(path: str) -> bytes:
+    """Return the content of the file at `path`, or of the registration in it if that is a
+    directory as nixpkgs' closureInfo makes it.
+    """
     try:
+        if os.path.isdir(path):
+            path = os.path.join(path, "registration")
         with open(path, "rb") as file:
             data = file.read(MAX_GRAPH + 1)
     except OSError as error:

@@ -300,8 +300,11 @@ class _Reader(Fields):
 
     def _max_layers(self) -> int:
         value = self.document.get("maxLayers", DEFAULT_MAX_LAYERS)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # Nix writes 1e2 as a float
         if type(value) is not int:
-            self.fault("maxLayers", f"must be a number, not {kind(value)}")
+            shown = value if isinstance(value, float) else kind(value)
+            self.fault("maxLayers", f"must be a whole number, not {shown}")
         elif value < 2:
             self.fault(
                 "maxLayers", f"must be at least 2, not {value}; the customisation layer is one"

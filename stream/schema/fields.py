@@ -112,7 +112,7 @@ class Fields:
         number = int(value) if isinstance(value, str) and _ID.fullmatch(value) else value
         if type(number) is int and 0 <= number <= MAX_ID:
             return number
-        shown = repr(value) if isinstance(value, (str, int)) else kind(value)
+        shown = repr(value) if isinstance(value, (str, int, float)) else kind(value)
         self.fault(key, f"must be a number from 0 to {MAX_ID}, not {shown}")
         return None
 

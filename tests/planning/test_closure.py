@@ -164,6 +164,16 @@ def test_graph_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         find_closure(wanted(HELLO), references_graph=str(path))
 
 
+def test_graph_of_closure_info(tmp_path: Path) -> None:
+    """Nixpkgs' closureInfo makes a directory; who gives it means the registration in it."""
+    (tmp_path / "store-paths").write_text(f"{HELLO}\n")
+    with pytest.raises(ConfError, match=r"/registration: cannot be read: No such file"):
+        find_closure(wanted(HELLO), references_graph=str(tmp_path))
+    (tmp_path / "registration").write_text(f"{HELLO}\nsha256:{'0' * 52}\n100\n\n0\n")
+    found = find_closure(wanted(HELLO), references_graph=str(tmp_path))
+    assert found.graph == {HELLO: Node(100, frozenset())}
+
+
 def name_of(path: str) -> str:
     """Return the last component of a path."""
     return path.rpartition("/")[2]

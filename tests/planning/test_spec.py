@@ -74,8 +74,8 @@ def test_name_becomes_lower_case() -> None:
         ({"tag": "a:b"}, "tag", "'a:b' is not a tag"),
         ({"name": "x is not a tag"}, "name", "'x is not a tag' is not a repository name"),
         ({"maxLayers": 1}, "maxLayers", "must be at least 2"),
-        ({"maxLayers": True}, "maxLayers", "must be a number"),
-        ({"maxLayers": "100"}, "maxLayers", "must be a number"),
+        ({"maxLayers": True}, "maxLayers", "must be a whole number, not a boolean"),
+        ({"maxLayers": "100"}, "maxLayers", "must be a whole number"),
         ({"layering": "best"}, "layering", "must be one of"),
         ({"layeringPipeline": [["split"]]}, "layeringPipeline[0][0]", "is not an operation"),
         ({"includeStorePaths": "no"}, "includeStorePaths", "must be a boolean"),
@@ -109,6 +109,8 @@ def test_name_becomes_lower_case() -> None:
         ),
         ({"extraCommands": ["true"]}, "extraCommands", "must be a string, not a list"),
         ({"perms": [{"path": "/x", "mode": "rwx"}]}, "perms[0].mode", ""),
+        ({"maxLayers": 99.5}, "maxLayers", "must be a whole number, not 99.5"),
+        ({"uid": 5.5}, "uid", "not 5.5"),
         ({"created": "yesterday"}, "created", "is not an instant"),
         ({"uid": -1}, "uid", "must be a number from 0"),
         ({"config": {"Cmd": "sh"}}, "config.Cmd", "must be a list"),
@@ -124,6 +126,12 @@ def test_fault(keys: dict[str, Any], place: str, message: str) -> None:
     found = faults(**{**name, **keys})
     assert [at for at, _ in found] == [place]
     assert message in found[0][1]
+
+
+def test_a_float_of_nix() -> None:
+    """Nix writes 1e2 as 100.0; it is a whole number all the same."""
+    spec = parse_spec(b'{"name": "x", "maxLayers": 100.0}')
+    assert (spec.max_layers, type(spec.max_layers)) == (100, int)
 
 
 @pytest.mark.parametrize(
