@@ -1,8 +1,8 @@
 """Reasons why a container of an image cannot start: its command, user or working directory.
 
-OCI Image Specification, config.md: Entrypoint, Cmd, Env, User, WorkingDir. Established with
-docker 20.10, podman 4.3 (crun) and containerd 1.6 (runc), which agree. All of them create a
-WorkingDir that does not exist. Knows the files of an image by path; not where they come from.
+OCI Image Specification, config.md: Entrypoint, Cmd, Env, User, WorkingDir. docker
+20.10, podman 4.3 and containerd 1.6 agree, as tests/consumers/test_start.py shows. All of them
+create a WorkingDir that does not exist. Knows the files of an image by path; not where they come from.
 """
 
 from __future__ import annotations
