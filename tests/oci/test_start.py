@@ -259,6 +259,19 @@ def test_interpreter_of_a_cut_file(cut: int) -> None:
     assert interpreter_of(elf(b"/lib/ld.so")[:cut]) in {b"", b"/lib/ld.so"}
 
 
+def test_an_image_of_another_system_is_not_judged(tmp_path: Path) -> None:
+    """Windows has other names for programs and users."""
+
+    class Windows(Base):
+        def document(self) -> dict[str, Any]:
+            return {**super().document(), "os": "windows"}
+
+    path = tmp_path / "image.tar"
+    config = {"Cmd": ["c:\\\\x.exe"], "User": "ContainerUser"}
+    path.write_bytes(Windows(layers=[layer({})], config=config).docker_archive())
+    assert {finding.rule for finding in stream.verify(path).findings} == {"no-index"}
+
+
 # ---- store paths
 
 

@@ -479,7 +479,8 @@ class Documents:
         listings = [layer.programs for layer in layers]
         container_config = document.get("config")
         readable = all(layer.content_digest and layer.programs.is_complete for layer in layers)
-        if config is None or not readable or not isinstance(container_config, dict):
+        linux = document.get("os") in ("linux", None)
+        if config is None or not (linux and readable and isinstance(container_config, dict)):
             return
         for problem in find_problems(container_config, LayeredPrograms(listings)):
             self._note(problem.rule, config.name, f"{problem}; a container will not start")

@@ -154,9 +154,11 @@ def test_explain_reports_stale_caches_in_store_paths(
     }  # fmt: skip
     explanation = stream.explain(parse_conf(json.dumps(document).encode()))
     assert explanation.stale_bytecode == stale
+    if not stale:
+        return
     conf = tmp_path / "conf.json"
     conf.write_text(json.dumps(document), "utf-8")
     ended = subprocess.run(
         [sys.executable, "-m", "stream", "explain", conf], capture_output=True, check=True
     )
-    assert (b"1 .pyc file is stale in the image" in ended.stdout) == bool(stale)
+    assert b"1 .pyc file is stale in the image" in ended.stdout
