@@ -220,7 +220,7 @@ def say_rendered(text: str) -> None:
     may have colours. Raises OutputError.
     """
     with standard_output() as fd:
-        write_all(fd, _encoded(text + "\n", sys.stdout), "standard output")
+        write_all(fd, _encoded(text + "\n", sys.__stdout__), "standard output")
 
 
 def say_json(document: Any) -> None:
@@ -247,7 +247,7 @@ def write_error(text: str) -> None:
     exits, and change the exit status.
     """
     with suppress(OSError):
-        pipes.write_all(2, _encoded(text, sys.stderr))
+        pipes.write_all(2, _encoded(text, sys.__stderr__))
 
 
 def _encoded(text: str, stream: TextIO | None) -> bytes:

@@ -196,6 +196,8 @@ class Bar(Reporter):
             console=Console(file=cast(IO[str], _Terminal())),
             transient=True,
             auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
         task = self._progress.add_task("", total=None)
         self._task = task
