@@ -181,6 +181,12 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.002)
 
 
+def unpack(tar: tarfile.TarFile, directory: Path) -> None:
+    """Extract a tar that the tests made: Debian 12's Python has no argument for its filter."""
+    tar.extraction_filter = lambda member, _: member
+    tar.extractall(directory)
+
+
 def members(archive: bytes) -> list[str]:
     """Return the members of a complete archive."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from handmade import Base, Entry, link, tar_of
-from support import COMMAND
+from support import COMMAND, unpack
 
 import stream
 from stream.oci.start import interpreter_of
@@ -95,7 +95,7 @@ def planned(tmp_path: Path, config: dict[str, Any], *layers: Layer) -> list[str]
     root = tmp_path / "root"
     root.mkdir()
     with tarfile.open(fileobj=io.BytesIO(layer(top))) as tar:
-        tar.extractall(root, filter="fully_trusted")
+        unpack(tar, root)
     document["copyToRoot"] = [str(root)]
     warnings: list[str] = []
     plan(parse_spec(json.dumps(document).encode()), warn=warnings.append)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import unpack
 
 import stream
 from stream.config import parse_conf
@@ -49,7 +50,7 @@ def image_of(tmp_path: Path, **keys: Any) -> Path:
         tarfile.open(path) as tar,
         tarfile.open(fileobj=tar.extractfile(image.layers[-1].archive_name)) as layer,
     ):
-        layer.extractall(root, filter="data")
+        unpack(layer, root)
     return root
 
 
