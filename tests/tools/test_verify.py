@@ -475,6 +475,23 @@ def test_many_alike_are_counted(tmp_path: Path) -> None:
     assert "180 more of this kind" in said
 
 
+def test_many_places_are_counted(tmp_path: Path) -> None:
+    """Without it an archive of many members, each faulty, would print a line for each."""
+    files = {f"blobs/sha256/{number:064}": b"x" for number in range(500)}
+    found = verify(str(planted(tmp_path, oci(lambda f: f.update(files)))))
+    wrong = [finding for finding in found.findings if finding.rule == "digest-mismatch"]
+    assert [finding.count for finding in wrong] == [1] * 20 + [480]
+    assert wrong[-1].refused_by == wrong[0].refused_by != ()
+    assert wrong[-1].place == ""
+
+
+def planted(directory: Path, archive: bytes) -> Path:
+    """Return the path of an archive with those bytes."""
+    path = directory / "image.tar"
+    path.write_bytes(archive)
+    return path
+
+
 TASTES: dict[str, tuple[set[str], Callable[[], bytes]]] = {
     "link to no layer": (
         {"layer-link-unlisted"},

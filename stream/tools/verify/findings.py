@@ -27,7 +27,7 @@ CONFIG_READERS: dict[Definition, frozenset[str]] = {
     "Docker": frozenset({DOCKER, PODMAN, SKOPEO, BUILDAH}),
 }
 
-MAX_ALIKE = 20  # findings of one rule at one place that are kept; the rest is counted
+MAX_ALIKE = 20  # findings of one rule that are kept; the rest is counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,8 +118,8 @@ RULES: dict[str, Rule] = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """A breach of `rule` at `place` (a member's name, or empty for the whole archive),
-    and the consumers that refuse the archive for it. With a `count` above 1 it stands for
-    that many further findings of its kind.
+    and the consumers that refuse the archive for it. Without a place and with a `count`, it
+    stands for that many further findings of its rule.
     """
 
     rule: str
@@ -138,13 +138,15 @@ class Finding:
 
 
 class Findings:
-    """A collection of findings. Of those of one rule at one place it keeps the first
-    MAX_ALIKE and counts the rest.
+    """A collection of findings. Of those of one rule it keeps the first MAX_ALIKE and counts
+    the rest.
     """
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str, str], frozenset[str]] = {}
-        self._alike: Counter[tuple[str, str]] = Counter()
+        self._kept: Counter[str] = Counter()  # by rule
+        self._more: Counter[str] = Counter()  # by rule
+        self._more_refused_by: dict[str, frozenset[str]] = {}
 
     def add(self, rule: str, place: str, message: str, readers: Iterable[str] = CONSUMERS) -> None:
         """Add a finding. `readers` are the consumers that read that part of the archive."""
@@ -152,25 +154,33 @@ class Findings:
         refused_by = RULES[rule].refused_by.intersection(readers)
         if key in self._found:
             self._found[key] |= refused_by
-            return
-        self._alike[key[:2]] += 1
-        if self._alike[key[:2]] <= MAX_ALIKE:
+        elif self._kept[rule] < MAX_ALIKE:
+            self._kept[rule] += 1
             self._found[key] = refused_by
+        else:
+            self._add_more(rule, 1, refused_by)
+
+    def _add_more(self, rule: str, count: int, refused_by: frozenset[str]) -> None:
+        self._more[rule] += count
+        self._more_refused_by[rule] = self._more_refused_by.get(rule, frozenset()) | refused_by
 
     def include(self, place: str, other: Findings) -> None:
         """Add the findings of `other`, which are about the member at `place`."""
         for rule, _, message in other._found:
             self.add(rule, place, message)
-        for (rule, _), count in other._alike.items():
-            self._alike[rule, one_line(place)] += max(count - MAX_ALIKE, 0)
+        for rule, count in other._more.items():
+            self._add_more(rule, count, RULES[rule].refused_by)
 
     def all(self) -> tuple[Finding, ...]:
         """Return the findings in the order in which they were added."""
-        found = [_finding(*key, refused_by) for key, refused_by in self._found.items()]
-        for (rule, place), count in self._alike.items():
-            if (more := count - MAX_ALIKE) > 0:
-                message = f"{more} more of this kind"
-                found.append(_finding(rule, place, message, frozenset(), more))
+        found = []
+        left = self._kept.copy()
+        for (rule, place, message), refused_by in self._found.items():
+            found.append(_finding(rule, place, message, refused_by))
+            left[rule] -= 1
+            if not left[rule] and (more := self._more[rule]):
+                rest = f"{more} more of this kind"
+                found.append(_finding(rule, "", rest, self._more_refused_by[rule], more))
         return tuple(found)
 
 
