@@ -105,14 +105,16 @@ class Containerd(Runner):
         return self._ctr("images", "import", f"--snapshotter={_SNAPSHOTTER}", "-")
 
     def images(self) -> Mapping[str, str]:
-        """Return the images that are complete and unpacked: a failed import leaves only the name of its image."""
+        """Return the unpacked images: a failed import leaves only the name of its image."""
+        return {reference: self._image_id(digest) for reference, digest in self.unpacked().items()}
+
+    def unpacked(self) -> Mapping[str, str]:
+        """Return the images that are complete and unpacked: digests of manifests by reference."""
         table = self.output(*self._ctr("images", "check", f"--snapshotter={_SNAPSHOTTER}"))
         # A heading, then: the reference, the manifest's media type and digest, columns with spaces, unpacked or not.
         rows = [line.split() for line in table.splitlines()[1:]]
         return {
-            reference: self._image_id(digest)
-            for reference, _, digest, *_, unpacked in rows
-            if unpacked == "true"
+            reference: digest for reference, _, digest, *_, unpacked in rows if unpacked == "true"
         }
 
     def run(self, tag: str, *argv: str) -> subprocess.CompletedProcess[str]:

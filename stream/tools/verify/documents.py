@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from stream.archives.images import DIR_PLACES, OCI_PLACES
 from stream.archives.programs import LayeredPrograms
@@ -32,11 +32,10 @@ from stream.tools.verify.findings import (
     ALL,
     BUILDAH,
     CONFIG_READERS,
-    CONTAINERD,
     DOCKER,
     PODMAN,
+    RULES,
     SKOPEO,
-    UMOCI,
     Findings,
 )
 from stream.tools.verify.scan import Link, Members, Stored
@@ -75,21 +74,48 @@ class CheckedImage:
     layers: tuple[CheckedLayer, ...]
 
 
+class _Note(NamedTuple):
+    """A finding, before it is known whether podman reads the document that it is in."""
+
+    rule: str
+    place: str
+    message: str
+    readers: frozenset[str]
+
+    def refused_by(self, consumer: str) -> bool:
+        return consumer in self.readers and consumer in RULES[self.rule].refused_by
+
+
+# Those who read manifest.json if there is also an index, as skopeo and buildah are told to.
+_BOTH_READERS = frozenset({DOCKER, PODMAN, SKOPEO, BUILDAH})
+_OCI_COPYING = frozenset({SKOPEO})
+_OCI_TRUSTING = frozenset({SKOPEO, PODMAN, BUILDAH})
+_DIR_READERS = frozenset({PODMAN, SKOPEO, BUILDAH})
+
+
 class Documents:
     """A check of the documents among `members`. After `check`, `images` holds the images
     found, and `layers` the members that are layers, by name.
     """
 
-    def __init__(self, members: Members, findings: Findings) -> None:
+    def __init__(
+        self, members: Members, findings: Findings, consumers: frozenset[str] = ALL
+    ) -> None:
         self.images: list[CheckedImage] = []
         self.layers: dict[str, Stored] = {}
         self._members = members
         self._findings = findings
-        self._readers = ALL  # the consumers that read the documents being checked
+        self._consumers = consumers  # that see these members
+        self._readers = consumers  # of the documents being checked
+        self._copying: frozenset[str] = frozenset()  # readers that do not look into layers,
+        self._trusting: frozenset[str] = frozenset()  # and those that do not look at diff_ids
+        # What was found in manifest.json, and in the index, if podman can read either.
+        self._sides: list[list[_Note]] = []
         self._indexes: set[str] = set()  # already checked
         self._descriptors = 0  # in all indexes so far
         self._parsed = 0  # bytes
         self._places = OCI_PLACES
+        self._seen_image = False  # in the index, whole or not
 
     @property
     def has_manifest(self) -> bool:
@@ -116,24 +142,47 @@ class Documents:
         docker_images: list[CheckedImage] = []
         oci_images: list[CheckedImage] = []
         if has_manifest and self._is_dir():
-            self._readers = frozenset({PODMAN, SKOPEO, BUILDAH})
+            self._readers = _DIR_READERS & self._consumers
+            self._copying, self._trusting = _OCI_COPYING, _OCI_TRUSTING
             oci_images = list(self._dir_images())
         elif has_manifest:
-            # If there is also an index, podman and containerd read that instead.
-            also = () if has_index else (PODMAN, CONTAINERD)
-            self._readers = frozenset({DOCKER, SKOPEO, BUILDAH, *also})
+            self._begin(_BOTH_READERS if has_index else ALL)
             docker_images = list(self._docker_images())
         if has_index:
-            self._readers = frozenset({PODMAN, CONTAINERD, SKOPEO, UMOCI})
+            self._begin((ALL - _BOTH_READERS) | {PODMAN} if has_manifest else ALL)
+            self._trusting = _OCI_TRUSTING
+            self._copying = frozenset() if has_manifest else _OCI_COPYING
             oci_images = list(self._oci_images())
-        self._readers = ALL
+        self._end()
         self._compare(docker_images, oci_images)
         self.images = docker_images or oci_images
         for name, layer in self.layers.items():
-            self._findings.include(name, layer.findings)
+            self._findings.include(name, layer.findings, self._consumers - self._copying)
+
+    def _begin(self, readers: frozenset[str]) -> None:
+        """Begin with the manifest or the index, which `readers` read."""
+        self._readers = readers & self._consumers
+        self._sides.append([])
+
+    def _end(self) -> None:
+        """Add what was found in the manifest and the index. Podman tries both, and so refuses
+        an archive for one of them only if it refuses the other one as well.
+        """
+        sides, self._sides = self._sides, []
+        for side in sides:
+            others = [other for other in sides if other is not side]
+            lenient = not all(any(note.refused_by(PODMAN) for note in other) for other in others)
+            for note in side:
+                without = {PODMAN} if lenient else set()
+                self._findings.add(note.rule, note.place, note.message, note.readers - without)
+        self._readers = self._consumers
 
     def _note(self, rule: str, place: str, message: str, readers: frozenset[str] = ALL) -> None:
-        self._findings.add(rule, place, message, self._readers & readers)
+        readers = readers & self._readers
+        if self._sides:
+            self._sides[-1].append(_Note(rule, place, message, readers))
+        else:
+            self._findings.add(rule, place, message, readers)
 
     def _check_blobs(self) -> None:
         for name in self._members.by_name:
@@ -218,8 +267,8 @@ class Documents:
         return made
 
     def _get(self, name: str, document: dict[str, Any], key: str, kind: type) -> Any:
-        """Return `document[key]`, or an empty `kind`, with a finding, if it is not one."""
-        value = document.get(key)
+        """Return the value of `key`, or an empty `kind`, with a finding, if it is not one."""
+        value = _value(document, key)
         if isinstance(value, kind):
             return value
         what = "is missing" if value is None else f"is not of type {_kind(kind)}"
@@ -243,7 +292,13 @@ class Documents:
 
     # ---- docker-archive
 
+    def _check_dangling_links(self) -> None:
+        for name, link in self._members.by_name.items():
+            if isinstance(link, Link) and self._members.follow(name)[0] is None:
+                self._note("dangling-link", name, f"link to {link.target}, which does not exist")
+
     def _docker_images(self) -> Iterator[CheckedImage]:
+        self._check_dangling_links()
         items = self._json(self._stored(MANIFEST), list)
         if items == []:
             self._note("no-image", MANIFEST, "lists no images")
@@ -261,7 +316,7 @@ class Documents:
             self._check_config_name(config_name, match[1], config)
         if config_name.startswith("./"):
             self._note("dot-slash-name", MANIFEST, f"name {config_name} begins with ./")
-        tags = self._docker_tags(item.get("RepoTags"))
+        tags = self._docker_tags(_value(item, "RepoTags"))
         return self._image(config, layers, tags, MANIFEST, "zstd-layer")
 
     def _check_config_name(self, name: str, expected: str, config: Stored) -> None:
@@ -318,8 +373,13 @@ class Documents:
             if layout is not None:
                 self._get("oci-layout", layout, "imageLayoutVersion", str)
         index = self._json(self._stored(INDEX), dict)
-        if index is not None:
-            yield from self._index_images(INDEX, index, (), 0)
+        if index is None:
+            return
+        if isinstance(entries := _value(index, "manifests"), list) and len(entries) > 1:
+            self._note("index-of-several", INDEX, f"names {len(entries)} images or artifacts")
+        yield from self._index_images(INDEX, index, (), 0)
+        if not self._seen_image and entries:
+            self._note("no-image", INDEX, "names no image, only artifacts", ALL - self._copying)
 
     def _is_dir(self) -> bool:
         """Return True for a directory that skopeo made, with one manifest in `manifest.json`."""
@@ -361,12 +421,14 @@ class Documents:
             stored = self._described(name, descriptor, self._places.manifest)
             manifest = self._json(stored, dict)
             if stored is None or manifest is None:
+                self._seen_image = True  # perhaps
                 continue
             if not is_index(descriptor, manifest) and not is_image(descriptor, manifest):
                 self._note("artifact", stored.name, "is an artifact, not an image")
                 continue
             tags = self._oci_tags(descriptor) if depth == 0 else above
             if is_index(descriptor, manifest):
+                self._note("nested-index", stored.name, "is an index in an index")
                 if depth >= MAX_INDEXES:
                     self._note(
                         "document-invalid",
@@ -397,7 +459,13 @@ class Documents:
         name = names.get(IMAGE_NAME) or names.get(REF_NAME)
         return (name,) if isinstance(name, str) else ()
 
-    def _described(self, name: str, descriptor: dict[str, Any], place: str) -> Stored | None:
+    def _described(
+        self,
+        name: str,
+        descriptor: dict[str, Any],
+        place: str,
+        size_rule: str = "size-mismatch",
+    ) -> Stored | None:
         """Return the blob that `descriptor`, in the document `name`, refers to."""
         digest = self._get(name, descriptor, "digest", str)
         if not _DIGEST.fullmatch(digest):
@@ -407,16 +475,15 @@ class Documents:
         stored = self._stored(place.format(digest.removeprefix("sha256:")), name)
         size = descriptor.get("size")
         if stored is not None and size != stored.size:
-            self._note(
-                "size-mismatch", stored.name, f"size is {stored.size} bytes; {name} states {size}"
-            )
+            self._note(size_rule, stored.name, f"size is {stored.size} bytes; {name} states {size}")
         return stored
 
     def _oci_image(
         self, name: str, manifest: dict[str, Any], tags: tuple[str, ...]
     ) -> CheckedImage:
         described = self._get(name, manifest, "config", dict)
-        config = self._described(name, described, self._places.blob)
+        self._seen_image = True
+        config = self._described(name, described, self._places.blob, "config-size-mismatch")
         layers = []
         descriptors = self._some(name, self._get(name, manifest, "layers", list), MAX_LAYERS)
         for descriptor in self._objects(name, descriptors):
@@ -433,11 +500,9 @@ class Documents:
         for end, compression in _MEDIA_TYPES.items():
             if media_type.endswith(end) and compression != stored.compression:
                 kept = stored.compression or "uncompressed"
-                self._note(
-                    "media-type-mismatch",
-                    stored.name,
-                    f"content is {kept}; {name} states {media_type}",
-                )
+                message = f"content is {kept}; {name} states {media_type}"
+                rule = "media-type-mismatch" if compression else "media-type-uncompressed"
+                self._note(rule, stored.name, message)
 
     # ---- both
 
@@ -494,8 +559,8 @@ class Documents:
     ) -> None:
         name = config.name
         for key in ("architecture", "os"):
-            if not isinstance(document.get(key), str) or not document[key]:
-                self._note("no-platform", name, f"has no {key}")
+            if not isinstance(value := _value(document, key), str) or not value:
+                self._note(f"no-{key}", name, f"has no {key}")
         for place, message, definitions in wrong_types(document.get("config")):
             readers = frozenset().union(*map(CONFIG_READERS.__getitem__, definitions))
             if named_in != MANIFEST:
@@ -503,25 +568,33 @@ class Documents:
             where = f"config.{place}" if place else "config"
             self._note("config-invalid", name, f"{where} {message}", readers)
         rootfs = self._get(name, document, "rootfs", dict)
-        if rootfs and rootfs.get("type") != "layers":
+        if rootfs and _value(rootfs, "type") != "layers":
             self._note("rootfs-type-invalid", name, "rootfs.type is not 'layers'")
         diff_ids = self._get(name, rootfs, "diff_ids", list) if rootfs else []
-        history = document.get("history") or []
+        history = _value(document, "history") or []
         if not isinstance(history, list):
             self._note("document-invalid", name, "history is not a list")
         elif history:
             counted = sum(not (isinstance(e, dict) and e.get("empty_layer")) for e in history)
             if counted != len(diff_ids):
                 message = f"history describes {counted} layers; there are {len(diff_ids)} diff_ids"
-                self._note("history-count-mismatch", name, message)
+                rule = "history-too-long" if counted > len(diff_ids) else "history-too-short"
+                self._note(rule, name, message)
         if len(diff_ids) != len(layers):
             message = f"has {len(diff_ids)} diff_ids; {named_in} lists {len(layers)} layers"
-            self._note("layer-count-mismatch", name, message)
+            self._note("layer-count-mismatch", name, message, ALL - self._trusting)
         for number, (layer, diff_id) in enumerate(zip(layers, diff_ids, strict=False), 1):
             if layer is not None and layer.content_digest != diff_id:
                 found = layer.content_digest or "unknown, as the layer cannot be read"
                 message = f"diff_id is {found}; {name} states {diff_id} (layer {number})"
-                self._note("diff-id-mismatch", layer.name, message)
+                self._note("diff-id-mismatch", layer.name, message, ALL - self._trusting)
+
+
+def _value(document: dict[str, Any], key: str) -> Any:
+    """Return the value of `key`, which may be in another case, as in Go; None if it is absent."""
+    if key in document:
+        return document[key]
+    return next((document[other] for other in document if other.lower() == key.lower()), None)
 
 
 def _kind(kind: type) -> str:

@@ -7,6 +7,7 @@ Must not know archives or images.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable
 
 from stream.archives import tarreader
@@ -14,7 +15,7 @@ from stream.archives.bytesource import ByteSource
 from stream.archives.sparse import check_map
 from stream.archives.tarreader import Member
 from stream.errors import ArchiveError
-from stream.limits import MAX_ENTRIES
+from stream.limits import MAX_ENTRIES, MAX_LINKS
 from stream.text import printable
 from stream.typeflags import DIRECTORY, HARD_LINK, LINK
 
@@ -81,6 +82,7 @@ class _Layer:
         self.names = 0  # bytes
         self._report = report
         self._paths: dict[bytes, bytes] = {}  # typeflag of the first entry of each path
+        self._links: dict[bytes, bytes] = {}  # targets of symlinks by path
         self._absolute: set[bytes] = set()  # paths written with a leading slash
         self._parents: set[bytes] = set()  # paths that have entries below them
         self._waiting: list[tuple[bytes, bytes]] = []  # hard links whose target is not there yet
@@ -99,12 +101,15 @@ class _Layer:
         self._check_parents(path, shown)
         if member.typeflag != DIRECTORY and path in self._parents:
             self._report(
-                "parent-not-directory", f"{shown}: not a directory, but has entries below it"
+                "directory-replaced", f"{shown}: not a directory, but has entries below it"
             )
         if member.typeflag == HARD_LINK:
             self._check_hard_link(path, member, shown)
         self._paths.setdefault(path, member.typeflag)
         self.names += len(path)
+        if member.typeflag == LINK:
+            self._links[path] = member.link
+            self.names += len(member.link)
 
     def _check_repetition(self, path: bytes, member: Member, shown: str) -> None:
         absolute = member.name.startswith(b"/")
@@ -128,15 +133,27 @@ class _Layer:
             self.names += at
             kind = self._paths.get(parent, DIRECTORY)
             if kind == LINK:
+                own = self._leads_to_own_directory(parent)
                 self._report(
-                    "path-through-symlink",
-                    f"{shown}: below the symbolic link {printable(parent)}",
+                    "path-through-symlink" if own else "path-through-symlink-to-other-layer",
+                    f"{shown}: below the symbolic link {printable(parent)}"
+                    + ("" if own else ", which leads to no directory of this layer"),
                 )
             elif kind != DIRECTORY:
                 self._report(
                     "parent-not-directory",
                     f"{shown}: below {printable(parent)}, which is not a directory",
                 )
+
+    def _leads_to_own_directory(self, path: bytes) -> bool:
+        """Return True if the symlink at `path` leads to a directory of this layer."""
+        for _ in range(MAX_LINKS):
+            link = self._links.get(path)
+            if link is None:
+                return not path or path in self._parents or self._paths.get(path) == DIRECTORY
+            path = posixpath.normpath(posixpath.join(b"/" + posixpath.dirname(path), link))
+            path = path.lstrip(b"/")
+        return False
 
     def _check_hard_link(self, path: bytes, member: Member, shown: str) -> None:
         target = b"/".join(_parts(member.link))

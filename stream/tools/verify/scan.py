@@ -11,7 +11,7 @@ import io
 import os
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from stream.archives import tarreader
 from stream.archives.bytesource import ByteSource, FileBytes, HashedBytes, Part, StreamBytes, pieces
@@ -57,13 +57,19 @@ class Link:
 
 @dataclass(slots=True)
 class Members:
-    """The members of an archive by normalized name. `readable` is false if reading
+    """The members of an archive by normalized name. Of different ones that have the same name,
+    the first is in `by_name`, the last in `last`. `readable` is false if reading
     stopped before the end.
     """
 
     by_name: dict[str, Stored | Link] = field(default_factory=dict)
+    last: dict[str, Stored | Link] = field(default_factory=dict)
     readable: bool = True
     in_directory: bool = False
+
+    def with_last(self) -> Members:
+        """Return the members as those see them who take the last one of a name."""
+        return replace(self, by_name=self.by_name | self.last)
 
     def follow(self, name: str) -> tuple[Stored | None, list[Link]]:
         """Return the member called `name` and the links on the way to it; None for the
@@ -181,6 +187,7 @@ class Scan:
     def _add(self, name: str, member: Stored | Link) -> None:
         known = self.members.by_name.setdefault(name, member)
         if not _is_same(known, member):
+            self.members.last[name] = member
             message = "two members have this name, and different contents"
             self._findings.add("duplicate-member", name, message)
 
@@ -189,7 +196,7 @@ class Scan:
         target = posixpath.normpath(posixpath.join(posixpath.dirname(name), text)).lstrip("/")
         if target == ".." or target.startswith("../"):
             message = f"link points outside the archive ({printable(link)})"
-            self._findings.add("member-outside-archive", name, message)
+            self._findings.add("link-outside-archive", name, message)
         else:
             self._add(name, Link(target, hard=False, absolute=text.startswith("/")))
 
@@ -214,8 +221,10 @@ class Scan:
             content = HashedBytes(decompress(stored, compression, source.name, self._budget))
         findings = Findings()
         programs = ProgramListing(self._programs)
-        entries = _examined(content, findings, programs)
+        entries, wrong = _examined(content, findings, programs)
         content_digest = _finished(content, findings)
+        if wrong and content_digest:
+            findings.add("layer-unreadable", "", wrong)
         digest = stored.finish()
         if stored.position != size:
             raise ArchiveError(source.name, "is cut short")
@@ -275,15 +284,17 @@ def _may_be_document(name: str, head: bytes) -> bool:
     return head.lstrip()[:1] in (b"{", b"[") or name.endswith(".json")
 
 
-def _examined(content: ByteSource, findings: Findings, programs: ProgramListing) -> int:
-    """Check `content` as a layer, and list its programs. Returns the number of entries."""
+def _examined(content: ByteSource, findings: Findings, programs: ProgramListing) -> tuple[int, str]:
+    """Check `content` as a layer, and list its programs. Returns the number of entries, and why
+    the tar cannot be read, or an empty string.
+    """
     try:
-        return check_layer(
+        count = check_layer(
             content, lambda rule, message: findings.add(rule, "", message), programs.add
         )
     except ArchiveError as error:
-        findings.add("layer-unreadable", "", error.reason)
-        return 0
+        return 0, error.reason
+    return count, ""
 
 
 def _finished(content: HashedBytes, findings: Findings) -> str:
@@ -293,7 +304,7 @@ def _finished(content: HashedBytes, findings: Findings) -> str:
     try:
         return content.finish()
     except ArchiveError as error:
-        findings.add("layer-unreadable", "", error.reason)
+        findings.add("layer-damaged", "", error.reason)
         return ""
 
 

@@ -16,7 +16,7 @@ from stream.errors import ArchiveError, ArgumentError
 from stream.model import ImageConf
 from stream.tools.verify.comparison import compare
 from stream.tools.verify.documents import INDEX, MANIFEST, CheckedImage, Documents
-from stream.tools.verify.findings import CONSUMERS, Finding, Findings
+from stream.tools.verify.findings import ALL, CONSUMERS, TAKE_FIRST, Finding, Findings
 from stream.tools.verify.scan import Scan
 
 
@@ -64,8 +64,10 @@ def verify(
     target = os.fspath(archive)
     findings = Findings()
     scan = _scan(target, findings)
-    documents = Documents(scan.members, findings)
+    documents = Documents(scan.members, findings, ALL if not scan.members.last else TAKE_FIRST)
     documents.check()
+    if scan.members.last:
+        Documents(scan.members.with_last(), findings, ALL - TAKE_FIRST).check()
     if scan.compression is not None:
         layout = documents.has_index and scan.compression == "gzip"
         rule = "oci-gzip-archive" if layout else f"{scan.compression}-archive"
