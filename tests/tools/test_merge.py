@@ -185,7 +185,7 @@ def test_no_image(stream_image: Run, inputs: list[str], tmp_path: Path, kind: st
 
 def test_layer_that_is_not_a_tar(stream_image: Run, tmp_path: Path) -> None:
     """Without it a signature that an earlier merge took for an image would be handed on."""
-    base = Base(layers=[SHARED, b'{"critical": {}}'])
+    base = Base(layers=[SHARED, b"signature"])
     (tmp_path / "x.tar").write_bytes(base.docker_archive())
     done = stream_image("merge", "x.tar", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, b"")
