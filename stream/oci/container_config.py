@@ -126,6 +126,7 @@ _DOCKER_TYPES: dict[str, _Check] = {
     "OnBuild": _texts,
     "StopTimeout": _number,
 }  # fmt: skip
+# What no tried reader refuses, and still is wrong: for Docker 25, and for the specification's text.
 _STRICTEST: dict[str, _Check] = {
     "Healthcheck": lambda value: _fields(value, _LATER_HEALTHCHECK),
     "Shell": _texts,
