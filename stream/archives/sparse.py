@@ -20,6 +20,7 @@ _MAJOR, _MINOR = "GNU.sparse.major", "GNU.sparse.minor"
 _SIZES = "GNU.sparse.size", "GNU.sparse.realsize"
 _BLOCK = 512
 _MAX_MAP = 1 << 20  # bytes
+_MAX_DIGITS = 20  # of a number; without a limit, a line of megabytes would be read again and again
 
 
 def join_numbers(records: dict[str, bytes], numbers: Sequence[tuple[bytes, bytes]]) -> None:
@@ -80,7 +81,7 @@ def _stored_map(content: ByteSource, size: int) -> list[int]:
     read = 0
     while not lines or len(lines) <= 2 * parse_decimal(lines[0]):
         read += _BLOCK
-        if read > min(size, _MAX_MAP):
+        if read > min(size, _MAX_MAP) or len(rest) > _MAX_DIGITS:
             raise ValueError("its map has no end")
         *more, rest = (rest + read_exactly(content, _BLOCK)).split(b"\n")
         lines += more

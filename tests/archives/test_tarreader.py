@@ -331,6 +331,14 @@ def test_sparse_files_with_a_bad_map(records: dict[bytes, bytes], content: bytes
         check_map(member.pax, member.size, source)
 
 
+def test_map_without_lines() -> None:
+    """Without it a megabyte of digits would be read again for each of its blocks."""
+    member, source = sparse(NEW, b"1" * (1 << 20))
+    with pytest.raises(ValueError, match="no end"):
+        check_map(member.pax, member.size, source)
+    assert source.position < member.offset + 2048
+
+
 def test_single_block_of_zeros() -> None:
     """A reader that continues after it sees other members than one that stops; Docker rejects it."""
     with pytest.raises(ArchiveError, match="continues after a block of zeros"):
