@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Protocol, Self
 
 from stream.errors import ArchiveError, StreamImageError
+from stream.limits import BOMB_RATIO, BOMB_SIZE
 from stream.model import Digest
 
 PIECE = 1 << 18  # bytes; more costs page faults, less costs calls
@@ -28,6 +29,32 @@ def reading(name: str) -> Iterator[None]:
         raise ArchiveError(name, f"cannot be read: {error.strerror}") from error
 
 
+class Budget:
+    """The work that one input may cause, in proportion to the bytes read from it.
+
+    Whatever reads the input pays for the bytes; decompressors, nested ones too, take what they
+    produce, and readers what they keep, in all passes together. Without a common budget, many
+    bombs could each stay below the limit, and nested decompressors could produce the square of
+    BOMB_RATIO.
+    """
+
+    def __init__(self) -> None:
+        self._paid = 0
+        self._taken = 0
+
+    def pay(self, count: int) -> None:
+        """Account for `count` bytes that were read from the input."""
+        self._paid += count
+
+    def take(self, count: int, name: str, reason: str) -> None:
+        """Account for work that costs as much as `count` bytes of output. Beyond the limit,
+        raises ArchiveError for `name` with `reason`.
+        """
+        self._taken += count
+        if self._taken > BOMB_SIZE and self._taken > BOMB_RATIO * self._paid:
+            raise ArchiveError(name, f"{reason}; refused as a bomb")
+
+
 class Readable(Protocol):
     """The one method of a file object that is used here."""
 
@@ -37,11 +64,14 @@ class Readable(Protocol):
 
 class ByteSource(Protocol):
     """A forward-only source of bytes. `position` is the number of bytes consumed; `name` is
-    for errors.
+    for errors; `budget` is that of the input the bytes come from. `unpacked` is true if they
+    are the output of a decompressor.
     """
 
     name: str
     position: int
+    budget: Budget
+    unpacked: bool
 
     def read(self, count: int) -> bytes:
         """Return `count` bytes; fewer, or none, only at the end."""
@@ -52,20 +82,25 @@ class ByteSource(Protocol):
 
 class FileBytes:
     """`size` bytes of the file `fd` from `offset`. The file's own position is neither used
-    nor changed, so several of these may read one file.
+    nor changed, so several of these may read one file, with one `budget`.
     """
 
-    def __init__(self, fd: int, name: str, *, size: int, offset: int = 0) -> None:
+    unpacked = False
+
+    def __init__(
+        self, fd: int, name: str, *, size: int, offset: int = 0, budget: Budget | None = None
+    ) -> None:
         self.name = name
         self.position = 0
+        self.budget = budget or Budget()
         self.size = size
         self._fd = fd
         self._offset = offset
 
     @classmethod
-    def whole(cls, fd: int, name: str) -> Self:
+    def whole(cls, fd: int, name: str, budget: Budget | None = None) -> Self:
         """Return all bytes of the file `fd`, up to its present size."""
-        return cls(fd, name, size=os.fstat(fd).st_size)
+        return cls(fd, name, size=os.fstat(fd).st_size, budget=budget)
 
     @property
     def range(self) -> tuple[int, int]:
@@ -83,6 +118,7 @@ class FileBytes:
                 break
             pieces.append(piece)
             self.position += len(piece)
+            self.budget.pay(len(piece))
             count -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
@@ -94,12 +130,24 @@ class FileBytes:
 
 
 class StreamBytes:
-    """The bytes of a file object, which need not be seekable."""
+    """The bytes of a file object, which need not be seekable. If they come from another
+    source, `within`, its budget counts, and they are not paid for again.
+    """
 
-    def __init__(self, file: Readable, name: str) -> None:
+    def __init__(
+        self,
+        file: Readable,
+        name: str,
+        within: ByteSource | None = None,
+        *,
+        unpacked: bool = False,
+    ) -> None:
         self.name = name
         self.position = 0
+        self.budget = Budget() if within is None else within.budget
+        self.unpacked = unpacked or (within is not None and within.unpacked)
         self._file = file
+        self._pays = within is None
 
     def read(self, count: int) -> bytes:
         """See ByteSource."""
@@ -110,6 +158,8 @@ class StreamBytes:
                 break
             pieces.append(piece)
             self.position += len(piece)
+            if self._pays:
+                self.budget.pay(len(piece))
             count -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
@@ -128,6 +178,8 @@ class Part:
     def __init__(self, source: ByteSource, size: int, name: str) -> None:
         self.name = name
         self.position = 0
+        self.budget = source.budget
+        self.unpacked = source.unpacked
         self.size = size
         self._source = source
 
@@ -175,6 +227,8 @@ class HashedBytes:
     def __init__(self, source: ByteSource) -> None:
         self.name = source.name
         self.position = 0
+        self.budget = source.budget
+        self.unpacked = source.unpacked
         self._source = source
         self._hash = hashlib.sha256()
 

@@ -85,7 +85,7 @@ def content_of(source: ByteSource, blob: Blob) -> ByteSource:
     """Return the content of `blob`, whose stored bytes are `source`, uncompressed."""
     if blob.compression is None:
         return source
-    return decompress(source, blob.compression, source.name)
+    return decompress(source, blob.compression)
 
 
 def peruse_content(peruse: Peruse[T] | None, content: ByteSource) -> T | ArchiveError:
@@ -97,7 +97,8 @@ def peruse_content(peruse: Peruse[T] | None, content: ByteSource) -> T | Archive
     try:
         return peruse(content)
     except ArchiveError as error:
-        return error
+        # One without the traceback, which refers to all that was being read.
+        return ArchiveError(error.where, error.reason)
 
 
 def check_document(container: str, blob: Blob) -> None:

@@ -12,6 +12,7 @@ from typing import IO, Any, BinaryIO, cast
 
 from stream.archives.bytesource import ByteSource, StreamBytes
 from stream.errors import ArchiveError
+from stream.limits import BOMB_RATIO
 
 MAGIC_SIZE = 6
 _MAGICS = (
@@ -23,10 +24,15 @@ _MAGICS = (
 # A zstd stream may begin with skippable frames: 0x184D2A50 to …5F, little-endian.
 _SKIPPABLE = b"\x2a\x4d\x18"
 
+# The memory of a decompressor, and of one that reads another's output: both run at once.
 MAX_WINDOW_LOG = 27  # a window of 128 MiB, the most that --long and --ultra need
-MAX_XZ_MEMORY = 160 << 20  # bytes; `xz -9` needs 65 MiB for its dictionary
-BOMB_SIZE = 1 << 30  # bytes of output; beyond this, BOMB_RATIO applies
-BOMB_RATIO = 1100  # the most output per byte of input; gzip reaches 1032
+MAX_INNER_WINDOW_LOG = 25  # 32 MiB; --ultra -20 needs that much
+MAX_XZ_MEMORY = 100 << 20  # bytes; `xz -9` needs 65 MiB for its dictionary
+MAX_INNER_XZ_MEMORY = 66 << 20
+
+# The cost of a byte of output, relative to gzip's: what a budget bounds is time.
+COSTS = {"gzip": 1, "zstd": 1, "xz": 2, "bzip2": 4}
+BOMB = f"expands to more than {BOMB_RATIO} times its compressed size"
 
 
 def compression_of(magic: bytes) -> str | None:
@@ -39,20 +45,17 @@ def compression_of(magic: bytes) -> str | None:
     return None
 
 
-class _Counted(io.RawIOBase):
-    """A byte source as a file object for decompressors; `count` is the bytes read from it."""
+class _File(io.RawIOBase):
+    """A byte source as a file object for decompressors."""
 
     def __init__(self, source: ByteSource) -> None:
         self._source = source
-        self.count = 0
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
-        data = self._source.read(1 << 18 if size is None or size < 0 else size)
-        self.count += len(data)
-        return data
+        return self._source.read(1 << 18 if size is None or size < 0 else size)
 
     def readinto(self, buffer: Any) -> int:
         data = self.read(len(buffer))
@@ -63,13 +66,13 @@ class _Counted(io.RawIOBase):
 class _Xz:
     """A reader of xz files that behaves like lzma.LZMAFile, but limits memory."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, limit: int) -> None:
         import lzma
 
         self._file = file
         self._error = lzma.LZMAError
         self._new: Callable[[], lzma.LZMADecompressor] = lambda: lzma.LZMADecompressor(
-            lzma.FORMAT_XZ, memlimit=MAX_XZ_MEMORY
+            lzma.FORMAT_XZ, memlimit=limit
         )
         self._decompressor = self._new()
 
@@ -97,7 +100,7 @@ class _Xz:
                 return data
 
 
-def _open(compression: str, file: BinaryIO) -> IO[bytes]:
+def _open(compression: str, file: BinaryIO, *, inner: bool) -> IO[bytes]:
     if compression == "gzip":
         # 2.6 times as fast as the standard library.
         from isal import igzip
@@ -108,45 +111,39 @@ def _open(compression: str, file: BinaryIO) -> IO[bytes]:
 
         return bz2.BZ2File(file)
     if compression == "xz":
-        return cast(IO[bytes], _Xz(file))
+        return cast(IO[bytes], _Xz(file, MAX_INNER_XZ_MEMORY if inner else MAX_XZ_MEMORY))
     import pyzstd
 
-    return cast(
-        IO[bytes],
-        pyzstd.ZstdFile(file, level_or_option={pyzstd.DParameter.windowLogMax: MAX_WINDOW_LOG}),
-    )
-
-
-class Budget:
-    """The output that all decompressors of one file may produce together, in proportion to
-    the bytes read from it, which `spent()` returns. Without a common budget, a decompressor
-    nested in another could produce the square of BOMB_RATIO.
-    """
-
-    def __init__(self, spent: Callable[[], int]) -> None:
-        self._spent = spent
-        self._out = 0
-
-    def take(self, count: int, name: str) -> None:
-        """Account for `count` bytes of output of `name`. Raises ArchiveError beyond the limit."""
-        self._out += count
-        if self._out > BOMB_SIZE and self._out > BOMB_RATIO * self._spent():
-            raise ArchiveError(
-                name,
-                f"expands to more than {BOMB_RATIO} times its compressed size; refused as a bomb",
-            )
+    window = MAX_INNER_WINDOW_LOG if inner else MAX_WINDOW_LOG
+    option: dict[int, int] = {pyzstd.DParameter.windowLogMax: window}
+    return cast(IO[bytes], pyzstd.ZstdFile(file, level_or_option=option))
 
 
 class _Checked:
-    """The output of a decompressor. All its errors are ArchiveErrors."""
+    """The output of the decompressor of `source`, taken from its budget. All errors are
+    ArchiveErrors.
+    """
 
-    def __init__(self, compression: str, raw: _Counted, name: str, budgets: list[Budget]) -> None:
+    def __init__(self, source: ByteSource, compression: str) -> None:
+        self._source = source
         self._compression = compression
-        self._name = name
-        self._budgets = budgets
-        self._file = _open(compression, cast(BinaryIO, io.BufferedReader(raw, 1 << 18)))
+        self._cost = COSTS[compression]
+        self._fault: str | None = None
+        file = cast(BinaryIO, io.BufferedReader(_File(source), 1 << 18))
+        self._file = _open(compression, file, inner=source.unpacked)
 
     def read(self, count: int) -> bytes:
+        # One that has failed may otherwise continue, or report the end.
+        if self._fault is not None:
+            raise ArchiveError(self._source.name, self._fault)
+        try:
+            return self._read(count)
+        except ArchiveError as error:
+            self._fault = error.reason
+            raise
+
+    def _read(self, count: int) -> bytes:
+        name = self._source.name
         try:
             data = self._file.read(count)
         except ArchiveError:
@@ -157,19 +154,11 @@ class _Checked:
                 raise
             cut = isinstance(error, EOFError)
             reason = "is cut short" if cut else f"is not valid {self._compression}: {error}"
-            raise ArchiveError(self._name, reason) from error
-        for budget in self._budgets:
-            budget.take(len(data), self._name)
+            raise ArchiveError(name, reason) from error
+        self._source.budget.take(self._cost * len(data), name, BOMB)
         return data
 
 
-def decompress(
-    source: ByteSource, compression: str, name: str, budget: Budget | None = None
-) -> StreamBytes:
-    """Return the uncompressed bytes of `source`. `name` is for errors. If `source` is itself
-    the output of a decompressor, `budget` is the one of the file; the output counts towards
-    it too. Reading raises ArchiveError.
-    """
-    raw = _Counted(source)
-    budgets = [Budget(lambda: raw.count), *([budget] if budget else ())]
-    return StreamBytes(_Checked(compression, raw, name, budgets), name)
+def decompress(source: ByteSource, compression: str) -> StreamBytes:
+    """Return the uncompressed bytes of `source`. Reading raises ArchiveError."""
+    return StreamBytes(_Checked(source, compression), source.name, source, unpacked=True)

@@ -11,7 +11,7 @@ import posixpath
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 
-from stream.archives.bytesource import ByteSource, FileBytes, pieces, reading
+from stream.archives.bytesource import Budget, ByteSource, FileBytes, pieces, reading
 from stream.archives.container import (
     Blob,
     Container,
@@ -44,6 +44,7 @@ class Directory(Container[T_co]):
         self.name = name
         self._root = root
         self._peruse = peruse
+        self._budget = Budget()
 
     def _path(self, name: str) -> bytes:
         path = posixpath.normpath(name)
@@ -89,7 +90,7 @@ class Directory(Container[T_co]):
         with self._opened(blob.name) as fd:
             result = peruse_content(self._peruse, content_of(self._bytes(fd, blob), blob))
         if isinstance(result, ArchiveError):
-            raise result
+            raise ArchiveError(result.where, result.reason)
         return result
 
     def read(self, blobs: Sequence[Blob]) -> Generator[tuple[Blob, ByteSource], None, None]:
@@ -98,7 +99,7 @@ class Directory(Container[T_co]):
                 yield blob, self._bytes(fd, blob)
 
     def _bytes(self, fd: int, blob: Blob) -> ByteSource:
-        return FileBytes(fd, where(self.name, blob.name), size=blob.size)
+        return FileBytes(fd, where(self.name, blob.name), size=blob.size, budget=self._budget)
 
     def close(self) -> None:
         pass

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 from stream.archives.bytesource import PIECE, ByteSource, StreamBytes
 from stream.archives.container import Blob
-from stream.archives.decompress import MAGIC_SIZE, Budget, compression_of, decompress
-from stream.archives.tars import Content, ForwardTar
+from stream.archives.decompress import MAGIC_SIZE, compression_of, decompress
+from stream.archives.tars import ForwardTar
 from stream.errors import ArchiveError
 from stream.pipes import pipe_from, read_some
 
@@ -52,7 +52,7 @@ class Sequential:
         """Return the whole input, uncompressed. Call it before anything is read."""
         source = StreamBytes(self, self.name)
         compression = self.compression
-        return decompress(source, compression, self.name) if compression else source
+        return decompress(source, compression) if compression else source
 
     def _read(self, count: int) -> bytes:
         try:
@@ -94,8 +94,8 @@ class SequentialTar(ForwardTar):
         self.name = file.name
         self._file = file
 
-    def _content(self) -> Content:
-        return Content(self._file.content(), Budget(lambda: self._file.count))
+    def _content(self) -> ByteSource:
+        return self._file.content()
 
     def read(self, blobs: Sequence[Blob]) -> Generator[tuple[Blob, ByteSource], None, None]:
         raise ArchiveError(self.name, "must be read twice, and a pipe cannot be; save it to a file")

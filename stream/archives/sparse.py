@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stream.archives.bytesource import ByteSource, read_exactly
+from stream.limits import NAME_COST
 
 NUMBERS = b"GNU.sparse.offset", b"GNU.sparse.numbytes"  # of version 0.0, in turn
 NAME = "GNU.sparse.name"
@@ -83,6 +84,7 @@ def _stored_map(content: ByteSource, size: int) -> list[int]:
         read += _BLOCK
         if read > min(size, _MAX_MAP) or len(rest) > _MAX_DIGITS:
             raise ValueError("its map has no end")
+        content.budget.take(NAME_COST * _BLOCK, content.name, "has too many maps of sparse files")
         *more, rest = (rest + read_exactly(content, _BLOCK)).split(b"\n")
         lines += more
     return [parse_decimal(line) for line in lines[1 : 1 + 2 * parse_decimal(lines[0])]]

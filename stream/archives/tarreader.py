@@ -19,6 +19,7 @@ from typing import NamedTuple
 from stream.archives.bytesource import ByteSource, read_exactly
 from stream.archives.sparse import NUMBERS, is_sparse, join_numbers, parse_decimal, sparse_name
 from stream.errors import ArchiveError
+from stream.limits import ENTRY_COST, NAME_COST, RECORD_COST
 from stream.schema.reading import begins_conf
 from stream.text import printable
 from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, DIRECTORY, FIFO, FILE, HARD_LINK, LINK
@@ -119,6 +120,7 @@ def read_members(
                 raise ArchiveError(
                     source.name, f"{shown}…: a name of {len(name)} bytes; the limit is {max_name}"
                 )
+        source.budget.take(_cost(member), source.name, "has too many entries for its size")
         size, end = member.size, member.offset + member.size
         yield member
         if source.position > end:
@@ -126,6 +128,15 @@ def read_members(
         source.skip(end - source.position)
         padding = -size % BLOCK
     extensions.end()
+
+
+def _cost(member: Member) -> int:
+    """Return what `member` costs those who list members, in bytes of output."""
+    names = len(member.name) + len(member.link)
+    cost = ENTRY_COST + NAME_COST * names
+    if member.pax:
+        cost += RECORD_COST * len(member.pax) + NAME_COST * sum(map(len, member.pax.values()))
+    return cost
 
 
 def _next_block(source: ByteSource, padding: int) -> bytes | None:

@@ -14,10 +14,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeAlias
+from typing import Generic, TypeAlias
 
 from stream.archives import tarreader
-from stream.archives.bytesource import ByteSource, FileBytes, Part, StreamBytes, pieces, reading
+from stream.archives.bytesource import Budget, ByteSource, FileBytes, Part, StreamBytes, pieces
 from stream.archives.container import (
     Blob,
     Container,
@@ -29,9 +29,10 @@ from stream.archives.container import (
     peruse_content,
     where,
 )
-from stream.archives.decompress import MAGIC_SIZE, Budget, compression_of, decompress
+from stream.archives.decompress import MAGIC_SIZE, compression_of, decompress
+from stream.archives.seekable import FrameBytes, Frames, read_seek_table
 from stream.errors import ArchiveError
-from stream.limits import MAX_DOCUMENT, MAX_DOCUMENTS, MAX_LINKS, MAX_MEMBERS
+from stream.limits import MAX_DOCUMENT, MAX_DOCUMENTS, MAX_LINKS, MAX_MEMBER_NAMES, MAX_MEMBERS
 from stream.text import printable
 from stream.typeflags import FILE, HARD_LINK, LINK
 
@@ -68,8 +69,8 @@ def open_tar(fd: int, name: str) -> Tar:
     compression = compression_of(os.pread(fd, MAGIC_SIZE, 0))
     if compression is None:
         return PlainTar(fd, name)
-    if compression == "zstd" and _has_seek_table(fd):
-        return _open_seekable(fd, name)
+    if compression == "zstd" and (frames := read_seek_table(fd)) is not None:
+        return SeekableTar(fd, name, frames)
     return CompressedTar(fd, name, compression)
 
 
@@ -96,6 +97,7 @@ class _Names:
         self._container = container
         self._members: dict[str, Blob | _Link] = {}
         self._count = 0
+        self._bytes = 0
 
     def normalize(self, name: bytes) -> str:
         """Return `name` normalized, as the key of a member. Raises ArchiveError for a name
@@ -107,11 +109,16 @@ class _Names:
             raise ArchiveError(self._container, f"{printable(name)}: is outside the archive")
         return "/".join(parts)
 
-    def count(self) -> None:
+    def count(self, member: tarreader.Member) -> None:
         """Count a member. Raises ArchiveError if there are too many."""
         self._count += 1
         if self._count > MAX_MEMBERS:
             raise ArchiveError(self._container, f"has more than {MAX_MEMBERS} members")
+        self._bytes += len(member.name) + len(member.link)
+        if self._bytes > MAX_MEMBER_NAMES:
+            raise ArchiveError(
+                self._container, f"has more than {MAX_MEMBER_NAMES} bytes of members' names"
+            )
 
     def add(self, name: str, member: Blob | _Link, same: _Same | None = None) -> None:
         """Add a member. One of the same name must be the same, since readers disagree on which
@@ -159,7 +166,7 @@ def _scan(
     """
     names = _Names(tar.name)
     for member in tarreader.read_members(source):
-        names.count()
+        names.count(member)
         normal = names.normalize(member.name)
         if member.typeflag in (LINK, HARD_LINK):
             names.add_link(member, normal)
@@ -210,7 +217,7 @@ class ScannedTar(Container[T_co]):
             perused[blob.offset] = self._peruse_now(blob)
         result = perused[blob.offset]
         if isinstance(result, ArchiveError):
-            raise result
+            raise ArchiveError(result.where, result.reason)
         return result
 
     def _peruse_now(self, blob: Blob) -> T_co | ArchiveError:
@@ -238,6 +245,7 @@ class PlainTar(Tar):
     def __init__(self, fd: int, name: str) -> None:
         self.name = name
         self._fd = fd
+        self._budget = Budget()
 
     def scan(self, peruse: Peruse[T] | None = None) -> ScannedTar[T]:
         source = self._source()
@@ -270,100 +278,41 @@ class PlainTar(Tar):
 
     def _source(self) -> ByteSource:
         """Return the bytes of the tar, from its beginning."""
-        return FileBytes.whole(self._fd, self.name)
+        return FileBytes.whole(self._fd, self.name, self._budget)
 
     def _part(self, blob: Blob) -> ByteSource:
         place = where(self.name, blob.name)
-        return FileBytes(self._fd, place, offset=blob.offset, size=blob.size)
+        return FileBytes(self._fd, place, offset=blob.offset, size=blob.size, budget=self._budget)
 
 
 class SeekableTar(PlainTar):
-    """A tar of `size` bytes in seekable zstd (many frames and a table of them). `content`
-    decompresses the file `fd`.
-    """
+    """A tar in seekable zstd, the file `fd`, which consists of `frames`."""
 
-    def __init__(self, fd: int, name: str, content: io.BufferedIOBase, size: int) -> None:
+    def __init__(self, fd: int, name: str, frames: Frames) -> None:
         super().__init__(fd, name)
-        self._content = content
-        self._size = size
+        self._frames = frames
 
     def _source(self) -> ByteSource:
-        return _SeekableBytes(self._content, self.name, 0, self._size)
+        return FrameBytes(self._frames, self.name, self._budget)
 
     def _part(self, blob: Blob) -> ByteSource:
-        return _SeekableBytes(self._content, where(self.name, blob.name), blob.offset, blob.size)
-
-
-class _SeekableBytes:
-    """`size` bytes of a seekable zstd file from `offset`."""
-
-    def __init__(self, file: io.BufferedIOBase, name: str, offset: int, size: int) -> None:
-        self.name = name
-        self.position = 0
-        self._file = file
-        self._offset = offset
-        self._size = size
-
-    def read(self, count: int) -> bytes:
-        """See ByteSource."""
-        count = max(min(count, self._size - self.position), 0)
-        try:
-            with reading(self.name):
-                self._file.seek(self._offset + self.position)
-                data = self._file.read(count)
-        except (ArchiveError, MemoryError):
-            raise
-        except Exception as error:
-            raise ArchiveError(self.name, f"is not valid zstd: {error}") from error
-        self.position += len(data)
-        return data
-
-    def skip(self, count: int) -> None:
-        """See ByteSource."""
-        self.position += count
-        if self.position > self._size:
-            raise ArchiveError(self.name, "is cut short")
-
-
-def _open_seekable(fd: int, name: str) -> SeekableTar:
-    import pyzstd
-
-    file = open(fd, "rb", closefd=False)  # noqa: SIM115 — the tar closes `fd`
-    try:
-        content = pyzstd.SeekableZstdFile(file)
-    except pyzstd.SeekableFormatError as error:
-        raise ArchiveError(name, f"has an invalid seek table: {error}") from error
-    size = content.seek(0, os.SEEK_END)
-    Budget(lambda: os.fstat(fd).st_size).take(size, name)
-    return SeekableTar(fd, name, content, size)
-
-
-def _has_seek_table(fd: int) -> bool:
-    """Return whether `fd` ends like a seek table, whose last four bytes are 0x8F92EAB1."""
-    size = os.fstat(fd).st_size
-    return size > 17 and os.pread(fd, 4, size - 4) == b"\xb1\xea\x92\x8f"
+        place = where(self.name, blob.name)
+        return FrameBytes(self._frames, place, self._budget, offset=blob.offset, size=blob.size)
 
 
 # ---- forward-only
-
-
-class Content(NamedTuple):
-    """The bytes of a tar from its beginning, and the budget of the compressed layers in it."""
-
-    source: ByteSource
-    budget: Budget
 
 
 class ForwardTar(Tar):
     """A forward-only tar. The scan keeps the blobs that may be documents."""
 
     @abstractmethod
-    def _content(self) -> Content:
+    def _content(self) -> ByteSource:
         """Start reading the tar from its beginning."""
 
     def scan(self, peruse: Peruse[T] | None = None) -> ScannedTar[T]:
-        source, budget = self._content()
-        scan = _ForwardScan(self.name, source, budget, peruse)
+        source = self._content()
+        scan = _ForwardScan(self.name, source, peruse)
         names = _scan(self, source, scan.read_file, scan.is_same)
         return ScannedTar(self, names, peruse, scan.findings)
 
@@ -376,13 +325,10 @@ class _ForwardScan(Generic[T]):
     be layers are perused and measured.
     """
 
-    def __init__(
-        self, name: str, source: ByteSource, budget: Budget, peruse: Peruse[T] | None
-    ) -> None:
+    def __init__(self, name: str, source: ByteSource, peruse: Peruse[T] | None) -> None:
         self.findings: _Findings[T] = _Findings(documents={}, perused={})
         self._name = name
         self._source = source
-        self._budget = budget
         self._peruse = peruse
         self._kept = 0
         self._checksums: dict[int, int] = {}  # by the offset of the blob
@@ -418,9 +364,9 @@ class _ForwardScan(Generic[T]):
         if not compression and member.size <= MAX_DOCUMENT and _may_be_document(name, head):
             self._keep_document(member.offset, head + b"".join(pieces(part, size - len(head))))
         elif compression or self._peruse is not None:
-            content: ByteSource = StreamBytes(_Joined(head, part), part.name)
+            content: ByteSource = StreamBytes(_Joined(head, part), part.name, part)
             if compression:
-                content = decompress(content, compression, part.name, self._budget)
+                content = decompress(content, compression)
             if self._peruse is not None:
                 self.findings.perused[member.offset] = peruse_content(self._peruse, content)
             size = content.position + sum(map(len, pieces(content)))
@@ -482,17 +428,16 @@ class CompressedTar(ForwardTar):
         self.name = name
         self._fd = fd
         self._compression = compression
+        self._budget = Budget()
 
-    def _content(self) -> Content:
-        file = FileBytes.whole(self._fd, self.name)
-        source = decompress(file, self._compression, self.name)
-        return Content(source, Budget(lambda: file.position))
+    def _content(self) -> ByteSource:
+        return decompress(FileBytes.whole(self._fd, self.name, self._budget), self._compression)
 
     def read(self, blobs: Sequence[Blob]) -> Generator[tuple[Blob, ByteSource], None, None]:
         wanted = {blob.offset: blob for blob in blobs}
         if not wanted:
             return
-        source = self._content().source
+        source = self._content()
         for member in tarreader.read_members(source):
             blob = wanted.pop(member.offset, None)
             if blob is not None:

@@ -189,7 +189,7 @@ class _ArchiveLayers:
             for blob, source in reading:
                 content = source
                 if blob.compression:
-                    content = decompress(source, blob.compression, source.name)
+                    content = decompress(source, blob.compression)
                 yield self._by_blob[blob], content
 
 
@@ -254,20 +254,24 @@ class _Check:
 
     def begin(self, layer: _Layer, source: FileBytes) -> None:
         """Start checking `source`, the tar of `layer`."""
-        fd, offset = source.range
-        mine = FileBytes(os.dup(fd), source.name, offset=offset, size=source.size)
-        with starting():
-            self._results.append(self._pool.submit(self._run, layer, mine))
+        shared, offset = source.range
+        fd = os.dup(shared)
+        mine = FileBytes(fd, source.name, offset=offset, size=source.size)
+        try:
+            with starting():
+                result = self._pool.submit(self._run, layer, mine)
+        except BaseException:
+            os.close(fd)
+            raise
+        result.add_done_callback(lambda _: os.close(fd))  # also of one cancelled before it ran
+        self._results.append(result)
 
     def _run(self, layer: _Layer, source: FileBytes) -> None:
-        try:
-            content = HashedBytes(source)
-            while content.read(PIECE):
-                if self._stopped.is_set():
-                    return
-            _compare(layer, content)
-        finally:
-            os.close(source.range[0])
+        content = HashedBytes(source)
+        while content.read(PIECE):
+            if self._stopped.is_set():
+                return
+        _compare(layer, content)
 
     def finish(self) -> None:
         """Wait for all. Raises DigestMismatch."""

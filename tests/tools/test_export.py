@@ -498,3 +498,21 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
             check=True,
         )
         assert int(done.stderr.split()[-1]) < 70_000
+
+
+def test_a_failed_export_leaves_no_descriptor(tmp_path: Path) -> None:
+    """Without it a program that exports many archives would run out of descriptors."""
+    layers = [tar_of([(f"{number}", bytes(1 << 20))]) for number in range(3)]
+    device = entry(tarfile.CHRTYPE, devmajor=1 << 40)
+    path = tmp_path / "archive"
+    path.write_bytes(Base(layers=[*layers, _gnu_tar("bad", device)]).docker_archive())
+    before = os.listdir("/proc/self/fd")
+    for _ in range(20):
+        with pytest.raises(ArchiveError), open(os.devnull, "wb") as null:
+            export(path, null)
+    assert os.listdir("/proc/self/fd") == before
+
+
+def _gnu_tar(name: str, info: tarfile.TarInfo) -> bytes:
+    info.name = name
+    return info.tobuf(tarfile.GNU_FORMAT) + bytes(1024)

@@ -39,7 +39,7 @@ class BaseLayer(SourceFields):
             writer.copy(fd, self.size, source.name.encode("utf-8", "surrogateescape"), offset)
             return
         if self.stored_compression is not None:
-            source = decompress(source, self.stored_compression, source.name)
+            source = decompress(source, self.stored_compression)
         for piece in pieces(source, self.size):
             writer.write(piece)
         if self.stored_compression is not None and source.read(1):
@@ -52,6 +52,8 @@ class _Tee:
     def __init__(self, source: ByteSource, writer: ContentWriter) -> None:
         self.name = source.name
         self.position = 0
+        self.budget = source.budget
+        self.unpacked = source.unpacked
         self._source = source
         self._writer = writer
 
@@ -84,7 +86,7 @@ class CarriedLayer(SourceFields):
         stored = _Tee(self.source, writer)
         content = hashlib.sha256()
         size = 0
-        for piece in pieces(decompress(stored, self.compression, stored.name)):
+        for piece in pieces(decompress(stored, self.compression)):
             content.update(piece)
             size += len(piece)
         for _ in pieces(stored):  # bytes after the compressed content are stored as well

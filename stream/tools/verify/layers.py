@@ -15,9 +15,11 @@ from stream.archives.bytesource import ByteSource
 from stream.archives.sparse import check_map
 from stream.archives.tarreader import Member
 from stream.errors import ArchiveError
-from stream.limits import MAX_ENTRIES, MAX_LINKS
+from stream.limits import MAX_ENTRIES, MAX_LINKS, NAME_COST
 from stream.text import printable
 from stream.typeflags import DIRECTORY, HARD_LINK, LINK
+
+_PARENT_SIZE = 100  # bytes that a path takes besides its own
 
 MAX_NAMES = 1 << 29  # bytes of all paths and their parents' paths
 
@@ -34,15 +36,23 @@ def check_layer(
     """
     layer = _Layer(report)
     for member in tarreader.read_members(content):
+        implied = layer.implied
         layer.add(member)
         if look is not None and not member.is_sparse:
             look(member, content)
         if member.is_sparse:
             _check_sparse(member, content)
+        if layer.implied > implied:
+            try:
+                cost = NAME_COST * (layer.implied - implied)
+                content.budget.take(cost, content.name, "has too many directories")
+            except ArchiveError:
+                report("too-many-entries", "too many long names; the rest is not checked")
+                break
         if layer.entries >= MAX_ENTRIES:
             report("too-many-entries", f"more than {MAX_ENTRIES} entries; the rest is not checked")
             break
-        if layer.names > MAX_NAMES:
+        if layer.names + layer.implied > MAX_NAMES:
             report("too-many-entries", "too many long names; the rest is not checked")
             break
     layer.end()
@@ -80,6 +90,7 @@ class _Layer:
     def __init__(self, report: Report) -> None:
         self.entries = 0
         self.names = 0  # bytes
+        self.implied = 0  # bytes of the paths of all parents, and of what refers to each
         self._report = report
         self._paths: dict[bytes, bytes] = {}  # typeflag of the first entry of each path
         self._links: dict[bytes, bytes] = {}  # targets of symlinks by path
@@ -130,7 +141,7 @@ class _Layer:
             if parent in self._parents:
                 return
             self._parents.add(parent)
-            self.names += at
+            self.implied += at + _PARENT_SIZE
             kind = self._paths.get(parent, DIRECTORY)
             if kind == LINK:
                 own = self._leads_to_own_directory(parent)

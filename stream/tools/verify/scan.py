@@ -14,12 +14,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from stream.archives import tarreader
-from stream.archives.bytesource import ByteSource, FileBytes, HashedBytes, Part, StreamBytes, pieces
-from stream.archives.decompress import MAGIC_SIZE, Budget, compression_of, decompress
+from stream.archives.bytesource import (
+    Budget,
+    ByteSource,
+    FileBytes,
+    HashedBytes,
+    Part,
+    StreamBytes,
+    pieces,
+)
+from stream.archives.decompress import MAGIC_SIZE, compression_of, decompress
 from stream.archives.programs import ProgramBudget, ProgramListing
 from stream.archives.sequential import Sequential
 from stream.errors import ArchiveError
-from stream.limits import MAX_DOCUMENT, MAX_DOCUMENTS, MAX_LINKS, MAX_MEMBERS
+from stream.limits import MAX_DOCUMENT, MAX_DOCUMENTS, MAX_LINKS, MAX_MEMBER_NAMES, MAX_MEMBERS
 from stream.text import printable
 from stream.tools.verify.findings import Findings
 from stream.tools.verify.layers import check_layer
@@ -97,15 +105,16 @@ class Scan:
         self._findings = findings
         self._kept = 0
         self._programs = ProgramBudget()
+        self._names = 0
+        self._budget = Budget()  # of a directory's files
 
     # ---- containers
 
     def tar(self, file: Sequential) -> None:
         """Read a tar in any compression."""
         try:
-            self._budget = Budget(lambda: file.count)
             self.compression = file.compression
-            self._tar(StreamBytes(_Sticky(file.content()), file.name))
+            self._tar(file.content())
         except ArchiveError as error:
             self._unreadable(error.reason)
         self.size = file.count
@@ -116,6 +125,11 @@ class Scan:
             end = member.offset + member.size + -member.size % tarreader.BLOCK
             if count > MAX_MEMBERS:
                 raise ArchiveError(source.name, f"has more than {MAX_MEMBERS} members")
+            self._names += len(member.name) + len(member.link)
+            if self._names > MAX_MEMBER_NAMES:
+                raise ArchiveError(
+                    source.name, f"has more than {MAX_MEMBER_NAMES} bytes of members' names"
+                )
             name = self._normal(member.name)
             if name is None:
                 continue
@@ -159,9 +173,8 @@ class Scan:
             return  # nothing can be read from it
         fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            source = FileBytes.whole(fd, text)
+            source = FileBytes.whole(fd, text, self._budget)
             size = os.fstat(fd).st_size
-            self._budget = Budget(lambda: source.position)
             self.members.by_name[text] = self._stored(source, size)
             self.size += size
         finally:
@@ -213,12 +226,12 @@ class Scan:
             if self._kept > MAX_DOCUMENTS:
                 raise ArchiveError(source.name, f"more than {MAX_DOCUMENTS} bytes of documents")
             document = head + b"".join(pieces(source, size - len(head)))
-            head, rest = document, StreamBytes(io.BytesIO(), source.name)
-        joined = StreamBytes(_Joined(head, rest), source.name)
+            head, rest = document, StreamBytes(io.BytesIO(), source.name, source)
+        joined = StreamBytes(_Joined(head, rest), source.name, source)
         stored = HashedBytes(joined)
         content = stored
         if compression:
-            content = HashedBytes(decompress(stored, compression, source.name, self._budget))
+            content = HashedBytes(decompress(stored, compression))
         findings = Findings()
         programs = ProgramListing(self._programs)
         entries, wrong = _examined(content, findings, programs)
@@ -245,25 +258,6 @@ def _is_same(one: Stored | Link, other: Stored | Link) -> bool:
     if isinstance(one, Stored) and isinstance(other, Stored):
         return (one.size, one.digest) == (other.size, other.digest)
     return one == other
-
-
-class _Sticky:
-    """The output of a decompressor, which raises its first error again on every further
-    read: a decompressor that failed may otherwise continue, or report the end.
-    """
-
-    def __init__(self, source: ByteSource) -> None:
-        self._source = source
-        self._error: ArchiveError | None = None
-
-    def read(self, count: int, /) -> bytes:
-        """See Readable."""
-        if self._error is None:
-            try:
-                return self._source.read(count)
-            except ArchiveError as error:
-                self._error = error
-        raise self._error
 
 
 class _Joined:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from roots import flattened
 
-from stream.archives.tars import CompressedTar, Content
+from stream.archives.bytesource import ByteSource
+from stream.archives.tars import CompressedTar
 from stream.config import load_conf, parse_conf
 from stream.errors import ArchiveError
 from stream.planning.plan import plan
@@ -146,10 +147,10 @@ def test_as_extracted_layer_by_layer(tmp_path: Path, layers: list[list[Entry]]) 
 
 def test_a_base_is_read_once_to_be_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each reading of a compressed base decompresses all of it; a second one copies it."""
-    readings: list[Content] = []
+    readings: list[ByteSource] = []
     content = CompressedTar._content
 
-    def counted(self: CompressedTar) -> Content:
+    def counted(self: CompressedTar) -> ByteSource:
         readings.append(content(self))
         return readings[-1]
 
