@@ -10,30 +10,34 @@ containers are read. Documents are validated before they are used.
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, NamedTuple, Never, NoReturn, Self, overload
+from typing import Any, Generic, NamedTuple, Never, Self, overload
 
 from stream.archives.bytesource import ByteSource, reading
 from stream.archives.container import Blob, Container, Peruse, T, T_co, content_of, where
 from stream.archives.directory import encode_path, open_directory
+from stream.archives.parsing import count_values, parse_json
 from stream.archives.tars import open_tar
 from stream.errors import ArchiveError
-from stream.faults import measure_depth
-from stream.limits import MAX_DEPTH, MAX_IMAGES, MAX_INDEXES, MAX_LAYERS
+from stream.limits import (
+    MAX_IMAGES,
+    MAX_INDEXES,
+    MAX_LAYERS,
+    MAX_LISTED_LAYERS,
+    MAX_PARSED,
+    MAX_VALUES,
+)
 from stream.model import Digest
 from stream.oci.manifests import is_image, is_index
 from stream.oci.platform import Platform
 from stream.oci.reference import IMAGE_NAME, REF_NAME, qualified
 from stream.text import one_line
 
-MAX_CONFIGS = 1 << 26  # bytes of all configs; parsed, they take ten times as much memory
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 
 _JSON_NAMES: dict[type, str] = {dict: "object", list: "array", str: "string"}
@@ -199,23 +203,14 @@ OCI_PLACES = Places("blobs/sha256/{}", "blobs/sha256/{}")
 DIR_PLACES = Places("{}.manifest.json", "{}")
 
 
-def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not a JSON number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError(f"{text[:20]} is too large a number")
-    return value
-
-
 class _Reader:
     def __init__(self, container: Container[object]) -> None:
         self._container = container
         self._descriptors = 0  # met in indexes
         self._configs: dict[bytes, tuple[bytes, dict[str, Any], list[Digest]]] = {}
-        self._config_bytes = 0
+        self._config_values = 0  # in all of them
+        self._parsed = 0  # bytes of all documents, each as often as it is read
+        self._layers = 0  # listed by all images
         self.places = OCI_PLACES
 
     def document(self, blob: Blob) -> Any:
@@ -234,15 +229,13 @@ class _Reader:
         return self._container.document(blob)
 
     def _json(self, name: str, data: bytes) -> Any:
+        self._parsed += len(data)
+        if self._parsed > MAX_PARSED:
+            raise self._error(name, f"more than {MAX_PARSED} bytes of JSON in all documents")
         try:
-            value = json.loads(data.decode(), parse_constant=_refuse_constant, parse_float=_finite)
-        except RecursionError:
-            raise self._error(name, "is nested too deeply") from None
+            return parse_json(data)
         except ValueError as error:
-            raise self._error(name, f"is not JSON: {error}") from None
-        if measure_depth(value) > MAX_DEPTH:
-            raise self._error(name, "is nested too deeply")
-        return value
+            raise self._error(name, str(error)) from None
 
     def _get(self, name: str, document: Any, key: str, kind: type, default: Any = None) -> Any:
         """Return `document[key]`, which must be a `kind`; null counts as absent."""
@@ -263,9 +256,9 @@ class _Reader:
         """Return a config, its parsed form and its diff_ids; many images can share one."""
         if (known := self._configs.get(data)) is not None:
             return known
-        self._config_bytes += len(data)
-        if self._config_bytes > MAX_CONFIGS:
-            raise self._error(name, f"more than {MAX_CONFIGS} bytes of configs")
+        self._config_values += count_values(data)
+        if self._config_values > MAX_VALUES:
+            raise self._error(name, "all configs together have too many values")
         document = self._object(name, self._json(name, data))
         rootfs = self._get(name, document, "rootfs", dict)
         diff_ids = self._get(name, rootfs, "diff_ids", list, [])
@@ -280,6 +273,11 @@ class _Reader:
         return self._configs[data]
 
     def _check_count(self, name: str, layers: list[Any], diff_ids: list[Digest]) -> None:
+        self._layers += len(layers)
+        if self._layers > MAX_LISTED_LAYERS:
+            raise self._error(
+                name, f"more than {MAX_LISTED_LAYERS} layers of all images, which is the limit"
+            )
         if len(layers) != len(diff_ids):
             raise self._error(
                 name, f"lists {len(layers)} layers, but the config has {len(diff_ids)} diff_ids"

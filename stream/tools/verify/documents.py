@@ -8,15 +8,23 @@ are stored.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from stream.archives.images import DIR_PLACES, OCI_PLACES
+from stream.archives.parsing import parse_json
 from stream.archives.programs import LayeredPrograms
-from stream.limits import DOCKER_MAX_LAYERS, MAX_IMAGES, MAX_INDEXES, MAX_LAYERS, OVERLAY_MAX_LAYERS
+from stream.limits import (
+    DOCKER_MAX_LAYERS,
+    MAX_IMAGES,
+    MAX_INDEXES,
+    MAX_LAYERS,
+    MAX_LISTED_LAYERS,
+    MAX_PARSED,
+    OVERLAY_MAX_LAYERS,
+)
 from stream.oci.container_config import wrong_types
 from stream.oci.manifests import is_image, is_index
 from stream.oci.reference import (
@@ -41,7 +49,6 @@ from stream.tools.verify.findings import (
 from stream.tools.verify.scan import Link, Members, Stored
 
 MANIFEST, INDEX = "manifest.json", "index.json"
-MAX_PARSED = 1 << 27  # bytes of JSON in all; a document that images share counts each time
 
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 _CONFIG_NAME = re.compile(r"([0-9a-f]{64})(?:\.json)?")
@@ -116,6 +123,7 @@ class Documents:
         self._parsed = 0  # bytes
         self._places = OCI_PLACES
         self._seen_image = False  # in the index, whole or not
+        self._listed = 0  # layers of all images so far
 
     @property
     def has_manifest(self) -> bool:
@@ -236,12 +244,9 @@ class Documents:
             self._note("document-invalid", stored.name, all_of_them if stored.document else one)
             return None
         try:
-            value = json.loads(stored.document.decode(), object_pairs_hook=self._object(stored))
-        except RecursionError:
-            self._note("document-invalid", stored.name, "nested too deeply")
-            return None
+            value = parse_json(stored.document, self._object(stored))
         except ValueError as error:
-            self._note("document-invalid", stored.name, f"not JSON: {error}")
+            self._note("document-invalid", stored.name, str(error).removeprefix("is "))
             return None
         if not isinstance(value, kind):
             self._note("document-invalid", stored.name, f"not a JSON {_kind(kind)}")
@@ -283,6 +288,12 @@ class Documents:
             )
         return items[:count]
 
+    def _some_layers(self, name: str, items: list[Any]) -> list[Any]:
+        """Return the first of `items`, the layers of an image, with a finding if there are more."""
+        some = self._some(name, items, min(MAX_LAYERS, MAX_LISTED_LAYERS - self._listed))
+        self._listed += len(some)
+        return some
+
     def _objects(self, name: str, items: list[Any]) -> Iterator[dict[str, Any]]:
         for item in items:
             if isinstance(item, dict):
@@ -307,7 +318,7 @@ class Documents:
 
     def _docker_image(self, item: dict[str, Any]) -> CheckedImage:
         config_name = self._get(MANIFEST, item, "Config", str)
-        names = self._some(MANIFEST, self._get(MANIFEST, item, "Layers", list), MAX_LAYERS)
+        names = self._some_layers(MANIFEST, self._get(MANIFEST, item, "Layers", list))
         found = [self._members.follow(name) for name in names if isinstance(name, str)]
         listed = {stored.name for stored, links in found if stored and not links}
         layers = [self._docker_layer(name, listed) for name in names]
@@ -485,7 +496,7 @@ class Documents:
         self._seen_image = True
         config = self._described(name, described, self._places.blob, "config-size-mismatch")
         layers = []
-        descriptors = self._some(name, self._get(name, manifest, "layers", list), MAX_LAYERS)
+        descriptors = self._some_layers(name, self._get(name, manifest, "layers", list))
         for descriptor in self._objects(name, descriptors):
             stored = self._described(name, descriptor, self._places.blob)
             if stored is not None:

@@ -27,6 +27,7 @@ CONFIG_READERS: dict[Definition, frozenset[str]] = {
     "Docker": frozenset({DOCKER, PODMAN, SKOPEO, BUILDAH}),
 }
 
+MAX_SHOWN = 1000  # characters of a place or a message; both can contain names of any length
 MAX_ALIKE = 20  # findings of one rule that are kept; the rest is counted
 
 
@@ -163,7 +164,7 @@ class Findings:
 
     def add(self, rule: str, place: str, message: str, readers: Iterable[str] = CONSUMERS) -> None:
         """Add a finding. `readers` are the consumers that read that part of the archive."""
-        key = (rule, one_line(place), one_line(message))
+        key = (rule, one_line(place[:MAX_SHOWN]), one_line(message[:MAX_SHOWN]))
         refused_by = RULES[rule].refused_by.intersection(readers)
         if key in self._found:
             self._found[key] |= refused_by
