@@ -46,6 +46,7 @@ struct hasher {
 
 struct pool {
     int fd;
+    pid_t owner; /* the process that has the hashing threads: none is inherited by fork(2) */
     int (*interrupted)(void *);
     void *context;
     struct slot slots[SLOTS];
@@ -173,6 +174,7 @@ struct pool *pool_new(int fd, int (*interrupted)(void *), void *context,
         return NULL;
     }
     pool->fd = fd;
+    pool->owner = getpid();
     pool->interrupted = interrupted;
     pool->context = context;
     pthread_mutex_init(&pool->lock, NULL);
@@ -192,10 +194,9 @@ struct pool *pool_new(int fd, int (*interrupted)(void *), void *context,
     return pool;
 }
 
-void pool_free(struct pool *pool)
+/* End the hashing threads. */
+static void end_hashers(struct pool *pool)
 {
-    if (!pool)
-        return;
     pthread_mutex_lock(&pool->lock);
     pool->stop = 1;
     for (size_t i = 0; i < pool->hasher_count; i++)
@@ -208,6 +209,21 @@ void pool_free(struct pool *pool)
     }
     pthread_cond_destroy(&pool->progress);
     pthread_mutex_destroy(&pool->lock);
+}
+
+int pool_is_inherited(const struct pool *pool)
+{
+    return pool->owner != getpid();
+}
+
+void pool_free(struct pool *pool)
+{
+    if (!pool)
+        return;
+    /* In a child process, the lock may be held and the conditions waited for by threads that
+     * it does not have. */
+    if (!pool_is_inherited(pool))
+        end_hashers(pool);
     /* Each slot is a block of its own, so that a sanitizer sees an overrun. */
     for (size_t i = 0; i < SLOTS; i++)
         free(pool->slots[i].data);

@@ -40,6 +40,10 @@ struct pool;
 struct pool *pool_new(int fd, int (*interrupted)(void *), void *context,
                       struct fault *fault);
 
+/* Return whether the pool was made by another process, from which this one was forked. Then
+ * only pool_free() and pool_position() may be called: its hashing threads are not here. */
+int pool_is_inherited(const struct pool *pool);
+
 /* End the hashing threads, each after the slot it is hashing, and free the pool. Does not
  * flush: bytes still in an unwritten slot are dropped. Does nothing for NULL. */
 void pool_free(struct pool *pool);

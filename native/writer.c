@@ -65,6 +65,10 @@ static int enter(struct writer *self)
         PyErr_SetString(PyExc_ValueError, "the writer is closed");
         return -1;
     }
+    if (pool_is_inherited(self->pool)) {
+        PyErr_SetString(PyExc_ValueError, "the writer belongs to the parent process");
+        return -1;
+    }
     if (tarhash_claim(&self->busy) < 0)
         return -1;
     self->thread = PyEval_SaveThread();

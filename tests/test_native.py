@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -314,6 +315,33 @@ def test_nothing_after_an_interrupted_write(output: str) -> None:
         writer.close()
         for descriptor in (read_end, write_end, null):
             os.close(descriptor)
+
+
+def test_writer_of_the_parent_process() -> None:
+    """Without it a child process would wait for ever for threads that only its parent has."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    writer = Writer(null)
+    writer.begin_hash()
+    writer.write_zeros(5 * MIB)
+    time.sleep(0.05)  # the hashing thread waits for more
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of fork() with threads
+        child = os.fork()
+    if not child:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(10)
+        status = 1
+        with contextlib.suppress(BaseException):
+            with pytest.raises(ValueError, match="belongs to the parent process"):
+                writer.end_hash()
+            assert writer.position == 5 * MIB
+            writer.close()
+            status = 0
+        os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    writer.digest(writer.end_hash())
+    writer.close()
+    os.close(null)
 
 
 def test_position_after_close(writer: Writer) -> None:
