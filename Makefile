@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST ?= $(BIN)/pytest
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all bench lint clean check-build-tools
+.PHONY: demo test test-all fuzz bench lint clean check-build-tools
 
 demo: $(STAMP)
 	$(BIN)/python -m demo
@@ -16,6 +16,10 @@ test: $(STAMP)
 # Including the slow tests and those with real container tools (as root, see .ci/run).
 test-all: $(STAMP)
 	$(PYTEST)
+
+# FUZZ_SECONDS (default 60) for each target. Needs clang: apt-get install clang.
+fuzz: $(STAMP)
+	.ci/fuzz
 
 # Builds stores of several GB on the first run; `python -m bench --help` lists smaller ones.
 bench: $(STAMP)
