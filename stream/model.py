@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NewType
+from typing import Any, Literal, NewType, TypeAlias
 
 Digest = NewType("Digest", str)
 
@@ -138,8 +138,17 @@ class Recipe:
     extra_commands: str = ""
     fake_root_commands: str = ""
     fakechroot: bool = False
+    network: bool = False
     owner: tuple[int, int] | None = None
     permissions: tuple[Permission, ...] = ()
+
+    @property
+    def has_commands(self) -> bool:
+        """True if anything is run to make the layer."""
+        return bool(self.extra_commands or self.fake_root_commands)
+
+
+Commands: TypeAlias = Literal["sandboxed", "unsandboxed", "skipped"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +173,9 @@ class ImageConf:
     seconds since the epoch; `container_config` is passed through unchanged; `annotations`
     are the OCI manifest's. On disk, paths in the store directory are prefixed with
     `store_root`: see `stream.nix.store_root`.
+
+    `commands` is the caller's decision about a recipe's commands, not part of a conf: run them
+    in the sandbox, without it, or not at all, as for somebody who only looks.
     """
 
     architecture: str
@@ -178,6 +190,7 @@ class ImageConf:
     base: BaseReference | None = None
     annotations: dict[str, str] = field(default_factory=dict)
     store_root: bytes = b""
+    commands: Commands = "sandboxed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

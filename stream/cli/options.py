@@ -13,6 +13,7 @@ from stream.cli.output import is_terminal, output_file, standard_output
 from stream.cli.usage import UsageError
 from stream.compression import CHOICES, NONE, Compression
 from stream.errors import ArgumentError
+from stream.model import Commands
 from stream.oci.reference import BadReference, Reference
 from stream.sinks import ARCHIVE_FORMATS
 from stream.text import one_line
@@ -42,6 +43,28 @@ def given_tag(args: argparse.Namespace) -> str | None:
         return str(Reference.parse(repo_tag))
     except BadReference as wrong:
         raise UsageError(one_line(f"--repo-tag: {wrong}")) from None
+
+
+def add_run_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option to run a recipe's commands at all, for verbs that only look."""
+    parser.add_argument(
+        "--run-commands", action="store_true",
+        help="run the commands of the customisation layer, to show what they make",
+    )  # fmt: skip
+
+
+def add_sandbox_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option to run a recipe's commands without the sandbox."""
+    parser.add_argument(
+        "--unsandboxed", action="store_true",
+        help="run the commands of the customisation layer without the sandbox: they can change"
+        " all that you can change",
+    )  # fmt: skip
+
+
+def given_commands(args: argparse.Namespace) -> Commands:
+    """Return how the options ask to run a recipe's commands."""
+    return "unsandboxed" if args.unsandboxed else "sandboxed"
 
 
 def add_format_argument(parser: argparse.ArgumentParser) -> None:

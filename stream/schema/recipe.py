@@ -27,8 +27,8 @@ from stream.schema.users import read_groups, read_users, user_documents
 KEYS = frozenset(
     {
         "conflicts", "contents", "copy_to_root", "directories", "enable_fakechroot",
-        "extra_commands", "fake_root_commands", "groups", "keep_contents_dirlinks", "nix_database",
-        "owner", "perms", "users",
+        "extra_commands", "fake_root_commands", "groups", "keep_contents_dirlinks", "network",
+        "nix_database", "owner", "perms", "users",
     }
 )  # fmt: skip
 
@@ -84,6 +84,7 @@ def read_recipe(
         extra_commands=reader.commands("extra_commands"),
         fake_root_commands=reader.commands("fake_root_commands"),
         fakechroot=reader.fakechroot(),
+        network=reader.boolean("network"),
         owner=read_owner(reader.get("owner"), reader.at("owner"), fault),
         permissions=(
             *read_directories(reader.get("directories"), reader.at("directories"), fault),
@@ -327,6 +328,7 @@ def recipe_document(recipe: Recipe) -> dict[str, Any]:
         "contents": [*map(_content_document, recipe.contents)],
         "copy_to_root": [*map(_content_document, recipe.copy_to_root)],
         "enable_fakechroot": recipe.fakechroot,
+        "network": recipe.network,
         "extra_commands": recipe.extra_commands,
         "fake_root_commands": recipe.fake_root_commands,
         "keep_contents_dirlinks": recipe.keep_dirlinks,

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
-from stream.cli.options import add_output_arguments, opened_output
+from stream.cli.options import (
+    add_output_arguments,
+    add_sandbox_argument,
+    given_commands,
+    opened_output,
+)
 from stream.cli.progress import Reporter
+from stream.model import ImageConf
 from stream.tools.export import export_found, find_target
 
 SUMMARY = "write the root file system of an image as one tar"
@@ -28,11 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " images, or a conf (- for standard input)",
     )  # fmt: skip
     add_output_arguments(parser)
+    add_sandbox_argument(parser)
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Export. Raises StreamImageError."""
     found = find_target(args.target, reporter)
+    if isinstance(found, ImageConf):
+        found = replace(found, commands=given_commands(args))
     with opened_output(args, f"export {args.target} | tar -x -C root") as target:
         export_found(
             found,

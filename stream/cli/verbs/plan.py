@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+from dataclasses import replace
 
+from stream.cli.options import add_sandbox_argument, given_commands
 from stream.cli.output import output_file, standard_output, write_all
 from stream.cli.progress import Reporter
 from stream.cli.usage import UsageError
@@ -31,10 +33,10 @@ Its keys, described in docs/plan.md:
   annotations, architecture, base_config, base_history, config, conflicts,
   contents, copyToRoot, created, customisation_layer, directories,
   enableFakechroot, extraCommands, fakeRootCommands, fromImage, fromImageName,
-  fromImageTag, gid, gname, groups, includeNixDB, includeStorePaths, keepContentsDirlinks,
-  labels, layering, layeringPipeline, maxLayers, mtime, name, nix_store, os,
-  owner, perms, references_graph, skip_base_paths, store_dir, store_root, tag,
-  uid, uname, users
+  fromImageTag, gid, gname, groups, includeNixDB, includeStorePaths,
+  keepContentsDirlinks, labels, layering, layeringPipeline, maxLayers, mtime,
+  name, network, nix_store, os, owner, perms, references_graph,
+  skip_base_paths, store_dir, store_root, tag, uid, uname, users
 """
 HAS_PROGRESS = False
 
@@ -49,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="FILE", default="-",
         help="write to FILE (created only when complete; default: standard output)",
     )  # fmt: skip
+    add_sandbox_argument(parser)
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
@@ -62,6 +65,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         )
     name = conf_name(args.spec)
     spec = parse_spec(read_conf(args.spec), name=name, warn=reporter.warning)
+    spec = replace(spec, conf=replace(spec.conf, commands=given_commands(args)))
     previous = read_previous(args.previous).store_layers if args.previous else None
     with standard_output() if args.output == "-" else output_file(args.output) as fd:
         document = plan(spec, previous, warn=reporter.warning).document

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 from stream.cli.options import (
     add_format_argument,
     add_output_arguments,
+    add_sandbox_argument,
     add_tag_argument,
+    given_commands,
     given_tag,
     opened_output,
 )
@@ -32,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_tag_argument(parser)
     add_format_argument(parser)
     add_output_arguments(parser)
+    add_sandbox_argument(parser)
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
@@ -39,7 +43,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     conf = load_conf(args.conf, repo_tag=given_tag(args), warn=reporter.warning)
     with opened_output(args, f"{args.conf} | docker load") as target:
         write_image(
-            conf,
+            replace(conf, commands=given_commands(args)),
             target.fd,
             reporter,
             archive_format=args.format,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from stream.cli.options import add_tag_argument
+from stream.cli.options import add_sandbox_argument, add_tag_argument, given_commands
 from stream.cli.output import say_json, say_lines
 from stream.cli.progress import Reporter, readable_size
 from stream.cli.usage import UsageError
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--conf", metavar="CONF", help="also check that it is exactly the image of this conf"
     )
     add_tag_argument(parser)
+    add_sandbox_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
 
 
@@ -57,6 +59,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
         if args.conf is None
         else load_conf(args.conf, repo_tag=args.repo_tag, warn=reporter.warning)
     )
+    if conf is not None:
+        conf = replace(conf, commands=given_commands(args))
     verification = verify(args.archive, conf)
     if args.json:
         say_json(_document(verification))

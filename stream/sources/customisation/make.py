@@ -75,8 +75,15 @@ def _after_commands(
     """Run the commands in `tree`; the value is the tree that they leave, `tree` itself if
     there are none.
     """
-    if not recipe.extra_commands and not recipe.fake_root_commands:
+    if not recipe.has_commands or conf.commands == "skipped":
         return nullcontext(tree)
     from stream.sources.customisation.sandbox.commands import run_commands
 
-    return run_commands(tree, recipe, disk=Disk.of(conf), mtime=conf.mtime, warn=warn)
+    return run_commands(
+        tree,
+        recipe,
+        disk=Disk.of(conf),
+        mtime=conf.mtime,
+        warn=warn,
+        sandboxed=conf.commands == "sandboxed",
+    )

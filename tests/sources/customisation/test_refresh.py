@@ -119,7 +119,7 @@ def test_a_cache_that_commands_leave(package: Package, tmp_path: Path) -> None:
     """Commands find files with the image's time, so that what was valid cannot be seen any more;
     what they compile themselves is valid for the time of the run.
     """
-    compiled = f"{sys.executable} -m py_compile lib/web.py"
+    compiled = f"{os.path.realpath(sys.executable)} -m py_compile lib/web.py"
     made = f"mkdir lib && echo 'ANSWER = 42' > lib/web.py && {compiled}"
     assert is_valid(image_of(tmp_path, customisation_layer={"extra_commands": made}))
     copied = {"copy_to_root": [str(package())]}

@@ -1,7 +1,7 @@
 """The commands of a recipe, run in a scratch tree: `extraCommands`, `fakeRootCommands`.
 
-Knows the environment they run in and how to read the tree they leave; not where the tree
-comes from, nor how it is used.
+Knows the environment they run in, and that they run in a sandbox or without; not how a sandbox
+is made, where the tree comes from, nor how it is used.
 """
 
 from __future__ import annotations
@@ -10,70 +10,91 @@ import json
 import os
 import shutil
 import signal
-import stat
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stream.errors import CommandsError
 from stream.model import Recipe
 from stream.nix.store_root import Disk
-from stream.sources.customisation.sandbox import session
+from stream.sources.customisation.sandbox import isolation, session
+from stream.sources.customisation.sandbox.isolation import Mount, View
+from stream.sources.customisation.sandbox.listing import (
+    FORMATS,
+    Inode,
+    Listing,
+    Metadata,
+    parse_metadata,
+    unreadable_mode,
+)
+from stream.sources.customisation.sandbox.root import PSEUDO, Root, prepare_root
+from stream.sources.customisation.sandbox.running import REPORT, Ended, run
 from stream.sources.customisation.sandbox.scratch import Scratch, opened_scratch, write
-from stream.sources.customisation.tree import Identity, Node, Tree
+from stream.sources.customisation.tree import Node, Tree
 from stream.text import one_line, printable
-from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, DIRECTORY, FIFO, FILE, LINK
+from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE
 
 EXTRA, FAKE_ROOT = "extraCommands", "fakeRootCommands"
 MAX_NAMES = 5  # in a message
-
-_TYPES = {
-    stat.S_IFREG: FILE,
-    stat.S_IFDIR: DIRECTORY,
-    stat.S_IFLNK: LINK,
-    stat.S_IFIFO: FIFO,
-    stat.S_IFCHR: CHARACTER_DEVICE,
-    stat.S_IFBLK: BLOCK_DEVICE,
+MAX_COMMAND = 80  # characters of a command in a message
+MAX_FILES = 16384  # fakeroot closes every descriptor up to the limit, which may be a billion
+# The sign that the sandbox exists; then the limits, before fakeroot starts.
+_LIMITED = f'printf " " >&{REPORT}; umask 022; ulimit -n {MAX_FILES} 2>/dev/null; exec "$@"'
+_HOW_TO_GET = {
+    isolation.BUBBLEWRAP: "install bubblewrap, or accept that the commands can change what you can,"
+    " with --unsandboxed"
 }
-_FORMATS = {typeflag: form for form, typeflag in _TYPES.items()}
-_OWNER_READS = {DIRECTORY: 0o500, FILE: 0o400}
+_UNSANDBOXED = (
+    "bubblewrap cannot make a sandbox here{reason}; allow user namespaces, or accept that the"
+    " commands can change what you can, with --unsandboxed"
+)
 
 
 @contextmanager
-def run_commands(
+def run_commands(  # noqa: PLR0913 — the inputs of a run
     tree: Tree,
     recipe: Recipe,
     *,
     disk: Disk,
     mtime: int,
     warn: Callable[[str], None],
+    sandboxed: bool = True,
 ) -> Iterator[Tree]:
     """Run the commands of `recipe` in `tree`; the value is the tree that they leave. Its files
     are in a scratch directory, which exists until the context ends.
 
-    Commands have no privileges, even if they run as root; their output goes to standard
-    error. Files they make are owned by root in the image unless fakeRootCommands change
-    that. `mtime` (seconds) is SOURCE_DATE_EPOCH and the time of all files they find.
-    `warn` is called for files left out and processes killed. Raises CommandsError and
-    SourceError.
+    Commands have no privileges, even if they run as root; their output goes to standard error.
+    In the sandbox they can change nothing but the tree. Files they make are owned by root in
+    the image unless fakeRootCommands change that. `mtime` (seconds) is SOURCE_DATE_EPOCH and the
+    time of all files they find. `warn` is called for files left out and processes killed.
+
+    Raises CommandsError and SourceError.
     """
-    with opened_scratch() as place:
+    with opened_scratch(_owner(recipe) if sandboxed else None) as place:
         write(tree, place, mtime)
+        runs = _Runs(
+            place=place, recipe=recipe, disk=disk, mtime=mtime, warn=warn, sandboxed=sandboxed
+        )
         # Attributes that are not on disk, by device and inode: commands may move files.
         hidden = dict(_hidden(tree, place))
-        sockets: set[bytes] = set()  # already warned of: they stay on disk
         if recipe.extra_commands:
-            run = _Run(EXTRA, recipe.extra_commands, place, disk, mtime, warn)
-            tree = run.tree(run.report(), hidden, sockets)
+            tree = runs.run(EXTRA, recipe.extra_commands, hidden=hidden)
         if recipe.fake_root_commands:
-            run = _Run(FAKE_ROOT, recipe.fake_root_commands, place, disk, mtime, warn)
-            tree = run.tree(run.report(_imposed(tree), fakechroot=recipe.fakechroot), {}, sockets)
+            tree = runs.run(FAKE_ROOT, recipe.fake_root_commands, imposed=_imposed(tree))
         yield tree
 
 
-def _hidden(tree: Tree, place: Scratch) -> Iterator[tuple[tuple[int, int], Node]]:
+def _owner(recipe: Recipe) -> tuple[int, int] | None:
+    try:
+        return isolation.owner()
+    except isolation.NoSandboxError as error:
+        which = EXTRA if recipe.extra_commands else FAKE_ROOT
+        raise CommandsError(which, _UNSANDBOXED.format(reason=f" ({error})")) from None
+
+
+def _hidden(tree: Tree, place: Scratch) -> Iterator[tuple[Inode, Node]]:
     for path, node in tree.entries():
         if node.uid or node.gid or node.xattrs or node.typeflag in (CHARACTER_DEVICE, BLOCK_DEVICE):
             found = os.lstat(place.tree + b"/" + path)
@@ -84,208 +105,214 @@ def _imposed(tree: Tree) -> list[list[Any]]:
     """Return the metadata of `tree` that fakeroot has to know beforehand, for `session`."""
     return [
         [
-            session.text(path), _FORMATS[node.typeflag] | node.mode, node.uid, node.gid, *node.device,
+            session.text(path), FORMATS[node.typeflag] | node.mode, node.uid, node.gid, *node.device,
             {session.text(key): session.text(value) for key, value in (node.xattrs or {}).items()},
         ]
         for path, node in tree.entries()
         if node.uid or node.gid or node.xattrs or node.typeflag in (CHARACTER_DEVICE, BLOCK_DEVICE)
         # The mode on disk was changed so that we can read the file.
-        or ~node.mode & _OWNER_READS.get(node.typeflag, 0)
+        or unreadable_mode(node)
     ]  # fmt: skip
 
 
-def _decode(path: bytes) -> str:
-    """Return `path` as Python decodes it in the C locale, whatever ours is."""
-    return path.decode("utf-8", "surrogateescape")
+@dataclass(kw_only=True, slots=True)
+class _Runs:
+    """The runs of commands in one scratch tree."""
 
+    place: Scratch
+    recipe: Recipe
+    disk: Disk
+    mtime: int
+    warn: Callable[[str], None]
+    sandboxed: bool
+    _sockets: set[bytes] = field(default_factory=set)  # warned of already: they stay on disk
 
-class _Run:
-    """A run of commands in the scratch tree, and the tree that they leave."""
-
-    def __init__(  # noqa: PLR0913, PLR0917 — the inputs of a run
+    def run(
         self,
         which: str,
         commands: str,
-        place: Scratch,
-        disk: Disk,
-        mtime: int,
-        warn: Callable[[str], None],
-    ) -> None:
-        self.which = which
-        self.commands = commands
-        self.place = place
-        self.disk = disk
-        self.warn = warn
-        self.environment = {
+        *,
+        hidden: dict[Inode, Node] | None = None,
+        imposed: list[list[Any]] | None = None,
+    ) -> Tree:
+        """Run `commands`; return the tree that they leave. They run under fakeroot if `imposed`
+        is given. Raises CommandsError.
+        """
+        if "\0" in commands:
+            raise CommandsError(which, "contains a NUL character; remove it")
+        fake = imposed is not None
+        path = os.environ.get("PATH") or os.defpath
+        needed = {"fakeroot": fake, "bash": True, isolation.BUBBLEWRAP: self.sandboxed}
+        for program in (program for program, is_needed in needed.items() if is_needed):
+            if shutil.which(program, path=path) is None:
+                how = _HOW_TO_GET.get(program, "install it")
+                raise CommandsError(which, f"{program} is not on PATH; {how}")
+        root = self._prepare_root(which, path) if fake and self.recipe.fakechroot else None
+        request = {
+            "which": which,
+            "commands": commands,
+            "imposed": imposed,
+            "tree": isolation.TREE if self.sandboxed else os.fsdecode(self.place.tree),
+            "root": None if root is None else isolation.ROOT,
+            "root_environment": {
+                "PATH": path if root is None else root.path,
+                "TMPDIR": isolation.ROOTED_TEMPORARY,
+            },
+            "outside": os.stat("/proc/self/ns/pid").st_ino,
+        }
+        report = self._report(which, request, path, root, fake=fake)
+        listing = Listing(
+            which=which,
+            metadata=self._metadata(which, report) if fake else None,
+            hidden=hidden or {},
+            omitted=_omitted(root, self.disk),
+            mount_points=root.made if root else (),
+            socket=lambda path: self._warn_of_socket(which, path),
+        )
+        return listing.list(self.place.tree)
+
+    def _prepare_root(self, which: str, path: str) -> Root:
+        if not self.sandboxed:
+            raise CommandsError(
+                which, "enableFakechroot needs the sandbox; leave out --unsandboxed, or the option"
+            )
+        return prepare_root(
+            os.fsdecode(self.place.tree),
+            which=which,
+            path=path,
+            store_dir=self.disk.store_dir.decode(),
+            store=self._store(),
+            owner=self.place.owner,
+        )
+
+    def _store(self) -> str:
+        return os.fsdecode(self.disk.at(self.disk.store_dir))
+
+    def _report(
+        self, which: str, request: dict[str, Any], path: str, root: Root | None, *, fake: bool
+    ) -> dict[str, Any]:
+        """Carry out `request`, and return the report of `session`. Raises CommandsError."""
+        ended = None
+        for command in self._commands(path, root, fake=fake):
+            environment = self._environment(path, fake=fake)
+            try:
+                ended = run(command, environment, json.dumps(request))
+            except OSError as error:
+                raise CommandsError(which, f"cannot be run: {error.strerror}") from error
+            if ended.report:
+                break
+        assert ended is not None
+        return self._read(which, request["commands"], ended)
+
+    def _environment(self, path: str, *, fake: bool) -> dict[str, str]:
+        environment = {
             "HOME": "/homeless-shelter",
             "LC_ALL": "C",
-            "PATH": os.environ.get("PATH") or os.defpath,
-            "SOURCE_DATE_EPOCH": str(mtime),
-            "TMPDIR": os.fsdecode(place.aside + b"/tmp"),
+            "PATH": path,
+            "SOURCE_DATE_EPOCH": str(self.mtime),
+            "TMPDIR": isolation.TEMPORARY if self.sandboxed else os.fsdecode(self.place.temporary),
             "TZ": "UTC",
         }
+        # No file changes its owner on disk, even if that were allowed.
+        return environment | ({"FAKEROOTDONTTRYCHOWN": "1"} if fake else {})
 
-    def _program(self) -> list[str]:
-        return [sys.executable, "-I", "-S", session.__file__]
-
-    def report(
-        self, imposed: list[list[Any]] | None = None, *, fakechroot: bool = False
-    ) -> dict[str, Any]:
-        """Run the commands and return their report. They run under fakeroot if `imposed` is
-        given, and with the tree as their root directory if `fakechroot` is set. Raises
-        CommandsError.
+    def _commands(self, path: str, root: Root | None, *, fake: bool) -> Iterator[list[str]]:
+        """Yield the commands that run `session`, each to be tried if the one before did not get
+        so far.
         """
-        if "\0" in self.commands:
-            raise CommandsError(self.which, "contains a NUL character; remove it")
-        prefix = []
-        if imposed is not None:
-            # No file changes its owner on disk, even if that were allowed.
-            self.environment["FAKEROOTDONTTRYCHOWN"] = "1"
-            fakeroot = shutil.which("fakeroot", path=self.environment["PATH"])
-            if fakeroot is None:
-                raise CommandsError(self.which, "fakeroot is not on PATH; install it")
-            prefix = [fakeroot, "--"]
-        request = self.place.path + b"/" + self.which.encode()
-        with open(request, "w", encoding="utf-8") as file:
-            json.dump(
-                {
-                    "which": self.which,
-                    "commands": self.commands,
-                    "tree": _decode(self.place.tree),
-                    "aside": _decode(self.place.aside),
-                    "imposed": imposed,
-                    "fakechroot": fakechroot,
-                    "store_dir": _decode(self.disk.store_dir),
-                    "store": _decode(self.disk.at(self.disk.store_dir)),
-                },
-                file,
-            )
-        answer = self._read_report([*prefix, *self._program(), "run", os.fsdecode(request)])
+        program = [
+            *("bash", "-c", _LIMITED, "bash"), *(["fakeroot", "--"] if fake else ()),
+            # As text: the file may be closed to the sandbox's user.
+            os.path.realpath(sys.executable), "-I", "-S", "-c", _program(),
+        ]  # fmt: skip
+        if not self.sandboxed:
+            yield program
+            return
+        store_dir = self.disk.store_dir.decode()
+        mounts = []
+        if os.path.isdir(self._store()) and store_dir != "/":
+            mounts.append(Mount(source=self._store(), target=store_dir))
+        view = View(
+            tree=os.fsdecode(self.place.tree),
+            temporary=os.fsdecode(self.place.temporary),
+            programs=path.split(":"),
+            mounts=[*mounts, *(root.mounts if root else ())],
+            links=root.links if root else {},
+            rooted=root is not None,
+            network=self.recipe.network,
+        )
+        for fresh_proc in (True, False):
+            yield isolation.sandboxed(view, program, fresh_proc=fresh_proc)
+
+    def _read(self, which: str, commands: str, ended: Ended) -> dict[str, Any]:
+        if not ended.report:
+            reason = f" ({ended.last_words})" if ended.last_words else ""
+            raise CommandsError(which, _UNSANDBOXED.format(reason=reason))
         try:
-            report: dict[str, Any] = json.loads(answer)
+            report: dict[str, Any] = json.loads(ended.report)
         except ValueError:
-            raise CommandsError(self.which, "the command runner was killed") from None
+            reason = f": {ended.last_words}" if ended.last_words else ""
+            raise CommandsError(which, f"the command runner {ended.description}{reason}") from None
         if "refused" in report:
-            raise CommandsError(self.which, report["refused"])
+            raise CommandsError(which, str(report["refused"]))
         if leftovers := report["leftovers"]:
             names = ", ".join(leftovers[:MAX_NAMES]) + (", …" if leftovers[MAX_NAMES:] else "")
-            self._warn(f"killed processes that were left running: {names}")
+            self._warn(which, f"killed processes that were left running: {names}")
         if status := report["status"]:
-            raise CommandsError(self.which, _describe_status(status, report["line"]), status)
+            raise CommandsError(which, _describe_failure(commands, status, report["line"]), status)
         return report
 
-    def _warn(self, message: str) -> None:
-        self.warn(one_line(f"{self.which}: {message}"))
+    def _warn(self, which: str, message: str) -> None:
+        self.warn(one_line(f"{which}: {message}"))
 
-    def _read_report(self, command: list[str]) -> bytes:
-        """Run `command` with the number of a descriptor as a further argument; return what it
-        writes to that.
+    def _warn_of_socket(self, which: str, path: bytes) -> None:
+        if path not in self._sockets:
+            self._warn(which, f"/{printable(path)}: left out; layers cannot hold sockets")
+        self._sockets.add(path)
 
-        However this ends, all its processes have ended.
-        """
-        control, held = os.pipe()
-        report, theirs = os.pipe()
-        process = None
+    def _metadata(self, which: str, report: dict[str, Any]) -> dict[bytes, Metadata]:
         try:
-            try:
-                process = subprocess.Popen(  # noqa: S603 — recipes exist to run commands
-                    [*self._program(), "guard", str(control), *command, str(theirs)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=2,
-                    pass_fds=(control, theirs),
-                    env=self.environment,
-                    start_new_session=True,
-                    cwd="/",
-                )
-            except OSError as error:
-                raise CommandsError(self.which, f"cannot be run: {error}") from error
-            finally:
-                os.close(control)
-                os.close(theirs)
-            with open(report, "rb", closefd=False) as file:
-                return file.read()
-        finally:
-            os.close(held)  # now the guard kills all processes
-            with suppress(OSError), open(report, "rb") as file:
-                file.read()  # until the guard exits
-            if process is not None:
-                process.wait()
-
-    def tree(
-        self,
-        report: dict[str, Any],
-        hidden: dict[tuple[int, int], Node],
-        sockets: set[bytes],
-    ) -> Tree:
-        """Return the tree that `report` describes. `hidden` has the attributes that are not on
-        disk, by device and inode; `sockets` were warned of already.
-        """
-        made = Tree()
-        directories = {b"": made.root}
-        ours = report["uid"], report["gid"]
-        fake = self.which == FAKE_ROOT
-        adopted = []
-        for name, mode, uid, gid, device, inode, size, mtime, major, minor, link, xattrs in report[
-            "entries"
-        ]:
-            path = name.encode("latin-1")
-            typeflag = _TYPES.get(stat.S_IFMT(mode))
-            if typeflag is None:
-                if path not in sockets:
-                    self._warn(f"/{printable(path)}: left out; layers cannot hold sockets")
-                sockets.add(path)
-                continue
-            node = Node(
-                typeflag=typeflag,
-                mode=stat.S_IMODE(mode),
-                link=link.encode("latin-1"),
-                xattrs={k.encode("latin-1"): v.encode("latin-1") for k, v in xattrs.items()}
-                or None,
-                origin=self.which.encode(),
-            )
-            if typeflag in (CHARACTER_DEVICE, BLOCK_DEVICE):
-                node.device = major, minor
-            elif typeflag == FILE:
-                node.size = size
-                node.source = self.place.tree + b"/" + path
-                node.identity = Identity(device, inode, size, mtime)
-            if fake:
-                node.uid, node.gid = uid, gid
-                # When an attribute is the first thing that fakeroot records of a file, it
-                # also records the owner on disk.
-                if xattrs and ours != (0, 0) and (uid, gid) == ours:
-                    node.uid = node.gid = 0
-                    adopted.append(path)
-            if before := hidden.get((device, inode)):
-                _unhide(node, before)
-            if path:
-                above, _, last = path.rpartition(b"/")
-                directories[above].children[last] = node
-            else:
-                made.root = node
-            if typeflag == DIRECTORY:
-                directories[path] = node
+            found = parse_metadata(report["entries"])
+        except (KeyError, TypeError, ValueError):
+            raise CommandsError(which, "changed the report of the command runner") from None
+        ours = os.geteuid(), os.getegid()
+        if self.sandboxed or ours == (0, 0):
+            return found
+        # When an attribute is the first thing that fakeroot records of a file, it also records
+        # the owner on disk.
+        adopted = sorted(
+            path for path, entry in found.items() if entry.xattrs and (entry.uid, entry.gid) == ours
+        )
         if adopted:
             self._warn(
+                which,
                 f"/{printable(adopted[0])}: taken to be owned by root; for files with extended"
                 f" attributes, fakeroot does not distinguish {ours[0]}:{ours[1]} from root"
-                + (f" (and {len(adopted) - 1} more)" if adopted[1:] else "")
+                + (f" (and {len(adopted) - 1} more)" if adopted[1:] else ""),
             )
-        return made
+        return found | {path: replace(found[path], uid=0, gid=0) for path in adopted}
 
 
-def _unhide(node: Node, before: Node) -> None:
-    """Give `node` the attributes of `before`, the same file, that are not on disk."""
-    if before.typeflag in (CHARACTER_DEVICE, BLOCK_DEVICE) and node.typeflag == FILE:
-        node.typeflag, node.device = before.typeflag, before.device
-        node.size, node.source, node.identity = 0, b"", None
-    node.uid, node.gid = before.uid, before.gid
-    node.xattrs = {**(before.xattrs or {}), **(node.xattrs or {})} or None
+def _program() -> str:
+    with open(session.__file__, encoding="utf-8") as file:
+        return file.read()
 
 
-def _describe_status(status: int, line: str) -> str:
+def _omitted(root: Root | None, disk: Disk) -> Collection[bytes]:
+    if root is None:
+        return ()
+    return {path.strip("/").encode() for path in (*PSEUDO, disk.store_dir.decode())}
+
+
+def _describe_failure(commands: str, status: int, line: str) -> str:
     if status < 0:
-        name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
+        number = -status
+        name = signal.Signals(number).name if number in set(signal.Signals) else str(number)
         return f"killed by signal {name}"
-    where = f" at line {line}" if line.isdecimal() else ""
-    return f"failed{where} with exit status {status}"
+    lines = commands.split("\n")
+    if not line.isdecimal() or not 0 < int(line) <= len(lines):
+        return f"failed with exit status {status}"
+    command = lines[int(line) - 1].strip()
+    if len(command) > MAX_COMMAND:
+        command = command[:MAX_COMMAND] + "…"
+    return f"failed at line {line} with exit status {status}: {command}"

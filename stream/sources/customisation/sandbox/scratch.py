@@ -5,11 +5,10 @@ Knows nothing of commands, nor of owners and devices, which only root can make.
 
 from __future__ import annotations
 
-import errno
-import itertools
 import os
 import secrets
-import stat
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,19 +17,21 @@ from dataclasses import dataclass
 from stream.errors import SourceError
 from stream.pipes import write_all
 from stream.sources.customisation.content import CHANGED, PIECE, opened
+from stream.sources.customisation.sandbox import removal
 from stream.sources.customisation.tree import Node, Tree
 from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, FIFO, FILE, LINK
 
-# The errors of copy_file_range(2) where it is not supported.
-_NO_RANGES = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 _MAX_RANGE = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scratch:
-    """A private directory: `tree` in it is the tree's root, `aside` holds everything else."""
+    """A private directory: `tree` in it is the tree's root, `temporary` a directory for
+    temporary files. `owner` is the user and group of everything in both; None if that is us.
+    """
 
     path: bytes
+    owner: tuple[int, int] | None = None
 
     @property
     def tree(self) -> bytes:
@@ -38,29 +39,28 @@ class Scratch:
         return self.path + b"/tree"
 
     @property
-    def aside(self) -> bytes:
-        """The directory for other files, with `tmp` in it."""
-        return self.path + b"/aside"
+    def temporary(self) -> bytes:
+        """The directory for temporary files."""
+        return self.path + b"/tmp"
 
 
 @contextmanager
-def opened_scratch() -> Iterator[Scratch]:
-    """Make a private directory below TMPDIR; remove it at the end with everything in it.
+def opened_scratch(owner: tuple[int, int] | None = None) -> Iterator[Scratch]:
+    """Make a private directory below TMPDIR; remove it at the end with everything in it, even
+    if this process is killed.
 
     Raises SourceError.
     """
-    # Named before it is made: a signal could arrive after mkdtemp made it and before it
-    # returned the name.
+    above = _temporary()
     name = f"stream-image.{secrets.token_hex(8)}"
-    path = os.fsencode(os.path.join(_temporary(), name))
-    try:
+    path = os.fsencode(os.path.join(above, name))
+    with _removed_at_the_end(above, name):
+        place = Scratch(path=path, owner=owner)
         with _translate_errors(path):
-            os.mkdir(path, 0o700)
-            for below in (b"/aside", b"/aside/tmp"):
-                os.mkdir(path + below, 0o700)
-        yield Scratch(path=path)
-    finally:
-        _remove(path)
+            _make_directory(path, owner)
+            _make_directory(place.temporary, owner)
+            os.chmod(place.temporary, 0o1777)  # noqa: S103 — in a private directory
+        yield place
 
 
 def _temporary() -> str:
@@ -73,6 +73,36 @@ def _temporary() -> str:
 
 
 @contextmanager
+def _removed_at_the_end(above: str, name: str) -> Iterator[None]:
+    """Remove the directory `name` of `above` at the end. A program of its own does that, since
+    it outlives us if we are killed; if it is killed, we do it. Raises SourceError.
+    """
+    with _translate_errors(os.fsencode(above)):
+        parent = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with _translate_errors(os.fsencode(above)):
+            # Before the directory exists: without this program, none would be made.
+            process = subprocess.Popen(  # noqa: S603 — a program of this package
+                [sys.executable, "-I", "-S", removal.__file__, str(parent), name],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[parent],
+                start_new_session=True,
+                cwd="/",
+            )
+        assert process.stdin is not None
+        try:
+            yield
+        finally:
+            process.stdin.close()
+            process.wait()
+            removal.remove(parent, os.fsencode(name))
+    finally:
+        os.close(parent)
+
+
+@contextmanager
 def _translate_errors(path: bytes) -> Iterator[None]:
     try:
         yield
@@ -82,48 +112,16 @@ def _translate_errors(path: bytes) -> Iterator[None]:
         raise SourceError(path, f"cannot be written: {error.strerror}") from error
 
 
-def _remove(path: bytes) -> None:
-    """Remove a directory of ours with everything in it, of any mode and any depth: each
-    directory is moved to the top before it is read, so that no path gets too long.
-    """
-    try:
-        top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return
-    try:
-        names = (f".{secrets.token_hex(8)}".encode() for _ in itertools.count())
-        waiting = [b"."]
-        while waiting:
-            name = waiting.pop()
-            with suppress(OSError):
-                fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=top)
-                try:
-                    for child in os.listdir(fd):
-                        waiting += _detach(os.fsencode(child), fd, next(names), top)
-                finally:
-                    os.close(fd)
-            with suppress(OSError):  # the top itself cannot be removed as "."
-                os.rmdir(name, dir_fd=top)
-    finally:
-        os.close(top)
-    with suppress(OSError):
-        os.rmdir(path)
-
-
-def _detach(child: bytes, parent: int, name: bytes, top: int) -> list[bytes]:
-    """Unlink `child` of `parent`, or, if it is a directory, move it to `top` as `name`."""
-    with suppress(OSError):
-        if not stat.S_ISDIR(os.lstat(child, dir_fd=parent).st_mode):
-            os.unlink(child, dir_fd=parent)
-            return []
-        os.chmod(child, 0o700, dir_fd=parent)
-        os.rename(child, name, src_dir_fd=parent, dst_dir_fd=top)
-        return [name]
-    return []
+def _make_directory(path: bytes, owner: tuple[int, int] | None) -> None:
+    """Make a directory that only its owner can use, whatever our umask is."""
+    os.mkdir(path, 0o700)
+    os.chmod(path, 0o700)
+    if owner is not None:
+        os.chown(path, *owner)
 
 
 def write(tree: Tree, place: Scratch, mtime: int) -> None:
-    """Make `tree` on disk, every file modified at `mtime` (seconds). Owners and extended
+    """Make `tree` on disk, every file modified at `mtime` (seconds). Its owners and extended
     attributes are left out; a device becomes an empty file. Raises SourceError.
     """
     directories = []
@@ -131,7 +129,7 @@ def write(tree: Tree, place: Scratch, mtime: int) -> None:
         path = place.tree + b"/" + name if name else place.tree
         with _translate_errors(path):
             if node.is_directory:
-                os.mkdir(path, 0o700)
+                _make_directory(path, place.owner)
                 directories.append((path, node.mode))
                 continue
             if node.typeflag == LINK:
@@ -140,6 +138,8 @@ def write(tree: Tree, place: Scratch, mtime: int) -> None:
                 os.mkfifo(path, 0o600)
             elif node.typeflag in (FILE, CHARACTER_DEVICE, BLOCK_DEVICE):
                 _write_file(path, node)
+            if place.owner is not None:
+                os.chown(path, *place.owner, follow_symlinks=False)
             if node.typeflag != LINK:
                 os.chmod(path, node.mode)
             os.utime(path, (mtime, mtime), follow_symlinks=False)
@@ -164,18 +164,19 @@ def _write_file(path: bytes, node: Node) -> None:
 def _copy(node: Node, target: int) -> None:
     with opened(node) as source:
         left = node.size
-        while left and (count := _copy_range(source, target, min(left, _MAX_RANGE))):
+        while left and (count := _copy_range(source, target, node, min(left, _MAX_RANGE))):
             left -= count
         if left:
             raise SourceError(node.source, CHANGED)
 
 
-def _copy_range(source: int, target: int, count: int) -> int:
-    try:
+def _copy_range(source: int, target: int, node: Node, count: int) -> int:
+    # Where the kernel cannot copy, and to learn which of the two files is at fault.
+    with suppress(OSError):
         return os.copy_file_range(source, target, count)
+    try:
+        data = os.read(source, min(count, PIECE))
     except OSError as error:
-        if error.errno not in _NO_RANGES:
-            raise
-    data = os.read(source, min(count, PIECE))
+        raise SourceError.unreadable(node.source, error) from error
     write_all(target, data)
     return len(data)

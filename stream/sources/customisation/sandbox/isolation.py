@@ -1,0 +1,236 @@
+"""The sandbox that commands run in, built by bubblewrap: namespaces, and the files in them.
+
+A program in it sees the tree, which it may change, a private /tmp, and what programs need, all
+of that read-only: this machine's /usr and the like, the directories of PATH, the store. Nothing
+else is there: no home directory, no socket of a service, no device but /dev/null and its kin,
+no process and no network of the machine. `/proc` counts only the sandbox's own processes, which
+end with the first of them, or with us.
+
+User 0 of the sandbox is the user running us, or nobody if that is the machine's root: what the
+kernel leaves to root's user ID alone must be out of reach.
+
+Owns what is seen where. Must not know commands, nor who reads what they leave.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+NOBODY = 65534
+BUBBLEWRAP = "bwrap"
+
+# Paths in the sandbox.
+TREE = "/build"
+TEMPORARY = "/tmp"  # noqa: S108 — the sandbox's own
+OURS = "/.stream-image"
+ROOT = f"{OURS}/root"  # the tree as a root directory, with mounts in it
+ROOTED_TEMPORARY = f"{OURS}/tmp"  # noqa: S108 — in ROOT, whose own /tmp belongs to the image
+# The machine's directories that hold programs, and what these read.
+_PROGRAMS = (
+    "/bin", "/etc", "/gnu/store", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/opt",
+    "/sbin", "/usr",
+)  # fmt: skip
+_PRIVATE = ("/dev", "/proc", "/run", "/sys", "/tmp", "/var/tmp")  # noqa: S108
+_RESOLVER = "/etc/resolv.conf"
+# Of capabilities(7): CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_SETGID, CAP_SETUID; CAP_SYS_ADMIN.
+_TO_BECOME_NOBODY, _TO_MOUNT = (0, 1, 6, 7), (21,)
+_CAPABILITIES = ("CAP_SETPCAP", "CAP_SYS_CHROOT")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """A file or directory of this machine, `source`, seen read-only at `target`."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What a sandboxed program sees: the directory `tree` at TREE and `temporary` at /tmp, both
+    writable; `programs` are paths that it needs, such as the directories of PATH, and `mounts`
+    further files. With `rooted`, the tree is also at ROOT, and has /dev, /proc, /sys and a
+    directory of ours there. `links` are symbolic links: the target of each path.
+    """
+
+    tree: str
+    temporary: str
+    programs: Sequence[str]
+    mounts: Sequence[Mount] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
+    rooted: bool = False
+    network: bool = False
+
+
+class NoSandboxError(Exception):
+    """No sandbox can be made for this user; the text is the reason."""
+
+
+def owner() -> tuple[int, int] | None:
+    """Return the user and group that the sandbox's user 0 is, if they are not our own. Raises
+    NoSandboxError.
+    """
+    if not _is_host_root():
+        return None
+    if not (_has(_TO_BECOME_NOBODY) and _is_mapped("uid") and _is_mapped("gid")):
+        raise NoSandboxError("root may not become nobody")
+    return NOBODY, NOBODY
+
+
+def _is_host_root() -> bool:
+    """Return True if our user ID is that of the machine's root, not of a namespace's."""
+    try:
+        return os.stat("/proc/sys/kernel").st_uid == os.geteuid()
+    except OSError:
+        return os.geteuid() == 0
+
+
+def _has(capabilities: Iterable[int]) -> bool:
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+        (effective,) = (line.split()[1] for line in file if line.startswith("CapEff:"))
+    return all(int(effective, 16) >> number & 1 for number in capabilities)
+
+
+def _is_mapped(kind: str) -> bool:
+    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
+        ranges = [tuple(map(int, line.split())) for line in file]
+    return any(first <= NOBODY < first + count for first, _, count in ranges)
+
+
+def sandboxed(view: View, program: Sequence[str], *, fresh_proc: bool = True) -> list[str]:
+    """Return the command that runs `program` in a sandbox with `view`.
+
+    A container may forbid a new /proc: without `fresh_proc`, the sandbox has this machine's,
+    read-only. Raises NoSandboxError.
+    """
+    user = ["--unshare-user", "--uid", "0", "--gid", "0"]
+    if view.rooted:
+        user += [word for name in _CAPABILITIES for word in ("--cap-add", name)]
+    apart = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", "localhost"]
+    if not view.network:
+        apart.append("--unshare-net")
+    as_owner = owner() is None
+    mounted_by_root = not as_owner and _has(_TO_MOUNT)
+    files = _files(view, fresh_proc=fresh_proc, by_nobody=not as_owner and not mounted_by_root)
+    apart += ["--die-with-parent", "--new-session", *files]
+    apart += ["--chdir", "/", "--remount-ro", "/", "--"]
+    if as_owner:
+        return [BUBBLEWRAP, *user, *apart, *program]
+    as_nobody = [os.path.realpath(sys.executable), "-I", "-S", "-c", _BECOME_NOBODY, BUBBLEWRAP]
+    if not mounted_by_root:
+        return [*as_nobody, *user, *apart, *program]
+    # Root sees what others do not, such as a Python below /root: so it makes the mounts, and
+    # nobody makes the user namespace in them.
+    everything = ["--die-with-parent", "--dev-bind", "/", "/", "--"]
+    return [BUBBLEWRAP, *apart, *as_nobody, *user, *everything, *program]
+
+
+_BECOME_NOBODY = (
+    "import os, sys; os.setgroups([]); "
+    f"os.setresgid({NOBODY}, {NOBODY}, {NOBODY}); os.setresuid({NOBODY}, {NOBODY}, {NOBODY}); "
+    "os.execvp(sys.argv[1], sys.argv[1:])"
+)
+
+
+def _files(view: View, *, fresh_proc: bool, by_nobody: bool) -> Iterator[str]:
+    for path in _PROGRAMS:
+        if os.path.islink(path):
+            yield from ("--symlink", os.readlink(path), path)
+        elif os.path.exists(path):
+            yield from _shown(path, path)
+    yield from _pseudo("", fresh_proc=fresh_proc)
+    yield from ("--dir", "/run", "--dir", "/sys")
+    for path in (TEMPORARY, "/var/tmp"):  # noqa: S108
+        yield from (*_directories_above(path), "--bind", view.temporary, path)
+    programs = [*view.programs, *_python()]
+    if view.network and os.path.exists(_RESOLVER):
+        programs.append(_RESOLVER)
+    for path in _needed(programs):
+        if by_nobody and not _is_open(path):
+            continue
+        yield from _shown(path, path)
+    yield from ("--bind", view.tree, TREE)
+    if view.rooted:
+        yield from (*_directories_above(ROOT), "--bind", view.tree, ROOT)
+        yield from _pseudo(ROOT, fresh_proc=fresh_proc)
+        yield from ("--tmpfs", f"{ROOT}/sys", "--remount-ro", f"{ROOT}/sys")
+        yield from ("--tmpfs", ROOT + OURS, "--bind", view.temporary, ROOT + ROOTED_TEMPORARY)
+    for mount in view.mounts:
+        yield from _shown(mount.source, mount.target)
+    for directory in sorted({os.path.dirname(path) for path in view.links}):
+        yield from ("--perms", "0755", "--dir", directory)
+    for path, target in view.links.items():
+        yield from ("--symlink", target, path)
+    if view.rooted:
+        yield from ("--remount-ro", ROOT + OURS)
+
+
+def _pseudo(root: str, *, fresh_proc: bool) -> Iterator[str]:
+    """Yield the arguments for /dev and /proc below `root`."""
+    yield from ("--proc", f"{root}/proc") if fresh_proc else ("--ro-bind", "/proc", f"{root}/proc")
+    shared = f"{root}/dev/shm"  # noqa: S108 — the sandbox's own
+    yield from ("--dev", f"{root}/dev", "--perms", "1777", "--tmpfs", shared)
+    yield from ("--remount-ro", f"{root}/dev")
+
+
+def _shown(source: str, target: str) -> Iterator[str]:
+    """Yield the arguments that show `source` of this machine at `target`, read-only."""
+    yield from (*_directories_above(target), "--ro-bind", source, target)
+
+
+def _directories_above(target: str) -> Iterator[str]:
+    """Yield the arguments that make the directories above `target`, open to everybody:
+    bubblewrap's own would be root's alone.
+    """
+    for above in reversed(Path(target).parents):
+        if str(above) != "/" and not _is_below(str(above), (*_PROGRAMS, ROOT)):
+            yield from ("--perms", "0755", "--dir", str(above))
+
+
+# ---- what programs need
+
+
+def _python() -> list[str]:
+    """Return the paths that this Python needs to run, and nothing of what was added to it."""
+    return [os.path.realpath(sys.executable), sys.base_prefix, sys.base_exec_prefix]
+
+
+def _needed(paths: Iterable[str]) -> list[str]:
+    """Return the paths to show for the programs in `paths`, besides _PROGRAMS, parents first.
+
+    A directory of programs brings its prefix: PREFIX/bin/x reads PREFIX/lib/x. That is not done
+    where the prefix would be a home directory, or the place of everybody's temporary files.
+    """
+    wanted: set[str] = set()
+    for path in paths:
+        for found in (path, os.path.realpath(path)):
+            if not found.startswith("/") or not os.path.exists(found):
+                continue
+            name = os.path.normpath(found)
+            prefix = os.path.dirname(name)
+            is_prefixed = os.path.basename(name) in ("bin", "sbin", "libexec")
+            wanted.add(prefix if is_prefixed and not _is_private(prefix) else name)
+    shown: list[str] = []
+    for path in sorted(wanted):
+        if not _is_below(path, (*_PROGRAMS, *shown)):
+            shown.append(path)
+    return shown
+
+
+def _is_open(path: str) -> bool:
+    """Return True if everybody can reach `path`."""
+    return all(above.stat().st_mode & 0o001 for above in Path(path).parents)
+
+
+def _is_private(path: str) -> bool:
+    """Return True if `path` is, or contains, a directory of private files."""
+    homes = ("/home", "/root", str(Path.home()), os.environ.get("HOME", ""))
+    return any(_is_below(place, (path,)) for place in (*homes, *_PRIVATE, "/var") if place)
+
+
+def _is_below(path: str, places: Iterable[str]) -> bool:
+    return any(path == place or path.startswith(place.rstrip("/") + "/") for place in places)

@@ -1,0 +1,140 @@
+"""The tree as the root directory of commands: which mounts it needs, and their mount points.
+
+Tools that the tree lacks are at paths of our own, where they hide nothing and nothing hides
+them. Knows what is mounted where; must not mount anything. Nothing runs in the tree meanwhile.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import stat
+from dataclasses import dataclass, field
+
+from stream.errors import CommandsError
+from stream.sources.customisation.sandbox.isolation import OURS, ROOT, Mount
+
+PSEUDO = ("/dev", "/proc", "/sys")
+# The paths of the dynamic loader and its default directories. Programs that are not from Nix
+# look for them only there.
+_LIBRARIES = ("/lib64", "/usr/lib64", "/lib/*-linux-*", "/usr/lib/*-linux-*", "/lib/ld-*")
+_LINKS = f"{OURS}/links"
+
+
+@dataclass(slots=True, kw_only=True)
+class Root:
+    """A tree prepared as a root directory. `mounts` and `links` (target by path) are in ROOT,
+    `path` is the commands' PATH, `made` the device and inode of each mount point that the tree
+    lacked.
+    """
+
+    path: str
+    mounts: list[Mount] = field(default_factory=list)
+    links: dict[str, str] = field(default_factory=dict)
+    made: set[tuple[int, int]] = field(default_factory=set)
+
+
+def prepare_root(  # noqa: PLR0913 — what a root directory consists of
+    tree: str,
+    *,
+    which: str,
+    path: str,
+    store_dir: str,
+    store: str,
+    owner: tuple[int, int] | None,
+) -> Root:
+    """Make the mount points in `tree` that it lacks, owned by `owner`. The directory `store` of
+    this machine will be at `store_dir`; `path` is this machine's PATH. Raises CommandsError,
+    for the commands `which`, if a file of another type is in the way.
+    """
+    preparation = _Preparation(tree, which, owner, Root(path=path))
+    for directory in (*PSEUDO, OURS):
+        preparation.make_mount_point(directory)
+    if os.path.isdir(store):
+        preparation.mount(store, store_dir)
+    preparation.add_tools(store_dir)
+    preparation.add_libraries()
+    return preparation.root
+
+
+class _Preparation:
+    def __init__(self, tree: str, which: str, owner: tuple[int, int] | None, root: Root) -> None:
+        self.root = root
+        self._tree = tree
+        self._which = which
+        self._owner = owner
+
+    def mount(self, source: str, target: str) -> None:
+        """Mount `source` read-only at `target` in the tree, where a mount point is made."""
+        self.make_mount_point(target, is_file=not os.path.isdir(source))
+        self._show(source, target)
+
+    def _show(self, source: str, target: str) -> None:
+        self.root.mounts.append(Mount(source=os.path.realpath(source), target=ROOT + target))
+
+    def make_mount_point(self, target: str, *, is_file: bool = False) -> None:
+        path = self._tree
+        parts = [part for part in target.split("/") if part]
+        for depth, part in enumerate(parts, 1):
+            path += "/" + part
+            want_file = is_file and depth == len(parts)
+            try:
+                mode = os.lstat(path).st_mode
+            except FileNotFoundError:
+                self._make(path, is_file=want_file)
+                continue
+            if not (stat.S_ISREG(mode) if want_file else stat.S_ISDIR(mode)):
+                raise CommandsError(
+                    self._which,
+                    f"/{'/'.join(parts[:depth])} must be a directory: {target} is mounted there",
+                )
+
+    def _make(self, path: str, *, is_file: bool) -> None:
+        if is_file:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+        else:
+            os.mkdir(path, 0o755)
+        os.chmod(path, 0o644 if is_file else 0o755)
+        if self._owner is not None:
+            os.chown(path, *self._owner)
+        found = os.stat(path)
+        self.root.made.add((found.st_dev, found.st_ino))
+
+    def add_tools(self, store_dir: str) -> None:
+        """Add the directories of PATH that are not in the store. They come last in the
+        commands' PATH.
+        """
+        places: dict[str, str] = {}
+        for directory in self.root.path.split(":"):
+            real = os.path.realpath(directory)
+            if (
+                directory.startswith("/")
+                and os.path.isdir(real)
+                and not f"{real}/".startswith(f"{store_dir}/")
+            ):
+                places.setdefault(real, f"{OURS}/{len(places)}")
+        for real, place in places.items():
+            self._show(real, place)
+            for entry in os.scandir(real):
+                # Absolute links would lead out of the mounted directory.
+                if entry.is_symlink() and os.readlink(entry.path).startswith("/"):
+                    there, _, name = os.path.realpath(entry.path).rpartition("/")
+                    if there in places:
+                        self.root.links.setdefault(
+                            f"{ROOT}{_LINKS}/{entry.name}", f"{places[there]}/{name}"
+                        )
+        self.root.path = ":".join([self.root.path, _LINKS, *places.values()])
+
+    def add_libraries(self) -> None:
+        """Add the paths where the dynamic loader looks, if the tree has nothing there."""
+        found = [path for pattern in _LIBRARIES for path in sorted(glob.glob(pattern))]
+        hidden = [mount.target for mount in self.root.mounts]
+        for path in found:
+            if not os.path.lexists(self._tree + path) and not any(
+                f"{ROOT}{path}".startswith(f"{above}/") for above in hidden
+            ):
+                try:
+                    self.mount(path, path)
+                except CommandsError:  # under a link: the tree has its own
+                    continue
+                hidden.append(ROOT + path)

@@ -1,0 +1,177 @@
+"""What a recipe's commands can reach, line by line as ADR 8 has it."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from consumers.requirements import require, unmet
+
+from sources.customisation.sandbox.nobody import call_as_nobody
+from stream.model import Recipe
+from stream.nix.store_root import Disk
+from stream.sources.customisation.sandbox import isolation
+from stream.sources.customisation.sandbox.commands import run_commands
+from stream.sources.customisation.tree import Tree
+
+REPOSITORY = Path(__file__).parents[4]
+ADR = REPOSITORY / "docs/adr/0008-commands-in-namespaces.md"
+MODES = ("extraCommands", "fakeRootCommands", "enableFakechroot")
+WORD = "31459.5"  # an argument of a process of this machine
+PYTHON = os.path.realpath(sys.executable)
+
+# For each line of the table, commands that succeed if it is true. $A is /proc/1/root, the
+# sandbox's own root directory, which shows what is outside of the tree if that is the root.
+PROBES = {
+    "the tree": "echo x > made && rm made",
+    "`/tmp`, `/var/tmp`, `/dev/shm`": (
+        "touch $TMPDIR/x /dev/shm/x && [[ -z $(find $TMPDIR/ -name 'stray*') ]]"
+    ),
+    "`/usr`, `/etc`, `/opt`, directories of `PATH`": (
+        "[[ -r $(type -P bash) ]]"
+        " && ! touch $A/usr/x $A/etc/x $A/opt/x $(dirname $(type -P bash))/x"
+    ),
+    "the store": "grep -q stored STORE/file && ! touch STORE/x && ! rm -f STORE/file",
+    "home directories, `/var`, `/mnt`, `/run`": (
+        "! ls HOME/* && ! ls $A/mnt && ! ls $A/var/lib && [[ -z $(ls -A $A/run) ]]"
+    ),
+    "`/sys`, with control groups": "[[ -z $(ls -A /sys) && -z $(ls -A $A/sys) ]]",
+    "settings of the kernel in `/proc/sys`": (
+        "[[ -n $(</proc/sys/kernel/osrelease) ]]"
+        " && ! echo > /proc/sys/kernel/panic && ! echo > $A/proc/sys/kernel/panic"
+    ),
+    "devices other than `null`, `zero`, `full`, `random`, `urandom`, `tty`": (
+        "echo > /dev/null && for name in $(ls /dev $A/dev | sort -u); do case $name in"
+        " null|zero|full|random|urandom|tty|core|fd|ptmx|pts|shm|std*|/dev*|*:) ;; *) false ;; esac;"
+        " done"
+    ),
+    "processes of this machine": (
+        "! grep -slz 'WORD' /proc/[0-9]*/cmdline && [[ $(ls -d /proc/[0-9]* | wc -l) -lt 20 ]]"
+    ),
+    "the network, and abstract sockets": (
+        "! (exec 9<>/dev/tcp/127.0.0.1/PORT) && ! PYTHON -ISc 'import socket;"
+        ' socket.socket(socket.AF_UNIX).connect("\\0ABSTRACT")\''
+    ),
+    "the file that is our standard error": "[[ $(readlink /proc/$$/fd/2) == pipe:* ]]",
+    "other descriptors of ours": "! ls -l /proc/[0-9]*/fd | grep /secret",
+    "capabilities, and those of set-user-ID programs": (
+        "grep -q '^CapEff:.0000000000000000$' /proc/self/status"
+        " && grep -q '^CapBnd:.0000000000000000$' /proc/self/status"
+        " && grep -q '^NoNewPrivs:.1$' /proc/self/status"
+    ),
+}  # fmt: skip
+
+
+def table() -> list[str]:
+    """Return the first column of the table."""
+    text = ADR.read_text("utf-8").partition("| what | reached |")[2].partition("\n## ")[0]
+    return re.findall(r"^\| (?!-)(.+?) \|", text, re.MULTILINE)
+
+
+def test_every_line_is_tried() -> None:
+    """A line without a probe would be a claim."""
+    assert table() == [*PROBES]
+
+
+@contextmanager
+def left_open(name: str) -> Iterator[None]:
+    """Have a file open as a shell leaves it to the programs that it starts."""
+    with tempfile.NamedTemporaryFile(prefix=name) as file:
+        os.set_inheritable(file.fileno(), True)  # noqa: FBT003 — its only parameter
+        yield
+
+
+def reached(values: dict[str, str]) -> list[bool]:
+    """Run all probes in one run of commands; return which of them succeeded."""
+    mode = values["MODE"]
+    probes = "\n".join(
+        f"if ( {probe} ) > /dev/null 2>&1; then echo 1; else echo 0; fi >> results"
+        for probe in PROBES.values()
+    )
+    for name, value in values.items():
+        probes = probes.replace(name, value)
+    # Root's first process there belongs to root.
+    script = f"A=/proc/1/root; ls $A > /dev/null 2>&1 || A=\n{probes}\n"
+    recipe = (
+        Recipe(extra_commands=script)
+        if mode == "extraCommands"
+        else Recipe(fake_root_commands=script, fakechroot=mode == "enableFakechroot")
+    )
+    disk = Disk(os.fsencode(values["STORE"]))
+    with (
+        left_open("secret"),
+        run_commands(Tree(), recipe, disk=disk, mtime=1, warn=print) as tree,
+    ):
+        node = tree.find(b"results")
+        assert node is not None
+        return [line == "1" for line in Path(os.fsdecode(node.source)).read_text().split()]
+
+
+@pytest.fixture(scope="module")
+def surroundings() -> Iterator[dict[str, str]]:
+    """What is on the machine, and must not be reached."""
+    require([isolation.BUBBLEWRAP, "fakeroot"])
+    command = ["unshare", "--user", "--map-root-user", "--mount", "true"]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        unmet("no user namespaces")
+    place = Path(tempfile.mkdtemp(prefix="stray-", dir="/" if os.geteuid() == 0 else None))
+    place.chmod(0o755)
+    (place / "store").mkdir()
+    (place / "store" / "file").write_text("stored")
+    (place / "home").mkdir()
+    (place / "home" / "file").write_text("private")
+    abstract = f"stream-image-test-{os.getpid()}"
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.socket(socket.AF_UNIX) as named,
+        subprocess.Popen(["sleep", WORD]) as process,
+    ):
+        named.bind(f"\0{abstract}")
+        named.listen()
+        try:
+            yield {
+                "STORE": str(place / "store"),
+                "HOME": str(place / "home"),
+                "WORD": WORD.replace(".", "[.]"),
+                "PORT": str(listener.getsockname()[1]),
+                "ABSTRACT": abstract,
+                "PYTHON": PYTHON,
+            }
+        finally:
+            process.kill()
+            shutil.rmtree(place)
+
+
+@pytest.fixture(scope="module", params=MODES)
+def results(request: pytest.FixtureRequest, surroundings: dict[str, str]) -> dict[str, bool]:
+    """The probes that succeeded, by line."""
+    return dict(zip(PROBES, reached({**surroundings, "MODE": request.param}), strict=True))
+
+
+@pytest.mark.parametrize("line", PROBES)
+def test_reach(results: dict[str, bool], line: str) -> None:
+    """Without it a recipe from somebody else could change more than its image."""
+    assert results[line]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+def test_reach_of_an_ordinary_user(surroundings: dict[str, str]) -> None:
+    """A user's own files would be reached, as the commands' user has the same number."""
+    place = Path(tempfile.mkdtemp(prefix="c"))
+    place.chmod(0o1777)
+    try:
+        arguments = [{**surroundings, "MODE": mode} for mode in MODES]
+        module = "sources.customisation.sandbox.test_reach"
+        for mode, found in zip(
+            MODES, call_as_nobody(module, "reached", arguments, place), strict=True
+        ):
+            assert dict(zip(PROBES, found, strict=True)) == dict.fromkeys(PROBES, True), mode
+    finally:
+        shutil.rmtree(place)
