@@ -51,7 +51,11 @@ class ReadableLayer(SourceFields):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedLayer(ReadableLayer):
-    """A layer whose members can be listed before its bytes pass."""
+    """A layer whose members can be listed before its bytes pass. It is not complete if commands
+    that make a part of it were not run, as nobody asked for its bytes.
+    """
+
+    complete: bool = True
 
     def members(self) -> Iterator[Member]:
         """Yield the members of its tar, in order. Raises SourceError."""

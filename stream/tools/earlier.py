@@ -134,8 +134,10 @@ class WithImage:
         """See Comparison."""
         return layer.hashed() in self._diff_ids
 
-    def has_customisation_layer(self, layer: ListedLayer) -> bool:
+    def has_customisation_layer(self, layer: ListedLayer) -> bool | None:
         """See Comparison."""
+        if not layer.complete:
+            return None
         return (layer.diff_id or layer.hashed()) in self._diff_ids
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stream.config import conf_document, load_conf
@@ -86,12 +86,14 @@ def explain(
     earlier: dict[str, Any] | EarlierImage | None = None,
     *,
     document: dict[str, Any] | None = None,
+    run_commands: bool = False,
     warn: Callable[[str], None] = ignore,
 ) -> Explanation:
     """Return the layers of the image of `conf`, or of the conf at that path. With `earlier`,
     an earlier image or its conf as a JSON object, also which of them that image has. Against
     an image, every layer is read and hashed. `document` is `conf` as it was written, if it
-    was. `warn` is called with a line for a person. Raises StreamImageError.
+    was. A recipe's commands are run only with `run_commands`: without, the size of the layer
+    that they make is unknown. `warn` is called with a line for a person. Raises StreamImageError.
     """
     ArgumentError.require("conf", conf, ImageConf, str, os.PathLike)
     ArgumentError.require("earlier", earlier, dict, EarlierImage, type(None))
@@ -99,6 +101,8 @@ def explain(
         conf = load_conf(conf, need_tag=False, warn=warn)
     if document is None:
         document = conf_document(conf)
+    if not run_commands:
+        conf = replace(conf, commands="skipped")
     against: str | None = None
     compare: Comparison = WithNothing()
     with opened(conf, warn) as sources:
@@ -151,6 +155,6 @@ def _customisation_layer(sources: ImageSources, compare: Comparison) -> Iterator
         yield ExplainedLayer(
             kind="customisation",
             name=layer.label,
-            size=layer.size,
+            size=layer.size if layer.complete else None,
             stays=compare.has_customisation_layer(layer),
         )

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stream.archives.container import Blob
@@ -96,16 +96,18 @@ def inspect(
     warn: Callable[[str], None] = ignore,
     *,
     repo_tag: str | None = None,
+    run_commands: bool = False,
 ) -> Inspection:
     """Inspect `target`: a conf, an archive, `FILE:name:tag` for one image in it, or either on
-    standard input (`-`). `repo_tag` replaces a conf's. `warn` is called with a line for a
-    person. Raises StreamImageError.
+    standard input (`-`). `repo_tag` replaces a conf's. A recipe's commands are run only with
+    `run_commands`: without, the layer is shown as it is before them. `warn` is called with a
+    line for a person. Raises StreamImageError.
     """
     if isinstance(target, ImageConf):
-        return _inspect_conf("conf", target, warn)
+        return _inspect_conf("conf", target, warn, run_commands=run_commands)
     found = read_target(target, repo_tag=repo_tag, warn=warn)
     if isinstance(found, ImageConf):
-        return _inspect_conf(conf_name(target), found, warn)
+        return _inspect_conf(conf_name(target), found, warn, run_commands=run_commands)
     if isinstance(found, Sequential):
         compression = found.compression
         with read_archive(SequentialTar(found).scan(summarise)) as archive:
@@ -185,8 +187,12 @@ def _store_paths(comment: str) -> set[bytes]:
 # ---- confs
 
 
-def _inspect_conf(name: str, conf: ImageConf, warn: Callable[[str], None]) -> Inspection:
+def _inspect_conf(
+    name: str, conf: ImageConf, warn: Callable[[str], None], *, run_commands: bool
+) -> Inspection:
     """Inspect `conf`: read its base image and walk its store paths."""
+    if not run_commands:
+        conf = replace(conf, commands="skipped")
     with opened(conf, warn, summaries=True) as sources:
         base = sources.base
         below = (

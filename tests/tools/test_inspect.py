@@ -27,7 +27,8 @@ from support import COMMAND
 
 from stream.cli.tables import render
 from stream.cli.verbs import inspect as command
-from stream.errors import ArchiveError
+from stream.errors import ArchiveError, CommandsError
+from stream.tools.explain import explain
 from stream.tools.inspect import InspectedImage, InspectedLayer, Inspection, inspect
 
 HASHES = [character * 32 for character in "0123456789"]
@@ -592,3 +593,23 @@ def test_name_that_is_not_text(tmp_path: Path, verb: str) -> None:
     for name in (path, path + b":a:1"):
         done = subprocess.run([*COMMAND, verb, name], capture_output=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+def test_commands_are_not_run(tmp_path: Path) -> None:
+    """Somebody who looks at a recipe from elsewhere would run its commands."""
+    conf = tmp_path / "conf.json"
+    recipe = {"directories": {"/made": "0755"}, "extra_commands": "exit 3"}
+    conf.write_text(
+        json.dumps({"repo_tag": "x:1", "architecture": "amd64", "customisation_layer": recipe})
+    )
+    remedy = "run them with --run-commands"
+    warnings: list[str] = []
+    inspect(str(conf), warnings.append)
+    (layer,) = explain(str(conf), warn=warnings.append).layers
+    assert [warning.partition("; ")[2] for warning in warnings] == [remedy, remedy]
+    failures = "exit status 3|not on PATH|cannot make a sandbox"
+    with pytest.raises(CommandsError, match=failures):
+        inspect(str(conf), ignored, run_commands=True)
+    with pytest.raises(CommandsError, match=failures):
+        explain(str(conf), run_commands=True)
+    assert (layer.size, layer.name) == (None, "customisation layer, without its commands")

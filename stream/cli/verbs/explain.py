@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from stream.cli.options import add_run_argument
 from stream.cli.output import say_json, say_rendered
 from stream.cli.progress import Reporter, readable_size
 from stream.cli.tables import cut_lines, new_table, render, store_name, uncut_line
@@ -47,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OLD",
         help="an earlier image: its conf, whose files need no longer exist, or an archive",
     )
+    add_run_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
 
 
@@ -60,12 +63,16 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     document = load_object(args.target)
     if is_spec(document):
         spec = read_spec_document(document, name=name, warn=reporter.warning)
+        if not args.run_commands:
+            spec = replace(spec, conf=replace(spec.conf, commands="skipped"))
         planned = plan(spec, warn=reporter.warning)
         conf, document = planned.conf, planned.document
     else:
         conf = read_conf_document(document, name=name, need_tag=False, warn=reporter.warning)
     earlier = read_earlier(args.against, conf.architecture) if args.against else None
-    explanation = explain(conf, earlier, document=document, warn=reporter.warning)
+    explanation = explain(
+        conf, earlier, document=document, run_commands=args.run_commands, warn=reporter.warning
+    )
     if args.json:
         say_json(_document(explanation))
     else:

@@ -43,7 +43,13 @@ def opened_customisation_layer(
 
         with _opened_tree(conf, means, base, warn) as (tree, below):
             _warn_of_lost_links(tree, conf, below.entries, warn)
-            yield made_layer(tree, means, mtime=conf.mtime)
+            skipped = means.has_commands and conf.commands == "skipped"
+            if skipped:
+                warn(
+                    "the customisation layer is made by commands, and is shown without what they"
+                    " make; run them with --run-commands"
+                )
+            yield made_layer(tree, means, mtime=conf.mtime, complete=not skipped)
 
 
 @contextmanager

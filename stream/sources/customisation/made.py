@@ -129,8 +129,9 @@ def _refuse_whiteout(path: bytes, node: Node) -> None:
     raise RecipeError(f"/{printable(path)}{origin}", f"{wrong}; rename or remove it")
 
 
-def made_layer(tree: Tree, recipe: Recipe, *, mtime: int) -> MadeLayer:
-    """Return `tree`, which `recipe` has made, as a layer source.
+def made_layer(tree: Tree, recipe: Recipe, *, mtime: int, complete: bool = True) -> MadeLayer:
+    """Return `tree`, which `recipe` has made, as a layer source. It is not complete if the
+    recipe's commands were not run.
 
     Its fingerprint is 128 bits of xxh3 over everything in the layer except the content of
     files on disk, which the recipe represents. Raises RecipeError for a whiteout.
@@ -148,7 +149,8 @@ def made_layer(tree: Tree, recipe: Recipe, *, mtime: int) -> MadeLayer:
         fingerprint=digest.hexdigest(),
         size=tar_size(size),
         comment="customisation layer",
-        label="customisation layer",
+        label="customisation layer" if complete else "customisation layer, without its commands",
+        complete=complete,
         entry_count=count,
         tree=tree,
         mtime=mtime,

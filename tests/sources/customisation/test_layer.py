@@ -171,7 +171,7 @@ def test_export(making: Making, tmp_path: Path) -> None:
 def test_inspect_reads_no_content(making: Making, tmp_path: Path) -> None:
     """Without it the plan of a large image would take as long as the image."""
     (tmp_path / "motd").unlink()
-    (image,) = inspection._inspect_conf("conf", CONF, print).images
+    (image,) = inspection.inspect(CONF, print).images
     (layer,) = image.layers
     assert (layer.entries, layer.history) == (len(NAMES), "customisation layer")
     assert layer.size == layer.stored_size > 21_000
@@ -181,7 +181,7 @@ def test_inspect_reads_no_content(making: Making, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("making")
 def test_inspect_matches_the_layer() -> None:
     """Without it a plan would be that of another image."""
-    (image,) = inspection._inspect_conf("conf", CONF, print).images
+    (image,) = inspection.inspect(CONF, print).images
     archive = _written()
     (item,) = json.loads(_member(archive, "manifest.json"))
     assert [layer.name for layer in image.layers] == item["Layers"]
