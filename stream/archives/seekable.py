@@ -133,7 +133,8 @@ def read_seek_table(fd: int) -> Frames | None:
         return None
     entries = memoryview(table)[_HEADER.size :].cast("I")
     stored, content = entries[:: width // 4], entries[1 :: width // 4]
-    if max(content, default=0) > MAX_FRAME or sum(stored) != start:
+    # A frame without content, by the table, would never be read.
+    if not all(content) or max(content, default=0) > MAX_FRAME or sum(stored) != start:
         return None
     if any(packed > MAX_FRAME + (MAX_FRAME >> 4) for packed in stored):
         return None
