@@ -13,13 +13,13 @@ MAX_ENTRIES = 1 << 22
 
 MAX_DOCUMENT = 8 << 20  # bytes of a JSON document in an archive
 MAX_DOCUMENTS = 64 << 20  # bytes of all that are kept while a compressed tar is scanned
-MAX_PARSED = 128 << 20  # bytes of JSON in an archive; a document counts each time it is read
+MAX_PARSED = 1 << 22  # values in the JSON of an archive; a document counts each time it is read
 MAX_VALUES = 1 << 20  # in a JSON document, or in all configs of an archive
 MAX_MEMBERS = 100_000  # of an archive
 MAX_MEMBER_NAMES = 16 << 20  # bytes of the names and links' targets of all members
 MAX_IMAGES = 1000  # in an archive
 MAX_LAYERS = 10_000  # of an image in an archive
-MAX_LISTED_LAYERS = 1 << 18  # of all images in an archive, each as often as it is listed
+MAX_LISTED_LAYERS = 1 << 17  # of all images in an archive, each as often as it is listed
 MAX_INDEXES = 4  # OCI indexes, one in another
 DOCKER_MAX_LAYERS = 125  # dockerd's own limit for one image
 OVERLAY_MAX_LAYERS = 128  # that of overlay file systems, which podman and buildah meet

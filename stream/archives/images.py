@@ -209,7 +209,7 @@ class _Reader:
         self._descriptors = 0  # met in indexes
         self._configs: dict[bytes, tuple[bytes, dict[str, Any], list[Digest]]] = {}
         self._config_values = 0  # in all of them
-        self._parsed = 0  # bytes of all documents, each as often as it is read
+        self._parsed = 0  # values of all documents, each as often as it is read
         self._layers = 0  # listed by all images
         self.places = OCI_PLACES
 
@@ -229,9 +229,9 @@ class _Reader:
         return self._container.document(blob)
 
     def _json(self, name: str, data: bytes) -> Any:
-        self._parsed += len(data)
+        self._parsed += count_values(data)
         if self._parsed > MAX_PARSED:
-            raise self._error(name, f"more than {MAX_PARSED} bytes of JSON in all documents")
+            raise self._error(name, "all documents together have too many values")
         try:
             return parse_json(data)
         except ValueError as error:

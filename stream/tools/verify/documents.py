@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from stream.archives.images import DIR_PLACES, OCI_PLACES
-from stream.archives.parsing import parse_json
+from stream.archives.parsing import count_values, parse_json
 from stream.archives.programs import LayeredPrograms
 from stream.limits import (
     DOCKER_MAX_LAYERS,
@@ -120,7 +120,7 @@ class Documents:
         self._sides: list[list[_Note]] = []
         self._indexes: set[str] = set()  # already checked
         self._descriptors = 0  # in all indexes so far
-        self._parsed = 0  # bytes
+        self._parsed = 0  # values in all documents so far
         self._places = OCI_PLACES
         self._seen_image = False  # in the index, whole or not
         self._listed = 0  # layers of all images so far
@@ -237,10 +237,10 @@ class Documents:
         """
         if stored is None:
             return None
-        self._parsed += len(stored.document or b"")
+        self._parsed += count_values(stored.document or b"")
         if stored.document is None or self._parsed > MAX_PARSED:
             one = f"not JSON, or too large ({stored.size} bytes)"
-            all_of_them = f"not checked: more than {MAX_PARSED} bytes of JSON in all documents"
+            all_of_them = "not checked: all documents together have too many values"
             self._note("document-invalid", stored.name, all_of_them if stored.document else one)
             return None
         try:
@@ -419,11 +419,12 @@ class Documents:
             self._note("no-image", name, "lists no images")
         for descriptor in self._objects(name, self._some(name, descriptors, MAX_IMAGES)):
             self._descriptors += 1
-            if self._descriptors > MAX_IMAGES:
+            if self._descriptors > MAX_IMAGES or self._listed >= MAX_LISTED_LAYERS:
                 self._note(
                     "document-invalid",
                     name,
-                    f"more than {MAX_IMAGES} images in all; the rest is not checked",
+                    f"more than {MAX_IMAGES} images, or {MAX_LISTED_LAYERS} layers, in all;"
+                    " the rest is not checked",
                 )
                 return
             if depth and self._is_left_out(descriptor):
