@@ -109,6 +109,12 @@ class RootedNix:
             ["nix-store", "--store", store or str(self.root), *words], self.environment, told
         )
 
+    def build(self, expression: str, words: Sequence[str]) -> Path:
+        """Build an expression with further arguments; return where the output's file is."""
+        argv = ["nix-build", "--quiet", "--no-out-link", "--store", str(self.root), *words]
+        path = _run([*argv, "--expr", expression], self.environment).strip()
+        return Path(f"{self.root}{path}")
+
     def add(self, path: Path, *references: str) -> str:
         """Copy a file or directory into the store with its references, for which `nix-store --add` does not scan."""
         added = self.run("--add", str(path)).strip()

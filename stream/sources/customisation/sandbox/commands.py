@@ -31,7 +31,7 @@ from stream.sources.customisation.sandbox.listing import (
 )
 from stream.sources.customisation.sandbox.root import PSEUDO, Root, prepare_root
 from stream.sources.customisation.sandbox.running import REPORT, Ended, run
-from stream.sources.customisation.sandbox.scratch import Scratch, opened_scratch, write
+from stream.sources.customisation.sandbox.scratch import SPECIAL, Scratch, opened_scratch, write
 from stream.sources.customisation.tree import Node, Tree
 from stream.text import one_line, printable
 from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE
@@ -96,9 +96,16 @@ def _owner(recipe: Recipe) -> tuple[int, int] | None:
 
 def _hidden(tree: Tree, place: Scratch) -> Iterator[tuple[Inode, Node]]:
     for path, node in tree.entries():
-        if node.uid or node.gid or node.xattrs or node.typeflag in (CHARACTER_DEVICE, BLOCK_DEVICE):
+        if _is_hidden(node):
             found = os.lstat(place.tree + b"/" + path)
-            yield (found.st_dev, found.st_ino), node
+            missing = node.mode & SPECIAL & ~found.st_mode
+            yield (found.st_dev, found.st_ino), replace(node, mode=missing)
+
+
+def _is_hidden(node: Node) -> bool:
+    """Return True if the disk may lack attributes of `node`."""
+    is_device = node.typeflag in (CHARACTER_DEVICE, BLOCK_DEVICE)
+    return bool(node.uid or node.gid or node.xattrs or node.mode & SPECIAL or is_device)
 
 
 def _imposed(tree: Tree) -> list[list[Any]]:
@@ -109,7 +116,7 @@ def _imposed(tree: Tree) -> list[list[Any]]:
             {session.text(key): session.text(value) for key, value in (node.xattrs or {}).items()},
         ]
         for path, node in tree.entries()
-        if node.uid or node.gid or node.xattrs or node.typeflag in (CHARACTER_DEVICE, BLOCK_DEVICE)
+        if _is_hidden(node)
         # The mode on disk was changed so that we can read the file.
         or unreadable_mode(node)
     ]  # fmt: skip

@@ -35,6 +35,7 @@ _PROGRAMS = (
     "/sbin", "/usr",
 )  # fmt: skip
 _PRIVATE = ("/dev", "/proc", "/run", "/sys", "/tmp", "/var/tmp")  # noqa: S108
+_KERNEL_SETTINGS = ("bus", "fs", "irq", "sys", "sysrq-trigger")  # in /proc; all are root's
 _RESOLVER = "/etc/resolv.conf"
 # Of capabilities(7): CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_SETGID, CAP_SETUID; CAP_SYS_ADMIN.
 _TO_BECOME_NOBODY, _TO_MOUNT = (0, 1, 6, 7), (21,)
@@ -76,9 +77,11 @@ def owner() -> tuple[int, int] | None:
     """
     if not _is_host_root():
         return None
-    if not (_has(_TO_BECOME_NOBODY) and _is_mapped("uid") and _is_mapped("gid")):
+    if _has(_TO_BECOME_NOBODY) and _is_mapped("uid") and _is_mapped("gid"):
+        return NOBODY, NOBODY
+    if _is_mapped("uid"):
         raise NoSandboxError("root may not become nobody")
-    return NOBODY, NOBODY
+    return None  # in a user namespace that has only root, such as a sandbox of Nix's
 
 
 def _is_host_root() -> bool:
@@ -172,6 +175,9 @@ def _files(view: View, *, fresh_proc: bool, by_nobody: bool) -> Iterator[str]:
 def _pseudo(root: str, *, fresh_proc: bool) -> Iterator[str]:
     """Yield the arguments for /dev and /proc below `root`."""
     yield from ("--proc", f"{root}/proc") if fresh_proc else ("--ro-bind", "/proc", f"{root}/proc")
+    for name in _KERNEL_SETTINGS:
+        if os.path.exists(f"/proc/{name}"):
+            yield from ("--ro-bind", f"/proc/{name}", f"{root}/proc/{name}")
     shared = f"{root}/dev/shm"  # noqa: S108 — the sandbox's own
     yield from ("--dev", f"{root}/dev", "--perms", "1777", "--tmpfs", shared)
     yield from ("--remount-ro", f"{root}/dev")

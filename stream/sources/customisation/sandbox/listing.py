@@ -194,4 +194,5 @@ def _unhide(node: Node, before: Node) -> None:
     if before.typeflag in (CHARACTER_DEVICE, BLOCK_DEVICE) and node.typeflag == FILE:
         node.typeflag, node.device = before.typeflag, before.device
     node.uid, node.gid = before.uid, before.gid
+    node.mode |= before.mode
     node.xattrs = {**(before.xattrs or {}), **(node.xattrs or {})} or None

@@ -127,7 +127,9 @@ class _Preparation:
 
     def add_libraries(self) -> None:
         """Add the paths where the dynamic loader looks, if the tree has nothing there."""
-        found = [path for pattern in _LIBRARIES for path in sorted(glob.glob(pattern))]
+        found = filter(
+            os.path.exists, (path for pattern in _LIBRARIES for path in sorted(glob.glob(pattern)))
+        )
         hidden = [mount.target for mount in self.root.mounts]
         for path in found:
             if not os.path.lexists(self._tree + path) and not any(

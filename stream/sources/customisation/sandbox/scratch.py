@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 import subprocess
 import sys
 import tempfile
@@ -120,9 +121,13 @@ def _make_directory(path: bytes, owner: tuple[int, int] | None) -> None:
         os.chown(path, *owner)
 
 
+SPECIAL = stat.S_ISUID | stat.S_ISGID
+
+
 def write(tree: Tree, place: Scratch, mtime: int) -> None:
     """Make `tree` on disk, every file modified at `mtime` (seconds). Its owners and extended
-    attributes are left out; a device becomes an empty file. Raises SourceError.
+    attributes are left out, as are set-ID bits where the system forbids them; a device becomes an empty
+    file. Raises SourceError.
     """
     directories = []
     for name, node in tree.entries():
@@ -141,12 +146,22 @@ def write(tree: Tree, place: Scratch, mtime: int) -> None:
             if place.owner is not None:
                 os.chown(path, *place.owner, follow_symlinks=False)
             if node.typeflag != LINK:
-                os.chmod(path, node.mode)
+                _chmod(path, node.mode)
             os.utime(path, (mtime, mtime), follow_symlinks=False)
     for path, mode in reversed(directories):
         with _translate_errors(path):
             os.utime(path, (mtime, mtime))
-            os.chmod(path, mode)
+            _chmod(path, mode)
+
+
+def _chmod(path: bytes, mode: int) -> None:
+    try:
+        os.chmod(path, mode)
+    except PermissionError:
+        # Nix's sandbox allows no set-ID files.
+        if not mode & SPECIAL:
+            raise
+        os.chmod(path, mode & ~SPECIAL)
 
 
 def _write_file(path: bytes, node: Node) -> None:

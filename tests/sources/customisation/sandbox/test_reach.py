@@ -1,5 +1,6 @@
 """What a recipe's commands can reach, line by line as ADR 8 has it."""
 
+import json
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from consumers.requirements import require, unmet
 
-from sources.customisation.sandbox.nobody import call_as_nobody
+from sources.customisation.sandbox.nobody import SITES, TESTS, call_as_nobody
 from stream.model import Recipe
 from stream.nix.store_root import Disk
 from stream.sources.customisation.sandbox import isolation
@@ -172,6 +173,29 @@ def test_reach_of_an_ordinary_user(surroundings: dict[str, str]) -> None:
         for mode, found in zip(
             MODES, call_as_nobody(module, "reached", arguments, place), strict=True
         ):
+            assert dict(zip(PROBES, found, strict=True)) == dict.fromkeys(PROBES, True), mode
+    finally:
+        shutil.rmtree(place)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to have nothing but root's number")
+def test_reach_of_root_alone(surroundings: dict[str, str]) -> None:
+    """In a user namespace that has only root, such as Nix's sandbox for root, the commands' user
+    is root: the kernel's settings would be theirs.
+    """
+    place = Path(tempfile.mkdtemp(prefix="c"))
+    try:
+        code = (
+            f"import json, sys; sys.path[:0] = {[*SITES, str(TESTS)]!r};"
+            " from sources.customisation.sandbox.test_reach import reached;"
+            " print(json.dumps([reached(each) for each in json.load(sys.stdin)]))"
+        )
+        done = subprocess.run(
+            ["unshare", "--user", "--map-root-user", sys.executable, "-c", code],
+            input=json.dumps([{**surroundings, "MODE": mode} for mode in MODES]).encode(),
+            env={**os.environ, "TMPDIR": str(place)}, check=True, capture_output=True,
+        )  # fmt: skip
+        for mode, found in zip(MODES, json.loads(done.stdout), strict=True):
             assert dict(zip(PROBES, found, strict=True)) == dict.fromkeys(PROBES, True), mode
     finally:
         shutil.rmtree(place)
