@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,10 +25,9 @@ from stream.sources.customisation.sandbox.listing import (
     FORMATS,
     Inode,
     Listing,
-    Metadata,
-    parse_metadata,
     unreadable_mode,
 )
+from stream.sources.customisation.sandbox.report import Metadata, Report, parse_report
 from stream.sources.customisation.sandbox.root import PSEUDO, Root, prepare_root
 from stream.sources.customisation.sandbox.running import REPORT, Ended, run
 from stream.sources.customisation.sandbox.scratch import SPECIAL, Scratch, opened_scratch, write
@@ -42,6 +41,7 @@ MAX_COMMAND = 80  # characters of a command in a message
 MAX_FILES = 16384  # fakeroot closes every descriptor up to the limit, which may be a billion
 # The sign that the sandbox exists; then the limits, before fakeroot starts.
 _LIMITED = f'printf " " >&{REPORT}; umask 022; ulimit -n {MAX_FILES} 2>/dev/null; exec "$@"'
+_FORGED = "changed the report of the command runner"
 _HOW_TO_GET = {
     isolation.BUBBLEWRAP: "install bubblewrap, or accept that the commands can change what you can,"
     " with --unsandboxed"
@@ -197,7 +197,7 @@ class _Runs:
 
     def _report(
         self, which: str, request: dict[str, Any], path: str, root: Root | None, *, fake: bool
-    ) -> dict[str, Any]:
+    ) -> Report:
         """Carry out `request`, and return the report of `session`. Raises CommandsError."""
         ended = None
         for command in self._commands(path, root, fake=fake):
@@ -251,22 +251,24 @@ class _Runs:
         for fresh_proc in (True, False):
             yield isolation.sandboxed(view, program, fresh_proc=fresh_proc)
 
-    def _read(self, which: str, commands: str, ended: Ended) -> dict[str, Any]:
+    def _read(self, which: str, commands: str, ended: Ended) -> Report:
         if not ended.report:
             reason = f" ({ended.last_words})" if ended.last_words else ""
             raise CommandsError(which, _UNSANDBOXED.format(reason=reason))
-        try:
-            report: dict[str, Any] = json.loads(ended.report)
-        except ValueError:
+        if not ended.orderly:
             reason = f": {ended.last_words}" if ended.last_words else ""
-            raise CommandsError(which, f"the command runner {ended.description}{reason}") from None
-        if "refused" in report:
-            raise CommandsError(which, str(report["refused"]))
-        if leftovers := report["leftovers"]:
+            raise CommandsError(which, f"the command runner {ended.description}{reason}")
+        try:
+            report = parse_report(ended.report)
+        except ValueError:
+            raise CommandsError(which, _FORGED) from None
+        if report.refused:
+            raise CommandsError(which, one_line(report.refused))
+        if leftovers := report.leftovers:
             names = ", ".join(leftovers[:MAX_NAMES]) + (", …" if leftovers[MAX_NAMES:] else "")
             self._warn(which, f"killed processes that were left running: {names}")
-        if status := report["status"]:
-            raise CommandsError(which, _describe_failure(commands, status, report["line"]), status)
+        if status := report.status:
+            raise CommandsError(which, _describe_failure(commands, status, report.line), status)
         return report
 
     def _warn(self, which: str, message: str) -> None:
@@ -277,11 +279,9 @@ class _Runs:
             self._warn(which, f"/{printable(path)}: left out; layers cannot hold sockets")
         self._sockets.add(path)
 
-    def _metadata(self, which: str, report: dict[str, Any]) -> dict[bytes, Metadata]:
-        try:
-            found = parse_metadata(report["entries"])
-        except (KeyError, TypeError, ValueError):
-            raise CommandsError(which, "changed the report of the command runner") from None
+    def _metadata(self, which: str, report: Report) -> Mapping[bytes, Metadata]:
+        if (found := report.metadata) is None:
+            raise CommandsError(which, _FORGED)
         ours = os.geteuid(), os.getegid()
         if self.sandboxed or ours == (0, 0):
             return found
@@ -297,7 +297,7 @@ class _Runs:
                 f" attributes, fakeroot does not distinguish {ours[0]}:{ours[1]} from root"
                 + (f" (and {len(adopted) - 1} more)" if adopted[1:] else ""),
             )
-        return found | {path: replace(found[path], uid=0, gid=0) for path in adopted}
+        return {**found, **{path: replace(found[path], uid=0, gid=0) for path in adopted}}
 
 
 def _program() -> str:
@@ -311,15 +311,15 @@ def _omitted(root: Root | None, disk: Disk) -> Collection[bytes]:
     return {path.strip("/").encode() for path in (*PSEUDO, disk.store_dir.decode())}
 
 
-def _describe_failure(commands: str, status: int, line: str) -> str:
+def _describe_failure(commands: str, status: int, line: int) -> str:
     if status < 0:
         number = -status
         name = signal.Signals(number).name if number in set(signal.Signals) else str(number)
         return f"killed by signal {name}"
     lines = commands.split("\n")
-    if not line.isdecimal() or not 0 < int(line) <= len(lines):
+    if not 0 < line <= len(lines):
         return f"failed with exit status {status}"
-    command = lines[int(line) - 1].strip()
+    command = lines[line - 1].strip()
     if len(command) > MAX_COMMAND:
         command = command[:MAX_COMMAND] + "…"
     return f"failed at line {line} with exit status {status}: {command}"

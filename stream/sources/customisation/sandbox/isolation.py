@@ -37,9 +37,8 @@ _PROGRAMS = (
 _PRIVATE = ("/dev", "/proc", "/run", "/sys", "/tmp", "/var/tmp")  # noqa: S108
 _KERNEL_SETTINGS = ("bus", "fs", "irq", "sys", "sysrq-trigger")  # in /proc; all are root's
 _RESOLVER = "/etc/resolv.conf"
-# Of capabilities(7): CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_SETGID, CAP_SETUID; CAP_NET_ADMIN,
-# CAP_SYS_ADMIN.
-_TO_BECOME_NOBODY, _TO_MAKE_NAMESPACES = (0, 1, 6, 7), (12, 21)
+# Of capabilities(7): CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_SETGID, CAP_SETUID; CAP_SYS_ADMIN.
+_TO_BECOME_NOBODY, _TO_MOUNT = (0, 1, 6, 7), (21,)
 _CAPABILITIES = ("CAP_SETPCAP", "CAP_SYS_CHROOT")
 
 
@@ -114,23 +113,25 @@ def sandboxed(view: View, program: Sequence[str], *, fresh_proc: bool = True) ->
     user = ["--unshare-user", "--uid", "0", "--gid", "0"]
     if view.rooted:
         user += [word for name in _CAPABILITIES for word in ("--cap-add", name)]
-    apart = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", "localhost"]
+    apart = ["--unshare-pid", "--as-pid-1", "--unshare-ipc", "--unshare-uts"]
+    apart += ["--hostname", "localhost"]
     if not view.network:
         apart.append("--unshare-net")
     as_owner = owner() is None
-    mounted_by_root = not as_owner and _has(_TO_MAKE_NAMESPACES)
+    mounted_by_root = not as_owner and _has(_TO_MOUNT)
     files = _files(view, fresh_proc=fresh_proc, by_nobody=not as_owner and not mounted_by_root)
     apart += ["--die-with-parent", "--new-session", *files]
     apart += ["--chdir", "/", "--remount-ro", "/", "--"]
-    if as_owner:
-        return [BUBBLEWRAP, *user, *apart, *program]
-    as_nobody = [os.path.realpath(sys.executable), "-I", "-S", "-c", _BECOME_NOBODY, BUBBLEWRAP]
-    if not mounted_by_root:
-        return [*as_nobody, *user, *apart, *program]
-    # Root sees what others do not, such as a Python below /root: so it makes the mounts, and
-    # nobody makes the user namespace in them.
-    everything = ["--die-with-parent", "--dev-bind", "/", "/", "--"]
-    return [BUBBLEWRAP, *apart, *as_nobody, *user, *everything, *program]
+    as_nobody = [os.path.realpath(sys.executable), "-I", "-S", "-c", _BECOME_NOBODY]
+    # The first process of the PID namespace stays outside of the commands' user namespace, so
+    # that they cannot trace it: it would outlive us if they had it forget its parent. When it
+    # has ended, so has all that they started.
+    commands = [BUBBLEWRAP, *user, "--die-with-parent", "--dev-bind", "/", "/", "--", *program]
+    if mounted_by_root:
+        # Root sees what others do not, such as a Python below /root: so it makes the mounts.
+        return [BUBBLEWRAP, *apart, *as_nobody, *commands]
+    outer = [BUBBLEWRAP, "--unshare-user", *apart]
+    return [*(() if as_owner else as_nobody), *outer, *commands]
 
 
 _BECOME_NOBODY = (

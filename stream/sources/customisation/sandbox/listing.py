@@ -12,9 +12,9 @@ import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from stream.errors import CommandsError
+from stream.sources.customisation.sandbox.report import Metadata
 from stream.sources.customisation.tree import Identity, Node, Tree
 from stream.text import printable
 from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, DIRECTORY, FIFO, FILE, LINK
@@ -32,33 +32,6 @@ FORMATS = {typeflag: form for form, typeflag in (_TYPES | _DEVICES).items()}
 _OWNER_READS = {DIRECTORY: 0o500, FILE: 0o400}
 
 Inode = tuple[int, int]  # with its device first
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metadata:
-    """What the disk does not have of an entry: `mode` includes the type."""
-
-    mode: int
-    uid: int
-    gid: int
-    device: tuple[int, int]
-    xattrs: dict[bytes, bytes]
-
-
-def parse_metadata(entries: Any) -> dict[bytes, Metadata]:
-    """Return the metadata that `session` reported, by path. Raises ValueError or TypeError if
-    that is not what `entries` are.
-    """
-    return {
-        path.encode("latin-1"): Metadata(
-            mode=int(mode),
-            uid=int(uid),
-            gid=int(gid),
-            device=(int(major), int(minor)),
-            xattrs={k.encode("latin-1"): v.encode("latin-1") for k, v in xattrs.items()},
-        )
-        for path, mode, uid, gid, major, minor, xattrs in entries
-    }
 
 
 def unreadable_mode(node: Node) -> int:

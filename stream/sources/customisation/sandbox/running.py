@@ -33,10 +33,12 @@ _DEFAULT = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
     """How a program ended: its `report`, the last line of its output, and a description of its
-    exit status.
+    exit status. Unless it ended `orderly`, by itself and successfully, others may have written
+    the report, and processes may still be ending.
     """
 
     report: bytes
+    orderly: bool
     last_words: str
     description: str
 
@@ -66,11 +68,12 @@ def run(command: Sequence[str], environment: Mapping[str, str], request: str) ->
             talk.hold()
         finally:
             ours.close()
-            status = _wait(pid)
+            status, killed = _wait(pid)
         talk.pass_on_the_rest()
     lines = [line for line in bytes(talk.words).splitlines() if line.strip()]
     return Ended(
         report=bytes(talk.report),
+        orderly=not killed and not status and len(talk.report) <= MAX_REPORT,
         last_words=printable(lines[-1].strip()) if lines else "",
         description=_describe(status),
     )
@@ -164,21 +167,22 @@ def _pass_on(data: bytes | bytearray) -> None:
         write_all(2, data)
 
 
-def _wait(pid: int) -> int | None:
+def _wait(pid: int) -> tuple[int | None, bool]:
     """Wait for our child; kill it if it takes too long. Return its wait status, or None if the
-    system has forgotten it, as SIGCHLD is ignored.
+    system has forgotten it, as SIGCHLD is ignored; and True if it was killed.
     """
     begun = time.monotonic()
+    killed = False
     with suppress(ChildProcessError):
         while True:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
-                return status
-            if time.monotonic() - begun > PATIENCE:
+                return status, killed
+            if not killed and time.monotonic() - begun > PATIENCE:
                 os.kill(pid, signal.SIGKILL)
-                return os.waitpid(pid, 0)[1]
+                killed = True
             time.sleep(0.002)
-    return None
+    return None, killed
 
 
 def _describe(status: int | None) -> str:

@@ -28,8 +28,8 @@ MODES = ("extraCommands", "fakeRootCommands", "enableFakechroot")
 WORD = "31459.5"  # an argument of a process of this machine
 PYTHON = os.path.realpath(sys.executable)
 
-# For each line of the table, commands that succeed if it is true. $A is /proc/1/root, the
-# sandbox's own root directory, which shows what is outside of the tree if that is the root.
+# For each line of the table, commands that succeed if it is true. $A is the sandbox's own root
+# directory if it can be reached, which shows what is outside of the tree if that is the root.
 PROBES = {
     "the tree": "echo x > made && rm made",
     "`/tmp`, `/var/tmp`, `/dev/shm`": (
@@ -55,6 +55,9 @@ PROBES = {
     ),
     "processes of this machine": (
         "! grep -slz 'WORD' /proc/[0-9]*/cmdline && [[ $(ls -d /proc/[0-9]* | wc -l) -lt 20 ]]"
+    ),
+    "the sandbox's first process, with which all others end": (
+        "! (exec 9<> /proc/1/mem) && ! readlink /proc/1/root"
     ),
     "the network, and abstract sockets": (
         "! (exec 9<>/dev/tcp/127.0.0.1/PORT) && ! PYTHON -ISc 'import socket;"
@@ -98,8 +101,8 @@ def reached(values: dict[str, str]) -> list[bool]:
     )
     for name, value in values.items():
         probes = probes.replace(name, value)
-    # Root's first process there belongs to root.
-    script = f"A=/proc/1/root; ls $A > /dev/null 2>&1 || A=\n{probes}\n"
+    # A process that runs outside of the tree: the one that starts us.
+    script = f"A=/proc/$PPID/root; ls $A > /dev/null 2>&1 || A=\n{probes}\n"
     recipe = (
         Recipe(extra_commands=script)
         if mode == "extraCommands"
