@@ -37,8 +37,9 @@ _PROGRAMS = (
 _PRIVATE = ("/dev", "/proc", "/run", "/sys", "/tmp", "/var/tmp")  # noqa: S108
 _KERNEL_SETTINGS = ("bus", "fs", "irq", "sys", "sysrq-trigger")  # in /proc; all are root's
 _RESOLVER = "/etc/resolv.conf"
-# Of capabilities(7): CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_SETGID, CAP_SETUID; CAP_SYS_ADMIN.
-_TO_BECOME_NOBODY, _TO_MOUNT = (0, 1, 6, 7), (21,)
+# Of capabilities(7): CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_SETGID, CAP_SETUID; CAP_NET_ADMIN,
+# CAP_SYS_ADMIN.
+_TO_BECOME_NOBODY, _TO_MAKE_NAMESPACES = (0, 1, 6, 7), (12, 21)
 _CAPABILITIES = ("CAP_SETPCAP", "CAP_SYS_CHROOT")
 
 
@@ -118,7 +119,7 @@ def sandboxed(view: View, program: Sequence[str], *, fresh_proc: bool = True) ->
     if not view.network:
         apart.append("--unshare-net")
     as_owner = owner() is None
-    mounted_by_root = not as_owner and _has(_TO_MOUNT)
+    mounted_by_root = not as_owner and _has(_TO_MAKE_NAMESPACES)
     files = _files(view, fresh_proc=fresh_proc, by_nobody=not as_owner and not mounted_by_root)
     apart += ["--die-with-parent", "--new-session", *files]
     apart += ["--chdir", "/", "--remount-ro", "/", "--"]
