@@ -155,7 +155,8 @@ def reread(conf: ImageConf) -> ImageConf:
     warnings: list[str] = []
     data = json.dumps(conf_document(conf)).encode()
     again = stream.parse_conf(data, need_tag=False, warn=warnings.append)
-    assert not warnings
+    # Keys of the container config that no consumer knows are passed on, with a warning.
+    assert not [line for line in warnings if not line.startswith("conf.json: config.")]
     return again
 
 
