@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from typing import Any
 
-from stream.faults import NoteFault, kind, suggest, why_not_normal
-from stream.limits import MAX_FAULTS, MAX_SIZE
+from stream.faults import NoteFault, kind, measure_depth, suggest, why_not_normal
+from stream.limits import MAX_DEPTH, MAX_FAULTS, MAX_SIZE
 from stream.model import Builtin, NixDatabase, Recipe, StoreObject
 from stream.nix.store_root import Disk, why_not_readable
 from stream.schema.fields import Fields, NoteFormer
@@ -93,6 +94,17 @@ def read_recipe(
     )
 
 
+def _flat(place: str, value: object) -> Iterator[tuple[str, object]]:
+    """Yield the items of nested lists in order, each with its place; `value` itself if it is not
+    a list.
+    """
+    if not isinstance(value, list):
+        yield place, value
+        return
+    for index, item in enumerate(value):
+        yield from _flat(f"{place}[{index}]", item)
+
+
 class _Members(Fields):
     """Members of a recipe, or of an object in it, in the spelling of its document."""
 
@@ -154,13 +166,17 @@ class _Reader(_Members):
     # ---- contents
 
     def contents(self, key: str, *, linked: bool) -> tuple[bytes | Builtin, ...]:
-        """Read a path, a built-in content, or a list of these."""
+        """Read a path, a built-in content, or a list of these, whose nested lists are flattened as
+        Nix does.
+        """
+        if not self.has(key):
+            return ()
         value, place = self.get(key), self.at(key)
-        if isinstance(value, list):
-            items = [(f"{place}[{index}]", item) for index, item in enumerate(value)]
-        else:
-            items = [(place, value)] if value is not None else []
-        found = [self._content(at, item, linked=linked) for at, item in items]
+        if isinstance(value, list) and (depth := measure_depth(value)) > MAX_DEPTH:
+            wrong = f"is nested {depth} deep; at most {MAX_DEPTH} levels are allowed"
+            self._fault(place, wrong)
+            return ()
+        found = [self._content(at, item, linked=linked) for at, item in _flat(place, value)]
         return tuple(content for content in found if content is not None)
 
     def _content(self, place: str, item: object, *, linked: bool) -> bytes | Builtin | None:

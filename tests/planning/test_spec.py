@@ -100,6 +100,8 @@ def test_name_becomes_lower_case() -> None:
         ({"copyToRoot": ["etc/x"]}, "copyToRoot[0]", "is not an absolute path"),
         ({"copyToRoot": ["~/x"]}, "copyToRoot[0]", "is not an absolute path"),
         ({"contents": ["./x"]}, "contents[0]", f"{Path.cwd()}/x: no such file"),
+        ({"contents": [[], ["fakeNss", ["./x"]]]}, "contents[1][1][0]", "/x: no such file"),
+        ({"copyToRoot": [["etc/x"]]}, "copyToRoot[0][0]", "is not an absolute path"),
         ({"content": []}, "content", 'unknown key (did you mean "contents"?)'),
         ({"conflicts": "last"}, "conflicts", "must be 'error' or 'first'"),
         (
@@ -215,6 +217,28 @@ def test_contents(tmp_path: Path) -> None:
         Builtin(name="usrBinEnv", path=path),
     )
     assert recipe(spec).copy_to_root == (path,)
+
+
+@pytest.mark.parametrize("key", ["contents", "copyToRoot"])
+def test_nested_contents(tmp_path: Path, key: str) -> None:
+    """Nix flattens lists; `contents = [ (optionals x [ a ]) [ b [ c ] ] ]` is usual there."""
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    a, b, c = (f"{tmp_path}/{name}" for name in "abc")
+    nested = read(name="x", store_dir=str(tmp_path), **{key: [[], [a, [[b], "fakeNss"]], c]})
+    flat = read(name="x", store_dir=str(tmp_path), **{key: [a, b, "fakeNss", c]})
+    assert nested == flat
+    assert recipe(nested).contents + recipe(nested).copy_to_root
+
+
+def test_contents_from_the_current_directory_in_a_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path has to mean the same in a nested list."""
+    (tmp_path / "site").mkdir()
+    monkeypatch.chdir(tmp_path)
+    spec = read(name="x", copyToRoot=[[["./site"]]])
+    assert recipe(spec).copy_to_root == (f"{tmp_path}/site".encode(),)
 
 
 @pytest.mark.parametrize("key", ["name", "tag", "fromImage", "references_graph", "nix_store"])
