@@ -211,7 +211,8 @@ class _Reader(Fields):
 
     def _container_config(self) -> dict[str, Any]:
         labels = self.strings("labels")
-        value = self.object("config")
+        # nixpkgs writes null where the user did.
+        value = {} if self.get("config") is None else self.object("config")
         wrong = [*wrong_types(value)]
         for place, message, _ in wrong[:MAX_FAULTS]:
             self.fault(f"config.{place}", message)

@@ -226,7 +226,7 @@ BAD: list[tuple[list[str], str, list[object]]] = [
     (["architecture", "os", "uname", "gname"], "must be a string", [None, 1, True, [], {}]),
     (["uname", "gname", "architecture"], "NUL", ["a\0b"]),
     (["architecture"], "empty", [""]),
-    (["config"], "must be an object", [None, 1, "x", []]),
+    (["config"], "must be an object", [1, "x", []]),
     (["store_dir", "repo_tag", "created", "mtime"], "must be a string", [None, 1, 1.5, []]),
     (["store_dir"], "not an absolute path", ["", "nix/store", ".", "~/x"]),
     (["store_dir"], "begins with .wh.", ["/nix/.wh.store", "/.wh./store"]),
@@ -279,6 +279,12 @@ def test_bad_values(key: str, value: object, message: str) -> None:
 def test_null_is_as_good_as_absent_where_formats_say_so() -> None:
     """Every conf without a base image has `from_image: null`."""
     assert parse({"repo_tag": "x:1", "from_image": None, "customisation_layer": None})
+
+
+def test_null_as_config() -> None:
+    """Nix writes it for `config = null`; `config` is optional in an image."""
+    conf = {"repo_tag": "x:1", "labels": {"a": "1"}}
+    assert parse(conf | {"config": None}) == parse(conf)
 
 
 def test_missing_tag() -> None:
