@@ -18,14 +18,14 @@ KEEPS_LAYERS = "stable"  # the strategy that uses the previous plan
 def split_into_layers(  # noqa: PLR0913 — two are for one strategy only
     graph: Graph,
     roots: Collection[str],
-    budget: int,
+    budget: int | None,
     strategy: str | list[Any] = KEEPS_LAYERS,
     previous: Sequence[Sequence[str]] | None = None,
     *,
     name: str = "",
 ) -> list[list[str]]:
-    """Return the layers of `graph`, at most `budget` of them: each store path once, in the
-    order in which the paths are written.
+    """Return the layers of `graph`, at most `budget` of them unless it is None: each store path
+    once, in the order in which the paths are written.
 
     `strategy` is one of STRATEGIES, or a program of nixpkgs' `layeringPipeline` as parsed
     JSON, which may leave paths out. `stable` takes account of the `roots`, the paths that the
@@ -35,12 +35,15 @@ def split_into_layers(  # noqa: PLR0913 — two are for one strategy only
     """
     if not graph:
         return []
-    check_budget(budget)
+    if budget is not None:
+        check_budget(budget)
     # Each is imported where it is needed: importing all takes as long as a small plan.
     if not isinstance(strategy, str):
         from stream.strategies.program import pipeline
 
         return pipeline(graph, strategy, budget, name=name)
+    if budget is None:
+        budget = len(graph)
     if strategy == "popularity":
         from stream.strategies.popularity import popularity
 

@@ -45,6 +45,13 @@ def test_program() -> None:
         split_into_layers(GRAPH, ROOTS, 1, program, name="spec.json")
 
 
+@pytest.mark.parametrize("strategy", [*STRATEGIES, [["popularity_contest"]]])
+def test_no_budget(strategy: str | list[Any]) -> None:
+    """Without a budget, every path may have a layer of its own."""
+    layers = split_into_layers(GRAPH, ROOTS, None, strategy)
+    assert layers == split_into_layers(GRAPH, ROOTS, len(GRAPH), strategy)
+
+
 def test_no_such_strategy() -> None:
     """A misspelt name must not silently select another strategy."""
     with pytest.raises(ValueError, match="'best' is not a layering strategy: stable, auto, pop"):

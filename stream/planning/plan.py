@@ -76,6 +76,7 @@ def plan(
     ) as sources:
         base = sources.base
         conf = _with_closure(spec, sources, previous, warn)
+        _warn_of_many(spec, replace(sources, conf=conf), warn)
         for problem in find_start_problems(conf, sources):
             warn(one_line(f"{spec.source}: {problem}; a container will not start"))
         base_image_id = base.image.image_id if base else None
@@ -108,6 +109,14 @@ def _document(spec: Spec, conf: ImageConf) -> dict[str, Any]:
 
 def _check_budget(spec: Spec, base: BaseImage | None) -> None:
     _budget(spec, len(base.layers) if base else 0, least=0)
+
+
+def _warn_of_many(spec: Spec, sources: ImageSources, warn: Callable[[str], None]) -> None:
+    """Warn of more layers than consumers accept. The planner's own limit is below theirs, unless
+    the specification raises it or has a program, which is not limited.
+    """
+    for problem in sources.warnings:
+        warn(one_line(f"{spec.source}: {problem}"))
 
 
 def _with_closure(
@@ -265,8 +274,12 @@ def _without_held(conf: ImageConf, base: BaseImage | None, graph: Graph) -> Grap
 # ---- layers
 
 
-def _budget(spec: Spec, base_layers: int, *, least: int) -> int:
-    """Return the maximum number of store layers. Raises ConfError if it is below `least`."""
+def _budget(spec: Spec, base_layers: int, *, least: int) -> int | None:
+    """Return the maximum number of store layers; None with a program, which is not limited, as
+    in nixpkgs. Raises ConfError if it is below `least`.
+    """
+    if spec.layering_pipeline is not None:
+        return None
     budget = spec.max_layers - 1 - base_layers
     if budget < least:
         taken = f"the base image takes {base_layers} and " if base_layers else ""

@@ -305,7 +305,7 @@ class _Reader(Fields):
         if type(value) is not int:
             shown = value if isinstance(value, float) else kind(value)
             self.fault("maxLayers", f"must be a whole number, not {shown}")
-        elif value < 2:
+        elif value < 2 and not self.has("layeringPipeline"):
             self.fault(
                 "maxLayers", f"must be at least 2, not {value}; the customisation layer is one"
             )

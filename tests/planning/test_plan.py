@@ -305,6 +305,35 @@ def test_pipeline_wins(packages: Packages) -> None:
     assert [sorted(layer) for layer in names(conf)] == [["lib-1", "tool-1"], ["app-1"]]
 
 
+@pytest.mark.parametrize("most", [1, 0, 2, 3])
+def test_pipeline_is_not_limited(packages: Packages, base: Path, most: int) -> None:
+    """As in dockerTools, a pipeline decides by itself how many layers to make."""
+    program = [["popularity_contest"]]
+    app = packages.path("app-1")
+    conf = packages.plan(
+        contents=[app], layeringPipeline=program, maxLayers=most, fromImage=str(base)
+    )
+    assert names(conf) == [["lib-1"], ["tool-1"], ["app-1"]]
+
+
+def test_more_layers_than_docker_allows(tmp_path: Path) -> None:
+    """A pipeline without a limit easily makes an image that no daemon can load."""
+    packages = Packages(tmp_path)
+    for number in range(125):
+        packages.add(f"p-{number}", {"x": ""}, [f"p-{number - 1}"] if number else [])
+    warnings: list[str] = []
+    for last in "123", "124":
+        spec = packages.spec(
+            references_graph=f"{tmp_path}/graph.json",
+            labels={"path": packages.path(f"p-{last}")},
+            layeringPipeline=[["popularity_contest"]],
+        )
+        planned = plan(parse_spec(json.dumps(spec).encode()), warn=warnings.append)
+        assert len(planned.conf.store_layers) == int(last) + 1
+    assert len(warnings) == 1
+    assert "spec.json: 126 layers: docker allows at most 125" in warnings[0]
+
+
 def test_pipeline_with_a_path_that_is_not_there(packages: Packages) -> None:
     """A typing error in a path would silently make one large layer."""
     app, gone = packages.path("app-1"), packages.path("gone-1")
