@@ -247,6 +247,7 @@ class _Runs:
             links=root.links if root else {},
             rooted=root is not None,
             network=self.recipe.network,
+            owner=self.place.owner,
         )
         for fresh_proc in (True, False):
             yield isolation.sandboxed(view, program, fresh_proc=fresh_proc)

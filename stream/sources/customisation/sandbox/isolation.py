@@ -6,8 +6,9 @@ else is there: no home directory, no socket of a service, no device but /dev/nul
 no process and no network of the machine. `/proc` counts only the sandbox's own processes, which
 end with the first of them, or with us.
 
-User 0 of the sandbox is the user running us, or nobody if that is the machine's root: what the
-kernel leaves to root's user ID alone must be out of reach.
+User 0 of the sandbox is the user running us, or one that has nothing else if that is the
+machine's root: what the kernel leaves to root's user ID alone must be out of reach, and the tree
+out of reach of other processes.
 
 Owns what is seen where. Must not know commands, nor who reads what they leave.
 """
@@ -15,12 +16,15 @@ Owns what is seen where. Must not know commands, nor who reads what they leave.
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 NOBODY = 65534
+# User IDs that systemd's UIDS-GIDS leaves unused.
+_UNUSED = range(0x70000000, 0x7FFE0000)
 BUBBLEWRAP = "bwrap"
 
 # Paths in the sandbox.
@@ -39,7 +43,7 @@ _KERNEL_SETTINGS = ("bus", "fs", "irq", "sys", "sysrq-trigger")  # in /proc; all
 _RESOLVER = "/etc/resolv.conf"
 # Of capabilities(7): CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_SETGID, CAP_SETUID; CAP_NET_ADMIN,
 # CAP_SYS_ADMIN.
-_TO_BECOME_NOBODY, _TO_MAKE_NAMESPACES = (0, 1, 6, 7), (12, 21)
+_TO_CHANGE_USER, _TO_MAKE_NAMESPACES = (0, 1, 6, 7), (12, 21)
 _CAPABILITIES = ("CAP_SETPCAP", "CAP_SYS_CHROOT")
 
 
@@ -56,7 +60,8 @@ class View:
     """What a sandboxed program sees: the directory `tree` at TREE and `temporary` at /tmp, both
     writable; `programs` are paths that it needs, such as the directories of PATH, and `mounts`
     further files. With `rooted`, the tree is also at ROOT, and has /dev, /proc, /sys and a
-    directory of ours there. `links` are symbolic links: the target of each path.
+    directory of ours there. `links` are symbolic links: the target of each path. `owner` is that
+    of the tree, as `owner` returned it.
     """
 
     tree: str
@@ -66,6 +71,7 @@ class View:
     links: Mapping[str, str] = field(default_factory=dict)
     rooted: bool = False
     network: bool = False
+    owner: tuple[int, int] | None = None
 
 
 class NoSandboxError(Exception):
@@ -73,15 +79,18 @@ class NoSandboxError(Exception):
 
 
 def owner() -> tuple[int, int] | None:
-    """Return the user and group that the sandbox's user 0 is, if they are not our own. Raises
+    """Return the user and group that the sandbox's user 0 is to be, if they are not our own. No
+    process but the sandbox's has them, if they are not nobody's for want of others. Raises
     NoSandboxError.
     """
     if not _is_host_root():
         return None
-    if _has(_TO_BECOME_NOBODY) and _is_mapped("uid") and _is_mapped("gid"):
-        return NOBODY, NOBODY
-    if _is_mapped("uid"):
-        raise NoSandboxError("root may not become nobody")
+    may_change = _has(_TO_CHANGE_USER)
+    for number in (secrets.choice(_UNUSED), NOBODY):
+        if may_change and _is_mapped("uid", number) and _is_mapped("gid", number):
+            return number, number
+    if _is_mapped("uid", NOBODY):
+        raise NoSandboxError("root may not become another user")
     return None  # in a user namespace that has only root, such as a sandbox of Nix's
 
 
@@ -99,10 +108,10 @@ def _has(capabilities: Iterable[int]) -> bool:
     return all(int(effective, 16) >> number & 1 for number in capabilities)
 
 
-def _is_mapped(kind: str) -> bool:
+def _is_mapped(kind: str, number: int) -> bool:
     with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
         ranges = [tuple(map(int, line.split())) for line in file]
-    return any(first <= NOBODY < first + count for first, _, count in ranges)
+    return any(first <= number < first + count for first, _, count in ranges)
 
 
 def sandboxed(view: View, program: Sequence[str], *, fresh_proc: bool = True) -> list[str]:
@@ -118,31 +127,34 @@ def sandboxed(view: View, program: Sequence[str], *, fresh_proc: bool = True) ->
     apart += ["--hostname", "localhost"]
     if not view.network:
         apart.append("--unshare-net")
-    as_owner = owner() is None
-    mounted_by_root = not as_owner and _has(_TO_MAKE_NAMESPACES)
-    files = _files(view, fresh_proc=fresh_proc, by_nobody=not as_owner and not mounted_by_root)
+    as_owner = _become(view.owner) if view.owner else []
+    mounted_by_root = bool(as_owner) and _has(_TO_MAKE_NAMESPACES)
+    files = _files(view, fresh_proc=fresh_proc, by_owner=bool(as_owner) and not mounted_by_root)
     apart += ["--die-with-parent", "--new-session", *files]
     apart += ["--chdir", "/", "--remount-ro", "/", "--"]
-    as_nobody = [os.path.realpath(sys.executable), "-I", "-S", "-c", _BECOME_NOBODY]
     # The first process of the PID namespace stays outside of the commands' user namespace, so
     # that they cannot trace it: it would outlive us if they had it forget its parent. When it
     # has ended, so has all that they started.
     commands = [BUBBLEWRAP, *user, "--die-with-parent", "--dev-bind", "/", "/", "--", *program]
     if mounted_by_root:
         # Root sees what others do not, such as a Python below /root: so it makes the mounts.
-        return [BUBBLEWRAP, *apart, *as_nobody, *commands]
+        return [BUBBLEWRAP, *apart, *as_owner, *commands]
     outer = [BUBBLEWRAP, "--unshare-user", *apart]
-    return [*(() if as_owner else as_nobody), *outer, *commands]
+    return [*as_owner, *outer, *commands]
 
 
-_BECOME_NOBODY = (
-    "import os, sys; os.setgroups([]); "
-    f"os.setresgid({NOBODY}, {NOBODY}, {NOBODY}); os.setresuid({NOBODY}, {NOBODY}, {NOBODY}); "
-    "os.execvp(sys.argv[1], sys.argv[1:])"
-)
+def _become(owner: tuple[int, int]) -> list[str]:
+    """Return the command that runs the program after it as another user, who has no groups."""
+    user, group = owner
+    code = (
+        "import os, sys; os.setgroups([]); "
+        f"os.setresgid({group}, {group}, {group}); os.setresuid({user}, {user}, {user}); "
+        "os.execvp(sys.argv[1], sys.argv[1:])"
+    )
+    return [os.path.realpath(sys.executable), "-I", "-S", "-c", code]
 
 
-def _files(view: View, *, fresh_proc: bool, by_nobody: bool) -> Iterator[str]:
+def _files(view: View, *, fresh_proc: bool, by_owner: bool) -> Iterator[str]:
     for path in _PROGRAMS:
         if os.path.islink(path):
             yield from ("--symlink", os.readlink(path), path)
@@ -156,7 +168,7 @@ def _files(view: View, *, fresh_proc: bool, by_nobody: bool) -> Iterator[str]:
     if view.network and os.path.exists(_RESOLVER):
         programs.append(_RESOLVER)
     for path in _needed(programs):
-        if by_nobody and not _is_open(path):
+        if by_owner and not _is_open(path):
             continue
         yield from _shown(path, path)
     yield from ("--bind", view.tree, TREE)

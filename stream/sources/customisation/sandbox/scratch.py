@@ -28,7 +28,8 @@ _MAX_RANGE = 1 << 30
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scratch:
     """A private directory: `tree` in it is the tree's root, `temporary` a directory for
-    temporary files. `owner` is the user and group of everything in both; None if that is us.
+    temporary files. `owner` is the user and group of everything in both; None if that is us. The
+    directory itself is ours, so that the owner's other processes cannot exchange them.
     """
 
     path: bytes
@@ -58,7 +59,10 @@ def opened_scratch(owner: tuple[int, int] | None = None) -> Iterator[Scratch]:
     with _removed_at_the_end(above, name):
         place = Scratch(path=path, owner=owner)
         with _translate_errors(path):
-            _make_directory(path, owner)
+            _make_directory(path, None)
+            if owner is not None:  # may pass through, to what is theirs
+                os.chown(path, -1, owner[1])
+                os.chmod(path, 0o710)  # noqa: S103 — the group is the owner's alone
             _make_directory(place.temporary, owner)
             os.chmod(place.temporary, 0o1777)  # noqa: S103 — in a private directory
         yield place

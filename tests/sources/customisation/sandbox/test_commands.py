@@ -219,10 +219,30 @@ def test_private(place: Path, mask: int) -> None:
     try:
         with _ran("stat -c %a . > modes") as tree:
             (scratch,) = place.iterdir()
-            assert scratch.stat().st_mode & 0o777 == 0o700
+            assert scratch.stat().st_mode & 0o707 == 0o700
+            assert scratch.stat().st_uid == os.geteuid()
             assert _content(tree.find(b"modes")).split() == [b"755"]
     finally:
         os.umask(before)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+def test_private_to_one_run(place: Path) -> None:
+    """Without it a service that runs as nobody, too, could have root change the modes of other
+    files: by a link in the tree's place.
+    """
+    seen = []
+    for _ in range(2):
+        with _ran("mkdir -m 777 a; touch a/b") as tree:
+            found = os.stat(_node(tree, b"a/b").source)
+            seen.append(found.st_uid)
+            (scratch,) = place.iterdir()
+            for user in (NOBODY, found.st_uid + 1):
+                command = ["ls", f"{scratch}/tree/a"]
+                done = subprocess.run(command, user=user, group=user, extra_groups=[], check=False)
+                assert done.returncode
+    assert seen[0] != seen[1]
+    assert NOBODY not in seen
 
 
 def test_commands_of_any_size() -> None:
@@ -300,15 +320,14 @@ def test_fake_root() -> None:
 
 @pytest.mark.usefixtures("fakeroot")
 def test_nothing_is_given_away_on_disk() -> None:
-    """Without it a run as root would make real devices, and files of other owners. They are
-    nobody's then, since root's commands run as nobody.
-    """
+    """Without it a run as root would make real devices, and files of other owners."""
     with _ran(fake="touch a; chown 1000:100 a; mknod b c 1 3") as tree:
         above = os.path.dirname(_node(tree, b"a").source)
         for name in (b"/a", b"/b"):
             found = os.lstat(above + name)
-            uid = NOBODY if os.geteuid() == 0 else os.geteuid()
-            assert (found.st_uid, found.st_mode & 0o170000) == (uid, stat.S_IFREG)
+            assert found.st_uid == os.stat(above).st_uid != 0
+            assert os.geteuid() in (0, found.st_uid)
+            assert stat.S_ISREG(found.st_mode)
 
 
 @pytest.mark.usefixtures("fakeroot")
@@ -519,7 +538,7 @@ def test_without_the_sandbox() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be a lesser one")
 def test_root_without_capabilities(place: Path) -> None:
-    """Commands would have the machine's user 0 if root cannot become nobody."""
+    """Commands would have the machine's user 0 if root cannot become another user."""
     require(["setpriv"])
     code = DRIVEN + "print(t.outcome({'extra': 'touch a'}))"
     done = subprocess.run(
@@ -685,7 +704,7 @@ def test_missing_programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 @pytest.mark.usefixtures("fakeroot")
 def test_fakeroot_without_effect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without it owners would be lost if the fakeroot on PATH has no effect."""
-    tmp_path.chmod(0o755)  # root's commands are nobody's
+    tmp_path.chmod(0o755)  # root's commands are another user's
     fakeroot = tmp_path / "fakeroot"
     fakeroot.write_text('#!/bin/sh\nshift\nexec "$@"\n')
     fakeroot.chmod(0o755)
