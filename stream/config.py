@@ -42,6 +42,7 @@ from stream.text import one_line
 
 _NO_TAG = "is missing; set it in the conf, or pass a tag"
 _WIDEST = timedelta(hours=24, seconds=-1)  # the largest offset from UTC
+MAX_COMMENT = 200  # characters of a ready-made layer's line in the history
 KEYS = frozenset(
     {
         "annotations", "architecture", "base_config", "base_history", "config", "created", "customisation_layer",
@@ -316,13 +317,13 @@ class _Reader(Fields):
         return None
 
     def _ready_layer(self, key: str, path: str) -> CustomisationLayer | None:
+        comment = ""
         try:
             name = f"{path}/checksum"
-            fd = os.open(name.encode(), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                checksum = os.read(fd, 80).decode("ascii", "replace").strip()
-            finally:
-                os.close(fd)
+            checksum = _first_bytes(name, 80).decode("ascii", "replace").strip()
+            name = f"{path}/comment"
+            with suppress(FileNotFoundError):
+                comment = _first_bytes(name, MAX_COMMENT + 2).decode("utf-8", "replace")
             name = f"{path}/layer.tar"
             status = os.stat(name.encode())
             if not os.access(name.encode(), os.R_OK):
@@ -333,12 +334,30 @@ class _Reader(Fields):
         if not re.fullmatch("[0-9a-f]{64}", checksum):
             self.fault(key, f"{path}/checksum does not contain 64 hexadecimal digits")
             return None
+        comment = comment.removesuffix("\n")
+        if len(comment) > MAX_COMMENT or not comment.isprintable():
+            self.fault(key, f"{path}/comment is not a line of at most {MAX_COMMENT} characters")
+            return None
         if not stat.S_ISREG(status.st_mode):
             self.fault(key, f"{path}/layer.tar is not a regular file")
             return None
         return CustomisationLayer(
-            path=path, checksum=Digest(f"sha256:{checksum}"), size=status.st_size
+            path=path,
+            checksum=Digest(f"sha256:{checksum}"),
+            size=status.st_size,
+            comment=comment,
         )
+
+
+def _first_bytes(path: str, count: int) -> bytes:
+    """Return at most `count` bytes of the file at `path`, without waiting for a FIFO's writer.
+    Raises OSError.
+    """
+    fd = os.open(path.encode(), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.read(fd, count)
+    finally:
+        os.close(fd)
 
 
 def read_store_layers(

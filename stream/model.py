@@ -37,12 +37,14 @@ class LayerPlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CustomisationLayer:
     """The ready-made top layer: `path` is its directory as the conf gives it, `checksum` the
-    digest that its `layer.tar` (of `size` bytes) must have.
+    digest that its `layer.tar` (of `size` bytes) must have, `comment` its line in the image's
+    history (empty: the line names the directory, as in nixpkgs).
     """
 
     path: str
     checksum: Digest
     size: int
+    comment: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -170,6 +170,26 @@ def write_layer(fd: int, size: int, write_to: Callable[[TarContent], None]) -> N
         native.close()
 
 
+def write_hashed_layer(fd: int, size: int, write_to: Callable[[TarContent], None]) -> Digest:
+    """Write a tar as `write_layer` does, and return its digest. Raises SizeMismatch if its size is
+    not the one announced.
+    """
+    native = _tarhash.Writer(fd)
+    try:
+        with _translate_errors():
+            native.begin_hash()
+        content = TarContent(native, size)
+        write_to(content)
+        if content.written != size:
+            raise SizeMismatch("layer.tar", size, content.written)
+        with _translate_errors():
+            number = native.end_hash()
+            native.flush()
+        return Digest("sha256:" + native.digest(number).hex())
+    finally:
+        native.close()
+
+
 class TarWriter:
     """A tar written to `fd` member by member, each a header and then its content.
 

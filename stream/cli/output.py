@@ -1,4 +1,5 @@
-"""The output: standard output, standard error, or a file that appears when it is complete.
+"""The output: standard output, standard error, or a file or directory that appears when it is
+complete.
 
 All text for people leaves here, with what could control a terminal escaped. Must not know
 what the bytes or the text mean.
@@ -16,6 +17,7 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from stream import pipes
@@ -143,6 +145,67 @@ def _new_file(path: str, mode: int) -> Iterator[int]:
     except BaseException:
         with suppress(OSError):
             os.unlink(beside)
+        raise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewDirectory:
+    """A directory being made: `fd` is the descriptor to write its large file with, `small` has
+    the text of each other file by name.
+    """
+
+    fd: int
+    small: dict[str, str] = field(default_factory=dict)
+
+
+@contextmanager
+def output_directory(path: str, large: str) -> Iterator[NewDirectory]:
+    """Return a new directory to be filled, with a file called `large`. It appears at `path`,
+    where nothing may be yet, on success; a failure or a signal leaves nothing.
+
+    Where the file system allows it, nothing has a name until the large file is complete, so
+    that not even SIGKILL before that leaves anything. Raises UsageError and OutputError.
+    """
+    if path in ("", "-"):
+        raise UsageError("-o: give the name of a directory, which will be made")
+    with _writing(path):
+        target = os.path.abspath(path)  # fails in a deleted working directory
+        if os.path.lexists(target):
+            raise OutputError(
+                errno.EEXIST, f"{path}: exists already; remove it, or choose another name"
+            )
+    above = os.path.dirname(target)
+    beside = os.path.join(above, f".stream-image.{secrets.token_hex(8)}")
+    file, directory = f"{beside}.file.part", f"{beside}.part"
+    made = {large: ""}
+    try:
+        with _writing(path):
+            fd, is_named = _open_new(above, file)
+        try:
+            new = NewDirectory(fd=fd)
+            yield new
+            made |= new.small
+            with _writing(path):
+                os.fchmod(fd, 0o666 & ~_umask())
+                os.close(os.dup(fd))  # as in _new_file
+                os.mkdir(directory)
+                if is_named:
+                    os.rename(file, os.path.join(directory, large))
+                else:
+                    _link_new(fd, os.path.join(directory, large))
+        finally:
+            os.close(fd)
+        with _writing(path):
+            for name, text in new.small.items():
+                with open(os.path.join(directory, name), "x", encoding="utf-8") as small:
+                    small.write(text)
+            os.rename(directory, target)
+    except BaseException:
+        for name in (file, *(os.path.join(directory, name) for name in made)):
+            with suppress(OSError):
+                os.unlink(name)
+        with suppress(OSError):
+            os.rmdir(directory)
         raise
 
 

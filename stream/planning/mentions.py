@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from stream.nix.hashes import MAX_STORE_NAME, STORE_NAME
+from stream.nix.registrations import STATE_DIR
 from stream.sources.customisation.content import pieces
 from stream.sources.customisation.links import resolve_store_link
-from stream.sources.customisation.tree import Tree
+from stream.sources.customisation.tree import Tree, parts_of
 from stream.typeflags import FILE, LINK
 
 _NAME = re.compile(r"[0-9a-zA-Z+._?=-]+")
@@ -86,7 +87,8 @@ def _member(place: str, key: str) -> str:
 
 
 def find_in_tree(tree: Tree, store_dir: bytes) -> set[bytes]:
-    """Return the store paths that the links of `tree` lead to and its files mention.
+    """Return the store paths that the links of `tree` lead to and its files mention, except for a
+    Nix database.
 
     Every target in `store_dir` counts, whatever its name. Raises SourceError for a file that
     cannot be read.
@@ -95,9 +97,16 @@ def find_in_tree(tree: Tree, store_dir: bytes) -> set[bytes]:
     for path, node in tree.entries():
         if node.typeflag == LINK:
             found |= find_in_link(path, node.link, store_dir)
-        elif node.typeflag == FILE:
+        elif node.typeflag == FILE and not is_database(path):
             found |= find_in_bytes(pieces(node), store_dir)
     return found
+
+
+def is_database(path: bytes) -> bool:
+    """Return True for a file of Nix's database. It lists store paths that need not exist, such
+    as those that others were built from.
+    """
+    return b"/".join(parts_of(path)).startswith(STATE_DIR + b"/db/")
 
 
 def find_in_link(path: bytes, target: bytes, store_dir: bytes) -> set[bytes]:

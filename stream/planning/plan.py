@@ -38,7 +38,7 @@ from stream.sources.image import ImageSources, opened
 from stream.sources.layer import ListedLayer
 from stream.sources.start import find_start_problems
 from stream.text import one_line
-from stream.typeflags import LINK
+from stream.typeflags import FILE, LINK
 
 if TYPE_CHECKING:
     from stream.sources.base.image import BaseImage
@@ -186,15 +186,18 @@ def _made(sources: ImageSources) -> list[str]:
 
 def _in_ready_layer(layer: ListedLayer | None, conf: ImageConf) -> set[bytes]:
     from stream.archives.bytesource import pieces
+    from stream.archives.tarreader import read_members
 
+    found: set[bytes] = set()
     if layer is None:
-        return set()
+        return found
+    # By member, as in a tree: a layer refers to the same paths before and after it is made.
     with layer.content() as content:
-        found = mentions.find_in_bytes(pieces(content), conf.store_dir)
-    # In a header, a target may be cut, or run into the next field without a separator.
-    for member in layer.members():
-        if member.typeflag == LINK:
-            found |= mentions.find_in_link(member.name, member.link, conf.store_dir)
+        for member in read_members(content):
+            if member.typeflag == LINK:
+                found |= mentions.find_in_link(member.name, member.link, conf.store_dir)
+            elif member.typeflag == FILE and not mentions.is_database(member.name):
+                found |= mentions.find_in_bytes(pieces(content, member.size), conf.store_dir)
     return found
 
 

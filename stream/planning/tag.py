@@ -47,7 +47,7 @@ def derive_tag(document: dict[str, Any], conf: ImageConf, base_image_id: str | N
             ],
         }
     elif recipe is not None:
-        described["customisation_layer"] = recipe.checksum
+        described["customisation_layer"] = [recipe.checksum, *filter(None, [recipe.comment])]
     data = json.dumps(described, sort_keys=True, ensure_ascii=True).encode()
     return encode_nix_base32(compress_hash(hashlib.sha256(data).digest(), _TAG_BYTES))
 

@@ -1,7 +1,6 @@
 """The ready-made customisation layer: a `layer.tar` on disk, copied unchanged.
 
-Knows its directory's two files, `layer.tar` and `checksum`; neither what is in the tar nor
-where it goes.
+Must not know what is in the tar or where it goes.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ def ready_layer(plan: CustomisationLayer) -> ReadyLayer:
     return ReadyLayer(
         fingerprint=plan.checksum.removeprefix("sha256:"),
         size=plan.size,
-        comment=store_paths_comment([plan.path]),
+        comment=plan.comment or store_paths_comment([plan.path]),
         label="customisation layer",
         path=f"{plan.path}/layer.tar".encode(),
         diff_id=plan.checksum,
