@@ -20,6 +20,7 @@ from stream.errors import CommandsError
 from stream.model import Recipe
 from stream.nix.store_root import Disk
 from stream.sources.customisation.sandbox import isolation, session
+from stream.sources.customisation.sandbox.filter import denied_calls
 from stream.sources.customisation.sandbox.isolation import Mount, View
 from stream.sources.customisation.sandbox.listing import (
     FORMATS,
@@ -29,7 +30,7 @@ from stream.sources.customisation.sandbox.listing import (
 )
 from stream.sources.customisation.sandbox.report import Metadata, Report, parse_report
 from stream.sources.customisation.sandbox.root import PSEUDO, Root, prepare_root
-from stream.sources.customisation.sandbox.running import REPORT, Ended, run
+from stream.sources.customisation.sandbox.running import DATA, REPORT, Ended, run
 from stream.sources.customisation.sandbox.scratch import SPECIAL, Scratch, opened_scratch, write
 from stream.sources.customisation.tree import Node, Tree
 from stream.text import one_line, printable
@@ -203,7 +204,7 @@ class _Runs:
         for command in self._commands(path, root, fake=fake):
             environment = self._environment(path, fake=fake)
             try:
-                ended = run(command, environment, json.dumps(request))
+                ended = run(command, environment, json.dumps(request), denied_calls())
             except OSError as error:
                 raise CommandsError(which, f"cannot be run: {error.strerror}") from error
             if ended.report:
@@ -250,7 +251,7 @@ class _Runs:
             owner=self.place.owner,
         )
         for fresh_proc in (True, False):
-            yield isolation.sandboxed(view, program, fresh_proc=fresh_proc)
+            yield isolation.sandboxed(view, program, denied=DATA, fresh_proc=fresh_proc)
 
     def _read(self, which: str, commands: str, ended: Ended) -> Report:
         if not ended.report:

@@ -114,8 +114,11 @@ def _is_mapped(kind: str, number: int) -> bool:
     return any(first <= number < first + count for first, _, count in ranges)
 
 
-def sandboxed(view: View, program: Sequence[str], *, fresh_proc: bool = True) -> list[str]:
-    """Return the command that runs `program` in a sandbox with `view`.
+def sandboxed(
+    view: View, program: Sequence[str], *, denied: int, fresh_proc: bool = True
+) -> list[str]:
+    """Return the command that runs `program` in a sandbox with `view`. It has to have `denied`, a
+    descriptor from which the filter for system calls is read.
 
     A container may forbid a new /proc: without `fresh_proc`, the sandbox has this machine's,
     read-only. Raises NoSandboxError.
@@ -130,7 +133,7 @@ def sandboxed(view: View, program: Sequence[str], *, fresh_proc: bool = True) ->
     as_owner = _become(view.owner) if view.owner else []
     mounted_by_root = bool(as_owner) and _has(_TO_MAKE_NAMESPACES)
     files = _files(view, fresh_proc=fresh_proc, by_owner=bool(as_owner) and not mounted_by_root)
-    apart += ["--die-with-parent", "--new-session", *files]
+    apart += ["--die-with-parent", "--new-session", "--seccomp", str(denied), *files]
     apart += ["--chdir", "/", "--remount-ro", "/", "--"]
     # The first process of the PID namespace stays outside of the commands' user namespace, so
     # that they cannot trace it: it would outlive us if they had it forget its parent. When it

@@ -22,6 +22,7 @@ from stream.pipes import write_all
 from stream.text import printable
 
 REPORT = 3  # the program's descriptor for the report
+DATA = 4  # and that for data
 MAX_REPORT = 1 << 28  # bytes
 PATIENCE = 5.0  # seconds until a program that is no longer wanted is killed
 _PIECE = 1 << 16
@@ -43,26 +44,32 @@ class Ended:
     description: str
 
 
-def run(command: Sequence[str], environment: Mapping[str, str], request: str) -> Ended:
+def run(command: Sequence[str], environment: Mapping[str, str], request: str, data: bytes) -> Ended:
     """Run `command` with `request` as the first line of its standard input; the other end stays
-    open for as long as the program is wanted. Its output and standard error go to our standard
+    open for as long as the program is wanted. It can read `data`, which fits into a pipe, from
+    the descriptor DATA. Its output and standard error go to our standard
     error once it has begun to report. However this ends, the program has ended, too. Raises
     OSError.
     """
-    with _pipe() as (theirs, ours), _pipe() as (output, said), _pipe() as (report, reported):
+    with (
+        _pipe() as (theirs, ours), _pipe() as (output, said), _pipe() as (report, reported),
+        _pipe() as (given, giving),
+    ):  # fmt: skip
+        giving.write(data)
+        giving.close()
         pid = os.posix_spawnp(
             command[0], list(command), environment,
             file_actions=[
                 *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inherited()),
                 *(
                     (os.POSIX_SPAWN_DUP2, file.fileno(), target)
-                    for target, file in enumerate((theirs, said, said, reported))
+                    for target, file in enumerate((theirs, said, said, reported, given))
                 ),
             ],
             setsigmask=(), setsigdef=_DEFAULT, setsid=True,
         )  # fmt: skip
         try:
-            for file in (theirs, said, reported):
+            for file in (theirs, said, reported, given):
                 file.close()
             talk = _Talk(ours, output, report, request.encode("ascii") + b"\n")
             talk.hold()

@@ -63,6 +63,9 @@ PROBES = {
         "! (exec 9<>/dev/tcp/127.0.0.1/PORT) && ! PYTHON -ISc 'import socket;"
         ' socket.socket(socket.AF_UNIX).connect("\\0ABSTRACT")\''
     ),
+    "the kernel's keyrings": (
+        "grep -q '^Seccomp:.2$' /proc/self/status && { [[ ! -e PYTHON ]] || PYTHON -ISc 'KEYS'; }"
+    ),
     "the file that is our standard error": "[[ $(readlink /proc/$$/fd/2) == pipe:* ]]",
     "other descriptors of ours": "! ls -l /proc/[0-9]*/fd | grep /secret",
     "capabilities, and those of set-user-ID programs": (
@@ -71,6 +74,15 @@ PROBES = {
         " && grep -q '^NoNewPrivs:.1$' /proc/self/status"
     ),
 }  # fmt: skip
+
+
+# Reads the ID of the session's keyring: keyctl(KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING).
+KEYCTL = {"x86_64": 250, "aarch64": 219, "riscv64": 219, "ppc64le": 271, "s390x": 280}
+KEYS = (
+    "import ctypes, errno, sys; libc = ctypes.CDLL(None, use_errno=True);"
+    f" found = libc.syscall({KEYCTL.get(os.uname().machine, -1)}, 0, -3, 0);"
+    " sys.exit(found != -1 or ctypes.get_errno() != errno.ENOSYS)"
+)
 
 
 def table() -> list[str]:
@@ -146,6 +158,7 @@ def surroundings() -> Iterator[dict[str, str]]:
                 "WORD": WORD.replace(".", "[.]"),
                 "PORT": str(listener.getsockname()[1]),
                 "ABSTRACT": abstract,
+                "KEYS": KEYS,
                 "PYTHON": PYTHON,
             }
         finally:

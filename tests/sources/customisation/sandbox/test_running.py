@@ -20,7 +20,7 @@ from stream.sources.customisation.sandbox.running import run
 def test_orderly_end(monkeypatch: pytest.MonkeyPatch, rest: str, *, orderly: bool) -> None:
     """The report of a program that was killed would count, while others still write files."""
     monkeypatch.setattr(running, "PATIENCE", 0.2)
-    ended = run(["sh", "-c", f"echo {{}} >&3; {rest}"], {"PATH": os.defpath}, "{}")
+    ended = run(["sh", "-c", f"echo {{}} >&3; {rest}"], {"PATH": os.defpath}, "{}", b"")
     assert (ended.report, ended.orderly) == (b"{}\n", orderly)
 
 
@@ -29,4 +29,4 @@ def test_endless_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "MAX_REPORT", 1 << 20)
     monkeypatch.setattr(running, "PATIENCE", 0.2)
     program = ["sh", "-c", "trap '' PIPE; echo {} >&3; yes '' >&3; exit 0"]
-    assert not run(program, {"PATH": os.defpath}, "{}").orderly
+    assert not run(program, {"PATH": os.defpath}, "{}", b"").orderly
