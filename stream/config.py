@@ -46,8 +46,8 @@ MAX_COMMENT = 200  # characters of a ready-made layer's line in the history
 KEYS = frozenset(
     {
         "annotations", "architecture", "base_config", "base_history", "config", "created", "customisation_layer",
-        "from_image", "gid", "gname", "labels", "mtime", "os", "repo_tag", "skip_base_paths", "store_dir",
-        "store_layers", "store_root", "uid", "uname",
+        "customisation_mtime", "from_image", "gid", "gname", "labels", "mtime", "os", "repo_tag",
+        "skip_base_paths", "store_dir", "store_layers", "store_root", "uid", "uname",
     }
 )  # fmt: skip
 
@@ -181,6 +181,7 @@ class _Reader(Fields):
     def conf(self, *, need_tag: bool) -> ImageConf:
         now = datetime.now(UTC)
         created = self._instant("created", now, None)
+        mtime = self._instant("mtime", now, created)
         disk = Disk(self._store_dir().encode(), self._store_root().encode())
         self.text("os")
         return ImageConf(
@@ -191,7 +192,8 @@ class _Reader(Fields):
             customisation_layer=self._customisation_layer(disk),
             repo_tag=self._repo_tag(needed=need_tag),
             created=created,
-            mtime=int(self._instant("mtime", now, created).timestamp()),
+            mtime=_seconds(mtime),
+            customisation_mtime=_seconds(self._instant("customisation_mtime", now, mtime)),
             owner=Owner(
                 uid=self.id("uid") or 0,
                 gid=self.id("gid") or 0,
@@ -426,10 +428,13 @@ def conf_document(conf: ImageConf) -> dict[str, Any]:
         "config": conf.container_config or None,
         "created": _unless(conf.created.isoformat(), DEFAULT_CREATED),
         "customisation_layer": customisation_layer,
+        "customisation_mtime": None
+        if conf.customisation_mtime == conf.mtime
+        else _instant_text(conf.customisation_mtime),
         "from_image": base and base.path + ("" if base.repo_tag is None else f":{base.repo_tag}"),
         "gid": _unless(owner.gid, default.gid),
         "gname": _unless(owner.gname, default.gname),
-        "mtime": _instant_text(conf.mtime) if conf.mtime != int(conf.created.timestamp()) else None,
+        "mtime": None if conf.mtime == _seconds(conf.created) else _instant_text(conf.mtime),
         "repo_tag": conf.repo_tag,
         "skip_base_paths": True if base and base.skip_store_paths else None,
         "store_dir": _unless(conf.store_dir.decode(), DEFAULT_STORE_DIR),
@@ -445,6 +450,10 @@ def conf_document(conf: ImageConf) -> dict[str, Any]:
 
 def _unless(value: object, default: object) -> object:
     return None if value == default else value
+
+
+def _seconds(instant: datetime) -> int:
+    return int(instant.timestamp())
 
 
 def _instant_text(seconds: int) -> str:

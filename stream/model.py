@@ -171,10 +171,11 @@ class BaseReference:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageConf:
     """A valid conf with every default filled in. `repo_tag` is None if it has none: an
-    archive needs one, layers do not. `created` is timezone-aware; `mtime` is in
-    seconds since the epoch; `container_config` is passed through unchanged; `annotations`
-    are the OCI manifest's. On disk, paths in the store directory are prefixed with
-    `store_root`: see `stream.nix.store_root`.
+    archive needs one, layers do not. `created` is timezone-aware; `mtime`, and
+    `customisation_mtime` for a customisation layer made from a recipe, are in seconds since the
+    epoch; `container_config` is passed through unchanged; `annotations` are the OCI manifest's.
+    On disk, paths in the store directory are prefixed with `store_root`: see
+    `stream.nix.store_root`.
 
     `commands` is the caller's decision about a recipe's commands, not part of a conf: run them
     in the sandbox, without it, or not at all, as for somebody who only looks.
@@ -188,6 +189,7 @@ class ImageConf:
     repo_tag: str | None
     created: datetime
     mtime: int
+    customisation_mtime: int
     owner: Owner
     base: BaseReference | None = None
     annotations: dict[str, str] = field(default_factory=dict)

@@ -139,6 +139,7 @@ def documents(root: str) -> st.SearchStrategy[Document]:
             "gname": no_nul,
             "labels": st.dictionaries(names, texts, max_size=2),
             "mtime": instants,
+            "customisation_mtime": instants,
             "os": st.just("linux"),
             "repo_tag": st.just("registry.example:5000/a/b:v1"),
             "skip_base_paths": st.booleans(),

@@ -107,6 +107,7 @@ def test_every_key(store: str, customisation: Path) -> None:
         "repo_tag": "registry.example:5000/a/b:v1",
         "created": "2024-05-17T08:30:00+02:00",
         "mtime": "2001-01-01T00:00:00Z",
+        "customisation_mtime": "1980-01-01T00:00:00Z",
         "uid": "1000",
         "gid": 100,
         "uname": "user",
@@ -133,6 +134,7 @@ def test_every_key(store: str, customisation: Path) -> None:
         repo_tag="registry.example:5000/a/b:v1",
         created=datetime.fromisoformat("2024-05-17T08:30:00+02:00"),
         mtime=978307200,
+        customisation_mtime=315532800,
         owner=stream.Owner(uid=1000, gid=100, uname="user", gname="users"),
         base=stream.BaseReference(
             path=f"{store}/file",
@@ -168,6 +170,20 @@ def test_ids(number: object) -> None:
 def test_mtime(created: str, more: Document, mtime: int) -> None:
     """Without `mtime`, as in older confs, `created` is used for both."""
     assert parse({"repo_tag": "x:1", "created": created, **more}).mtime == mtime
+
+
+@pytest.mark.parametrize(
+    ("more", "seconds"),
+    [
+        ({}, 1),
+        ({"created": "1970-01-01T00:00:07Z"}, 7),
+        ({"created": "1970-01-01T00:00:07Z", "mtime": "1970-01-01T00:00:05Z"}, 5),
+        ({"mtime": "now", "customisation_mtime": "1980-01-01T00:00:00Z"}, 315532800),
+    ],
+)
+def test_customisation_mtime(more: Document, seconds: int) -> None:
+    """The layer's own time; without it, the files of all layers have the same."""
+    assert parse({"repo_tag": "x:1", **more}).customisation_mtime == seconds
 
 
 def test_now() -> None:
@@ -227,7 +243,11 @@ BAD: list[tuple[list[str], str, list[object]]] = [
     (["uname", "gname", "architecture"], "NUL", ["a\0b"]),
     (["architecture"], "empty", [""]),
     (["config"], "must be an object", [1, "x", []]),
-    (["store_dir", "repo_tag", "created", "mtime"], "must be a string", [None, 1, 1.5, []]),
+    (
+        ["store_dir", "repo_tag", "created", "mtime", "customisation_mtime"],
+        "must be a string",
+        [None, 1, 1.5, []],
+    ),
     (["store_dir"], "not an absolute path", ["", "nix/store", ".", "~/x"]),
     (["store_dir"], "begins with .wh.", ["/nix/.wh.store", "/.wh./store"]),
     (["store_dir"], "normal form", ["/nix/", "/a/../b", "//nix", "/./a"]),
@@ -242,7 +262,7 @@ BAD: list[tuple[list[str], str, list[object]]] = [
     (["annotations", "labels"], "must be an object", [None, 1, "x", []]),
     (["annotations", "labels"], "empty name", [{"": "x"}]),
     (
-        ["created", "mtime"],
+        ["created", "mtime", "customisation_mtime"],
         "not an instant",
         [
             "", "yesterday", "NOW", "2024-05-17", "2024-05-17T08:30:00", "2024-13-01T00:00:00Z",
@@ -476,7 +496,7 @@ def test_all_faults_together(store: str) -> None:
         {
             "architecture": 1, "os": 2, "config": [], "store_dir": store, "from_image": "x",
             "store_layers": [[], [f"{store}/missing", f"{store}/file"], 7, [f"{store}/file"]],
-            "customisation_layer": "/missing", "created": "x", "mtime": "y",
+            "customisation_layer": "/missing", "created": "x", "mtime": "y", "customisation_mtime": "z",
             "uid": -1, "gid": "z", "uname": 3, "gname": None,
             "base_config": 1, "base_history": "x", "skip_base_paths": 0,
             "annotations": 1, "labels": [],

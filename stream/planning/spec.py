@@ -30,8 +30,9 @@ from stream.schema.reading import ignore, parse_object
 # Passed to the conf unchanged.
 _PASSED = frozenset(
     {
-        "annotations", "architecture", "base_config", "base_history", "config", "created", "gid", "gname",
-        "labels", "mtime", "os", "skip_base_paths", "store_dir", "store_root", "uid", "uname",
+        "annotations", "architecture", "base_config", "base_history", "config", "created",
+        "customisation_mtime", "gid", "gname", "labels", "mtime", "os", "skip_base_paths", "store_dir",
+        "store_root", "uid", "uname",
     }
 )  # fmt: skip
 _OWN = frozenset(
@@ -42,7 +43,7 @@ _OWN = frozenset(
     }
 )  # fmt: skip
 _CONTENTS = {"contents", "copyToRoot"}
-_INSTANTS = ("created", "mtime")
+_INSTANTS = ("created", "customisation_mtime", "mtime")
 _MENTIONING = ("config", "labels")
 KEYS = _PASSED | _OWN | recipe.SPEC_KEYS
 
@@ -61,11 +62,11 @@ DEFAULT_MAX_LAYERS = 100
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
     """A valid specification. `conf` is the image without store layers and, if the tag is to be
-    derived (`tag` is None), without a tag. `instants` are the given ones of `created` and
-    `mtime`, as in a conf: `now` is the time of streaming. `mentions` are the config and labels,
-    which may mention store paths. `recipe` describes the customisation layer or, if that is
-    ready-made, names only the contents that it needs. `layering_pipeline` is a checked
-    program, or None. Messages call the document `source`.
+    derived (`tag` is None), without a tag. `instants` are the given ones of `created`,
+    `customisation_mtime` and `mtime`, as in a conf: `now` is the time of streaming. `mentions`
+    are the config and labels, which may mention store paths. `recipe` describes the
+    customisation layer or, if that is ready-made, names only the contents that it needs.
+    `layering_pipeline` is a checked program, or None. Messages call the document `source`.
     """
 
     source: str
@@ -242,7 +243,8 @@ class _Reader(Fields):
         document |= {key: _anywhere(document[key]) for key in _CONTENTS & document.keys()}
         ready = bool(self.get("customisation_layer"))
         if ready:
-            for key in sorted(document.keys() - {"contents"}):
+            own = {"customisation_mtime"} if self.has("customisation_mtime") else set()
+            for key in sorted((document.keys() - {"contents"}) | own):
                 self.fault(
                     key, "changes a customisation layer, but customisation_layer is ready-made"
                 )

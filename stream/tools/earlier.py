@@ -156,9 +156,9 @@ class WithConf:
         self._conf = conf
         self._document = document
         self._earlier = earlier
-        stamp = _stamp(document)
-        self._same_stamp = "now" not in stamp and stamp == _stamp(earlier)
-        self._same_image = self._same_stamp and self._has_derived_tag(base)
+        self._same_stamp = _is_same(_stamp(document), _stamp(earlier))
+        self._same_time = _is_same(_customisation_time(document), _customisation_time(earlier))
+        self._same_image = self._same_stamp and self._same_time and self._has_derived_tag(base)
         self._layers = {tuple(layer) for layer in earlier.get("store_layers", ())}
         self._base_layers = self._find_base_layers() if base and not self._same_image else set()
 
@@ -188,7 +188,7 @@ class WithConf:
         )
         if isinstance(ours, str):
             return self._has_ready_layer(layer.diff_id, ours, theirs)
-        if not self._same_stamp:
+        if not self._same_time:
             return False
         if json.dumps(ours, sort_keys=True) != json.dumps(theirs, sort_keys=True):
             return False
@@ -252,6 +252,17 @@ class WithConf:
                 checksum = file.read(80)
             return bool(_CHECKSUM.fullmatch(checksum)) and ours == f"sha256:{checksum.strip()}"
         return False
+
+
+def _is_same(ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> bool:
+    return "now" not in ours and ours == theirs
+
+
+def _customisation_time(document: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what affects every entry of a customisation layer made from a recipe."""
+    keys = "customisation_mtime", "mtime", "created"
+    time = next((document[key] for key in keys if document.get(key)), DEFAULT_CREATED)
+    return time, document.get("store_dir", DEFAULT_STORE_DIR)
 
 
 def _stamp(document: dict[str, Any]) -> tuple[Any, ...]:

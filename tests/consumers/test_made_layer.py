@@ -119,6 +119,7 @@ def written(tree: Tree, path: Path, archive_format: ArchiveFormat) -> Path:
         repo_tag=TAG,
         created=datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC),
         mtime=1,
+        customisation_mtime=1,
         owner=Owner(),
     )
     with patch.object(make, "opened_tree", opened_tree), path.open("wb") as output:

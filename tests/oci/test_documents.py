@@ -52,6 +52,7 @@ def conf_with(**changes: Any) -> ImageConf:
         "repo_tag": "x:1",
         "created": datetime.fromisoformat("1970-01-01T00:00:01+00:00"),
         "mtime": 1,
+        "customisation_mtime": 1,
         "owner": Owner(),
     }
     return ImageConf(**{**fields, **changes})

@@ -267,6 +267,42 @@ def test_no_contents_at_all(packages: Packages) -> None:
     assert [*top] == ["."]
 
 
+def test_time_of_the_customisation_layer(packages: Packages, tmp_path: Path) -> None:
+    """With its time, the layer is the one that nixpkgs' builder packs with GNU tar."""
+    app = packages.path("app-1")
+    conf = packages.plan(
+        contents=[app],
+        extraCommands="mkdir -m 0700 opt; echo $SOURCE_DATE_EPOCH > opt/epoch",
+        customisation_mtime="@315532800",
+        mtime="2024-01-31",
+        tag="1",
+    )
+    assert conf["customisation_mtime"] == "1980-01-01T00:00:00+00:00"
+    root = tmp_path / "root"
+    for directory, mode in {"": 0o755, "bin": 0o755, "etc": 0o755, "opt": 0o700}.items():
+        (root / directory).mkdir()
+        (root / directory).chmod(mode)
+    for link in "bin/app", "etc/app.conf":
+        (root / link).symlink_to(f"{app}/{link}")
+    (root / "opt/epoch").write_text("315532800\n", "utf-8")
+    (root / "opt/epoch").chmod(0o644)
+    packed = subprocess.run(
+        [
+            "tar", "--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--mtime=@315532800",
+            "--hard-dereference", "--format=gnu", "-C", root, "-c", ".",
+        ],
+        check=True, capture_output=True,
+    ).stdout  # fmt: skip
+    *below, top = stream.write_image(
+        stream.parse_conf(json.dumps(conf).encode()), io.BytesIO()
+    ).layers
+    assert top.diff_id == f"sha256:{hashlib.sha256(packed).hexdigest()}"
+    usual = {**conf, "customisation_mtime": conf["mtime"]}
+    image = stream.write_image(stream.parse_conf(json.dumps(usual).encode()), io.BytesIO())
+    assert [*image.layers[:-1]] == below
+    assert image.layers[-1].diff_id != top.diff_id
+
+
 # ---- layers
 
 
@@ -489,6 +525,7 @@ def test_derived_tag_is_like_a_store_paths_hash(packages: Packages) -> None:
         {"config": {"Cmd": []}},
         {"created": "now"},
         {"mtime": "2024-01-01T00:00:00Z"},
+        {"customisation_mtime": "@315532800"},
         {"uid": 5},
         {"architecture": "arm64"},
         {"extraCommands": "true"},

@@ -142,10 +142,12 @@ def test_a_float_of_nix() -> None:
 )
 def test_instants_of_dockertools(written: str, seconds: int) -> None:
     """A specification has the forms that flakes give; the conf has what `date -Iseconds` prints."""
-    spec = parse_spec(json.dumps({"name": "x", "created": written, "mtime": written}).encode())
+    keys = ("created", "mtime", "customisation_mtime")
+    spec = read(name="x", **dict.fromkeys(keys, written))
     expected = datetime.fromtimestamp(seconds, UTC)
-    assert (spec.conf.created, spec.conf.mtime) == (expected, seconds)
-    assert spec.instants == dict.fromkeys(("created", "mtime"), expected.isoformat())
+    conf = spec.conf
+    assert (conf.created, conf.mtime, conf.customisation_mtime) == (expected, seconds, seconds)
+    assert spec.instants == dict.fromkeys(keys, expected.isoformat())
 
 
 def test_every_fault_is_reported_at_once() -> None:

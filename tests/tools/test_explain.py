@@ -62,6 +62,34 @@ def test_a_path_without_a_hash_may_have_changed(store: Store) -> None:
     assert stays(conf, document(conf)) == [True, None, None]
 
 
+EARLIER = {"mtime": "1970-01-01T00:00:05Z", "customisation_mtime": "1980-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ({}, [True, True]),
+        ({"customisation_mtime": "1980-01-01T00:00:01Z"}, [True, False]),
+        ({"customisation_mtime": None}, [True, False]),
+        ({"customisation_mtime": "now"}, [True, False]),
+        ({"mtime": "1970-01-01T00:00:06Z"}, [False, True]),
+        ({"mtime": "now"}, [False, True]),
+    ],
+)
+def test_layers_have_times_of_their_own(
+    store: Store, tmp_path: Path, times: dict[str, str], expected: list[bool]
+) -> None:
+    """The time of the customisation layer is not that of store layers; only what changes moves."""
+    conf = document(store.conf([HASHED]))
+    conf["customisation_layer"] = {"directories": {"/tmp": "1777"}}
+    later = {key: value for key, value in {**conf, **EARLIER, **times}.items() if value}
+    assert stays(later, {**conf, **EARLIER}) == expected
+    if "now" not in times.values():
+        path = tmp_path / "earlier.json"
+        path.write_text(json.dumps({**conf, **EARLIER}), "utf-8")
+        assert stays(later, written(path, "earlier.tar")) == expected
+
+
 @pytest.mark.parametrize(
     "recipe",
     [

@@ -31,12 +31,13 @@ A specification:
    "config": {"Cmd": ["/bin/hello"]}}
 Its keys, described in docs/plan.md:
   annotations, architecture, base_config, base_history, config, conflicts,
-  contents, copyToRoot, created, customisation_layer, directories,
-  enableFakechroot, extraCommands, fakeRootCommands, fromImage, fromImageName,
-  fromImageTag, gid, gname, groups, includeNixDB, includeStorePaths,
-  keepContentsDirlinks, labels, layering, layeringPipeline, maxLayers, mtime,
-  name, network, nix_store, os, owner, perms, references_graph,
-  skip_base_paths, store_dir, store_root, tag, uid, uname, users
+  contents, copyToRoot, created, customisation_layer, customisation_mtime,
+  directories, enableFakechroot, extraCommands, fakeRootCommands, fromImage,
+  fromImageName, fromImageTag, gid, gname, groups, includeNixDB,
+  includeStorePaths, keepContentsDirlinks, labels, layering, layeringPipeline,
+  maxLayers, mtime, name, network, nix_store, os, owner, perms,
+  references_graph, skip_base_paths, store_dir, store_root, tag, uid, uname,
+  users
 """
 HAS_PROGRESS = False
 

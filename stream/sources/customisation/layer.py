@@ -49,7 +49,7 @@ def opened_customisation_layer(
                     "the customisation layer is made by commands, and is shown without what they"
                     " make; run them with --run-commands"
                 )
-            yield made_layer(tree, means, mtime=conf.mtime, complete=not skipped)
+            yield made_layer(tree, means, mtime=conf.customisation_mtime, complete=not skipped)
 
 
 @contextmanager

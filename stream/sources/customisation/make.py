@@ -57,13 +57,13 @@ def opened_tree(
             # The base's files stay, so its database's records of them stay valid.
             base_first=conf.base is not None and conf.base.skip_store_paths,
         )
-    valid = refresh_bytecode(tree, conf.mtime)
+    valid = refresh_bytecode(tree, conf.customisation_mtime)
     with _after_commands(tree, recipe, conf, warn) as after:
         if after is not tree:
             # Commands may have made a /bin where the base has a link.
             redirect(after, base, first_wins=recipe.first_wins)
             inherit(after, base, known)
-            refresh_bytecode(after, conf.mtime, valid)
+            refresh_bytecode(after, conf.customisation_mtime, valid)
         warn_of_lost_users(after, below.accounts, disk, warn)
         permissions.apply(after, recipe, base)
         yield after
@@ -83,7 +83,7 @@ def _after_commands(
         tree,
         recipe,
         disk=Disk.of(conf),
-        mtime=conf.mtime,
+        mtime=conf.customisation_mtime,
         warn=warn,
         sandboxed=conf.commands == "sandboxed",
     )

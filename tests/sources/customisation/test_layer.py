@@ -34,6 +34,7 @@ CONF = ImageConf(
     repo_tag="made:1",
     created=datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC),
     mtime=1,
+    customisation_mtime=1,
     owner=Owner(),
 )
 NAMES = ["./", "./bin/", "./bin/greet", "./etc/", "./etc/motd", "./etc/passwd"]

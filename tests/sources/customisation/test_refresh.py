@@ -81,6 +81,17 @@ def test_a_copied_cache_stays_valid(package: Package, tmp_path: Path) -> None:
     assert cache_of(copied).read_bytes() == before
 
 
+def test_a_cache_has_the_time_of_its_layer(package: Package, tmp_path: Path) -> None:
+    """The sources in the customisation layer have its time, which may not be that of the others."""
+    root = image_of(
+        tmp_path,
+        customisation_layer={"copy_to_root": [str(package())]},
+        customisation_mtime="1980-01-01T00:00:00Z",
+    )
+    assert (root / "lib/web.py").stat().st_mtime == 315532800
+    assert is_valid(root)
+
+
 @pytest.mark.parametrize("time", [0.0, 1.0, 5_000_000_000.0, 1_700_000_000.9999999])
 def test_times_of_any_size(package: Package, tmp_path: Path, time: float) -> None:
     """The header has 32 bits of the seconds, rounded as Python rounds them."""
