@@ -24,7 +24,7 @@ from stream.nix.store_root import Disk
 from stream.oci.reference import BadReference, check_name, check_tag
 from stream.schema import recipe
 from stream.schema.fields import Fields
-from stream.schema.instants import parse_date
+from stream.schema.instants import is_relative, parse_date
 from stream.schema.reading import ignore, parse_object
 
 # Passed to the conf unchanged.
@@ -172,14 +172,15 @@ class _Reader(Fields):
     def spec(self) -> Spec:
         """Return the specification. It is not usable if there are faults."""
         repository, tag = self._repository(), self._tag()
-        conf = self._conf()
+        instants = self._instants()
+        conf = self._conf(instants)
         conf, recipe = self._with_recipe(conf)
         if tag is not None:
             conf = replace(conf, repo_tag=f"{repository}:{tag}")
         return Spec(
             source=self._source,
             conf=conf,
-            instants=self._instants(),
+            instants=instants,
             mentions={key: _ordered(self.document[key]) for key in _MENTIONING if self.has(key)},
             recipe=recipe,
             repository=repository,
@@ -210,10 +211,12 @@ class _Reader(Fields):
                 self.fault(key, str(wrong))
         return value
 
-    def _conf(self) -> ImageConf:
-        """Return the image from the keys that a conf also has, without a recipe."""
-        document = {key: self.document[key] for key in _PASSED if self.has(key)}
-        document |= self._instants()
+    def _conf(self, instants: dict[str, Any]) -> ImageConf:
+        """Return the image from the keys that a conf also has, without a recipe. `instants` are in
+        the form of a conf.
+        """
+        passed = _PASSED - {*_INSTANTS}
+        document = {key: self.document[key] for key in passed if self.has(key)} | instants
         if base := self._base():
             document["from_image"] = base
         if root := self._root_of_nix():
@@ -232,8 +235,19 @@ class _Reader(Fields):
         )
 
     def _instants(self) -> dict[str, Any]:
-        """Return the instants as in a conf; of a wrong type or form, as they are."""
-        return {key: _instant(self.document[key]) for key in _INSTANTS if self.has(key)}
+        """Return the instants as in a conf; of a wrong type or form, as they are. A relative one is
+        a fault and left out.
+        """
+        found = {key: _instant(self.document[key]) for key in _INSTANTS if self.has(key)}
+        for key, value in [*found.items()]:
+            if isinstance(value, str) and value != "now" and is_relative(value):
+                self.fault(
+                    key,
+                    f"{value!r} is relative to the time when it is read, so the image would differ"
+                    " from day to day; write a date, or 'now' for the time of streaming",
+                )
+                del found[key]
+        return found
 
     def _with_recipe(self, conf: ImageConf) -> tuple[ImageConf, Recipe]:
         """Return `conf` with the recipe as its customisation layer, unless that is ready-made, and

@@ -92,6 +92,7 @@ def test_the_same_image_as_from_the_recipe(packages: Packages, tmp_path: Path) -
         fakeRootCommands="chown 7:8 data; mknod null c 1 3",
         config={"Cmd": ["/bin/app"]},
         directories={"/tmp": "1777"},
+        customisation_mtime="1 Jan 1980",
     )
     from_recipe = planned(spec)
     conf = planned(ready(spec, made(spec, tmp_path / "of-spec")))

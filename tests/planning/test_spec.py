@@ -113,7 +113,12 @@ def test_name_becomes_lower_case() -> None:
         ({"perms": [{"path": "/x", "mode": "rwx"}]}, "perms[0].mode", ""),
         ({"maxLayers": 99.5}, "maxLayers", "must be a whole number, not 99.5"),
         ({"uid": 5.5}, "uid", "not 5.5"),
-        ({"created": "yesterday"}, "created", "is not an instant"),
+        (
+            {"created": "yesterday"},
+            "created",
+            "'yesterday' is relative to the time when it is read",
+        ),
+        ({"mtime": "10:00"}, "mtime", "is not an instant"),
         ({"uid": -1}, "uid", "must be a number from 0"),
         ({"config": {"Cmd": "sh"}}, "config.Cmd", "must be a list"),
         ({"store_dir": "nix"}, "store_dir", "is not an absolute path"),
