@@ -4,14 +4,15 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import commandline
 import orjson
 import pytest
 from hypothesis import HealthCheck, settings
+from support import COMMAND
 
 # Examples share a test's store directory, each in its own subdirectory.
 _COMMON: dict[str, Any] = {
@@ -75,8 +76,8 @@ def stream_image() -> Run:
         timeout: float = 120,
         **options: Any,
     ) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            [*prefix, sys.executable, "-m", "stream", *args],
+        return commandline.run(
+            [*prefix, *COMMAND, *args],
             check=False,
             capture_output=True,
             env={**os.environ, **(env or {})},

@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
+import commandline
 import pytest
 from support import COMMAND, Store, members
 
@@ -27,7 +28,7 @@ def store(tmp_path: Path) -> Store:
 def _run(
     *args: str | Path, stdin: bytes = b"", command: tuple[str, ...] = COMMAND
 ) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
+    return commandline.run(
         [*command, *map(str, args)], input=stdin, capture_output=True, check=False, timeout=30
     )
 
@@ -126,7 +127,7 @@ def test_terminal_is_refused(store: Store) -> None:
     conf = store.conf(["one"])
     cases: list[list[str | Path]] = [[conf], [conf, "-o", "-"], [conf, "-o", "/dev/stdout"]]
     for args in cases:
-        done = subprocess.run(
+        done = commandline.run(
             [*COMMAND, *args], stdout=terminal, stderr=subprocess.PIPE, check=False, timeout=30
         )
         assert done.returncode == 2, args
@@ -281,11 +282,11 @@ def test_archive_on_standard_output_alone(store: Store) -> None:
 
 def _said(*arguments: str) -> str:
     """Return the message for a command line that is rejected."""
-    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
+    done = commandline.run([*COMMAND, *arguments], capture_output=True, check=False)
     assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.count("\n") == 1
-    return done.stderr
+    assert done.stdout == b""
+    assert done.stderr.count(b"\n") == 1
+    return done.stderr.decode()
 
 
 def test_verb_with_a_slip() -> None:

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import commandline
 import pytest
 from support import COMMAND, Store, leftovers, members
 
@@ -25,7 +26,7 @@ def conf(tmp_path: Path) -> Path:
 
 
 def _run(*args: str | Path, **options: Any) -> "subprocess.CompletedProcess[bytes]":
-    return subprocess.run(
+    return commandline.run(
         [*COMMAND, *map(str, args)], stderr=subprocess.PIPE, check=False, timeout=30, **options
     )
 

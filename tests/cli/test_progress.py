@@ -9,6 +9,7 @@ import tarfile
 import time
 from pathlib import Path
 
+import commandline
 import pytest
 from support import COMMAND, MIB, Store
 
@@ -25,7 +26,7 @@ def conf(tmp_path: Path) -> Path:
 
 
 def _said(*args: str | Path) -> list[str]:
-    done = subprocess.run(
+    done = commandline.run(
         [*COMMAND, *map(str, args)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         check=True, timeout=30,
     )  # fmt: skip
@@ -102,7 +103,7 @@ def test_json_error(tmp_path: Path, kind: str) -> None:
     store = Store.below(tmp_path)
     os.mkfifo(store.path("fifo"))
     conf = store.conf(["fifo"]) if kind == "SourceError" else tmp_path / "none.json"
-    done = subprocess.run(
+    done = commandline.run(
         [*COMMAND, conf, "--progress", "json"], capture_output=True, check=False, timeout=30
     )
     events = [json.loads(line) for line in done.stderr.splitlines()]

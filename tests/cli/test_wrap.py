@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import commandline
 import orjson
 import pytest
 from hypothesis import given
@@ -65,7 +66,7 @@ def open_place() -> Iterator[Path]:
 def _run(*argv: str | Path, **options: Any) -> "subprocess.CompletedProcess[bytes]":
     if "input" not in options:
         options.setdefault("stdin", subprocess.DEVNULL)
-    return subprocess.run(
+    return commandline.run(
         [*map(str, argv)], capture_output=True, check=False, timeout=60, **options
     )
 

@@ -15,6 +15,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import commandline
 import pytest
 import pyzstd
 import zstandard
@@ -438,7 +439,7 @@ def store(tmp_path: Path) -> Store:
 
 def command(*args: str | Path) -> subprocess.CompletedProcess[bytes]:
     """Run the command."""
-    return subprocess.run(
+    return commandline.run(
         [*COMMAND, "-q", *map(str, args)], capture_output=True, check=False, timeout=60
     )
 

@@ -1,8 +1,8 @@
 """docs/consumers.md, `verify` and a warning agree with the table; no consumer is run."""
 
-import subprocess
 from pathlib import Path
 
+import commandline
 import pytest
 from support import COMMAND, Store
 
@@ -26,7 +26,7 @@ def test_verify_agrees(tmp_path: Path, archive_format: str, compression: str) ->
     conf = Store.below(tmp_path).conf()
     archive = tmp_path / "image"
     options = ("--format", archive_format, "--compress", compression, "-o", str(archive))
-    subprocess.run([*COMMAND, "-q", *options, str(conf)], check=True)
+    commandline.run([*COMMAND, "-q", *options, str(conf)], check=True)
 
     def reads(row: Row) -> bool:
         refusal = row.refusal(archive_format, compression)

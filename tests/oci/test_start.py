@@ -3,12 +3,12 @@
 import io
 import json
 import struct
-import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import commandline
 import pytest
 from handmade import Base, Entry, link, tar_of
 from support import COMMAND, unpack
@@ -313,8 +313,8 @@ def test_verify_says_so_and_succeeds(tmp_path: Path) -> None:
     """The archive is sound: a script that checks it must not fail."""
     path = tmp_path / "image.tar"
     path.write_bytes(Base(layers=[layer({})], config={"Cmd": ["/x"]}).docker_archive())
-    ended = subprocess.run([*COMMAND, "verify", path], capture_output=True, text=True, check=True)
-    assert ended.stdout.splitlines()[1] == (
+    ended = commandline.run([*COMMAND, "verify", path], capture_output=True, check=True)
+    assert ended.stdout.decode().splitlines()[1] == (
         f"  not a fault, but: {Base(layers=[layer({})], config={'Cmd': ['/x']}).docker_members()[1]['Config']}:"
         " config.Cmd[0]: /x is not an executable file in the image; a container will not start"
     )

@@ -15,6 +15,7 @@ from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
+import commandline
 import pytest
 from handmade import Base, tar_of
 from support import COMMAND
@@ -116,7 +117,7 @@ def every(conf: Mapping[str, Any]) -> list[str]:
 
 def run(*args: str | os.PathLike[str], stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """Run the command."""
-    return subprocess.run([*COMMAND, *args], input=stdin, capture_output=True, check=False)
+    return commandline.run([*COMMAND, *args], input=stdin, capture_output=True, check=False)
 
 
 # ---- the plan

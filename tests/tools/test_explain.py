@@ -1,11 +1,11 @@
 """Explaining: which layers an earlier image has already."""
 
 import json
-import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
 
+import commandline
 import pytest
 from handmade import Base, layer_tar
 from support import COMMAND, Store, unpack
@@ -225,7 +225,7 @@ def test_command_against_an_archive(store: Store, piped: bool) -> None:  # noqa:
     conf = store.conf([HASHED], ["plain"])
     earlier = written(conf, "old.tar")
     store.file("plain/data", b"22")
-    ended = subprocess.run(
+    ended = commandline.run(
         [*COMMAND, "explain", conf, "--json", "--against", "-" if piped else earlier],
         input=earlier.read_bytes() if piped else b"",
         capture_output=True,
@@ -240,7 +240,7 @@ def test_command_against_an_archive(store: Store, piped: bool) -> None:  # noqa:
 def test_command_against_a_conf_on_standard_input(store: Store) -> None:
     """A conf is told from an archive by its first bytes."""
     conf = store.conf([HASHED])
-    ended = subprocess.run(
+    ended = commandline.run(
         [*COMMAND, "explain", conf, "--json", "--against", "-"],
         input=conf.read_bytes(),
         capture_output=True,

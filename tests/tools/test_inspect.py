@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import commandline
 import handmade
 import pytest
 import pyzstd
@@ -47,7 +48,7 @@ def ignored(_message: str) -> None:
 
 def as_json(target: str | Path, stdin: bytes | None = None) -> Any:
     """Return the command's JSON output for `target`."""
-    done = subprocess.run(
+    done = commandline.run(
         [*COMMAND, "inspect", "--json", str(target)], input=stdin, capture_output=True, check=True
     )
     assert not done.stderr
@@ -131,7 +132,7 @@ def test_conf_without_a_tag(tmp_path: Path) -> None:
     """A conf whose tag comes from the command line can be inspected as well."""
     conf = tmp_path / "conf.json"
     conf.write_text("{}")
-    done = subprocess.run(
+    done = commandline.run(
         [*COMMAND, "inspect", "--json", str(conf), "-t", "x:1"], capture_output=True, check=True
     )
     assert json.loads(done.stdout)["images"][0]["repo_tags"] == ["x:1"]
@@ -142,7 +143,7 @@ def test_very_long_config(tmp_path: Path) -> None:
     base = Base(config={"Env": [f"A{n}=1" for n in range(5000)], "Cmd": ["x" * 100_000]})
     path = tmp_path / "image.tar"
     path.write_bytes(base.docker_archive())
-    done = subprocess.run([*COMMAND, "inspect", str(path)], capture_output=True, check=True)
+    done = commandline.run([*COMMAND, "inspect", str(path)], capture_output=True, check=True)
     assert b"and 4,960 more" in done.stdout
     assert len(done.stdout) < 10_000
 
@@ -155,7 +156,7 @@ def test_both_formats_at_once(tmp_path: Path) -> None:
     path = tmp_path / "image.tar"
     path.write_bytes(tar_of([*base.oci_files().items(), *members, ("manifest.json", manifest)]))
     assert as_json(path)["also_oci"]
-    done = subprocess.run([*COMMAND, "inspect", str(path)], capture_output=True, check=True)
+    done = commandline.run([*COMMAND, "inspect", str(path)], capture_output=True, check=True)
     assert b"docker-archive and OCI layout" in done.stdout
 
 
@@ -209,7 +210,7 @@ def test_a_plan_matches_the_stream(conf: Path, skip: bool) -> None:  # noqa: FBT
     document = json.loads(conf.read_bytes())
     conf.write_text(json.dumps({**document, "skip_base_paths": skip}), "utf-8")
     streamed = conf.parent / "image.tar"
-    subprocess.run([*COMMAND, "-q", str(conf), "-o", str(streamed)], check=True)
+    commandline.run([*COMMAND, "-q", str(conf), "-o", str(streamed)], check=True)
     plan = as_json(conf)
     assert plan == {**as_json("-", conf.read_bytes()), "name": str(conf)}
     assert (plan["kind"], plan["compression"]) == ("conf", None)
@@ -276,7 +277,9 @@ def test_store_paths_of_other_stores(tmp_path: Path) -> None:
 def test_our_own_outputs(conf: Path, compress: str) -> None:
     """Every output of ours can be inspected."""
     path = conf.parent / "image"
-    subprocess.run([*COMMAND, "-q", str(conf), "-o", str(path), "--compress", compress], check=True)
+    commandline.run(
+        [*COMMAND, "-q", str(conf), "-o", str(path), "--compress", compress], check=True
+    )
     inspection = inspect(str(path), ignored)
     paths = [layer.store_paths for layer in inspection.images[0].layers]
     assert [len(found) for found in paths] == [1, 2, 1, 0]
@@ -343,8 +346,8 @@ def test_text_is_plain_and_fits(inspection: Inspection) -> None:
 def test_text(conf: Path) -> None:
     """The table of an image, as people see it."""
     path = conf.parent / "image.tar"
-    subprocess.run([*COMMAND, "-q", str(conf), "-o", str(path)], check=True)
-    shown = subprocess.run(
+    commandline.run([*COMMAND, "-q", str(conf), "-o", str(path)], check=True)
+    shown = commandline.run(
         [*COMMAND, "inspect", str(path)], capture_output=True, check=True
     ).stdout.decode()
     with tarfile.open(path) as tar:
@@ -470,7 +473,7 @@ def test_hostile(tmp_path: Path, case: str, piped: bool, verb: str) -> None:  # 
     """Foreign input gives one clear line, quickly, and never a traceback."""
     path = tmp_path / "image"
     path.write_bytes(HOSTILE[case])
-    done = subprocess.run(
+    done = commandline.run(
         [*COMMAND, verb, "-" if piped else str(path)],
         input=HOSTILE[case] if piped else b"",
         capture_output=True,
@@ -496,7 +499,7 @@ def test_bomb_in_bomb(tmp_path: Path, piped: bool, verb: str) -> None:  # noqa: 
     assert len(archive) < 60_000
     path = tmp_path / "image"
     path.write_bytes(archive)
-    done = subprocess.run(
+    done = commandline.run(
         [*COMMAND, verb, "-" if piped else str(path)],
         input=archive if piped else b"",
         capture_output=True,
@@ -512,7 +515,7 @@ def test_targets_that_cannot_be_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for verb in ("inspect", "verify"):
         for name, why in (("fifo", b"neither"), ("none", b"No such file"), ("", b"directory")):
-            done = subprocess.run(
+            done = commandline.run(
                 [*COMMAND, verb, str(tmp_path / name)], capture_output=True, check=False, timeout=20
             )
             assert done.returncode == 1
@@ -527,7 +530,7 @@ def test_the_reader_goes_away(tmp_path: Path) -> None:
     for verb in ("inspect", "verify"):
         read_end, write_end = os.pipe()
         os.close(read_end)
-        done = subprocess.run(
+        done = commandline.run(
             [*COMMAND, verb, str(path)], stdout=write_end, stderr=subprocess.PIPE, check=False
         )
         os.close(write_end)
@@ -536,7 +539,7 @@ def test_the_reader_goes_away(tmp_path: Path) -> None:
 
 def test_no_image_to_choose_in_a_conf(conf: Path) -> None:
     """A tag after a conf's name is a mistake, and must be reported."""
-    done = subprocess.run([*COMMAND, "inspect", f"{conf}:x:1"], capture_output=True, check=False)
+    done = commandline.run([*COMMAND, "inspect", f"{conf}:x:1"], capture_output=True, check=False)
     assert done.returncode == 2
     assert b"is a conf" in done.stderr
 
@@ -591,7 +594,7 @@ def test_name_that_is_not_text(tmp_path: Path, verb: str) -> None:
     with open(path, "wb") as file:
         file.write(Base(layers=[layer_tar({"a": b""})], tags=["a:1"]).docker_archive())
     for name in (path, path + b":a:1"):
-        done = subprocess.run([*COMMAND, verb, name], capture_output=True, check=False)
+        done = commandline.run([*COMMAND, verb, name], capture_output=True, check=False)
         assert done.returncode == 0, done.stderr
 
 

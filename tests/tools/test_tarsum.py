@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+import commandline
 import handmade
 import pytest
 from handmade import layer_tar
@@ -259,7 +260,7 @@ def test_a_path_twice_around_another() -> None:
 
 def command(data: bytes) -> "subprocess.CompletedProcess[bytes]":
     """Run `stream-image tarsum` with `data` on its standard input."""
-    return subprocess.run([*COMMAND, "tarsum"], input=data, capture_output=True, check=False)
+    return commandline.run([*COMMAND, "tarsum"], input=data, capture_output=True, check=False)
 
 
 @pytest.mark.parametrize("compressor", handmade.COMPRESSORS)
@@ -304,7 +305,7 @@ def test_no_sum_of_what_is_no_tar(fault: str) -> None:
 def test_a_terminal_is_refused() -> None:
     """Without it a forgotten redirection would wait forever."""
     master, terminal = os.openpty()
-    done = subprocess.run(
+    done = commandline.run(
         [*COMMAND, "tarsum"], stdin=terminal, capture_output=True, check=False, timeout=60
     )
     os.close(master)

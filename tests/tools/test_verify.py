@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import commandline
 import handmade
 import pytest
 import pyzstd
@@ -36,7 +37,7 @@ BASE = Base(layers=LAYERS, history=HISTORY)
 
 def run(*args: str | Path, stdin: bytes = b"") -> tuple[int, str]:
     """Run the command and return its exit status and all its output."""
-    done = subprocess.run(
+    done = commandline.run(
         [*COMMAND, "verify", *map(str, args)],
         input=stdin,
         capture_output=True,
@@ -87,7 +88,7 @@ def test_what_we_write(store: Store, compress: str, archive_format: str) -> None
     conf = store.conf(["a", "b"], ["c"], config={"Env": ["x=y"]})
     path = conf.with_name("image")
     options = ("--compress", compress, "--format", archive_format)
-    subprocess.run([*COMMAND, "-q", str(conf), "-o", str(path), *options], check=True)
+    commandline.run([*COMMAND, "-q", str(conf), "-o", str(path), *options], check=True)
     for args, stdin in ((path, b""), ("-", path.read_bytes())):
         status, said = run(args, "--conf", conf, stdin=stdin)
         assert (status, len(said.splitlines())) == (0, 1), said
@@ -102,7 +103,7 @@ def test_chained_bases(store: Store) -> None:
     base.write_bytes(gzip.compress(BASE.docker_archive()))
     conf = store.conf(["a"], from_image=str(base))
     path = conf.with_name("image.tar")
-    subprocess.run([*COMMAND, "-q", str(conf), "-o", str(path)], check=True)
+    commandline.run([*COMMAND, "-q", str(conf), "-o", str(path)], check=True)
     assert run(path, "--conf", conf)[0] == 0
 
 
@@ -827,7 +828,9 @@ def test_not_what_the_conf_yields(
     """Without it nobody learns which file makes an image differ from its conf."""
     conf = store.conf(["a"], ["b", "c"])
     path = conf.with_name("image")
-    subprocess.run([*COMMAND, "-q", str(conf), "-o", str(path), "--compress", compress], check=True)
+    commandline.run(
+        [*COMMAND, "-q", str(conf), "-o", str(path), "--compress", compress], check=True
+    )
     words = change(store).split("{}")
     status, said = run(path, "--conf", conf)
     assert status == 1
@@ -842,7 +845,7 @@ def test_other_tag_config_or_layers(store: Store) -> None:
     """Without it a different tag, config or number of layers would go unreported."""
     conf = store.conf(["a"])
     path = conf.with_name("image.tar")
-    subprocess.run([*COMMAND, "-q", str(conf), "-o", str(path)], check=True)
+    commandline.run([*COMMAND, "-q", str(conf), "-o", str(path)], check=True)
     store.conf(["a"], repo_tag="other:2", config={"Cmd": ["y"]})
     status, said = run(path, "--conf", conf)
     assert status == 1
