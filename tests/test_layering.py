@@ -45,6 +45,39 @@ def test_program() -> None:
         split_into_layers(GRAPH, ROOTS, 1, program, name="spec.json")
 
 
+SHIPPED: Graph = {
+    "/s/lib": Node(900_000, frozenset()),
+    "/s/app": Node(40_000, frozenset()),
+    "/s/page": Node(300, frozenset()),
+}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [
+        ("stable", stable(SHIPPED, ROOTS, 2)),
+        ("auto", auto(GRAPH, 2, {"/s/tool"})),
+        ("popularity", popularity(GRAPH, 2, {"/s/tool"})),
+        ([["popularity_contest"]], [["/s/app"], ["/s/lib"], ["/s/page"]]),
+        ([["subcomponent_out", ["/s/app"]]], [["/s/app"], ["/s/page", "/s/lib"]]),
+    ],
+)
+def test_unshipped_paths(strategy: str | list[Any], expected: list[list[str]]) -> None:
+    """A program and `stable` do not see such a path, not even to reach others through it."""
+    assert (
+        split_into_layers(
+            GRAPH, ROOTS, 3 if isinstance(strategy, list) else 2, strategy, unshipped={"/s/tool"}
+        )
+        == expected
+    )
+
+
+@pytest.mark.parametrize("strategy", [*STRATEGIES, [["popularity_contest"]]])
+def test_nothing_shipped(strategy: str | list[Any]) -> None:
+    """An image that holds none of the paths has no layers for them, and needs no budget."""
+    assert split_into_layers(GRAPH, ROOTS, 0, strategy, unshipped=GRAPH.keys()) == []
+
+
 @pytest.mark.parametrize("strategy", [*STRATEGIES, [["popularity_contest"]]])
 def test_no_budget(strategy: str | list[Any]) -> None:
     """Without a budget, every path may have a layer of its own."""

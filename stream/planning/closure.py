@@ -7,7 +7,7 @@ either, it consists of the paths alone. Must not know layers, or what the paths 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from stream.errors import ConfError, Fault
@@ -27,13 +27,17 @@ MAX_GRAPH = 1 << 26  # bytes; 10,000 store paths take about a tenth
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """The paths whose closure is wanted. `paths` are store paths, or paths in them, each with
-    the place that needs it in the document `name`. Store paths mentioned in the JSON value
-    `mentions` are wanted as well. The files are on this machine, below `store_root`.
+    the place that needs it in the document `name`; so are those `found` in files. Store paths
+    mentioned in the JSON value `mentions` are wanted as well. With `known_only`, those found and
+    mentioned are passed over if the source of the closure does not know them. The files are on
+    this machine, below `store_root`.
     """
 
     name: str
     paths: tuple[tuple[str, str], ...] = ()
+    found: tuple[tuple[str, str], ...] = ()
     mentions: object = None
+    known_only: bool = False
     store_dir: str = DEFAULT_STORE_DIR
     store_root: str = ""
 
@@ -92,7 +96,9 @@ def find_in_graph(references: References, wanted: Wanted) -> Closure:
     that the graph lacks are measured. Raises ConfError for a graph of another store directory
     or with paths missing, and SourceError.
     """
-    return _reach(references, wanted, _collect_needed(wanted, references.graph.__contains__))
+    needed, optional = _collect_needed(wanted, references.graph.__contains__)
+    needed = _leave_out(needed, optional - references.graph.keys())
+    return _reach(references, wanted, needed)
 
 
 def find_in_nix(wanted: Wanted, store: str | None = None) -> Closure:
@@ -100,10 +106,11 @@ def find_in_nix(wanted: Wanted, store: str | None = None) -> Closure:
     the one that Nix remembers differs between machines. Raises NixError, and ConfError for a
     path that is not valid in the store or, if it is another store, not on this disk.
     """
-    needed = _collect_needed(wanted)
+    needed, optional = _collect_needed(wanted)
     # Nix accepts no other names as arguments.
     invalid = {path for path in needed if not is_hashed(path)}
     invalid |= query.invalid([path for path in needed if path not in invalid], store)
+    needed = _leave_out(needed, optional & invalid)
     _refuse(
         wanted.name,
         {path: place for path, place in needed.items() if path in invalid},
@@ -132,7 +139,8 @@ def take_alone(wanted: Wanted) -> Closure:
     Only a link refers to the store path that it leads to. Raises ConfError for a missing path,
     and SourceError.
     """
-    needed = _collect_needed(wanted)
+    needed, optional = _collect_needed(wanted)
+    needed = _leave_out(needed, {path for path in optional if not wanted.has(path)})
     named = tuple(needed)
     links: dict[str, str] = {}
     waiting = [*needed]
@@ -173,7 +181,7 @@ def _link_target(path: str, wanted: Wanted) -> str | None:
 
 
 def _nix_has_any(wanted: Wanted) -> bool:
-    paths = [path for path in _collect_needed(wanted) if is_hashed(path)]
+    paths = [path for path in _collect_needed(wanted)[0] if is_hashed(path)]
     return bool(paths) and query.knows(wanted.store_dir) and len(query.invalid(paths)) < len(paths)
 
 
@@ -199,20 +207,32 @@ def _reach(references: References, wanted: Wanted, needed: dict[str, str]) -> Cl
     return Closure(graph=graph, wanted=tuple(needed), references=references)
 
 
-def _collect_needed(wanted: Wanted, known: Callable[[str], bool] | None = None) -> dict[str, str]:
+def store_path_of(path: str, store_dir: str) -> str:
+    """Return the store path that is or contains `path`, a path below `store_dir`."""
+    prefix = store_dir.rstrip("/") + "/"
+    return prefix + path[len(prefix) :].partition("/")[0]
+
+
+def _leave_out(needed: dict[str, str], absent: Collection[str]) -> dict[str, str]:
+    return {path: place for path, place in needed.items() if path not in absent}
+
+
+def _collect_needed(
+    wanted: Wanted, known: Callable[[str], bool] | None = None
+) -> tuple[dict[str, str], frozenset[str]]:
     """Return the store paths that are wanted, or contain a wanted path, each with the first
-    place that needs it. A mention of a path that is not named as Nix names them counts if the
-    path is `known`, by default if it exists.
+    place that needs it, and those of them that count only if they are known. A mention of a path
+    that is not named as Nix names them counts if the path is `known`, by default if it exists.
     """
     prefix = wanted.store_dir.rstrip("/") + "/"
     needed: dict[str, str] = {}
     faults: list[Fault] = []
-    for path, place in wanted.paths:
+    for path, place in (*wanted.paths, *wanted.found):
         wrong = why_not_normal(path)
         if wrong is None and not path.startswith(prefix):
             wrong = f"is not in the store directory, {wanted.store_dir}"
         if wrong is None:
-            needed.setdefault(prefix + path[len(prefix) :].partition("/")[0], place)
+            needed.setdefault(store_path_of(path, wanted.store_dir), place)
         else:
             faults.append(Fault(place, f"{path} {wrong}"))
     for path, place in find_in_value(
@@ -223,7 +243,8 @@ def _collect_needed(wanted: Wanted, known: Callable[[str], bool] | None = None) 
         faults = [Fault("", f"needs {len(needed)} store paths; at most {MAX_PATHS} are allowed")]
     if faults:
         raise ConfError(wanted.name, faults[:MAX_FAULTS])
-    return needed
+    named = {store_path_of(path, wanted.store_dir) for path, _ in wanted.paths}
+    return needed, frozenset(needed) - named if wanted.known_only else frozenset()
 
 
 def _refuse(name: str, lacking: dict[str, str], reason: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from stream.nix import query
 from stream.nix.hashes import STORE_NAME
 from stream.nix.store_root import Disk
 from stream.planning import mentions
-from stream.planning.closure import Closure, Wanted, find_closure
+from stream.planning.closure import Closure, Wanted, find_closure, store_path_of
 from stream.planning.spec import Spec
 from stream.planning.tag import derive_tag
 from stream.schema.reading import ignore
@@ -136,15 +136,23 @@ def _with_closure(
     closure = find_closure(
         _wanted(spec, made), references_graph=spec.references_graph, store=spec.nix_store
     )
+    unshipped = _unshipped(spec)
     _warn_of_unknown(spec, closure, warn)
     if spec.include_nix_database:
-        with_database = replace(spec.recipe, database=_database(spec, closure))
+        with_database = replace(spec.recipe, database=_database(spec, _without(closure, unshipped)))
         conf = replace(conf, customisation_layer=with_database)
     if spec.include_store_paths:
         graph = _without_held(spec.conf, base, closure.graph)
-        budget = _budget(spec, base_layers, least=1 if graph else 0)
-        roots = [path for path in closure.wanted if path in graph]
-        layers = split_into_layers(graph, roots, budget, spec.strategy, previous, name=spec.source)
+        budget = _budget(spec, base_layers, least=1 if graph.keys() - unshipped else 0)
+        layers = split_into_layers(
+            graph,
+            _roots(graph, closure.wanted, unshipped),
+            budget,
+            spec.strategy,
+            previous,
+            unshipped=unshipped,
+            name=spec.source,
+        )
         conf = replace(conf, store_layers=_checked(spec, layers))
         _warn_of_strangers(spec, closure.graph, warn)
     return conf
@@ -205,17 +213,22 @@ def _wanted(spec: Spec, made: Sequence[str]) -> Wanted:
     """Return the store paths that the image is made for, with the place that needs each."""
     return Wanted(
         name=spec.source,
-        paths=(*_named(spec), *((path, "the customisation layer") for path in made)),
+        paths=tuple(_named(spec)),
+        found=tuple((path, "the customisation layer") for path in made),
         mentions=spec.mentions,
+        known_only=spec.roots is not None,
         store_dir=spec.conf.store_dir.decode(),
         store_root=spec.conf.store_root.decode(),
     )
 
 
 def _named(spec: Spec) -> Iterator[tuple[str, str]]:
-    """Yield the store paths that the recipe names, with their places. Copied paths are not
-    needed themselves.
+    """Yield the store paths that the specification names, with their places. Copied paths are
+    not needed themselves.
     """
+    for key, paths in ("roots", spec.roots or ()), ("unshipped", spec.unshipped):
+        for index, path in enumerate(paths):
+            yield path, f"{key}[{index}]"
     recipe = spec.recipe
     for index, content in enumerate(recipe.contents):
         if path := _path(content):
@@ -229,7 +242,30 @@ def _path(content: bytes | Builtin) -> str:
     return (content.path if isinstance(content, Builtin) else content).decode()
 
 
+def _unshipped(spec: Spec) -> frozenset[str]:
+    store_dir = spec.conf.store_dir.decode()
+    return frozenset(store_path_of(path, store_dir) for path in spec.unshipped)
+
+
+def _roots(graph: Graph, wanted: Sequence[str], unshipped: Collection[str]) -> list[str]:
+    """Return the paths of `graph` that the image is made for: instead of a path that it does not
+    hold, those that this refers to.
+    """
+    found: dict[str, None] = {}
+    for path in wanted:
+        if path in unshipped and path in graph:
+            found |= dict.fromkeys(sorted(graph[path].references))
+        else:
+            found[path] = None
+    return [path for path in found if path in graph and path not in unshipped]
+
+
 # ---- the closure
+
+
+def _without(closure: Closure, unshipped: Collection[str]) -> Closure:
+    """Return `closure` without the paths that the image does not hold."""
+    return replace(closure, graph=part(closure.graph, closure.graph.keys() - unshipped))
 
 
 def _database(spec: Spec, closure: Closure) -> NixDatabase:

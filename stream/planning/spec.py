@@ -39,7 +39,7 @@ _OWN = frozenset(
     {
         "customisation_layer", "fromImage", "fromImageName", "fromImageTag", "includeNixDB",
         "includeStorePaths", "layering", "layeringPipeline", "maxLayers", "name", "nix_store",
-        "references_graph", "tag",
+        "references_graph", "roots", "tag", "unshipped",
     }
 )  # fmt: skip
 _CONTENTS = {"contents", "copyToRoot"}
@@ -66,7 +66,10 @@ class Spec:
     `customisation_mtime` and `mtime`, as in a conf: `now` is the time of streaming. `mentions`
     are the config and labels, which may mention store paths. `recipe` describes the
     customisation layer or, if that is ready-made, names only the contents that it needs.
-    `layering_pipeline` is a checked program, or None. Messages call the document `source`.
+    `layering_pipeline` is a checked program, or None. `roots` are paths whose closure the image
+    holds; unless they are None, mentioned paths outside of the references graph are passed over.
+    `unshipped` are paths that count in the layering and are in no layer. Messages call the
+    document `source`.
     """
 
     source: str
@@ -81,6 +84,8 @@ class Spec:
     include_nix_database: bool
     layering: str
     layering_pipeline: list[Any] | None
+    roots: tuple[str, ...] | None
+    unshipped: tuple[str, ...]
     references_graph: str | None
     nix_store: str | None
 
@@ -190,6 +195,8 @@ class _Reader(Fields):
             include_nix_database=self._include_nix_database(conf),
             layering=self.choice("layering", STRATEGIES),
             layering_pipeline=self._program(),
+            roots=self.texts("roots") if self.has("roots") else None,
+            unshipped=self.texts("unshipped"),
             references_graph=self.text("references_graph") or None,
             nix_store=self._nix_store(),
         )

@@ -4,13 +4,16 @@ that the same large ones need share a layer. nixpkgs' `dockerTools` plans like t
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from stream.graph import Graph, check_budget
 from stream.strategies.reach import Reach, members, reach
 
 
-def auto(graph: Graph, budget: int) -> list[list[str]]:
+def auto(graph: Graph, budget: int, unshipped: Collection[str] = frozenset()) -> list[list[str]]:
     """Split the paths of `graph` into at most `budget` layers, ordered by rising size of
-    their closures, with the paths of a layer by name. Raises ValueError for a budget below 1.
+    their closures, with the paths of a layer by name. The paths `unshipped` take part, and are
+    then left out. Raises ValueError for a budget below 1.
 
     Paths become primary in order of falling size, as long as there are at most `budget`
     layers. Each path has the set of the nearest primary paths that need it; paths with
@@ -37,7 +40,9 @@ def auto(graph: Graph, budget: int) -> list[list[str]]:
             break
         layers = after
         primaries.append(primary)
-    return _ordered(graph, known, list(layers.values()))
+    ordered = _ordered(graph, known, list(layers.values()))
+    shipped = ([path for path in layer if path not in unshipped] for layer in ordered)
+    return [layer for layer in shipped if layer]
 
 
 def _with_primary(

@@ -7,16 +7,21 @@ the roots. (nixpkgs adds up counts along all ways, with the same result.)
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from stream.graph import Graph, check_budget
 from stream.strategies.reach import cycles, members, name_key
 
 
-def popularity(graph: Graph, budget: int) -> list[list[str]]:
+def popularity(
+    graph: Graph, budget: int, unshipped: Collection[str] = frozenset()
+) -> list[list[str]]:
     """Split the paths of `graph` into at most `budget` layers: the most popular path first,
-    the last layer holding the rest. Raises ValueError for a budget below 1.
+    the last layer holding the rest. The paths `unshipped` count in the scores and are in no
+    layer. Raises ValueError for a budget below 1.
     """
     check_budget(budget)
-    order = by_popularity(graph)
+    order = [path for path in by_popularity(graph) if path not in unshipped]
     layers = [[path] for path in order[: budget - 1]]
     if rest := order[budget - 1 :]:
         layers.append(rest)

@@ -77,6 +77,30 @@ def test_all_that_is_reached_and_nothing_else(graph: Graph, data: st.DataObject)
     assert [item.path for item in found.objects() or ()] == sorted(reached)
 
 
+@pytest.mark.parametrize("source", ["graph", "alone"])
+def test_known_only(tmp_path: Path, source: str) -> None:
+    """With given roots, what the image only mentions need not exist."""
+    store = f"{tmp_path}/store"
+    known, gone, found = (f"{store}/{digit * 32}-x" for digit in "012")
+    os.makedirs(known)
+    graph = {known: Node(1, frozenset())}
+
+    def find(paths: tuple[tuple[str, str], ...], *, known_only: bool) -> tuple[str, ...]:
+        asked = Wanted(
+            name="spec.json", paths=paths, found=((found, "a file"), (known, "a file")),
+            mentions={"Env": [gone]}, known_only=known_only, store_dir=store,
+        )  # fmt: skip
+        if source == "alone":
+            return take_alone(asked).wanted
+        return find_in_graph(references_of(graph), asked).wanted
+
+    assert find((), known_only=True) == (known,)
+    for paths, known_only in [((), False), (((found, "roots[0]"),), True)]:
+        with pytest.raises(ConfError) as caught:
+            find(paths, known_only=known_only)
+        assert "roots[0]" in str(caught.value) or not known_only
+
+
 def test_paths_in_store_paths_and_mentions() -> None:
     """`contents` may name a directory in a package, and a command's package is needed as well."""
     found = find_in_graph(references_of(SMALL), wanted(f"{GLIBC}/lib", GLIBC))

@@ -70,6 +70,12 @@ def test_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     warnings: list[str] = []
     parse_spec(json.dumps(spec).encode(), name="s", warn=warnings.append)
     assert not warnings
+    (tmp_path / "layer").mkdir()
+    (tmp_path / "layer/layer.tar").write_bytes(b"")
+    (tmp_path / "layer/checksum").write_text("0" * 64, "ascii")
+    roots = {**example("Given roots"), "customisation_layer": f"{tmp_path}/layer"}
+    parse_spec(json.dumps(roots).encode(), name="s", warn=warnings.append)
+    assert not warnings
     assert not program_faults(example("`layeringPipeline`"))
     assert len(parse_references(json.dumps(example("The closure")).encode(), "g").graph) == 2
     faults: list[str] = []

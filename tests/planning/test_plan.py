@@ -268,6 +268,105 @@ def test_no_contents_at_all(packages: Packages) -> None:
     assert [*top] == ["."]
 
 
+@dataclass(frozen=True)
+class Derived:
+    """The two derivations that dockerTools makes of an image, in the references graph."""
+
+    base: str
+    layer: str
+
+    @property
+    def roots(self) -> dict[str, list[str]]:
+        """The keys of a specification that say so."""
+        both = [self.base, self.layer]
+        return {"roots": both, "unshipped": both}
+
+
+@pytest.fixture
+def derived(packages: Packages) -> Derived:
+    """Put dockerTools' derivations for an image of `app-1` into the references graph."""
+    base = packages.add("app-base.json", {"x": "1"}, ["app-1"])
+    return Derived(
+        base=base, layer=packages.add("app-customisation-layer", {"x": "x" * 15}, ["app-1"])
+    )
+
+
+def test_auto_splits_as_with_the_derivations_of_dockertools(tmp_path: Path) -> None:
+    """A tenth of large closures had other layers than the same image of nixpkgs."""
+    packages = Packages(tmp_path)
+    packages.add("lib-1", {"x": "x" * 20})
+    packages.add("tool-1", {"x": "x" * 50}, ["lib-1"])
+    app = packages.add("app-1", {"x": "x" * 80}, ["tool-1", "lib-1"])
+    keys: dict[str, Any] = {"labels": {"app": app}, "layering": "auto", "maxLayers": 3}
+    alone = names(packages.plan(**keys))
+    assert [sorted(layer) for layer in alone] == [["lib-1", "tool-1"], ["app-1"]]
+    base = packages.add("app-base.json", {"x": "1"}, ["app-1"])
+    layer = packages.add("app-customisation-layer", {"x": "x" * 15}, ["app-1"])
+    # `app-1` becomes primary first and leaves the two in another layer; `tool-1` would be a third.
+    conf = packages.plan(**keys, unshipped=[base, layer])
+    assert [sorted(layer) for layer in names(conf)] == [["app-1", "lib-1", "tool-1"]]
+    assert packages.plan(labels=keys["labels"], unshipped=[base]) == packages.plan(
+        labels=keys["labels"]
+    )
+
+
+@pytest.mark.parametrize("layering", ["stable", "auto", "popularity"])
+def test_what_an_unshipped_path_refers_to_is_shipped(
+    packages: Packages, derived: Derived, layering: str
+) -> None:
+    """The derivations are the only roots of nixpkgs' graph, and in no layer themselves."""
+    conf = packages.plan(**derived.roots, layering=layering)
+    assert every(conf) == ["app-1", "lib-1", "tool-1"]
+    wanted = packages.plan(roots=[packages.path("app-1")], layering=layering)
+    assert layering == "auto" or conf == wanted
+    assert every(packages.plan(roots=[])) == []
+
+
+def test_unshipped_paths_are_not_in_the_database(packages: Packages, derived: Derived) -> None:
+    """Nix in the container would take a missing path for a valid one."""
+    graph = packages.directory / "graph.json"
+    known = json.loads(graph.read_bytes())
+    for number, item in enumerate(known):
+        item["narHash"] = f"sha256:{number:064x}"
+    graph.write_text(json.dumps(known), "utf-8")
+    conf = packages.plan(**derived.roots, includeNixDB=True)
+    recorded = conf["customisation_layer"]["nix_database"]["objects"]
+    assert sorted(name_of(item["path"]) for item in recorded) == every(conf)
+
+
+def test_mentions_beside_given_roots(packages: Packages) -> None:
+    """The environment of a shell names its outputs, which nobody has built."""
+    gone, tool = packages.path("gone-1"), packages.path("tool-1")
+    other = Path(packages.path("unlisted-1"))
+    other.mkdir()
+    keys: dict[str, Any] = {
+        "config": {"Env": [f"out={gone}", f"PATH={tool}/bin"], "User": "0"},
+        "extraCommands": f"ln -s {other} other",
+        "tag": "1",
+    }
+    with pytest.raises(ConfError, match="is not in .*graph.json") as caught:
+        packages.plan(**keys)
+    places = [fault.place for fault in caught.value.faults]
+    assert places == ["the customisation layer", "config.Env[0]"]
+    conf = packages.plan(roots=[packages.path("other-1")], **keys)
+    assert every(conf) == ["lib-1", "other-1", "tool-1"]
+    assert conf["config"]["Env"][0] == f"out={gone}"
+
+
+@pytest.mark.parametrize("key", ["roots", "unshipped"])
+def test_given_paths_that_the_graph_does_not_have(packages: Packages, key: str) -> None:
+    """Only mentions are passed over; a root without its closure would be an incomplete image."""
+    gone = packages.path("gone-1")
+    with pytest.raises(ConfError) as caught:
+        packages.plan(**{"roots": [], key: [gone]})
+    (fault,) = caught.value.faults
+    assert fault.place == f"{key}[0]"
+    assert "list the closure of every wanted path" in fault.message
+    Path(gone).mkdir()
+    with pytest.raises(ConfError, match=r"contents\[0\]: .*-gone-1 is not in"):
+        packages.plan(roots=[], contents=[gone])
+
+
 def test_time_of_the_customisation_layer(packages: Packages, tmp_path: Path) -> None:
     """With its time, the layer is the one that nixpkgs' builder packs with GNU tar."""
     app = packages.path("app-1")

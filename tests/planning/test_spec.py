@@ -54,6 +54,12 @@ def test_null_is_absence() -> None:
     assert read(name="x", **dict.fromkeys(KEYS - {"name"})) == read(name="x")
 
 
+def test_an_empty_list_of_roots() -> None:
+    """Nothing but the roots is wanted then, which is not the same as no roots."""
+    assert read(name="x").roots is None
+    assert read(name="x", roots=[]).roots == ()
+
+
 def test_name_becomes_lower_case() -> None:
     """As in dockerTools, the name is converted to lower case, which repository names require."""
     spec = read(name="Registry.example/Team/Hello", tag="V1")
@@ -81,6 +87,8 @@ def test_name_becomes_lower_case() -> None:
         ({"includeStorePaths": "no"}, "includeStorePaths", "must be a boolean"),
         ({"includeNixDB": 1}, "includeNixDB", "must be a boolean"),
         ({"references_graph": []}, "references_graph", "must be a string"),
+        ({"roots": "/nix/store/x"}, "roots", "must be a list, not a string"),
+        ({"unshipped": ["/nix/store/x", 1]}, "unshipped[1]", "must be a string, not a number"),
         ({"references_graph": "a\0b"}, "references_graph", "NUL character"),
         ({"fromImage": "/nowhere.tar"}, "fromImage", "no such file"),
         ({"fromImageName": "x"}, "fromImageTag", "is missing"),

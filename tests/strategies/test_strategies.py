@@ -83,6 +83,37 @@ def test_scores_as_counted(graph: Graph) -> None:
     assert popularity_scores(graph) == slow_scores(graph)
 
 
+@given(graph=graphs(cycles=True), budget=st.integers(1, 9), data=st.data())
+def test_auto_leaves_out_what_is_unshipped_at_the_end(
+    graph: Graph, budget: int, data: st.DataObject
+) -> None:
+    """As in nixpkgs, such paths take part in the split; else a tenth of large closures differs."""
+    unshipped = data.draw(st.sets(st.sampled_from(sorted(graph)))) if graph else set()
+    found = auto(graph, budget, unshipped)
+    expected = {layer - unshipped for layer in slow_auto(graph, budget)} - {frozenset()}
+    assert {frozenset(layer) for layer in found} == expected
+    everything = [path for layer in auto(graph, budget) for path in layer]
+    assert [path for layer in found for path in layer] == [
+        path for path in everything if path not in unshipped
+    ]
+
+
+@given(graph=graphs(), budget=st.integers(1, 9), data=st.data())
+def test_popularity_counts_what_is_unshipped(
+    graph: Graph, budget: int, data: st.DataObject
+) -> None:
+    """The image's own roots raise the scores of what they need, and take no layer."""
+    unshipped = data.draw(st.sets(st.sampled_from(sorted(graph)))) if graph else set()
+    order = [
+        path
+        for layer in popularity(graph, len(graph) + 1)
+        for path in layer
+        if path not in unshipped
+    ]
+    layers = [[path] for path in order[: budget - 1]] + [order[budget - 1 :]]
+    assert popularity(graph, budget, unshipped) == [layer for layer in layers if layer]
+
+
 @given(graph=graphs(cycles=True), budget=st.integers(1, 9))
 def test_auto_as_with_sets_of_names(graph: Graph, budget: int) -> None:
     """Bit sets give the same result as sets of names."""

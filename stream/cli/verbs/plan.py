@@ -36,8 +36,8 @@ Its keys, described in docs/plan.md:
   fromImageName, fromImageTag, gid, gname, groups, includeNixDB,
   includeStorePaths, keepContentsDirlinks, labels, layering, layeringPipeline,
   maxLayers, mtime, name, network, nix_store, os, owner, perms,
-  references_graph, skip_base_paths, store_dir, store_root, tag, uid, uname,
-  users
+  references_graph, roots, skip_base_paths, store_dir, store_root, tag, uid,
+  uname, unshipped, users
 """
 HAS_PROGRESS = False
 
