@@ -4,6 +4,7 @@ import io
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,16 @@ def test_paths_that_nix_does_not_have(asked: Nix) -> None:
         find_closure(wanted(asked, application, mentions=mentions))
     assert [fault.place for fault in error.value.faults] == ["config.Env[0]", "config.Env[1]"]
     assert f"spec.json: config.Env[0]: {stray} is not in the Nix store; " in str(error.value)
+
+
+def test_mentions_that_nix_does_not_have(asked: Nix) -> None:
+    """With given roots, an output that is only mentioned need not be built."""
+    application, library, data = chain(asked)
+    gone = f"{asked.store_dir}/{32 * '0'}-gone"
+    want = replace(wanted(asked, library, mentions=[gone, application]), known_only=True)
+    assert {*find_closure(want).graph} == {application, library, data}
+    with pytest.raises(ConfError, match="is not in the Nix store"):
+        find_closure(replace(want, known_only=False))
 
 
 def test_paths_that_are_not_nixs(asked: Nix) -> None:

@@ -344,7 +344,7 @@ def test_mentions_beside_given_roots(packages: Packages) -> None:
         "extraCommands": f"ln -s {other} other",
         "tag": "1",
     }
-    with pytest.raises(ConfError, match="is not in .*graph.json") as caught:
+    with pytest.raises(ConfError, match=r"is not in .*graph\.json") as caught:
         packages.plan(**keys)
     places = [fault.place for fault in caught.value.faults]
     assert places == ["the customisation layer", "config.Env[0]"]
