@@ -41,9 +41,9 @@ _PROGRAMS = (
 _PRIVATE = ("/dev", "/proc", "/run", "/sys", "/tmp", "/var/tmp")  # noqa: S108
 _KERNEL_SETTINGS = ("bus", "fs", "irq", "sys", "sysrq-trigger")  # in /proc; all are root's
 _RESOLVER = "/etc/resolv.conf"
-# Of capabilities(7): CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_SETGID, CAP_SETUID; CAP_NET_ADMIN,
-# CAP_SYS_ADMIN.
-_TO_CHANGE_USER, _TO_MAKE_NAMESPACES = (0, 1, 6, 7), (12, 21)
+# Of capabilities(7): CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_KILL, CAP_SETGID, CAP_SETUID;
+# CAP_NET_ADMIN, CAP_SYS_ADMIN.
+_TO_CHANGE_USER, _TO_MAKE_NAMESPACES = (0, 1, 5, 6, 7), (12, 21)
 _CAPABILITIES = ("CAP_SETPCAP", "CAP_SYS_CHROOT")
 
 
@@ -130,27 +130,39 @@ def sandboxed(
     apart += ["--hostname", "localhost"]
     if not view.network:
         apart.append("--unshare-net")
-    as_owner = _become(view.owner) if view.owner else []
-    mounted_by_root = bool(as_owner) and _has(_TO_MAKE_NAMESPACES)
-    files = _files(view, fresh_proc=fresh_proc, by_owner=bool(as_owner) and not mounted_by_root)
+    mounted_by_root = view.owner is not None and _has(_TO_MAKE_NAMESPACES)
+    by_owner = view.owner is not None and not mounted_by_root
+    files = _files(view, fresh_proc=fresh_proc, by_owner=by_owner)
     apart += ["--die-with-parent", "--new-session", "--seccomp", str(denied), *files]
     apart += ["--chdir", "/", "--remount-ro", "/", "--"]
+    commands = [BUBBLEWRAP, *user, "--die-with-parent", "--dev-bind", "/", "/", "--", *program]
     # The first process of the PID namespace stays outside of the commands' user namespace, so
     # that they cannot trace it: it would outlive us if they had it forget its parent. When it
-    # has ended, so has all that they started.
-    commands = [BUBBLEWRAP, *user, "--die-with-parent", "--dev-bind", "/", "/", "--", *program]
-    if mounted_by_root:
+    # has ended, so has all that they started. It is root's if bubblewrap is: a signal to another
+    # user's would not be allowed.
+    if view.owner is not None and mounted_by_root:
         # Root sees what others do not, such as a Python below /root: so it makes the mounts.
-        return [BUBBLEWRAP, *apart, *as_owner, *commands]
+        return [BUBBLEWRAP, *apart, *_as_user(view.owner, _FORKED), *commands]
     outer = [BUBBLEWRAP, "--unshare-user", *apart]
-    return [*as_owner, *outer, *commands]
+    return [*(() if view.owner is None else _as_user(view.owner)), *outer, *commands]
 
 
-def _become(owner: tuple[int, int]) -> list[str]:
+# Runs what follows in a child, as the first process of a PID namespace; ends as that does.
+_FORKED = """
+child = os.fork()
+while child:
+    ended, status = os.wait()
+    if ended == child:
+        code = os.waitstatus_to_exitcode(status)
+        os._exit(code if code >= 0 else 128 - code)
+"""
+
+
+def _as_user(owner: tuple[int, int], before: str = "") -> list[str]:
     """Return the command that runs the program after it as another user, who has no groups."""
     user, group = owner
     code = (
-        "import os, sys; os.setgroups([]); "
+        f"import os, sys{before or chr(10)}os.setgroups([]); "
         f"os.setresgid({group}, {group}, {group}); os.setresuid({user}, {user}, {user}); "
         "os.execvp(sys.argv[1], sys.argv[1:])"
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import select
 import selectors
 import signal
@@ -87,12 +88,19 @@ def run(command: Sequence[str], environment: Mapping[str, str], request: str, da
 
 
 def _inherited() -> list[int]:
-    """Return the descriptors that the caller of our program left to all its children."""
+    """Return the descriptors that the caller of our program left to all its children. Those
+    beyond the limit, which can be lowered later, no child is told to close: none inherits them
+    any more.
+    """
     found = []
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     for fd in map(int, os.listdir("/proc/self/fd")):
         with suppress(OSError):  # the one with which we listed them
             if os.get_inheritable(fd):
-                found.append(fd)
+                if fd < limit:
+                    found.append(fd)
+                else:
+                    os.set_inheritable(fd, False)  # noqa: FBT003 — its only parameter
     return found
 
 

@@ -810,15 +810,27 @@ def test_signals(place: Path, key: str, signum: signal.Signals) -> None:
     assert _running(word) == []
 
 
-def test_ended_with_its_parent(place: Path) -> None:
-    """Without it commands would go on after the program that started them was killed."""
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_ended_with_any_process_above(place: Path, depth: int) -> None:
+    """Without it commands would go on after one of the programs around them was killed, and could
+    write files that nobody removes. The one that reads their request is stopped meanwhile.
+    """
     word = f"5{os.getpid()}.5"
-    code = SIGNALLED.format(recipe={"extra_commands": f"sleep {word}"})
+    code = SIGNALLED.format(recipe={"extra_commands": f"kill -STOP $PPID; sleep {word}"})
     with subprocess.Popen(
-        [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(place)}, cwd=SITES[0]
-    ) as process:
-        until(lambda: _running(word))
-        process.kill()
+        [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(place)}, cwd=SITES[0],
+        stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        try:
+            until(lambda: _running(word))
+            pid = process.pid
+            for _ in range(depth):
+                children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+                pid = int(children.split()[-1])
+            os.kill(pid, signal.SIGKILL)
+            assert process.wait(10)
+        finally:
+            process.kill()
     until(lambda: not _running(word))
     until(lambda: not os.listdir(place))
 

@@ -1,6 +1,8 @@
 """Programs that run apart from us: their reports, and how they end."""
 
+import fcntl
 import os
+import resource
 
 import pytest
 
@@ -30,3 +32,17 @@ def test_endless_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "PATIENCE", 0.2)
     program = ["sh", "-c", "trap '' PIPE; echo {} >&3; yes '' >&3; exit 0"]
     assert not run(program, {"PATH": os.defpath}, "{}", b"").orderly
+
+
+def test_descriptors_beyond_the_limit() -> None:
+    """A shell may open a descriptor and lower the limit then: nothing could be run."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    high = fcntl.fcntl(2, fcntl.F_DUPFD, 100)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+        program = ["sh", "-c", f"echo $(ls /proc/$$/fd | grep -c '^{high}$') >&3"]
+        ended = run(program, {"PATH": os.defpath}, "{}", b"")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.close(high)
+    assert ended.report == b"0\n"
