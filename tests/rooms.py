@@ -17,6 +17,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Collection, Mapping
+from functools import cache
 from pathlib import Path
 
 FACE = "__init__"
@@ -29,6 +30,7 @@ def floors(drawing: Path) -> list[set[str]]:
     return [set(line.partition("│")[2].split()) for line in block.splitlines() if "│" in line]
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Return the full names of all that a file imports, also inside functions."""
     found = set()

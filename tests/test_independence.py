@@ -101,6 +101,7 @@ def test_environment(
     assert successful(stream_image("-q", conf, env=environment)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("language", "charmap"),
     [

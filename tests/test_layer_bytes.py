@@ -141,6 +141,7 @@ def test_trailer(store_dir: bytes, count: int) -> None:
     assert_same(conf_of(store_dir, *map(str, range(count))))
 
 
+@pytest.mark.slow
 def test_modes(store_dir: bytes) -> None:
     """All twelve permission bits of files and directories are kept, and no other bit."""
     items: list[tuple[bytes, trees.Node]] = [
@@ -263,7 +264,12 @@ def make_deep(path: bytes, depth: int, name: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("depth", "name"), [(10_000, b"d"), (20, b"n" * 255), (20, b"\n\xff" * 127)]
+    ("depth", "name"),
+    [
+        pytest.param(10_000, b"d", marks=pytest.mark.slow),
+        (20, b"n" * 255),
+        (20, b"\n\xff" * 127),
+    ],
 )
 def test_beyond_path_max(store_dir: bytes, depth: int, name: bytes) -> None:
     """A path too long for any system call gives an error of one line, not a crash or a cut name."""

@@ -611,6 +611,7 @@ def _without_sanitizers() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k not in {"STREAM_IMAGE_CFLAGS", "LD_PRELOAD"}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", sorted(path.stem for path in ROOT.glob("native/*.c")))
 def test_a_header_for_each_source(objects: Path, unit: str) -> None:
     """Without it a prefix might not identify its file, or a header lack its contract."""

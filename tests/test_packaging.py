@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_wheel_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A module missing from the wheel is found only by those who install it."""
     ignored = shutil.ignore_patterns("__pycache__", "*.so")

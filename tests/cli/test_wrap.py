@@ -459,6 +459,7 @@ def test_executable_without_a_conf_is_none(conf: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_large_conf(conf: Path) -> None:
     """Without it an embedded conf could be limited to the length of an argument, or end where its
     text looks like the script's.
@@ -474,6 +475,7 @@ def test_large_conf(conf: Path) -> None:
         _assert_streams([*shell, program], expected, env={})
 
 
+@pytest.mark.slow
 def test_too_large_to_embed(conf: Path, tmp_path: Path) -> None:
     """Without it wrapping a conf at the size limit could exceed it."""
     os.truncate(conf, 0)

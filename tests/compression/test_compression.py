@@ -132,7 +132,9 @@ def test_levels(tmp_path: Path, codec: str) -> None:
     assert made != compress(tmp_path, name, content)
 
 
-@pytest.mark.parametrize("codec", [*CODECS, "zstd:1", "zstd:9"])
+@pytest.mark.parametrize(
+    "codec", [*CODECS, "zstd:1", pytest.param("zstd:9", marks=pytest.mark.slow)]
+)
 def test_threads_do_not_show(tmp_path: Path, codec: str) -> None:
     """Without it the same image could have another checksum on another machine."""
     one, *others = (compress(tmp_path, codec, LARGE, threads) for threads in (1, 2, 4, 64, None))
@@ -332,6 +334,7 @@ def test_none_is_the_descriptor_itself() -> None:
         assert threading.active_count() == threads
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["gzip", "zstd-seekable", "store"])
 def test_memory_is_bounded(codec: str) -> None:
     """Without it the image could pile up in memory when the disk is slow."""

@@ -365,7 +365,13 @@ ENDLESS: dict[str, tuple[list[Entry], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", ENDLESS)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.slow] if case.startswith("long ways") else [])
+        for case in ENDLESS
+    ],
+)
 def test_layers_that_ask_for_too_much(tmp_path: Path, case: str) -> None:
     """An archive of kilobytes would take gigabytes of memory, or days."""
     entries, reason = ENDLESS[case]
@@ -474,6 +480,7 @@ def test_bad_targets(stream_image: Run, target: str) -> None:
     assert done.stdout == b""
 
 
+@pytest.mark.slow
 def test_memory_is_bounded(tmp_path: Path) -> None:
     """Memory does not grow with the content."""
     layer = tmp_path / "layer.tar"

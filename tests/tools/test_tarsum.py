@@ -375,6 +375,7 @@ def long_repeated_names() -> Iterator[bytes]:
     yield bytes(1024)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tar", [large_file, long_names, long_repeated_names])
 def test_memory(tar: Callable[[], Iterator[bytes]]) -> None:
     """Without it a large or hostile layer could exhaust memory."""

@@ -863,6 +863,7 @@ def test_only_one_standard_input() -> None:
     assert (status, len(said.splitlines())) == (2, 1)
 
 
+@pytest.mark.slow
 def test_memory_is_bounded(tmp_path: Path) -> None:
     """Without it memory could grow with the archive."""
     noise = random.Random(2).randbytes(1 << 20)
