@@ -101,7 +101,11 @@ def _check_previous(previous: object) -> None:
 
 def _document(spec: Spec, conf: ImageConf) -> dict[str, Any]:
     """Return `conf` as JSON: keys by name, but the layers, which are long, last."""
-    document = {**config.conf_document(conf), **spec.instants}
+    document = config.conf_document(conf)
+    # The other instants of the conf are written in one way, so that the tag does not depend on
+    # how they were given. Beside `now` they must not be left out: it will be another instant.
+    if "now" in spec.instants.values():
+        document |= spec.instants
     return {
         key: document[key] for key in sorted(document, key=lambda key: (key == "store_layers", key))
     }

@@ -642,6 +642,34 @@ def test_derived_tag_changes_with(packages: Packages, change: dict[str, Any]) ->
     assert tag(packages.plan(**app)) != tag(packages.plan(**{**app, **change}))
 
 
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"created": "1970-01-01T00:00:01Z"},
+        {"created": "@1", "mtime": "1970-01-01T02:00:01+02:00"},
+        {"customisation_mtime": "@1"},
+    ],
+)
+def test_derived_tag_does_not_know_how_times_are_given(
+    packages: Packages, same: dict[str, Any]
+) -> None:
+    """A default that is written out is the same image, so the same tag."""
+    assert packages.plan(**same) == packages.plan()
+
+
+def test_times_beside_now(packages: Packages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time that happens to be that of planning must stay when the image is streamed later."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Clock":
+            return cls(2024, 1, 31, tzinfo=tz)
+
+    monkeypatch.setattr("stream.config.datetime", Clock)
+    conf = packages.plan(created="now", mtime="20240131", customisation_mtime="20240131")
+    assert (conf["created"], conf["mtime"]) == ("now", "2024-01-31T00:00:00+00:00")
+
+
 def test_derived_tag_changes_with_what_has_no_hash(packages: Packages) -> None:
     """A path whose name does not identify its content is read."""
     plain = packages.directory / "files"
