@@ -38,6 +38,8 @@ _PROGRAMS = (
     "/bin", "/etc", "/gnu/store", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/opt",
     "/sbin", "/usr",
 )  # fmt: skip
+_OF_PROGRAMS = ("bin", "sbin", "libexec")
+_OF_LIBRARIES = ("lib", "lib32", "lib64")
 _PRIVATE = ("/dev", "/proc", "/run", "/sys", "/tmp", "/var/tmp")  # noqa: S108
 _KERNEL_SETTINGS = ("bus", "fs", "irq", "sys", "sysrq-trigger")  # in /proc; all are root's
 _RESOLVER = "/etc/resolv.conf"
@@ -238,18 +240,24 @@ def _python() -> list[str]:
 def _needed(paths: Iterable[str]) -> list[str]:
     """Return the paths to show for the programs in `paths`, besides _PROGRAMS, parents first.
 
-    A directory of programs brings its prefix: PREFIX/bin/x reads PREFIX/lib/x. That is not done
-    where the prefix would be a home directory, or the place of everybody's temporary files.
+    A directory of programs brings its prefix: PREFIX/bin/x reads PREFIX/lib/x. In a home directory
+    that is only where libraries are: ~/.local/share and the like have other programs' data. What
+    contains home directories, or everybody's temporary files, is left out.
     """
     wanted: set[str] = set()
     for path in paths:
         for found in (path, os.path.realpath(path)):
-            if not found.startswith("/") or not os.path.exists(found):
+            name = "/" + os.path.normpath(found).lstrip("/")
+            if not found.startswith("/") or not os.path.exists(found) or _is_private(name):
                 continue
-            name = os.path.normpath(found)
             prefix = os.path.dirname(name)
-            is_prefixed = os.path.basename(name) in ("bin", "sbin", "libexec")
-            wanted.add(prefix if is_prefixed and not _is_private(prefix) else name)
+            if os.path.basename(name) not in _OF_PROGRAMS or _is_private(prefix):
+                wanted.add(name)
+            elif _is_below(prefix, _homes()):
+                beside = (f"{prefix}/{part}" for part in (*_OF_PROGRAMS, *_OF_LIBRARIES))
+                wanted |= {name, *filter(os.path.isdir, beside)}
+            else:
+                wanted.add(prefix)
     shown: list[str] = []
     for path in sorted(wanted):
         if not _is_below(path, (*_PROGRAMS, *shown)):
@@ -264,8 +272,16 @@ def _is_open(path: str) -> bool:
 
 def _is_private(path: str) -> bool:
     """Return True if `path` is, or contains, a directory of private files."""
-    homes = ("/home", "/root", str(Path.home()), os.environ.get("HOME", ""))
-    return any(_is_below(place, (path,)) for place in (*homes, *_PRIVATE, "/var") if place)
+    return any(_is_below(place, (path,)) for place in (*_homes(), *_PRIVATE, "/var"))
+
+
+def _homes() -> list[str]:
+    """Return the directories that contain home directories, and our own."""
+    found = ("/home", "/root", os.path.expanduser("~"), os.environ.get("HOME", ""))
+    real = (
+        place for path in found if path.startswith("/") for place in (path, os.path.realpath(path))
+    )
+    return [place for place in real if place != "/"]
 
 
 def _is_below(path: str, places: Iterable[str]) -> bool:

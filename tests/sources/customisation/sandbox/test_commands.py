@@ -419,6 +419,32 @@ def test_a_socket_is_reported_once() -> None:
 # ---- the tree as root
 
 
+@pytest.mark.parametrize("spelling", ["{}", "/{}", "{}/../home"])
+def test_programs_in_a_home_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, spelling: str
+) -> None:
+    """Without it commands could read what other programs keep beside them, such as passwords; or
+    could not run them.
+    """
+    home = tmp_path / "real"
+    for name in (".local/bin", ".local/lib", ".local/share", "mine"):
+        (home / name).mkdir(parents=True)
+        (home / name / "file").write_text("x")
+    program = home / ".local/bin/program"
+    program.write_text('#!/bin/sh\ncat "${0%/*}/../lib/file"\n')
+    program.chmod(0o755)
+    (tmp_path / "home").symlink_to(home)
+    named = spelling.format(tmp_path / "home")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv(
+        "PATH", f"{named}/.local/bin:{named}:/:{tmp_path.parent}:{os.environ['PATH']}"
+    )
+    hidden = [home / ".local/share/file", home / "mine/file", Path(os.sep) / "var/lib"]
+    script = f"program > it\nfor file in {' '.join(map(str, hidden))}; do [[ ! -e $file ]]; done"
+    with _ran(script) as tree:
+        assert _content(tree.find(b"it")) == b"x"
+
+
 @pytest.mark.usefixtures("fakeroot")
 def test_absolute_paths(tmp_path: Path) -> None:
     """Without it commands that use absolute paths would change the machine, not the tree."""
