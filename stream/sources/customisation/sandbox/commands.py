@@ -148,6 +148,15 @@ class _Runs:
         """
         if "\0" in commands:
             raise CommandsError(which, "contains a NUL character; remove it")
+        if (
+            self.sandboxed
+            and os.path.isdir(self._store())
+            and not isolation.may_show(self._store())
+        ):
+            raise CommandsError(
+                which,
+                f"cannot be shown {self._store()}, which has more than a store; move the store",
+            )
         fake = imposed is not None
         path = os.environ.get("PATH") or os.defpath
         needed = {"fakeroot": fake, "bash": True, isolation.BUBBLEWRAP: self.sandboxed}
@@ -238,7 +247,7 @@ class _Runs:
             return
         store_dir = self.disk.store_dir.decode()
         mounts = []
-        if os.path.isdir(self._store()) and store_dir != "/":
+        if os.path.isdir(self._store()):
             mounts.append(Mount(source=self._store(), target=store_dir))
         view = View(
             tree=os.fsdecode(self.place.tree),

@@ -41,6 +41,7 @@ _PROGRAMS = (
 _OF_PROGRAMS = ("bin", "sbin", "libexec")
 _OF_LIBRARIES = ("lib", "lib32", "lib64")
 _PRIVATE = ("/dev", "/proc", "/run", "/sys", "/tmp", "/var/tmp")  # noqa: S108
+_OF_THE_SYSTEM = ("/proc", "/run", "/sys")
 _KERNEL_SETTINGS = ("bus", "fs", "irq", "sys", "sysrq-trigger")  # in /proc; all are root's
 _RESOLVER = "/etc/resolv.conf"
 # Of capabilities(7): CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_KILL, CAP_SETGID, CAP_SETUID;
@@ -248,10 +249,10 @@ def _needed(paths: Iterable[str]) -> list[str]:
     for path in paths:
         for found in (path, os.path.realpath(path)):
             name = "/" + os.path.normpath(found).lstrip("/")
-            if not found.startswith("/") or not os.path.exists(found) or _is_private(name):
+            if not found.startswith("/") or not os.path.exists(found) or is_private(name):
                 continue
             prefix = os.path.dirname(name)
-            if os.path.basename(name) not in _OF_PROGRAMS or _is_private(prefix):
+            if os.path.basename(name) not in _OF_PROGRAMS or is_private(prefix):
                 wanted.add(name)
             elif _is_below(prefix, _homes()):
                 beside = (f"{prefix}/{part}" for part in (*_OF_PROGRAMS, *_OF_LIBRARIES))
@@ -270,7 +271,15 @@ def _is_open(path: str) -> bool:
     return all(above.stat().st_mode & 0o001 for above in Path(path).parents)
 
 
-def _is_private(path: str) -> bool:
+def may_show(directory: str) -> bool:
+    """Return True if a directory that a conf names may be shown: a read-only mount does not keep
+    anybody from connecting to a service's socket.
+    """
+    real = os.path.realpath(directory)
+    return not is_private(real) and not _is_below(real, _OF_THE_SYSTEM)
+
+
+def is_private(path: str) -> bool:
     """Return True if `path` is, or contains, a directory of private files."""
     return any(_is_below(place, (path,)) for place in (*_homes(), *_PRIVATE, "/var"))
 

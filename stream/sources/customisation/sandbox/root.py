@@ -12,7 +12,7 @@ import stat
 from dataclasses import dataclass, field
 
 from stream.errors import CommandsError
-from stream.sources.customisation.sandbox.isolation import OURS, ROOT, Mount
+from stream.sources.customisation.sandbox.isolation import OURS, ROOT, Mount, is_private
 
 PSEUDO = ("/dev", "/proc", "/sys")
 # The paths of the dynamic loader and its default directories. Programs that are not from Nix
@@ -110,6 +110,7 @@ class _Preparation:
             if (
                 directory.startswith("/")
                 and os.path.isdir(real)
+                and not is_private(real)
                 and not f"{real}/".startswith(f"{store_dir}/")
             ):
                 places.setdefault(real, f"{OURS}/{len(places)}")

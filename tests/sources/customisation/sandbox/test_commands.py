@@ -419,6 +419,18 @@ def test_a_socket_is_reported_once() -> None:
 # ---- the tree as root
 
 
+@pytest.mark.parametrize("chroot", [False, True])
+@pytest.mark.parametrize("store_dir", [b"/", b"/run", b"/run/lock", b"/proc/1", b"/sys", b"/home"])
+def test_store_that_is_none(store_dir: bytes, *, chroot: bool) -> None:
+    """A conf could name the directory of services' sockets as its store."""
+    if not os.path.isdir(store_dir):
+        pytest.skip("no such directory here")
+    extra, fake = ("", "true") if chroot else ("true", "")
+    with pytest.raises(CommandsError, match="has more than a store; move"):  # noqa: SIM117
+        with _ran(extra, fake, chroot=chroot, store_dir=store_dir):
+            pass
+
+
 @pytest.mark.parametrize("spelling", ["{}", "/{}", "{}/../home"])
 def test_programs_in_a_home_directory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, spelling: str
@@ -443,6 +455,9 @@ def test_programs_in_a_home_directory(
     script = f"program > it\nfor file in {' '.join(map(str, hidden))}; do [[ ! -e $file ]]; done"
     with _ran(script) as tree:
         assert _content(tree.find(b"it")) == b"x"
+    rooted = "! ls -d /.stream-image/*/mine && ! ls -d /.stream-image/*/home"
+    with _ran(fake=f"mkdir -p etc; {rooted} || exit 1", chroot=True):
+        pass
 
 
 @pytest.mark.usefixtures("fakeroot")
