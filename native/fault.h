@@ -22,7 +22,8 @@
 /* The kinds of failure, each with the fields of `struct fault` that it sets. */
 enum fault_kind {
     FAULT_NONE,
-    FAULT_MEMORY,      /* an allocation, or the start of a thread, failed */
+    FAULT_MEMORY,      /* an allocation failed */
+    FAULT_THREAD,      /* errnum: a thread cannot be started */
     FAULT_CRYPTO,      /* libcrypto failed */
     FAULT_READ,        /* errnum, path: a file cannot be read */
     FAULT_WRITE,       /* errnum: the output cannot be written */

@@ -303,9 +303,12 @@ static int publish(struct pool *pool, int end, struct fault *fault)
     pool->open = NULL;
 
     struct hasher *hasher = &pool->hashers[pool->ends % pool->hasher_count];
-    if (pool->hashing && !hasher->started && start_hasher(hasher)) {
-        fault_set(fault, FAULT_MEMORY, 0);
-        return break_off(pool, fault);
+    if (pool->hashing && !hasher->started) {
+        int error = start_hasher(hasher);
+        if (error) {
+            fault_set(fault, FAULT_THREAD, error);
+            return break_off(pool, fault);
+        }
     }
     pthread_mutex_lock(&pool->lock);
     if (!pool->hashing) {

@@ -60,8 +60,8 @@ int pool_check_interrupted(struct pool *pool, struct fault *fault);
  * may fill them until it calls another function of this pool but
  * pool_check_interrupted(). Writes a slot that is full, and waits for a free one.
  *
- * Fails with FAULT_WRITE, FAULT_INTERRUPTED, FAULT_MEMORY or FAULT_CRYPTO, as do all
- * functions below that take or write bytes. After a failed write the pool is broken: it
+ * Fails with FAULT_WRITE, FAULT_INTERRUPTED, FAULT_MEMORY, FAULT_THREAD or
+ * FAULT_CRYPTO, as do all functions below that take or write bytes. After a failed write the pool is broken: it
  * writes nothing more, so that the output has no hole, and fails with the same fault, or
  * after FAULT_INTERRUPTED with FAULT_WRITE and EINTR. */
 int pool_space(struct pool *pool, uint8_t **space, size_t *length, struct fault *fault);

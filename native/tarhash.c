@@ -5,6 +5,7 @@
 #include "writer.h"
 
 #include <errno.h>
+#include <string.h>
 
 /* ---- exceptions --------------------------------------------------------- */
 
@@ -15,6 +16,9 @@ PyObject *tarhash_raise(const struct tarhash_state *state, const struct fault *f
     switch (fault->kind) {
     case FAULT_MEMORY:
         return PyErr_NoMemory();
+    case FAULT_THREAD:
+        PyErr_SetString(state->thread_error, strerror(fault->errnum));
+        return NULL;
     case FAULT_CRYPTO:
         PyErr_SetString(PyExc_RuntimeError, "libcrypto could not compute SHA-256");
         return NULL;
@@ -168,6 +172,12 @@ static int module_exec(PyObject *module)
     if (!state->entry_error ||
         PyModule_AddObjectRef(module, "EntryError", state->entry_error) < 0)
         return -1;
+    state->thread_error = PyErr_NewExceptionWithDoc(
+        "stream._tarhash.ThreadError", "A thread that the system does not start.",
+        PyExc_RuntimeError, NULL);
+    if (!state->thread_error ||
+        PyModule_AddObjectRef(module, "ThreadError", state->thread_error) < 0)
+        return -1;
     state->entries_type = add_type(module, &entries_spec);
     if (!state->entries_type)
         return -1;
@@ -182,6 +192,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
 {
     struct tarhash_state *state = PyModule_GetState(module);
     Py_VISIT(state->entry_error);
+    Py_VISIT(state->thread_error);
     Py_VISIT(state->entries_type);
     return 0;
 }
@@ -190,6 +201,7 @@ static int module_clear(PyObject *module)
 {
     struct tarhash_state *state = PyModule_GetState(module);
     Py_CLEAR(state->entry_error);
+    Py_CLEAR(state->thread_error);
     Py_CLEAR(state->entries_type);
     return 0;
 }

@@ -16,13 +16,15 @@
 
 /* The module owns these references. Types find it with PyType_GetModuleState(). */
 struct tarhash_state {
-    PyObject *entry_error; /* the exception EntryError */
+    PyObject *entry_error;  /* the exception EntryError */
+    PyObject *thread_error; /* the exception ThreadError */
     PyTypeObject *entries_type;
 };
 
 /* Set the exception that stands for `fault`:
  *
  *   FAULT_MEMORY        MemoryError
+ *   FAULT_THREAD        ThreadError(strerror): str
  *   FAULT_CRYPTO        RuntimeError
  *   FAULT_READ          OSError, of the errno's subclass, with the path as its filename
  *   FAULT_WRITE         OSError, of the errno's subclass

@@ -3,6 +3,7 @@ from typing import Literal, overload
 from typing_extensions import Buffer
 
 class EntryError(Exception): ...
+class ThreadError(RuntimeError): ...
 
 class Entries(Buffer):
     def __init__(

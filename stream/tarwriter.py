@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Self
 
 from stream import _tarhash
-from stream.errors import OutputError, SizeMismatch, SourceError
+from stream.errors import OutputError, SizeMismatch, SourceError, ThreadError
 from stream.model import Digest, Owner
 from stream.typeflags import DIRECTORY, FILE, HARD_LINK
 
@@ -57,6 +57,8 @@ def _translate_errors() -> Iterator[None]:
         yield
     except _tarhash.EntryError as error:
         raise SourceError(*error.args) from None
+    except _tarhash.ThreadError as error:
+        raise ThreadError from error
     except OSError as error:
         if error.filename is not None:
             raise SourceError.unreadable(os.fsencode(error.filename), error) from error
@@ -222,7 +224,8 @@ class TarWriter:
 
     def pad(self) -> None:
         """End a member's content."""
-        self._native.write_zeros(_padding(self.position, BLOCK))
+        with _translate_errors():
+            self._native.write_zeros(_padding(self.position, BLOCK))
 
     def finish(self) -> int:
         """Write the trailer and flush everything to `fd`. Return the tar's size in bytes."""

@@ -72,6 +72,16 @@ def test_disk_full(store: Store, world: World, tmp_path: Path, room: int) -> Non
     assert sorted(os.listdir(tmp_path)) == before
 
 
+@pytest.mark.parametrize("extra", [[], ["--format", "oci-archive"]], ids=["docker", "oci"])
+def test_hashing_thread_that_cannot_be_started(
+    store: Store, world: World, extra: list[str]
+) -> None:
+    """Without it a container's limit of processes could look like a lack of memory."""
+    env = world(thread="_tarhash")
+    with Run(_filled(store), *extra, "--progress", "none", env=env) as run:
+        assert_failed(run.finish(), "cannot start a thread: ", "limit of processes")
+
+
 def test_each_file_opened_and_read_once(store: Store, world: World, tmp_path: Path) -> None:
     """Without it the content hashed could come from one read and the content written from another."""
     conf = _filled(store)

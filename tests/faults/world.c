@@ -10,6 +10,7 @@
  *                short:N, eintr, eagain, enospc:N (after N bytes)
  *   WORLD_FD     the descriptor whose writes misbehave (default 1)
  *   WORLD_WALK   each stat of a watched directory entry takes N milliseconds
+ *   WORLD_THREAD no thread starts whose code is in a library with this in its name
  *   WORLD_PAUSE  FIFO:N:PATH  before the N-th read of PATH, write a byte to the
  *                FIFO and wait to read one from it with ".back" after its name
  */
@@ -17,6 +18,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -218,4 +220,15 @@ ssize_t write(int fd, const void *data, size_t count)
     if (written > 0)
         passed += (unsigned long)written;
     return written;
+}
+
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*code)(void *),
+                   void *argument)
+{
+    NEXT(int, "pthread_create", pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+    const char *refused = getenv("WORLD_THREAD");
+    Dl_info library;
+    if (refused && dladdr((void *)code, &library) && strstr(library.dli_fname, refused))
+        return EAGAIN;
+    return next(thread, attributes, code, argument);
 }
