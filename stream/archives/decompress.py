@@ -7,6 +7,7 @@ Memory is bounded for any input, and decompression bombs are refused.
 from __future__ import annotations
 
 import io
+import mmap
 from collections.abc import Callable
 from typing import IO, Any, BinaryIO, cast
 
@@ -29,6 +30,7 @@ MAX_WINDOW_LOG = 27  # a window of 128 MiB, the most that --long and --ultra nee
 MAX_INNER_WINDOW_LOG = 25  # 32 MiB; --ultra -20 needs that much
 MAX_XZ_MEMORY = 100 << 20  # bytes; `xz -9` needs 65 MiB for its dictionary
 MAX_INNER_XZ_MEMORY = 66 << 20
+_ZSTD_BUFFERS = 1 << 20  # bytes; more than zstd allocates besides the window
 
 # The cost of a byte of output, relative to gzip's: what a budget bounds is time.
 COSTS = {"gzip": 1, "zstd": 1, "xz": 2, "bzip2": 4}
@@ -116,7 +118,22 @@ def _open(compression: str, file: BinaryIO, *, inner: bool) -> IO[bytes]:
 
     window = MAX_INNER_WINDOW_LOG if inner else MAX_WINDOW_LOG
     option: dict[int, int] = {pyzstd.DParameter.windowLogMax: window}
-    return cast(IO[bytes], pyzstd.ZstdFile(file, level_or_option=option))
+    try:
+        return cast(IO[bytes], pyzstd.ZstdFile(file, level_or_option=option))
+    except pyzstd.ZstdError as error:  # nothing is read yet
+        raise MemoryError from error
+
+
+def invalid_zstd(error: Exception, name: str) -> ArchiveError:
+    """Return the error for `name`, of which the zstd library says `error`. Raises MemoryError if
+    memory may be the reason: the library has one exception for all, told apart by its text only.
+    """
+    try:
+        # Not touched, so it costs nothing. If this much is left, the library had enough.
+        mmap.mmap(-1, (1 << MAX_WINDOW_LOG) + _ZSTD_BUFFERS).close()
+    except OSError:
+        raise MemoryError from error
+    return ArchiveError(name, f"is not valid zstd: {error}")
 
 
 class _Checked:
@@ -146,15 +163,15 @@ class _Checked:
         name = self._source.name
         try:
             data = self._file.read(count)
-        except ArchiveError:
+        except (ArchiveError, MemoryError):
             raise
+        except EOFError as error:
+            raise ArchiveError(name, "is cut short") from error
         except Exception as error:
-            # zlib.error, LZMAError, ZstdError, EOFError, BadGzipFile: no common base class
-            if isinstance(error, MemoryError):
-                raise
-            cut = isinstance(error, EOFError)
-            reason = "is cut short" if cut else f"is not valid {self._compression}: {error}"
-            raise ArchiveError(name, reason) from error
+            # zlib.error, LZMAError, ZstdError, BadGzipFile: no common base class
+            if self._compression == "zstd":
+                raise invalid_zstd(error, name) from error
+            raise ArchiveError(name, f"is not valid {self._compression}: {error}") from error
         self._source.budget.take(self._cost * len(data), name, BOMB)
         return data
 

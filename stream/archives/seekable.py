@@ -13,7 +13,7 @@ from bisect import bisect_right
 from itertools import accumulate
 
 from stream.archives.bytesource import Budget
-from stream.archives.decompress import BOMB, MAX_WINDOW_LOG
+from stream.archives.decompress import BOMB, MAX_WINDOW_LOG, invalid_zstd
 from stream.errors import ArchiveError
 
 MAX_FRAME = 16 << 20  # bytes, uncompressed; those that this package writes have 4 MiB
@@ -62,11 +62,11 @@ class Frames:
             raise ArchiveError(name, f"cannot be read: {error.strerror}") from error
         budget.pay(len(stored))
         option: dict[int, int] = {pyzstd.DParameter.windowLogMax: MAX_WINDOW_LOG}
-        frame = pyzstd.EndlessZstdDecompressor(option=option)
         try:
+            frame = pyzstd.EndlessZstdDecompressor(option=option)
             data = frame.decompress(stored, size + 1)
         except pyzstd.ZstdError as error:
-            raise ArchiveError(name, f"is not valid zstd: {error}") from error
+            raise invalid_zstd(error, name) from error
         if len(data) != size or not frame.at_frame_edge:
             raise ArchiveError(name, "is not valid zstd: a frame differs from the seek table")
         return data
