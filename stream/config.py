@@ -63,7 +63,7 @@ def load_conf(
 
     `repo_tag` replaces the conf's own. With `need_tag`, a conf without either is faulty: an
     archive needs a tag. `warn` is called with one line for each key that is unknown or in a
-    former spelling. Raises ConfError, with every fault found.
+    former spelling. Raises ConfError, with all faults found at once.
     """
     return read_conf_document(
         load_object(source),
@@ -116,9 +116,11 @@ def read_conf_document(
         need_tag=need_tag,
         former=lambda place, key: former.setdefault(key, place),
     )
-    for key in document:
-        if key not in KEYS:
-            warn(one_line(f"{name}: {key}: ignoring unknown key{suggest(key, KEYS)}"))
+    unknown = [key for key in document if key not in KEYS]
+    for key in unknown[:MAX_FAULTS]:
+        warn(one_line(f"{name}: {key}: ignoring unknown key{suggest(key, KEYS)}"))
+    if more := len(unknown[MAX_FAULTS:]):
+        warn(one_line(f"{name}: ignoring {more} more unknown key{'' if more == 1 else 's'}"))
     for key, place in former.items():
         warn(one_line(f"{name}: {place}: is a former spelling; write {key}"))
     if faults:
@@ -217,7 +219,7 @@ class _Reader(Fields):
         # nixpkgs writes null where the user did.
         value = {} if self.get("config") is None else self.object("config")
         wrong = [*wrong_types(value)]
-        for place, message, _ in wrong[:MAX_FAULTS]:
+        for place, message, _ in wrong:
             self.fault(f"config.{place}", message)
         if not labels or wrong:
             return value

@@ -1,14 +1,15 @@
 """The exceptions of this package: one tree, each also the builtin exception it resembles.
 
 The text of each is one line for a person (where, what is wrong, what to do); the same facts
-are attributes for a program. Knows nothing of the rest of the package.
+are attributes for a program. Knows nothing of the rest of the package but limits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Self
 
+from stream.limits import MAX_CONF_FAULTS
 from stream.text import one_line, printable
 
 
@@ -54,18 +55,22 @@ class ArgumentError(StreamImageError, ValueError):
 
 
 class ConfError(StreamImageError, ValueError):
-    """A conf that cannot be streamed. `faults` lists every fault found."""
+    """A conf that cannot be streamed. `faults` are the faults found, at most MAX_CONF_FAULTS; `more`
+    is the number of others.
+    """
 
-    def __init__(self, name: str, faults: list[Fault]) -> None:
+    def __init__(self, name: str, faults: Sequence[Fault], more: int = 0) -> None:
         self.name = name
-        self.faults = tuple(faults)
-        super().__init__(name, faults)
+        self.faults = tuple(faults[:MAX_CONF_FAULTS])
+        self.more = more + len(faults) - len(self.faults)
+        super().__init__(name, self.faults, self.more)
 
     def __str__(self) -> str:
-        """Return one line for each fault."""
-        return "\n".join(
-            one_line(": ".join(filter(None, (self.name, *fault)))) for fault in self.faults
-        )
+        """Return one line for each of `faults`, and one for the number of others."""
+        parts: list[tuple[str, ...]] = [*self.faults]
+        if self.more:
+            parts.append((f"{self.more} more fault{'' if self.more == 1 else 's'}",))
+        return "\n".join(one_line(": ".join(filter(None, (self.name, *part)))) for part in parts)
 
 
 class SourceError(StreamImageError, OSError):

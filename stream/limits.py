@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 MAX_FAULTS = 20  # the most reported of one kind
+MAX_CONF_FAULTS = 100  # the most reported of one conf; it has several for each key
 MAX_SIZE = 2**63 - 1  # bytes: the maximum of file systems and databases
 MAX_ID = 2**32 - 2  # the one above, (uid_t)-1, means "no change" to chown
 MAX_LINKS = 40  # symbolic links followed for one path, as Linux does

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import pickle
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -235,6 +236,14 @@ def test_unknown_keys() -> None:
     assert all(warning.isprintable() for warning in warnings)
 
 
+def test_thousands_of_unknown_keys() -> None:
+    """Without a limit a document that is not a conf could print megabytes."""
+    warnings: list[str] = []
+    document = {"repo_tag": "x:1", "store_layers": []} | {f"x{n}": 1 for n in range(5000)}
+    stream.parse_conf(orjson.dumps(document), name="c.json", warn=warnings.append)
+    assert warnings[20:] == ["c.json: ignoring 4980 more unknown keys"]
+
+
 # ---- faults --------------------------------------------------------------------
 
 # keys, part of the message, values
@@ -294,6 +303,28 @@ def test_bad_values(key: str, value: object, message: str) -> None:
     [fault] = caught.value.faults
     assert fault.place == key
     assert message in fault.message
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"customisation_layer": {"perms": [{"path": "/a", "mode": 7}] * 5000}},
+        {"customisation_layer": {"nix_database": {"objects": [1] * 5000}}},
+        {"store_layers": [["relative"]] * 5000},
+        {"labels": {f"key{number}": 1 for number in range(5000)}},
+        {"config": {"ExposedPorts": {f"{number}/x": 1 for number in range(5000)}}},
+    ],
+    ids=["perms", "objects", "store_layers", "labels", "config"],
+)
+def test_thousands_of_faults(document: Document) -> None:
+    """Without a limit one mistake of a generator could print megabytes."""
+    with pytest.raises(stream.ConfError) as caught:
+        parse({"repo_tag": "a:b", "store_layers": [], **document})
+    error = caught.value
+    assert len(error.faults) == 100
+    assert error.more >= 4900
+    assert str(error).splitlines()[100:] == [f"conf.json: {error.more} more faults"]
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 def test_null_is_as_good_as_absent_where_formats_say_so() -> None:

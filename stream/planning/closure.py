@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from stream.errors import ConfError, Fault
 from stream.faults import is_text, why_not_normal
 from stream.graph import Graph, Node, closure, part
-from stream.limits import MAX_FAULTS
 from stream.model import DEFAULT_STORE_DIR, StoreObject
 from stream.nix import query
 from stream.nix.nar import nar_size
@@ -156,7 +155,7 @@ def take_alone(wanted: Wanted) -> Closure:
     wrong = ((path, place, why_not_readable(path, disk)) for path, place in needed.items())
     faults = [Fault(place, f"{path}: {reason}") for path, place, reason in wrong if reason]
     if faults:
-        raise ConfError(wanted.name, faults[:MAX_FAULTS])
+        raise ConfError(wanted.name, faults)
     graph = {
         path: Node(_measure(path, disk), frozenset({links[path]} if path in links else ()))
         for path in needed
@@ -194,7 +193,7 @@ def _reach(references: References, wanted: Wanted, needed: dict[str, str]) -> Cl
         if path.rpartition("/")[0] != directory
     ]
     if faults:
-        raise ConfError(references.name, faults[:MAX_FAULTS])
+        raise ConfError(references.name, faults)
     _refuse(
         wanted.name,
         {path: place for path, place in needed.items() if path not in references.graph},
@@ -242,7 +241,7 @@ def _collect_needed(
     if len(needed) > MAX_PATHS:
         faults = [Fault("", f"needs {len(needed)} store paths; at most {MAX_PATHS} are allowed")]
     if faults:
-        raise ConfError(wanted.name, faults[:MAX_FAULTS])
+        raise ConfError(wanted.name, faults)
     named = {store_path_of(path, wanted.store_dir) for path, _ in wanted.paths}
     return needed, frozenset(needed) - named if wanted.known_only else frozenset()
 
@@ -251,7 +250,7 @@ def _refuse(name: str, lacking: dict[str, str], reason: str) -> None:
     """Raise ConfError for the paths `lacking`, given with their places, if there are any."""
     faults = [Fault(place, f"{path} {reason}") for path, place in lacking.items()]
     if faults:
-        raise ConfError(name, faults[:MAX_FAULTS])
+        raise ConfError(name, faults)
 
 
 def _read(path: str) -> bytes:

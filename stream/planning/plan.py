@@ -17,7 +17,6 @@ from stream import config
 from stream.errors import ArgumentError, ConfError, Fault
 from stream.graph import Graph, part
 from stream.layering import KEEPS_LAYERS, find_strangers, split_into_layers
-from stream.limits import MAX_FAULTS
 from stream.model import (
     DEFAULT_STORE_DIR,
     Builtin,
@@ -299,7 +298,7 @@ def _check_paths(objects: Sequence[StoreObject], closure: Closure, store_dir: by
         if not is_store_path(path)
     ]
     if faults:
-        raise ConfError(closure.references.name, faults[:MAX_FAULTS])
+        raise ConfError(closure.references.name, faults)
 
 
 def _without_held(conf: ImageConf, base: BaseImage | None, graph: Graph) -> Graph:

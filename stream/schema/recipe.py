@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from stream.faults import NoteFault, kind, measure_depth, suggest, why_not_normal
-from stream.limits import MAX_DEPTH, MAX_FAULTS, MAX_SIZE
+from stream.limits import MAX_DEPTH, MAX_SIZE
 from stream.model import Builtin, NixDatabase, Recipe, StoreObject
 from stream.nix.store_root import Disk, why_not_readable
 from stream.schema.fields import Fields, NoteFormer
@@ -257,13 +257,12 @@ class _Reader(_Members):
             return None
         fields = Fields(self.object("nix_database"), self.at("nix_database"), self._fault)
         objects = []
-        wrong = 0
         for index, item in enumerate(fields.list("objects")):
             place = fields.at(f"objects[{index}]")
             found = self._store_object(self._in_current_spelling(place, item))
             if isinstance(found, StoreObject):
                 objects.append(found)
-            elif (wrong := wrong + 1) <= MAX_FAULTS:
+            else:
                 fields.fault(f"objects[{index}]", found)
         return NixDatabase(objects=tuple(objects), roots=fields.texts("roots"))
 

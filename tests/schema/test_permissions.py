@@ -151,7 +151,12 @@ RULE = {"path": "/x", "mode": "0755"}
         ),
         (read_permissions, [RULE | {"uid": 2**32 - 1}], "at[0].uid", "must be a number from 0"),
         (read_permissions, [RULE | {"gid": "wheel"}], "at[0].gid", "not 'wheel'"),
-        (read_permissions, [RULE | {"gid": 1.5}], "at[0].gid", "not a number"),
+        (
+            read_permissions,
+            [RULE | {"gid": 1.5}],
+            "at[0].gid",
+            "a number from 0 to 4294967294, not 1.5",
+        ),
         (read_permissions, [{"path": "", "uid": 0}], "at[0].path", "is empty"),
         (read_permissions, [{"path": "/a/../b", "uid": 0}], "at[0].path", "write '/b'"),
         (read_permissions, [{"path": "/a\0", "uid": 0}], "at[0].path", "contains a NUL character"),
