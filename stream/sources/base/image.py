@@ -19,6 +19,7 @@ from stream.archives.images import Archive, ArchiveImage, ArchiveLayer, open_arc
 from stream.archives.tarreader import Member
 from stream.interfaces import LayerSource
 from stream.model import BaseReference, Digest, ImageConf, KnownLayer, Layer, LayerPlan, Recipe
+from stream.nix.hashes import is_hashed_path
 from stream.oci.documents import store_paths_comment
 from stream.oci.platform import Platform
 from stream.sources.base.layers import archive_layers, check_listing, distinct_layers
@@ -87,7 +88,7 @@ class BaseImage:
 
     def without_held(self, conf: ImageConf) -> ImageConf:
         """Return `conf`, without the store paths that the image holds already if the conf
-        asks for that.
+        asks for that. One without a hash in its name stays: that in the image may be another.
         """
         if not self._reference.skip_store_paths:
             return conf
@@ -95,7 +96,10 @@ class BaseImage:
         plans = (
             LayerPlan(
                 store_paths=tuple(
-                    path for path in plan.store_paths if os.path.basename(path) not in names
+                    path
+                    for path in plan.store_paths
+                    if os.path.basename(path) not in names
+                    or not is_hashed_path(path, conf.store_dir)
                 )
             )
             for plan in conf.store_layers
