@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from graphs import graph_of, graphs, slow_scores, store_path, walked
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.graph import Graph, Node
@@ -83,6 +83,7 @@ def test_scores_as_counted(graph: Graph) -> None:
     assert popularity_scores(graph) == slow_scores(graph)
 
 
+@settings(max_examples=25)
 @given(graph=graphs(cycles=True), budget=st.integers(1, 9), data=st.data())
 def test_auto_leaves_out_what_is_unshipped_at_the_end(
     graph: Graph, budget: int, data: st.DataObject
@@ -98,6 +99,7 @@ def test_auto_leaves_out_what_is_unshipped_at_the_end(
     ]
 
 
+@settings(max_examples=25)
 @given(graph=graphs(), budget=st.integers(1, 9), data=st.data())
 def test_popularity_counts_what_is_unshipped(
     graph: Graph, budget: int, data: st.DataObject
