@@ -51,7 +51,7 @@ attributes = st.fixed_dictionaries(
 rules = (
     st.builds(lambda path, more: {"path": path, "uid": 7, **more}, paths, attributes)
     | st.builds(lambda path, more: {"path": path, "create": True, **more}, paths, attributes)
-    | st.builds(lambda more: {"regex": "/x.*|\0", "mode": "755", **more}, attributes)
+    | st.builds(lambda more: {"regex": "/x.*|\0", "gid": 7, "mode": "755", **more}, attributes)
     | st.just({"path": "/bin/ping", "capabilities": "cap_net_raw=ep"})
     | st.just({"path": "/nothing", "xattrs": {}})
 )
