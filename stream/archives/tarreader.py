@@ -44,6 +44,8 @@ _EXTENSIONS = frozenset({_PAX, GLOBAL, _GNU_NAME, _GNU_LINK})
 _FIELDS = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
 _CHECKSUM, _TYPEFLAG = slice(148, 156), slice(156, 157)
 _MAGIC, _GNU_MAGIC = b"ustar\x00", b"ustar  \x00"
+_NO_TAR = "is not a tar, plain or compressed"
+_CONF = " (it looks like a conf; write its image to a file first: stream-image CONF -o FILE)"
 _SHOWN = 80  # bytes of a name that is too long
 _NO_CHANGE = 2**32 - 1  # (uid_t)-1
 
@@ -90,7 +92,11 @@ class RawFields(NamedTuple):
 
 
 def read_members(
-    source: ByteSource, *, global_members: bool = False, max_name: int = MAX_NAME
+    source: ByteSource,
+    *,
+    global_members: bool = False,
+    max_name: int = MAX_NAME,
+    is_argument: bool = False,
 ) -> Iterator[Member]:
     """Yield the members of the tar `source`, in order. Names and link targets may have at
     most `max_name` bytes.
@@ -98,14 +104,16 @@ def read_members(
     With `global_members`, a global extended header is a member of the type GLOBAL, with
     only a name and records, which do not apply to other members.
 
+    If `is_argument`, `source` is what a person named, and the error for a conf says what to do.
+
     Between two members, the caller may read at most the content of the first from
     `source`. Raises ArchiveError for a tar that is malformed, truncated or inconsistent.
     """
     extensions = _Extensions(source)
     padding = 0  # bytes, of the member before; the last one of a tar may lack it
-    while (block := _next_block(source, padding)) is not None:
+    while (block := _next_block(source, padding, is_argument=is_argument)) is not None:
         padding = 0
-        member = _parse(block, source)
+        member = _parse(block, source, is_argument=is_argument)
         if member.typeflag == GLOBAL and global_members:
             yield _global_member(member, source)
             extensions = _Extensions(source)
@@ -139,7 +147,7 @@ def _cost(member: Member) -> int:
     return cost
 
 
-def _next_block(source: ByteSource, padding: int) -> bytes | None:
+def _next_block(source: ByteSource, padding: int, *, is_argument: bool) -> bytes | None:
     """Return the header block after `padding` bytes, or None at the end: two blocks of zeros,
     or no bytes.
     """
@@ -148,8 +156,8 @@ def _next_block(source: ByteSource, padding: int) -> bytes | None:
         return None
     block = data[padding:]
     if len(block) != BLOCK:
-        is_conf = source.position < BLOCK and begins_conf(block)
-        raise ArchiveError(source.name, _no_tar(block) if is_conf else "is cut short")
+        is_conf = is_argument and source.position < BLOCK and begins_conf(block)
+        raise ArchiveError(source.name, _NO_TAR + _CONF if is_conf else "is cut short")
     if not block[0] and not any(block):
         # After a single one, some tools continue, some stop, and some refuse the tar.
         if any(source.read(BLOCK)):
@@ -158,7 +166,7 @@ def _next_block(source: ByteSource, padding: int) -> bytes | None:
     return block
 
 
-def _parse(block: bytes, source: ByteSource) -> Member:
+def _parse(block: bytes, source: ByteSource, *, is_argument: bool) -> Member:
     """Return the member described by a header block alone, without extended headers."""
     try:
         fields = _FIELDS.unpack(block)
@@ -191,14 +199,9 @@ def _parse(block: bytes, source: ByteSource) -> Member:
         at = source.position - BLOCK
         # If the file is not a tar at all, the faulty field is of no interest.
         if not at and _MAGIC[:5] not in block:
-            raise ArchiveError(source.name, _no_tar(block)) from None
+            is_conf = is_argument and begins_conf(block)
+            raise ArchiveError(source.name, _NO_TAR + _CONF if is_conf else _NO_TAR) from None
         raise ArchiveError(source.name, f"is not a tar at byte {at}: {error}") from None
-
-
-def _no_tar(head: bytes) -> str:
-    """Return what is wrong with a file that begins with `head`."""
-    conf = "it looks like a conf; write its image to a file first: stream-image CONF -o FILE"
-    return f"is not a tar, plain or compressed{f' ({conf})' if begins_conf(head) else ''}"
 
 
 def _is_misplaced(prefix: bytes, magic: bytes) -> bool:

@@ -165,7 +165,7 @@ def _scan(
     file whose content is next.
     """
     names = _Names(tar.name)
-    for member in tarreader.read_members(source):
+    for member in tarreader.read_members(source, is_argument=True):
         names.count(member)
         normal = names.normalize(member.name)
         if member.typeflag in (LINK, HARD_LINK):

@@ -46,7 +46,9 @@ def sum_tar(source: ByteSource) -> str:
     the number of members alone. Raises ArchiveError as `tarsum` does.
     """
     sums = _Sums(source.name)
-    for member in read_members(source, global_members=True, max_name=MAX_EXTENSION):
+    for member in read_members(
+        source, global_members=True, max_name=MAX_EXTENSION, is_argument=True
+    ):
         if member.is_sparse:
             reason = f"{printable(member.name)}: is a sparse file, for which no TarSum is computed"
             raise ArchiveError(source.name, reason)

@@ -14,6 +14,7 @@ from handmade import COMPRESSORS, Base, Layout, artifacts, digest, layer_tar, na
 from stream.archives.bytesource import ByteSource
 from stream.archives.images import Archive, open_archive, read_archive
 from stream.archives.sequential import Sequential, SequentialTar
+from stream.archives.tarreader import read_members
 from stream.errors import ArchiveError
 from stream.oci.platform import Platform
 
@@ -47,6 +48,20 @@ def of_platforms(*platforms: str, nested: bool = True) -> bytes:
         descriptors.append(layout.image(base, **stated))
     layout.top = [layout.index(descriptors)] if nested else descriptors
     return layout.tar()
+
+
+@pytest.mark.parametrize("data", [b'{"repo_tag": "x:1"}', b"{" * 600], ids=["short", "long"])
+@pytest.mark.parametrize("outer", ["plain", "gzip"])
+def test_conf_in_place_of_an_archive_or_a_layer(opened: Open, outer: str, data: bytes) -> None:
+    """Without it the remedy for a conf in place of an archive would be offered for bad layers."""
+    with pytest.raises(ArchiveError, match="looks like a conf"):
+        opened(data)
+    archive = COMPRESSORS[outer](Base(layers=[data]).docker_archive())
+    with opened(archive) as image:
+        (layer,) = image.images[0].layers
+        with pytest.raises(ArchiveError) as caught, image.layer_content(layer) as content:
+            list(read_members(content))
+    assert "conf" not in caught.value.reason
 
 
 @pytest.mark.parametrize("nested", [True, False])

@@ -121,7 +121,7 @@ class Scan:
 
     def _tar(self, source: ByteSource) -> None:
         end = 0  # of the last member
-        for count, member in enumerate(tarreader.read_members(source), 1):
+        for count, member in enumerate(tarreader.read_members(source, is_argument=True), 1):
             end = member.offset + member.size + -member.size % tarreader.BLOCK
             if count > MAX_MEMBERS:
                 raise ArchiveError(source.name, f"has more than {MAX_MEMBERS} members")
