@@ -221,6 +221,23 @@ def pieces(source: ByteSource, count: int | None = None) -> Iterator[bytes]:
         yield data
 
 
+class _Joined:
+    def __init__(self, head: bytes, source: ByteSource) -> None:
+        self._head = head
+        self._source = source
+
+    def read(self, count: int, /) -> bytes:
+        if self._head:
+            data, self._head = self._head[:count], self._head[count:]
+            return data
+        return self._source.read(count)
+
+
+def join(head: bytes, source: ByteSource) -> StreamBytes:
+    """Return `head`, which was read from `source`, and the rest of `source`."""
+    return StreamBytes(_Joined(head, source), source.name, source)
+
+
 class HashedBytes:
     """A byte source that hashes all bytes that pass, whether read or skipped."""
 

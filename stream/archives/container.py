@@ -101,6 +101,11 @@ def peruse_content(peruse: Peruse[T] | None, content: ByteSource) -> T | Archive
         return ArchiveError(error.where, error.reason)
 
 
+def may_be_document(name: str, head: bytes) -> bool:
+    """Return True if the member `name`, which begins with `head`, is JSON or meant to be."""
+    return head.lstrip()[:1] in (b"{", b"[") or name.endswith(".json")
+
+
 def check_document(container: str, blob: Blob) -> None:
     """Raise ArchiveError if `blob` is too large for a document."""
     if blob.size > MAX_DOCUMENT:

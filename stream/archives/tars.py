@@ -17,7 +17,15 @@ from dataclasses import dataclass
 from typing import Generic, TypeAlias
 
 from stream.archives import tarreader
-from stream.archives.bytesource import Budget, ByteSource, FileBytes, Part, StreamBytes, pieces
+from stream.archives.bytesource import (
+    Budget,
+    ByteSource,
+    FileBytes,
+    Part,
+    StreamBytes,
+    join,
+    pieces,
+)
 from stream.archives.container import (
     Blob,
     Container,
@@ -26,6 +34,7 @@ from stream.archives.container import (
     T_co,
     check_document,
     content_of,
+    may_be_document,
     peruse_content,
     where,
 )
@@ -361,10 +370,10 @@ class _ForwardScan(Generic[T]):
         head = part.read(MAGIC_SIZE)
         compression = compression_of(head)
         size = member.size
-        if not compression and member.size <= MAX_DOCUMENT and _may_be_document(name, head):
+        if not compression and member.size <= MAX_DOCUMENT and may_be_document(name, head):
             self._keep_document(member.offset, head + b"".join(pieces(part, size - len(head))))
         elif compression or self._peruse is not None:
-            content: ByteSource = StreamBytes(_Joined(head, part), part.name, part)
+            content: ByteSource = join(head, part)
             if compression:
                 content = decompress(content, compression)
             if self._peruse is not None:
@@ -383,24 +392,6 @@ class _ForwardScan(Generic[T]):
         if self._kept > MAX_DOCUMENTS:
             raise ArchiveError(self._name, f"contains more than {MAX_DOCUMENTS} bytes of documents")
         self.findings.documents[offset] = data
-
-
-def _may_be_document(name: str, head: bytes) -> bool:
-    return head.lstrip()[:1] in (b"{", b"[") or name.endswith(".json")
-
-
-class _Joined:
-    """`head`, then the bytes of `source`."""
-
-    def __init__(self, head: bytes, source: ByteSource) -> None:
-        self._head = head
-        self._source = source
-
-    def read(self, count: int, /) -> bytes:
-        if self._head:
-            data, self._head = self._head[:count], self._head[count:]
-            return data
-        return self._source.read(count)
 
 
 class _Summed(Part):

@@ -21,8 +21,10 @@ from stream.archives.bytesource import (
     HashedBytes,
     Part,
     StreamBytes,
+    join,
     pieces,
 )
+from stream.archives.container import may_be_document
 from stream.archives.decompress import MAGIC_SIZE, compression_of, decompress
 from stream.archives.programs import ProgramBudget, ProgramListing
 from stream.archives.sequential import Sequential
@@ -221,14 +223,13 @@ class Scan:
         compression = compression_of(head)
         document = None
         rest: ByteSource = source
-        if size <= MAX_DOCUMENT and _may_be_document(source.name, head):
+        if size <= MAX_DOCUMENT and may_be_document(source.name, head):
             self._kept += size
             if self._kept > MAX_DOCUMENTS:
                 raise ArchiveError(source.name, f"more than {MAX_DOCUMENTS} bytes of documents")
             document = head + b"".join(pieces(source, size - len(head)))
             head, rest = document, StreamBytes(io.BytesIO(), source.name, source)
-        joined = StreamBytes(_Joined(head, rest), source.name, source)
-        stored = HashedBytes(joined)
+        stored = HashedBytes(join(head, rest))
         content = stored
         if compression:
             content = HashedBytes(decompress(stored, compression))
@@ -258,24 +259,6 @@ def _is_same(one: Stored | Link, other: Stored | Link) -> bool:
     if isinstance(one, Stored) and isinstance(other, Stored):
         return (one.size, one.digest) == (other.size, other.digest)
     return one == other
-
-
-class _Joined:
-    """The bytes `head` followed by those of `source`."""
-
-    def __init__(self, head: bytes, source: ByteSource) -> None:
-        self._head = head
-        self._source = source
-
-    def read(self, count: int, /) -> bytes:
-        if self._head:
-            data, self._head = self._head[:count], self._head[count:]
-            return data
-        return self._source.read(count)
-
-
-def _may_be_document(name: str, head: bytes) -> bool:
-    return head.lstrip()[:1] in (b"{", b"[") or name.endswith(".json")
 
 
 def _examined(content: ByteSource, findings: Findings, programs: ProgramListing) -> tuple[int, str]:
