@@ -247,3 +247,16 @@ def test_command_against_a_conf_on_standard_input(store: Store) -> None:
         check=True,
     )
     assert json.loads(ended.stdout)["moving_layers"] == 0
+
+
+def test_a_specification_is_warned_of_once(tmp_path: Path) -> None:
+    """The reader would look for the difference between two equal lines."""
+    spec = {"name": "x", "tag": "1", "extraCommands": "false", "store_dir": str(tmp_path)}
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    done = commandline.run(
+        [*COMMAND, "explain", str(tmp_path / "spec.json")],
+        capture_output=True,
+        check=True,
+    )
+    assert done.stderr.count(b"run them with --run-commands") == 1
+    assert b"1 layer, 0 B and 1 of unknown size" in done.stdout

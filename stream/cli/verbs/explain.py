@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from stream.cli.usage import UsageError
 from stream.config import read_conf_document
 from stream.planning.plan import plan
 from stream.planning.spec import is_spec, read_spec_document
-from stream.schema.reading import conf_name, load_object
+from stream.schema.reading import conf_name, ignore, load_object
 from stream.text import one_line
 from stream.tools.earlier import read_earlier
 from stream.tools.explain import ExplainedLayer, Explanation, explain
@@ -60,18 +60,20 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
             "CONF and --against: only one can be standard input; name a file for the other"
         )
     name = conf_name(args.target)
+    warn: Callable[[str], None] = reporter.warning
     document = load_object(args.target)
     if is_spec(document):
         spec = read_spec_document(document, name=name, warn=reporter.warning)
         if not args.run_commands:
             spec = replace(spec, conf=replace(spec.conf, commands="skipped"))
         planned = plan(spec, warn=reporter.warning)
+        warn = ignore  # planning has warned of the same image
         conf, document = planned.conf, planned.document
     else:
         conf = read_conf_document(document, name=name, need_tag=False, warn=reporter.warning)
     earlier = read_earlier(args.against, conf.architecture) if args.against else None
     explanation = explain(
-        conf, earlier, document=document, run_commands=args.run_commands, warn=reporter.warning
+        conf, earlier, document=document, run_commands=args.run_commands, warn=warn
     )
     if args.json:
         say_json(_document(explanation))
@@ -165,6 +167,8 @@ def _holds(layer: ExplainedLayer) -> list[str]:
 def _total(explanation: Explanation) -> str:
     count = len(explanation.layers)
     total = f"{count} layer{'s' * (count != 1)}, {readable_size(explanation.size)}"
+    if unsized := sum(layer.size is None for layer in explanation.layers):
+        total += f" and {unsized} of unknown size"
     if explanation.against is None:
         return total
     moving, size = len(explanation.moving), readable_size(explanation.moving_size)
