@@ -1,5 +1,6 @@
 """`stream-image verify`: no sound archive is blamed, no planted fault is missed."""
 
+import errno
 import gzip
 import hashlib
 import io
@@ -121,6 +122,20 @@ def test_oci_directory(tmp_path: Path) -> None:
     assert said.startswith(f"{tmp_path / 'layout'}: 2 faults\n")
     (tmp_path / "empty").mkdir()
     assert run(tmp_path / "empty")[0] == 1
+
+
+def test_directory_on_a_disk_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it nobody would know which of thousands of files is bad."""
+    path = tmp_path / "index.json"
+    path.write_bytes(b"{}")
+
+    def fail(_fd: int, _count: int, _offset: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", fail)
+    found = {finding.rule: finding for finding in verify(tmp_path).findings}
+    finding = found["archive-unreadable"]
+    assert (finding.place, finding.message) == ("index.json", "cannot be read: Input/output error")
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, pyzstd.compress])

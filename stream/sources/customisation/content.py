@@ -49,13 +49,14 @@ def pieces(node: Node) -> Iterator[bytes]:
             if node.head:
                 yield node.head
                 os.lseek(fd, len(node.head), os.SEEK_SET)
-            while piece := _read(fd, node):
+            while piece := read(fd, node):
                 yield piece
 
 
-def _read(fd: int, node: Node) -> bytes:
+def read(fd: int, node: Node, count: int = PIECE) -> bytes:
+    """Return at most `count` bytes of `fd`, the open file of `node`. Raises SourceError."""
     try:
-        return os.read(fd, PIECE)
+        return os.read(fd, count)
     except OSError as error:
         raise SourceError.unreadable(node.source, error) from error
 

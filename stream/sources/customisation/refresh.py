@@ -7,11 +7,10 @@ to notice that. Knows trees; not how they are written.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 from stream.sources.bytecode import CACHE, HEADER_SIZE, Stamp, restamp, source_of
-from stream.sources.customisation.content import opened
+from stream.sources.customisation.content import opened, read
 from stream.sources.customisation.tree import Node, Tree, under
 from stream.typeflags import FILE
 
@@ -57,7 +56,7 @@ def _refresh(node: Node, source: Node, mtime: int, known: bytes | None) -> bytes
     if node.typeflag != FILE or not node.source or source.identity is None:
         return None
     with opened(node) as fd:
-        header = os.pread(fd, HEADER_SIZE, 0)
+        header = read(fd, node, HEADER_SIZE)
     stamp = Stamp.parse(header)
     size, mtime_ns = source.identity.size, source.identity.mtime_ns
     untouched = header == known and mtime_ns == mtime * 10**9

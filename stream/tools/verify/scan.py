@@ -23,6 +23,7 @@ from stream.archives.bytesource import (
     StreamBytes,
     join,
     pieces,
+    reading,
 )
 from stream.archives.container import may_be_document
 from stream.archives.decompress import MAGIC_SIZE, compression_of, decompress
@@ -163,17 +164,19 @@ class Scan:
                     self._unreadable(f"has more than {MAX_MEMBERS} files")
                     return
                 self._file(root, name)
-        except OSError as error:
-            self._unreadable(f"cannot be read: {error.strerror}")
+        except OSError as error:  # of the walk, so it has a name
+            place = os.path.relpath(os.fsencode(error.filename or root), root)
+            self._unreadable(f"cannot be read: {error.strerror}", os.fsdecode(place))
         except ArchiveError as error:
-            self._unreadable(error.reason)
+            self._unreadable(error.reason, error.where)
 
     def _file(self, root: bytes, name: bytes) -> None:
         text = name.decode("utf-8", "surrogateescape")
         full = os.path.join(root, name)
         if not os.path.isfile(full):
             return  # nothing can be read from it
-        fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with reading(text):
+            fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             source = FileBytes.whole(fd, text, self._budget)
             size = os.fstat(fd).st_size
@@ -182,9 +185,9 @@ class Scan:
         finally:
             os.close(fd)
 
-    def _unreadable(self, reason: str) -> None:
+    def _unreadable(self, reason: str, place: str = "") -> None:
         self.members.readable = False
-        self._findings.add("archive-unreadable", "", reason)
+        self._findings.add("archive-unreadable", place, reason)
 
     # ---- names
 

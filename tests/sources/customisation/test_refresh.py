@@ -1,5 +1,6 @@
 """Python's bytecode caches in the customisation layer, with Python as the judge."""
 
+import errno
 import json
 import os
 import py_compile
@@ -140,6 +141,26 @@ def test_a_cache_that_commands_leave(package: Package, tmp_path: Path) -> None:
     changed = "echo 'ANSWER = 43' > lib/web.py"
     root = image_of(tmp_path, customisation_layer={**copied, "extra_commands": changed})
     assert not is_valid(root)
+
+
+def test_a_cache_on_a_disk_that_fails(
+    package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it the message would not name the file."""
+    copied = package()
+    cache = cache_of(copied)
+    for name in ("read", "pread"):
+        real = getattr(os, name)
+
+        def fail(fd: int, *rest: int, real: Callable[..., bytes] = real) -> bytes:
+            if os.path.samestat(os.fstat(fd), cache.stat()):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(fd, *rest)
+
+        monkeypatch.setattr(os, name, fail)
+    with pytest.raises(stream.SourceError, match="Input/output error") as caught:
+        image_of(tmp_path, customisation_layer={"copy_to_root": [str(copied)]})
+    assert caught.value.path == os.fsencode(cache)
 
 
 def test_the_derived_tag_does_not_know_the_sources_time(package: Package) -> None:
