@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 # OCI Image Specification, layer.md: a name that begins with this deletes a file of a lower layer.
 WHITEOUT = ".wh."
@@ -38,10 +39,15 @@ def suggest(key: str, known: Iterable[str], longest: int = 30) -> str:
     """Return ` (did you mean "x"?)` for the key `x` of `known` that is most like `key`, or an
     empty string if none is close. The first `longest` characters of `key` are compared.
     """
+    return _suggest(key[:longest].lower(), frozenset(known))
+
+
+@lru_cache(maxsize=128)  # a generator's mistake is in each of thousands of objects
+def _suggest(key: str, known: frozenset[str]) -> str:
     from difflib import get_close_matches
 
-    by_lower = {name.lower(): name for name in known}
-    close = get_close_matches(key[:longest].lower(), by_lower, n=1, cutoff=0.8)
+    by_lower = {name.lower(): name for name in sorted(known)}
+    close = get_close_matches(key, by_lower, n=1, cutoff=0.8)
     return f' (did you mean "{by_lower[close[0]]}"?)' if close else ""
 
 
