@@ -114,7 +114,7 @@ class ContentConflict(RecipeError):
         super().__init__(
             where,
             f"{printable(first)} and {printable(second)} differ here; remove one of them,"
-            ' or set "conflicts" to "first"',
+            ' or set "conflicts" to "first" or "last"',
         )
 
 

@@ -120,20 +120,22 @@ class NixDatabase:
     roots: tuple[str, ...]
 
 
+Conflicts: TypeAlias = Literal["error", "first", "last"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """The steps that make the customisation layer: `contents` are joined as links, `copy_to_root`
     are copied, then the rest happens in the order of the fields. With `keep_dirlinks`, a
     link to a directory stays where a copied directory meets it, and the copy is merged into
-    its target. With `first_wins`, the first of two contents that differ in a file is taken;
-    otherwise they are an error. `users` and `groups` are added to those of
-    the base image and of the tree.
+    its target. `conflicts` says which of two contents that differ in a file is taken. `users` and
+    `groups` are added to those of the base image and of the tree.
     """
 
     contents: tuple[bytes | Builtin, ...] = ()
     copy_to_root: tuple[bytes | Builtin, ...] = ()
     keep_dirlinks: bool = False
-    first_wins: bool = False
+    conflicts: Conflicts = "error"
     users: tuple[User, ...] = ()
     groups: tuple[Group, ...] = ()
     database: NixDatabase | None = None

@@ -99,7 +99,7 @@ def documents(root: str) -> st.SearchStrategy[Document]:
     recipes = st.fixed_dictionaries(
         {},
         optional={
-            "conflicts": st.sampled_from(["", "error", "first"]),
+            "conflicts": st.sampled_from(["", "error", "first", "last"]),
             "contents": contents | stored,
             "copy_to_root": contents | st.just(f"{root}/plain"),
             "directories": st.dictionaries(paths, modes | attributes, max_size=3),

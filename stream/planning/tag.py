@@ -85,7 +85,7 @@ def _digest_copy(content: bytes, recipe: Recipe, disk: Disk) -> str:
     from stream.sources.customisation.refresh import refresh_bytecode
 
     tree = make_tree(
-        Recipe(copy_to_root=(content,), first_wins=True, keep_dirlinks=recipe.keep_dirlinks),
+        Recipe(copy_to_root=(content,), conflicts="first", keep_dirlinks=recipe.keep_dirlinks),
         disk=disk,
     )
     refresh_bytecode(tree, 0)

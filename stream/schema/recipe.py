@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast, get_args
 
 from stream.faults import NoteFault, kind, measure_depth, suggest, why_not_normal
 from stream.limits import MAX_DEPTH, MAX_SIZE
-from stream.model import Builtin, NixDatabase, Recipe, StoreObject
+from stream.model import Builtin, Conflicts, NixDatabase, Recipe, StoreObject
 from stream.nix.store_root import Disk, why_not_readable
 from stream.schema.fields import Fields, NoteFormer
 from stream.schema.permissions import (
@@ -42,7 +42,6 @@ _BUILTINS = frozenset({"fakeNss", "shadowSetup", *_NEEDS_PATH})
 _FAKE_NSS = frozenset({"extra_group_lines", "extra_passwd_lines"})
 _DATABASE = frozenset({"objects", "roots"})
 _OBJECT = frozenset({"deriver", "nar_hash", "nar_size", "path", "references"})
-_CONFLICTS = ("error", "first")
 
 
 def camel_case(key: str) -> str:
@@ -78,7 +77,7 @@ def read_recipe(
         contents=reader.contents("contents", linked=True),
         copy_to_root=reader.contents("copy_to_root", linked=False),
         keep_dirlinks=reader.boolean("keep_contents_dirlinks"),
-        first_wins=reader.choice("conflicts", _CONFLICTS) == "first",
+        conflicts=cast(Conflicts, reader.choice("conflicts", get_args(Conflicts))),
         users=read_users(reader.get("users"), reader.at("users"), fault),
         groups=read_groups(reader.get("groups"), reader.at("groups"), fault),
         database=reader.database(),
@@ -339,7 +338,7 @@ def recipe_document(recipe: Recipe) -> dict[str, Any]:
     """Return `recipe` as `customisation_layer` in a conf, ordered by key. Defaults are omitted."""
     uid, gid = recipe.owner or (None, None)
     members = {
-        "conflicts": "first" if recipe.first_wins else None,
+        "conflicts": None if recipe.conflicts == "error" else recipe.conflicts,
         "contents": [*map(_content_document, recipe.contents)],
         "copy_to_root": [*map(_content_document, recipe.copy_to_root)],
         "enable_fakechroot": recipe.fakechroot,

@@ -24,7 +24,7 @@ from trees import Directory, File, Link
 import stream
 from stream.errors import ConfError, ContentConflict, SourceError, StreamImageError
 from stream.limits import MAX_LINKS
-from stream.model import LayerPlan, Owner, Recipe
+from stream.model import Conflicts, LayerPlan, Owner, Recipe
 from stream.nix import query
 from stream.nix.store_root import Disk
 from stream.planning.closure import Wanted, find_closure, find_in_nix, take_alone
@@ -186,12 +186,17 @@ def customised(recipe: Recipe, disk: Disk) -> object:
     return source.fingerprint, layer_bytes(source.size, source.write_to)
 
 
-@given(contents=CONTENTS, first_wins=st.booleans(), keep=st.booleans(), copied=st.booleans())
+@given(
+    contents=CONTENTS,
+    conflicts=st.sampled_from(["error", "first", "last"]),
+    keep=st.booleans(),
+    copied=st.booleans(),
+)
 def test_customisation_layers_are_the_same(
     store_dir: bytes,
     contents: Sequence[trees.Node],
-    first_wins: bool,  # noqa: FBT001 — hypothesis names what it gives
-    keep: bool,  # noqa: FBT001
+    conflicts: Conflicts,
+    keep: bool,  # noqa: FBT001 — hypothesis names what it gives
     copied: bool,  # noqa: FBT001
 ) -> None:
     """Joined or copied, with links between contents, a store yields the same layer as in place."""
@@ -199,7 +204,7 @@ def test_customisation_layers_are_the_same(
     recipe = Recipe(
         contents=() if copied else paths,
         copy_to_root=paths if copied else paths[:1],
-        first_wins=first_wins,
+        conflicts=conflicts,
         keep_dirlinks=keep,
     )
     store = os.path.dirname(paths[0])
@@ -217,7 +222,7 @@ def test_contents_outside_of_the_store(
     beside = tempfile.mkdtemp(dir=store_dir)
     os.symlink(path, beside + b"/result")
     trees.build(beside + b"/own", Directory(0o755, ((b"y", outside), (b"in", Link(path)))))
-    recipe = Recipe(copy_to_root=(beside + b"/result", beside + b"/own"), first_wins=True)
+    recipe = Recipe(copy_to_root=(beside + b"/result", beside + b"/own"), conflicts="first")
     here = customised(recipe, Disk(store))
     assert customised(recipe, moved(store)) == here
 

@@ -111,7 +111,7 @@ def test_name_becomes_lower_case() -> None:
         ({"contents": [[], ["fakeNss", ["./x"]]]}, "contents[1][1][0]", "/x: no such file"),
         ({"copyToRoot": [["etc/x"]]}, "copyToRoot[0][0]", "is not an absolute path"),
         ({"content": []}, "content", 'unknown key (did you mean "contents"?)'),
-        ({"conflicts": "last"}, "conflicts", "must be 'error' or 'first'"),
+        ({"conflicts": "none"}, "conflicts", "must be one of 'error', 'first', 'last'"),
         (
             {"enableFakechroot": True, "store_dir": "/"},
             "enableFakechroot",

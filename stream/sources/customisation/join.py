@@ -21,7 +21,7 @@ from typing import BinaryIO, NamedTuple, TypeGuard
 
 from stream.errors import ContentConflict, SourceError
 from stream.limits import MAX_LINKS
-from stream.model import Builtin, Recipe
+from stream.model import Builtin, Conflicts, Recipe
 from stream.nix.store_root import Disk
 from stream.schema.capabilities import ATTRIBUTE, container_data
 from stream.schema.reading import ignore
@@ -76,11 +76,12 @@ def make_tree(
     directories make the copy much larger, and for access control lists that are not copied.
 
     Raises SourceError for files that cannot be read or linked, RecipeError for built-in
-    contents that cannot be made, and ContentConflict if contents differ in a file, unless the
-    recipe says `first_wins`. Files of the same bytes, mode and capabilities do not differ.
+    contents that cannot be made, and ContentConflict if contents differ in a file, unless
+    `conflicts` says which wins. Files of the same bytes, mode and capabilities do not differ. The
+    last one that wins takes the place of whatever is there, even a directory.
     """
     tree = Tree()
-    joiner = _Joiner(tree, disk or Disk(), first_wins=recipe.first_wins)
+    joiner = _Joiner(tree, disk or Disk(), recipe.conflicts)
     last: list[Builtin] = []
     for copied, contents in ((False, recipe.contents), (True, recipe.copy_to_root)):
         joiner.copied, joiner.keep_dirlinks = copied, copied and recipe.keep_dirlinks
@@ -91,7 +92,7 @@ def make_tree(
                 last.append(content)
             else:
                 joiner.add_builtin(content)
-    joiner.copied, joiner.first_wins = False, True
+    joiner.copied, joiner.conflicts = False, "first"
     joiner.warn_of_copies(warn)
     joiner.warn_of_access_lists(warn)
     for builtin in last:
@@ -143,10 +144,10 @@ class _Joiner:
     opened where `disk` has them.
     """
 
-    def __init__(self, tree: Tree, disk: Disk, *, first_wins: bool) -> None:
+    def __init__(self, tree: Tree, disk: Disk, conflicts: Conflicts) -> None:
         self._tree = tree
         self._disk = disk.remembering()
-        self.first_wins = first_wins
+        self.conflicts: Conflicts = conflicts
         self.copied = self.keep_dirlinks = False
         self._followed: set[tuple[int, int]] = set()  # directories, by device and inode
         self._joined: set[tuple[bytes, int, int]] = set()  # the same, with the path in the tree
@@ -185,7 +186,7 @@ class _Joiner:
         for part in above:
             if part not in target.children:
                 target.children[part] = directory(origin=node.origin)
-            opened = self._open(target, place, part, node)
+            opened = self._open(target, place, part, directory(origin=node.origin))
             if opened is None:
                 return
             target, place = opened
@@ -316,7 +317,8 @@ class _Joiner:
         self, target: Node, place: bytes, name: bytes, node: Node
     ) -> tuple[Node, bytes] | None:
         """Return the directory `name` in `target`, which is at `place`, and its path, so that
-        `node` can be merged into it; None if something else is there that wins.
+        `node` can be merged into it; None if something else is there that wins, or a link that wins
+        takes its place.
         """
         found = target.children[name]
         if found.is_directory:
@@ -325,8 +327,8 @@ class _Joiner:
             return opened
         path = under(place, name)
         if not self._leads_to_directory(found):
-            self._disagree(path, found, node)
-            return None
+            self._settle(target, place, name, node)
+            return (node, path) if target.children[name] is node and node.is_directory else None
         on_disk = self._disk.follow(found.found)
         made = target.children[name] = self._directory(on_disk, found.origin)
         for alike in (found, *self._alike.pop(path, ())):
@@ -365,18 +367,30 @@ class _Joiner:
         return None
 
     def _compare(self, target: Node, place: bytes, name: bytes, node: Node) -> None:
-        """Keep the entry in `target`. Raises ContentConflict if `node` differs from it, unless
-        the first wins.
-        """
+        """Compare `node` with the entry in `target`, and settle the conflict if they differ."""
         found = target.children[name]
         if isinstance(node, _FoundLink) and found.typeflag == LINK and found.link == node.link:
             self._alike.setdefault(under(place, name), []).append(node)
-        elif not self.first_wins and not self._agree(found, node):
-            self._disagree(under(place, name), found, node)
+        elif self.conflicts != "error" or not self._agree(found, node):
+            self._settle(target, place, name, node)
 
-    def _disagree(self, path: bytes, found: Node, node: Node) -> None:
-        if not self.first_wins:
+    def _settle(self, target: Node, place: bytes, name: bytes, node: Node) -> None:
+        """Keep the entry in `target`, or put `node` in its place: whichever wins. Raises
+        ContentConflict if none does.
+        """
+        path = under(place, name)
+        if self.conflicts == "error":
+            found = target.children[name]
             raise ContentConflict(f"/{printable(path)}", found.origin, node.origin)
+        if self.conflicts == "last":
+            if target.children[name].is_directory:
+                gone = under(path, b"")
+                self._alike = {
+                    at: links for at, links in self._alike.items() if not at.startswith(gone)
+                }
+                self._joined.clear()
+            self._alike.pop(path, None)
+            target.children[name] = node
 
     def _agree(self, found: Node, node: Node) -> bool:
         """Return True if both are links with the same target, or are, or lead to, files of the

@@ -43,7 +43,8 @@ def opened_tree(
     """
     base, disk = below.entries, Disk.of(conf)
     tree = make_tree(recipe, present=base, disk=disk, warn=warn)
-    redirect(tree, base, first_wins=recipe.first_wins)
+    keep = recipe.conflicts != "error"
+    redirect(tree, base, first_wins=keep)
     known = inherit(tree, base)
     add_users(tree, recipe, base, below.accounts, disk)
     if recipe.database is not None:
@@ -61,7 +62,7 @@ def opened_tree(
     with _after_commands(tree, recipe, conf, warn) as after:
         if after is not tree:
             # Commands may have made a /bin where the base has a link.
-            redirect(after, base, first_wins=recipe.first_wins)
+            redirect(after, base, first_wins=keep)
             inherit(after, base, known)
             refresh_bytecode(after, conf.customisation_mtime, valid)
         warn_of_lost_users(after, below.accounts, disk, warn)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from trees import Directory, File, Link
 
 from stream.errors import ContentConflict, SourceError
-from stream.model import Builtin, Recipe
+from stream.model import Builtin, Conflicts, Recipe
 from stream.sources.customisation import join as joining
 from stream.sources.customisation.join import make_tree
 from stream.sources.customisation.tree import Identity, Tree
@@ -66,14 +66,14 @@ def shown(tree: Tree) -> Shown:
     }  # fmt: skip
 
 
-def joined(*contents: bytes, first_wins: bool = False) -> Shown:
+def joined(*contents: bytes, conflicts: Conflicts = "error") -> Shown:
     """Return the tree of joined contents."""
-    return shown(make_tree(Recipe(contents=contents, first_wins=first_wins)))
+    return shown(make_tree(Recipe(contents=contents, conflicts=conflicts)))
 
 
-def copied(*contents: bytes, first_wins: bool = False, keep_dirlinks: bool = False) -> Shown:
+def copied(*contents: bytes, conflicts: Conflicts = "error", keep_dirlinks: bool = False) -> Shown:
     """Return the tree of copied contents."""
-    recipe = Recipe(copy_to_root=contents, first_wins=first_wins, keep_dirlinks=keep_dirlinks)
+    recipe = Recipe(copy_to_root=contents, conflicts=conflicts, keep_dirlinks=keep_dirlinks)
     return shown(make_tree(recipe))
 
 
@@ -162,7 +162,7 @@ def test_join_equals_links_made_on_disk(store_dir: bytes, contents: list[Directo
     paths = built(store_dir, contents)
     out = tempfile.mkdtemp(dir=store_dir)
     try:
-        found = joined(*paths, first_wins=True)
+        found = joined(*paths, conflicts="first")
     except SourceError:
         reject()  # a cycle
     link_on_disk(out, [(path, False) for path in paths])
@@ -177,7 +177,7 @@ def test_no_conflict_is_the_same_as_the_first(store_dir: bytes, contents: list[D
         found = joined(*paths)
     except (SourceError, ContentConflict):
         reject()
-    assert found == joined(*paths, first_wins=True)
+    assert found == joined(*paths, conflicts="first")
 
 
 def followed(content: bytes) -> Shown:
@@ -353,10 +353,105 @@ def test_first_wins_if_asked(make: Make, lay: Callable[..., Shown], conflict: st
     """Packages that are known to overlap can be joined all the same."""
     one, other, path = CONFLICTS[conflict]
     first, second = make(b"one", one), make(b"other", other | {b"more": HELLO})
-    alone, both = lay(first), lay(first, second, first_wins=True)
+    alone, both = lay(first), lay(first, second, conflicts="first")
     assert {name: both[name] for name in alone} == alone
     assert path in alone
     assert b"more" in both
+
+
+@pytest.mark.parametrize("lay", [joined, copied])
+@pytest.mark.parametrize("conflict", CONFLICTS)
+def test_last_wins_if_asked(make: Make, lay: Callable[..., Shown], conflict: str) -> None:
+    """Without it a package could not replace a file of the one before, as with dockerTools."""
+    one, other, path = CONFLICTS[conflict]
+    first, second = make(b"one", one | {b"more": HELLO}), make(b"other", other)
+    alone, both = lay(second), lay(first, second, conflicts="last")
+    assert {name: both[name] for name in alone} == alone
+    assert path in alone
+    assert b"more" in both
+    below = {name for name in both if name.startswith(path + b"/")}
+    assert below == {name for name in alone if name.startswith(path + b"/")}
+
+
+def test_the_last_content_wins_whatever_its_kind(make: Make) -> None:
+    """Without it a copy would not replace a link, nor a content a file of fakeNss."""
+    etc = make(b"etc", {b"etc": {b"passwd": HELLO, b"group": b"../gone"}})
+    nss = Builtin(name="fakeNss")
+    tree = make_tree(Recipe(contents=(nss, etc), conflicts="last"))
+    assert shown(tree)[b"etc/passwd"] == f"-> {os.fsdecode(etc)}/etc/passwd"
+    tree = make_tree(Recipe(contents=(etc, nss), conflicts="last"))
+    assert shown(tree)[b"etc/passwd"] == shown(tree)[b"etc/group"] == "-0644"
+    tree = make_tree(Recipe(contents=(etc,), copy_to_root=(etc,), conflicts="last"))
+    assert shown(tree)[b"etc/passwd"] == f"-0644 {os.fsdecode(etc)}/etc/passwd"
+    over = make(b"over", {b"etc": HELLO})
+    tree = make_tree(Recipe(copy_to_root=(over, nss), conflicts="last"))
+    assert shown(tree)[b"etc/passwd"] == "-0644"
+    assert shown(tree)[b"etc"] == "d0755"
+
+
+def test_nothing_of_a_replaced_directory_comes_back(make: Make) -> None:
+    """Without it links that were equal in a directory long gone would be merged into a new one."""
+    for name in (b"x", b"y"):
+        make(name, {name: HELLO})
+    store = os.path.dirname(make(b"z", {}))
+    one = make(b"one", {b"d": {b"e": b"../../x"}})
+    two = make(b"two", {b"d": {b"e": b"../../x"}})
+    file = make(b"three", {b"d": HELLO})
+    four = make(b"four", {b"d": {b"e": store + b"/y"}})
+    five = make(b"five", {b"d": {b"e": {b"own": HELLO}}})
+    found = joined(one, two, file, four, five, conflicts="last")
+    assert {path for path in found if path.startswith(b"d/e/")} == {b"d/e/y", b"d/e/own"}
+
+
+def modes_and_bytes(out: bytes) -> dict[bytes, object]:
+    """Return the kind, mode and content of every path below a directory."""
+    found: dict[bytes, object] = {}
+    for above, directories, files in os.walk(out):
+        for name in directories + files:
+            path = above + b"/" + name
+            facts = os.lstat(path)
+            content: bytes = b""
+            if stat.S_ISLNK(facts.st_mode):
+                content = os.readlink(path)
+            elif stat.S_ISREG(facts.st_mode):
+                with open(path, "rb") as file:
+                    content = file.read()
+            mode = facts.st_mode | (stat.S_IWUSR if stat.S_ISDIR(facts.st_mode) else 0)
+            found[os.path.relpath(path, out)] = (oct(mode), content)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("rsync"), reason="needs rsync")
+@given(contents=CONTENTS, keep_dirlinks=st.booleans())
+def test_the_last_copy_is_that_of_rsync(
+    store_dir: bytes,
+    contents: list[Directory],
+    keep_dirlinks: bool,  # noqa: FBT001 — hypothesis names what it gives
+) -> None:
+    """Without it an image of several contents would differ from dockerTools' buildImage."""
+    paths = built(store_dir, contents)
+    try:
+        recipe = Recipe(copy_to_root=(*paths,), conflicts="last", keep_dirlinks=keep_dirlinks)
+        tree = make_tree(recipe)
+    except SourceError:
+        reject()  # a cycle, in which rsync would not end
+    out = tempfile.mkdtemp(dir=store_dir)
+    for path in paths:
+        # -I: every file is copied, even if size and time are those of the one that is there.
+        command = ["rsync", "-aIK" if keep_dirlinks else "-aIk", path + b"/", out]
+        if subprocess.run(command, capture_output=True, check=False, timeout=10).returncode:
+            reject()  # a file after a directory
+    found: dict[bytes, object] = {}
+    for path, node in tree.entries():
+        if path:
+            kind = {DIRECTORY: stat.S_IFDIR, FILE: stat.S_IFREG, LINK: stat.S_IFLNK}[node.typeflag]
+            content = node.link
+            if node.typeflag == FILE:
+                with open(node.source, "rb") as file:
+                    content = file.read()
+            found[path] = (oct(kind | node.mode), content)
+    assert found == modes_and_bytes(out)
 
 
 AGREEMENTS: dict[str, tuple[dict[bytes, object], dict[bytes, object]]] = {
@@ -557,7 +652,7 @@ def test_a_directory_that_may_not_be_read(make: Make, without_privilege: list[st
     code = (
         "import os, sys; from stream.sources.customisation.join import make_tree; "
         "from stream.model import Recipe; "
-        "make_tree(Recipe(contents=(os.fsencode(sys.argv[1]),), first_wins=True))"
+        "make_tree(Recipe(contents=(os.fsencode(sys.argv[1]),), conflicts='first'))"
     )
     done = subprocess.run(
         [*without_privilege, sys.executable, "-c", code, content],
@@ -649,11 +744,11 @@ def test_a_recipe_in_its_order(make: Make) -> None:
     """Paths and built-in contents are one list, and the first one in it wins."""
     mine = make(b"mine", {b"etc": {b"passwd": HELLO}})
     nss = Builtin(name="fakeNss")
-    recipe = Recipe(contents=(nss, mine), first_wins=True)
+    recipe = Recipe(contents=(nss, mine), conflicts="first")
     node = make_tree(recipe).find(b"etc/passwd")
     assert node is not None
     assert node.origin == b"fakeNss"
-    node = make_tree(Recipe(contents=(mine, nss), first_wins=True)).find(b"etc/passwd")
+    node = make_tree(Recipe(contents=(mine, nss), conflicts="first")).find(b"etc/passwd")
     assert node is not None
     assert node.origin == mine
 
@@ -698,7 +793,7 @@ def test_shadow_setup_adds_missing_files(make: Make) -> None:
     """It comes last wherever it is listed, and overwrites neither contents nor base image."""
     mine = make(b"mine", {b"etc": {b"group": HELLO}})
     shadow, nss = Builtin(name="shadowSetup"), Builtin(name="fakeNss")
-    recipe = Recipe(contents=(shadow, mine, nss), first_wins=True)
+    recipe = Recipe(contents=(shadow, mine, nss), conflicts="first")
     tree = make_tree(recipe, present={b"etc/login.defs"})
     origins = {path: node.origin for path, node in tree.entries() if node.typeflag != DIRECTORY}
     assert origins == {
@@ -726,7 +821,7 @@ def reported(*contents: bytes, keep_dirlinks: bool = False) -> list[str]:
     """Return the warnings while contents are copied."""
     warnings: list[str] = []
     make_tree(
-        Recipe(copy_to_root=contents, keep_dirlinks=keep_dirlinks, first_wins=True),
+        Recipe(copy_to_root=contents, keep_dirlinks=keep_dirlinks, conflicts="first"),
         warn=warnings.append,
     )
     return warnings
