@@ -70,6 +70,7 @@ def test_memory_does_not_grow_with_content(store: Store, tmp_path: Path) -> None
     assert large < 20 * MIB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [5, 100])
 def test_memory_of_entries(store: Store, tmp_path: Path, layers: int) -> None:
     """Without it the metadata of all layers could be held at once."""
@@ -81,6 +82,7 @@ def test_memory_of_entries(store: Store, tmp_path: Path, layers: int) -> None:
     assert _peak(_conf(store, *names), tmp_path) < 8 * MIB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", ["none", "store", "gzip:1"])
 def test_peak_of_the_process(store: Store, compression: str) -> None:
     """Without it the README's memory figure might not hold for a whole process."""
@@ -189,6 +191,7 @@ def test_nothing_stays_behind(store: Store) -> None:
             before = (state, objects)
 
 
+@pytest.mark.slow
 def test_native_memory_is_freed(store: Store) -> None:
     """Without it each image would leak its buffers or its metadata."""
     for number in range(500):
