@@ -26,7 +26,10 @@ from stream.planning.plan import plan
 from stream.planning.spec import parse_spec
 
 DIGITS = "0123456789abcdfghijklmnpqrsvwxyz"
-NEEDS_FAKEROOT = pytest.mark.skipif(not shutil.which("fakeroot"), reason="needs fakeroot")
+NEEDS_SANDBOX = pytest.mark.skipif(not shutil.which("bwrap"), reason="needs bubblewrap")
+NEEDS_FAKEROOT = pytest.mark.skipif(
+    not shutil.which("bwrap") or not shutil.which("fakeroot"), reason="needs bubblewrap, fakeroot"
+)
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ def run(*args: str | os.PathLike[str], stdin: bytes = b"") -> subprocess.Complet
 # ---- the plan
 
 
+@NEEDS_SANDBOX
 @pytest.mark.parametrize("tag", [None, "1"])
 def test_conf_and_document_are_the_same_image(packages: Packages, tag: str | None) -> None:
     """The library streams the conf, the command the document: they must not differ."""
@@ -182,6 +186,7 @@ def test_config_joins_the_closure(packages: Packages, config: dict[str, Any]) ->
     assert every(packages.plan(config=config)) == ["lib-1", "tool-1"]
 
 
+@NEEDS_SANDBOX
 def test_what_commands_link_joins_the_closure(packages: Packages) -> None:
     """A link that a command made must not dangle."""
     tool = packages.path("tool-1")
@@ -190,6 +195,7 @@ def test_what_commands_link_joins_the_closure(packages: Packages) -> None:
     assert write(conf)[-1]["./opt/tool"].linkname == f"{tool}/bin/tool"
 
 
+@NEEDS_SANDBOX
 def test_what_commands_write_joins_the_closure(packages: Packages) -> None:
     """A script with a store path in its first line must run."""
     conf = packages.plan(extraCommands=f"echo '#!{packages.path('tool-1')}/bin/tool' > run")
@@ -334,6 +340,7 @@ def test_unshipped_paths_are_not_in_the_database(packages: Packages, derived: De
     assert sorted(name_of(item["path"]) for item in recorded) == every(conf)
 
 
+@NEEDS_SANDBOX
 def test_mentions_beside_given_roots(packages: Packages) -> None:
     """The environment of a shell names its outputs, which nobody has built."""
     gone, tool = packages.path("gone-1"), packages.path("tool-1")
@@ -367,6 +374,7 @@ def test_given_paths_that_the_graph_does_not_have(packages: Packages, key: str) 
         packages.plan(roots=[], contents=[gone])
 
 
+@NEEDS_SANDBOX
 def test_time_of_the_customisation_layer(packages: Packages, tmp_path: Path) -> None:
     """With its time, the layer is the one that nixpkgs' builder packs with GNU tar."""
     app = packages.path("app-1")
@@ -628,7 +636,7 @@ def test_derived_tag_is_like_a_store_paths_hash(packages: Packages) -> None:
         {"customisation_mtime": "@315532800"},
         {"uid": 5},
         {"architecture": "arm64"},
-        {"extraCommands": "true"},
+        pytest.param({"extraCommands": "true"}, marks=NEEDS_SANDBOX),
         pytest.param({"fakeRootCommands": "true"}, marks=NEEDS_FAKEROOT),
         {"directories": {"/tmp": "1777"}},
         {"layering": "popularity"},
@@ -844,6 +852,7 @@ def warnings_of(conf: Mapping[str, Any]) -> list[str]:
     return done.stderr.decode().splitlines()
 
 
+@NEEDS_SANDBOX
 def test_links_to_what_is_in_no_layer(packages: Packages, base: Path) -> None:
     """A conf that lost store paths must not silently become a broken image."""
     app, tool = packages.path("app-1"), packages.path("tool-1")
@@ -936,6 +945,7 @@ def test_explain_against_files_that_may_have_changed(packages: Packages) -> None
     assert b": 0 of them move, 0 B; 1 may, " in ended.stdout
 
 
+@NEEDS_SANDBOX
 def test_explain_against_a_conf_that_says_the_same_otherwise(packages: Packages) -> None:
     """A former spelling in the earlier conf must not count as a change."""
     conf = packages.plan(tag="1", contents=[packages.path("app-1")], extraCommands="true")

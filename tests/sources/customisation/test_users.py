@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ WWW = "www-data:x:33:33:www:/var/www:/usr/sbin/nologin"
 PASSWD = f"# kept\n{ROOT}\n{WWW}\n+::::::\n"
 GROUP = "root:x:0:\nwww-data:x:33:\n"
 WEB: dict[str, Any] = {"users": {"web": {"uid": 1000}}, "groups": {"web": {"gid": 1000}}}
+
+NEEDS_SANDBOX = pytest.mark.skipif(not shutil.which("bwrap"), reason="needs bubblewrap")
 
 Write = Callable[..., dict[str, tarfile.TarInfo]]
 
@@ -138,6 +141,7 @@ def test_users_join_those_of_a_linked_content(tmp_path: Path) -> None:
     assert f"{ROOT}\nweb:x:5:5::/:/bin/sh\n".encode() in image.getvalue()
 
 
+@NEEDS_SANDBOX
 def test_commands_see_the_users(build: Build) -> None:
     """Commands set owners by name, and may change what is there."""
     made = build({"etc/passwd": PASSWD}, extra_commands="grep web etc/passwd > found", **WEB)
@@ -194,6 +198,7 @@ def test_a_file_that_cannot_be_merged(build: Build, big: bool) -> None:  # noqa:
     assert build({"etc/passwd": passwd}, warnings=[], contents=["fakeNss"])
 
 
+@NEEDS_SANDBOX
 def test_users_that_a_content_replaces_are_reported(build: Build) -> None:
     """`fakeNss` takes away the users that the base image's programs run as, without a word."""
     warnings: list[str] = []
