@@ -187,7 +187,8 @@ def test_nothing_stays_behind(store: Store) -> None:
             objects = len(gc.get_objects())
             if before is not None:
                 assert state == before[0]
-                assert abs(objects - int(str(before[1]))) < 20, "objects stay behind"
+                # Fewer can be: other tests leave objects that go in the meantime.
+                assert objects - int(str(before[1])) < 20, "objects stay behind"
             before = (state, objects)
 
 
