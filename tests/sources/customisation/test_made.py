@@ -147,7 +147,10 @@ def test_bytes_are_gnu_tars(
 
 def give_away(path: str, owners: Sequence[tuple[int, int]]) -> None:
     """Give the file at `path` to each of `owners` in turn, keeping its mode."""
-    found = [path, *(str(below) for below in Path(path).rglob("*"))]
+    # Not with pathlib, which follows links, and fails if a target's name is too long.
+    found = [path]
+    for above, directories, files in os.walk(path):
+        found += (os.path.join(above, name) for name in directories + files)
     for number, name in enumerate(found):
         mode = os.lstat(name).st_mode
         os.chown(name, *owners[number % len(owners)], follow_symlinks=False)
