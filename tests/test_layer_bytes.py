@@ -241,6 +241,7 @@ def test_store_directories(store_dir: bytes, deep: bytes) -> None:
     assert_same(conf)
 
 
+@pytest.mark.slow
 def test_deep_tree(store_dir: bytes) -> None:
     """As deep as PATH_MAX allows: no recursion limit, no overflow, no descriptor per level."""
     path = store_dir + b"/0"

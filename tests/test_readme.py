@@ -90,6 +90,7 @@ def results(shell: Path) -> dict[str, subprocess.CompletedProcess[str]]:
     return results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command not in MAKE])
 def test_command(results: dict[str, subprocess.CompletedProcess[str]], command: str) -> None:
     """Commands that a newcomer copies from the README work, in the README's order."""

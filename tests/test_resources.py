@@ -59,6 +59,7 @@ def _peak(conf: stream.ImageConf, tmp_path: Path) -> int:
     return peak
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_content(store: Store, tmp_path: Path) -> None:
     """Without it a layer could be collected in memory before it is written."""
     store.file("small", 100 * MIB)  # more than all buffers hold
@@ -161,6 +162,7 @@ def _fails(conf: stream.ImageConf) -> Callable[[], None]:
     return run
 
 
+@pytest.mark.slow
 def test_nothing_stays_behind(store: Store) -> None:
     """Without it a program that writes many images would run out of descriptors or memory."""
     store.file("one/a", b"a" * 100_000)

@@ -75,6 +75,7 @@ def run(args, reporter):
 '''
 
 
+@pytest.mark.slow
 def test_a_new_verb_is_one_new_file(tmp_path: Path) -> None:
     """Without it a verb could be added in one place and forgotten in another."""
     package = tmp_path / "stream"

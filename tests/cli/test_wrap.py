@@ -126,6 +126,7 @@ def traps(tmp_path: Path) -> Path:
     return directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: " ".join(shell[:1] + shell[1:]))
 @pytest.mark.parametrize("kind", ["empty", "traps"])
 def test_surroundings(
@@ -203,6 +204,7 @@ def test_any_bytes_in_paths(names: Sequence[bytes], arguments: Sequence[bytes]) 
                 assert len(said) == len(arguments) + 6
 
 
+@pytest.mark.slow
 def test_odd_paths(tmp_path: Path, options: Sequence[str]) -> None:
     """Without it interpreter, conf and executable could not have spaces, or more than 127 bytes,
     in their paths.
@@ -227,6 +229,7 @@ def test_odd_paths(tmp_path: Path, options: Sequence[str]) -> None:
         _assert_streams([*shell, program], expected, env={})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_another_user(open_place: Path, options: Sequence[str]) -> None:
     """Without it an executable made by root could be unusable for other users."""
@@ -263,6 +266,7 @@ def test_installation_is_closed(open_place: Path, conf: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gone", ["python", "package"])
 def test_installation_is_gone(
     tmp_path: Path, conf: Path, options: Sequence[str], gone: str
@@ -291,6 +295,7 @@ def test_installation_is_gone(
 # ---- the installation
 
 
+@pytest.mark.slow
 def test_package_by_environment(tmp_path: Path, conf: Path, options: Sequence[str]) -> None:
     """Without it the executable of a package in PYTHONPATH could run another one."""
     shutil.copytree(PACKAGE, tmp_path / "lib" / "stream")
@@ -304,6 +309,7 @@ def test_package_by_environment(tmp_path: Path, conf: Path, options: Sequence[st
     _assert_streams([program], _streamed(conf), env={})
 
 
+@pytest.mark.slow
 def test_package_by_a_script(tmp_path: Path, conf: Path, traps: Path) -> None:
     """Without it an installation by nixpkgs, whose script lists each package, could not be wrapped."""
     script = traps / "stream-image"
@@ -396,6 +402,7 @@ def test_standard_input_is_left_alone(conf: Path, options: Sequence[str], tmp_pa
 # ---- the conf
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["file", "standard input", "FIFO"])
 def test_embedded_conf_needs_no_file(conf: Path, tmp_path: Path, source: str) -> None:
     """Without it an embedding executable could still depend on the conf's file."""
@@ -490,6 +497,7 @@ def test_too_large_to_embed(conf: Path, tmp_path: Path) -> None:
     _assert_streams([_wrapped(conf)], _streamed(conf))
 
 
+@pytest.mark.slow
 def test_links_to_the_conf_are_kept(conf: Path, tmp_path: Path) -> None:
     """Without it a symlink such as /run/current-system/… could be resolved when wrapping, or a path
     with `..` lead to another file.

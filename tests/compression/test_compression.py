@@ -183,6 +183,7 @@ def test_seekable_is_read_by_position(tmp_path: Path) -> None:
             assert file.read(10) == LARGE[start : start + 10]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("size", [0, 100, len(LARGE)])
 def test_failure_cuts_the_stream(tmp_path: Path, codec: str, size: int) -> None:
@@ -212,6 +213,7 @@ def _wait_until_still(path: Path) -> None:
         time.sleep(0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CODECS)
 def test_every_cut_is_seen(name: str) -> None:
     """Without it a stream truncated between two members or frames could look complete."""
@@ -479,6 +481,7 @@ def test_usage_errors(store: Store, args: list[str]) -> None:
     assert args[0] in done.stderr.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_signal_while_the_pipe_is_full(store: Store, codec: str, signum: signal.Signals) -> None:
@@ -493,6 +496,7 @@ def test_signal_while_the_pipe_is_full(store: Store, codec: str, signum: signal.
     assert seconds < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", CODECS)
 def test_signal_while_the_end_is_stalled(store: Store, codec: str) -> None:
     """Without it Ctrl-C could be ignored while a reader hangs at the very end."""
@@ -508,6 +512,7 @@ def test_signal_while_the_end_is_stalled(store: Store, codec: str) -> None:
     assert seconds < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", CODECS)
 def test_failed_source(store: Store, tmp_path: Path, codec: str) -> None:
     """Without it an image that failed half-way could decompress without an error."""

@@ -120,6 +120,7 @@ def test_while_waiting_for_a_fifo(store: Store, tmp_path: Path) -> None:
     assert seconds < AT_ONCE
 
 
+@pytest.mark.slow
 def test_many_at_once(store: Store, tmp_path: Path) -> None:
     """Without it a second signal, sent while the first one ends the run, could show a traceback
     or leave the partial file.

@@ -284,6 +284,7 @@ def image_of(conf: dict[str, Any]) -> tuple[stream.Image, bytes]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_nix")
 def test_images_are_the_same(packages: list[str], tmp_path: Path) -> None:
     """Moving a store must not change tag, names or bytes, or no layer would be shared."""

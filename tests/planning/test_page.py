@@ -83,6 +83,7 @@ def test_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not faults
 
 
+@pytest.mark.slow
 def test_commands(tmp_path: Path) -> None:
     """The commands run a container by the derived tag."""
     commands = re.findall(r"^ {4}(\S.*)$", PAGE, re.MULTILINE)

@@ -852,6 +852,7 @@ def warnings_of(conf: Mapping[str, Any]) -> list[str]:
     return done.stderr.decode().splitlines()
 
 
+@pytest.mark.slow
 @NEEDS_SANDBOX
 def test_links_to_what_is_in_no_layer(packages: Packages, base: Path) -> None:
     """A conf that lost store paths must not silently become a broken image."""

@@ -104,6 +104,7 @@ def sample(count: int) -> list[StoreObject]:
     ]
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_same_objects_same_bytes(data: st.DataObject) -> None:
     """Without it the layer's digest would depend on the order of a set."""

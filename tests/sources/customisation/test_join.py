@@ -584,6 +584,7 @@ def test_a_directory_that_two_links_lead_to_agrees_with_itself(make: Make, order
     assert joined(*contents) == joined(first, made[b"z"])
 
 
+@pytest.mark.slow
 def test_links_that_double_at_each_step_are_refused(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

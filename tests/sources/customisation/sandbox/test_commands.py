@@ -631,6 +631,7 @@ def outcome(arguments: dict[str, Any]) -> Any:
     return listing
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 @pytest.mark.usefixtures("fakeroot")
 def test_root_and_nobody(place: Path) -> None:

@@ -178,6 +178,7 @@ def test_reach(results: dict[str, bool], line: str) -> None:
     assert results[line]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_reach_of_an_ordinary_user(surroundings: dict[str, str]) -> None:
     """A user's own files would be reached, as the commands' user has the same number."""
@@ -194,6 +195,7 @@ def test_reach_of_an_ordinary_user(surroundings: dict[str, str]) -> None:
         shutil.rmtree(place)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to have nothing but root's number")
 def test_reach_of_root_alone(surroundings: dict[str, str]) -> None:
     """In a user namespace that has only root, such as Nix's sandbox for root, the commands' user
