@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from stream.archives.bytesource import ByteSource, pieces
 from stream.archives.flatten import OPAQUE, WHITEOUT, parts_of
@@ -127,11 +128,24 @@ class ProgramListing:
         return self.contents.get(path)
 
 
-class LayeredPrograms:
-    """The files of layers applied over each other: see `stream.oci.start.Files`."""
+class LayerFiles(Protocol):
+    """The files of one layer. An entry without a typeflag hides those of lower layers."""
 
-    def __init__(self, layers: Sequence[ProgramListing]) -> None:
+    def find(self, path: bytes) -> Entry | None:
+        """Return the entry at `path`, or None."""
+
+    def read(self, path: bytes) -> bytes | None:
+        """Return the content of the passwd or group file at `path`, or None."""
+
+
+class LayeredPrograms:
+    """The files of layers, bottom to top, applied over each other: see `stream.oci.start.Files`.
+    `mounted` is the path of a directory that comes from elsewhere when a container starts.
+    """
+
+    def __init__(self, layers: Sequence[LayerFiles], *, mounted: bytes | None = None) -> None:
         self._layers = layers[::-1]
+        self._mounted = mounted
 
     def find(self, path: bytes) -> Entry | None:
         """See Files."""
@@ -149,4 +163,5 @@ class LayeredPrograms:
 
     def is_mounted(self, path: bytes) -> bool:
         """See Files."""
-        return not path
+        mounted = self._mounted
+        return mounted is not None and (path + b"/").startswith(mounted + b"/")

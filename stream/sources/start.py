@@ -9,9 +9,9 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
-from stream.archives.programs import LayeredPrograms, ProgramBudget, ProgramListing
+from stream.archives.programs import LayeredPrograms, LayerFiles, ProgramBudget, ProgramListing
 from stream.archives.tarreader import read_members
 from stream.model import ImageConf
 from stream.nix.store_root import Disk
@@ -32,13 +32,13 @@ def find_start_problems(conf: ImageConf, sources: ImageSources) -> Iterator[Prob
     those of `conf`, apart from its store layers, with the programs of a base image. Raises
     StreamImageError for files that cannot be read.
     """
-    base, layers = sources.base, list[_Layer]()
+    base, layers = sources.base, list[LayerFiles]()
     if base is not None:
         listings = [base.listings[layer.blob].programs for layer in base.layers]
         known = [listing for listing in listings if listing is not None and listing.is_complete]
         if len(known) < len(listings):
             return
-        layers.append(LayeredPrograms(known))
+        layers += known
     layers.append(_StoreFiles(conf))
     top = sources.customisation
     if isinstance(top, MadeLayer):
@@ -50,7 +50,9 @@ def find_start_problems(conf: ImageConf, sources: ImageSources) -> Iterator[Prob
         layers.append(listing)
     document = json.loads(image_config(conf, (), base.document if base else None))
     config: dict[str, Any] = document["config"]
-    yield from find_problems(config, _Files(conf, layers))
+    # Without store layers, the image relies on a store mounted where it runs.
+    mounted = None if conf.store_layers else conf.store_dir.strip(b"/")
+    yield from find_problems(config, LayeredPrograms(layers, mounted=mounted))
 
 
 def _list_programs(layer: ListedLayer) -> ProgramListing:
@@ -59,37 +61,6 @@ def _list_programs(layer: ListedLayer) -> ProgramListing:
         for member in read_members(content):
             listing.add(member, content)
     return listing
-
-
-class _Layer(Protocol):
-    """The files of a layer; an entry without a typeflag hides those below it."""
-
-    def find(self, path: bytes) -> Entry | None: ...
-    def read(self, path: bytes) -> bytes | None: ...
-
-
-class _Files:
-    """Files of layers, bottom to top: see `stream.oci.start.Files`."""
-
-    def __init__(self, conf: ImageConf, layers: list[_Layer]) -> None:
-        self._layers = layers[::-1]
-        # Without store layers, the image relies on a store mounted where it runs.
-        self._store = None if conf.store_layers else conf.store_dir.strip(b"/") + b"/"
-
-    def find(self, path: bytes) -> Entry | None:
-        for layer in self._layers:
-            if (entry := layer.find(path)) is not None:
-                return entry if entry.typeflag else None
-        return None
-
-    def read(self, path: bytes) -> bytes | None:
-        for layer in self._layers:
-            if layer.find(path) is not None:
-                return layer.read(path)
-        return None
-
-    def is_mounted(self, path: bytes) -> bool:
-        return self._store is not None and (path + b"/").startswith(self._store)
 
 
 class _StoreFiles:
@@ -101,6 +72,7 @@ class _StoreFiles:
         self._paths = {path for plan in conf.store_layers for path in plan.store_paths}
 
     def find(self, path: bytes) -> Entry | None:
+        """See LayerFiles."""
         if self._paths and (self._store + b"/").startswith(path + b"/"):
             return Entry(DIRECTORY)
         place = self._place(path)
