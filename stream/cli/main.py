@@ -164,7 +164,7 @@ def _read_arguments(argv: Sequence[str]) -> tuple[verbs.Verb, argparse.Namespace
 
 
 def _message(error: Exception) -> str:
-    """Return what a person is told of `error`: one line, or one for each fault of a conf."""
+    """Return the message for `error`: one line, or one for each fault of a conf."""
     match error:
         case ArgumentError():
             # The name of the argument means nothing to a person; the value is what was typed.

@@ -1,4 +1,4 @@
-"""What a manifest is of: an index, an image, or an artifact that is kept beside images.
+"""The kinds of manifests: indexes, images, and artifacts kept beside images.
 
 OCI Image Specification, image-index.md, manifest.md and media-types.md, and Docker's media
 types. Takes documents as they were parsed, whatever their members are. Must not know files.

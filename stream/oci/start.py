@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from stream.limits import MAX_LINKS
 from stream.text import printable
@@ -238,10 +238,10 @@ def interpreter_of(head: bytes) -> bytes:
         return match[1]
     if head[:4] != b"\x7fELF" or len(head) < 64 or head[4] not in (1, 2) or head[5] not in (1, 2):
         return b""
-    order = "little" if head[5] == 1 else "big"
+    order: Literal["little", "big"] = "little" if head[5] == 1 else "big"
 
     def number(at: int, size: int) -> int:
-        return int.from_bytes(head[at : at + size], order)  # type: ignore[arg-type]
+        return int.from_bytes(head[at : at + size], order)
 
     wide = head[4] == 2
     start = number(32, 8) if wide else number(28, 4)

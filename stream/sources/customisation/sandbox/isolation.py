@@ -60,7 +60,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What a sandboxed program sees: the directory `tree` at TREE and `temporary` at /tmp, both
+    """The files that a sandboxed program sees: the directory `tree` at TREE and `temporary` at /tmp, both
     writable; `programs` are paths that it needs, such as the directories of PATH, and `mounts`
     further files. With `rooted`, the tree is also at ROOT, and has /dev, /proc, /sys and a
     directory of ours there. `links` are symbolic links: the target of each path. `owner` is that

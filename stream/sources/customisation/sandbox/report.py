@@ -18,7 +18,7 @@ _MAX_LINE = 10  # digits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metadata:
-    """What the disk does not have of an entry: `mode` includes the type."""
+    """The attributes of an entry that only fakeroot knows. `mode` includes the type."""
 
     mode: int
     uid: int
@@ -29,7 +29,7 @@ class Metadata:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What became of commands: the reason why they were `refused`, if they were; else their exit
+    """The outcome of commands: the reason why they were `refused`, if they were; otherwise their exit
     `status` (-n: killed by signal n), the number of the `line` that failed (0: unknown), the names
     of processes that had to be killed, and what fakeroot knows of each path, if they ran under it.
     """
