@@ -12,7 +12,7 @@ from .daemonless import Buildah, OciBuildah, OciPodman, OciSkopeo, Podman, Skope
 from .daemons import Containerd, Docker, Registry
 from .images import BuiltImage, build_image, image_id
 from .isolation import Isolation, IsolationError, isolated
-from .nix import PROGRAMS, Nix
+from .nix import VERSIONS, Nix, find_programs
 from .requirements import require, unmet
 
 _NAMESPACES: Final = ("unshare", "nsenter", "mount", "umount", "ip")
@@ -99,11 +99,16 @@ def registry(isolation: Isolation) -> Registry:
     return Registry(isolation)
 
 
+@pytest.fixture(params=VERSIONS)
+def nix_programs(request: pytest.FixtureRequest) -> str:
+    """Return the directory of each Nix's programs, empty for those in PATH."""
+    return find_programs(request.param)
+
+
 @pytest.fixture
-def nix(tmp_path: Path) -> Nix:
-    """Return a Nix with an empty store."""
-    require(PROGRAMS)
-    return Nix.below(tmp_path / "nix")
+def nix(tmp_path: Path, nix_programs: str) -> Nix:
+    """Return each Nix with an empty store."""
+    return Nix.below(tmp_path / "nix", nix_programs)
 
 
 @pytest.fixture(params=["docker", "podman", "containerd", "buildah"])

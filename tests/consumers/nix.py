@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from .requirements import require, unmet
+
 PROGRAMS: Final = ("nix", "nix-build", "nix-hash", "nix-store")
+
+VERSIONS: Final = ("installed", "newer")
+
+NEWER: Final = "STREAM_IMAGE_NIX"
+"""The variable with the directory of a newer Nix's programs, which `.ci/nix-2.26` prints."""
 
 # Without substituters, or each build first tries the network. A sandbox would need root.
 _CONFIG: Final = """sandbox = false
@@ -31,6 +38,21 @@ _DERIVATION: Final = """
   args = ["-c" "mkdir $out && echo $references %s > $out/names && head -c $bytes /dev/zero > $out/zeros && exit"];
 }
 """
+
+
+def find_programs(version: str) -> str:
+    """Return the directory of programs of one of `VERSIONS`, empty for those in PATH; without them, skip the test."""
+    if version == "installed":
+        require(PROGRAMS)
+        return ""
+    if not (directory := os.environ.get(NEWER, "")):
+        unmet(f"{NEWER} is not set to what .ci/nix-2.26 prints")
+    return directory
+
+
+def _settings(programs: str) -> dict[str, str]:
+    path = os.environ.get("PATH", os.defpath)
+    return {"NIX_CONFIG": _CONFIG, "PATH": f"{programs}:{path}" if programs else path}
 
 
 def _run(argv: Sequence[str], environment: dict[str, str], told: str = "") -> str:
@@ -54,14 +76,14 @@ class Nix:
     environment: dict[str, str]
 
     @classmethod
-    def below(cls, directory: Path) -> Self:
-        """Return an empty store in `directory`."""
+    def below(cls, directory: Path, programs: str = "") -> Self:
+        """Return an empty store in `directory`, and the programs in `programs`, or else in PATH."""
         parts = {"NIX_STORE_DIR": "store", "NIX_STATE_DIR": "state", "NIX_LOG_DIR": "log"}
         more = {"NIX_CONF_DIR": "conf", "HOME": "home"}
         for name in {*parts.values(), *more.values()}:
             (directory / name).mkdir(parents=True)
         places = {key: str(directory / name) for key, name in (parts | more).items()}
-        return cls(directory=directory, environment={**places, "NIX_CONFIG": _CONFIG})
+        return cls(directory=directory, environment={**places, **_settings(programs)})
 
     @property
     def store_dir(self) -> str:
@@ -96,12 +118,12 @@ class RootedNix:
     environment: dict[str, str]
 
     @classmethod
-    def below(cls, directory: Path) -> Self:
-        """Return an empty store with its root in `directory`."""
+    def below(cls, directory: Path, programs: str = "") -> Self:
+        """Return an empty store with its root in `directory`, and the programs in `programs`, or else in PATH."""
         for name in ("root", "conf", "home"):
             (directory / name).mkdir(parents=True)
         places = {"NIX_CONF_DIR": str(directory / "conf"), "HOME": str(directory / "home")}
-        return cls(root=directory / "root", environment={**places, "NIX_CONFIG": _CONFIG})
+        return cls(root=directory / "root", environment={**places, **_settings(programs)})
 
     def run(self, *words: str, store: str = "", told: str = "") -> str:
         """Return the standard output of `nix-store`, which must succeed."""

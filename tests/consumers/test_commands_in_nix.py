@@ -12,7 +12,7 @@ import pytest
 from sources.customisation.sandbox.nobody import SITES, TESTS
 from support import COMMAND
 
-from consumers.nix import PROGRAMS, RootedNix
+from consumers.nix import RootedNix
 from consumers.requirements import require
 
 pytestmark = [pytest.mark.consumers]
@@ -51,13 +51,13 @@ CUSTOMISE = """
 
 
 @pytest.fixture
-def nix(tmp_path: Path) -> RootedNix:
-    """Return a Nix that builds in its sandbox, in which this installation can be seen."""
+def nix(tmp_path: Path, nix_programs: str) -> RootedNix:
+    """Return each Nix, which builds in its sandbox, in which this installation can be seen."""
     if os.geteuid() != 0:
         pytest.skip("Nix makes its sandbox as root")
-    require([*PROGRAMS, "fakeroot", "bwrap"])
+    require(["fakeroot", "bwrap"])
     places = ["/bin", "/usr", "/lib", "/lib64", "/etc", *SITES, str(TESTS)]
-    made = RootedNix.below(tmp_path / "nix")
+    made = RootedNix.below(tmp_path / "nix", nix_programs)
     config = made.environment["NIX_CONFIG"].replace("sandbox = false", "sandbox = true")
     config += f"sandbox-fallback = false\nsandbox-paths = {' '.join(places)}\n"
     return RootedNix(root=made.root, environment={**made.environment, "NIX_CONFIG": config})

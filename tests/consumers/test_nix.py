@@ -20,8 +20,7 @@ from stream.planning.plan import plan
 from stream.planning.spec import parse_spec
 from stream.tools.write import write_image
 
-from .nix import PROGRAMS, Nix, RootedNix
-from .requirements import require
+from .nix import Nix, RootedNix
 
 _FEW = 2  # paths per call, so that there are several
 
@@ -194,10 +193,9 @@ def test_another_store(asked: Nix, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def rooted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RootedNix:
+def rooted(tmp_path: Path, nix_programs: str, monkeypatch: pytest.MonkeyPatch) -> RootedNix:
     """Make this process find a Nix with a store below another root, and no other."""
-    require(PROGRAMS)
-    made = RootedNix.below(tmp_path / "rooted")
+    made = RootedNix.below(tmp_path / "rooted", nix_programs)
     for key in [key for key in os.environ if key.startswith("NIX_")]:
         monkeypatch.delenv(key)
     for key, value in {**made.environment, "NIX_STATE_DIR": str(tmp_path / "no state")}.items():
@@ -251,11 +249,11 @@ def test_where_nix_puts_files(
 
 @pytest.mark.parametrize("name", ["what?", "c++", "50%25", "a&b=c", "link"])
 def test_a_root_of_any_name_is_asked(
-    nix: Nix, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nix_programs: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nix makes a new store elsewhere if it parses a path as a store's parameters, and then finds nothing."""
-    del nix  # its programs are needed
-    for key, value in (made := RootedNix.below(tmp_path / "made")).environment.items():
+    made = RootedNix.below(tmp_path / "made", nix_programs)
+    for key, value in made.environment.items():
         monkeypatch.setenv(key, value)
     (tmp_path / "file").write_bytes(b"x")
     referred = made.add(tmp_path / "file")
@@ -280,7 +278,7 @@ def test_what_nix_says_is_one_line(asked: Nix) -> None:
     with pytest.raises(NixError) as error:
         find_closure(wanted(asked, application), store="no-such://store")
     assert str(error.value).startswith("nix-store --check-validity --print-invalid --store ")
-    assert "don't know how to open Nix store 'no-such://store'" in str(error.value)
+    assert "don't know how to open Nix store" in str(error.value)
     assert "\n" not in str(error.value)
 
 
