@@ -1,0 +1,139 @@
+# What nix/package.nix uses of nixpkgs, with the machine's programs in place of nixpkgs': enough to
+# evaluate the package and to build it with pip, as nixpkgs does.
+#
+# `python` has pip, setuptools and the dependencies; `interpreter` is the Python that it was made
+# from, which has none of them. Nothing is fetched: a source of PyPI is its name and hash.
+{
+  system,
+  python,
+  interpreter,
+}:
+
+let
+  lib = {
+    removePrefix =
+      prefix: text:
+      let
+        length = builtins.stringLength prefix;
+      in
+      if builtins.substring 0 length text == prefix then
+        builtins.substring length (builtins.stringLength text) text
+      else
+        text;
+    hasSuffix =
+      suffix: text:
+      let
+        start = builtins.stringLength text - builtins.stringLength suffix;
+      in
+      start >= 0 && builtins.substring start (builtins.stringLength text) text == suffix;
+    splitString =
+      separator: text:
+      builtins.filter builtins.isString (
+        builtins.split separator text # right for separators without regular expressions
+      );
+    makeBinPath = packages: builtins.concatStringsSep ":" (map (package: "${package}/bin") packages);
+    licenses.mit.spdxId = "MIT";
+    platforms.linux = [ "aarch64-linux" "x86_64-linux" ];
+  };
+
+  run =
+    name: attributes: script:
+    derivation (
+      {
+        inherit name system;
+        builder = "/bin/bash";
+        # Nix kills a builder that closes its standard error before it exits, as GNU's programs do.
+        args = [ "-euc" "${script}\nexit 0" ];
+        PATH = "/usr/bin:/bin";
+      }
+      // attributes
+    );
+
+  # A package of which the machine has the programs: links to them.
+  programs =
+    name: names:
+    run name { inherit names; } ''
+      mkdir -p $out/bin
+      for each in $names; do ln -s "$(command -v "$each")" $out/bin/; done
+    '';
+
+  callPackageWith =
+    scope: file: arguments:
+    let
+      function = import file;
+    in
+    function (builtins.intersectAttrs (builtins.functionArgs function) scope // arguments);
+
+  # The arguments that nixpkgs' documentation has, of those that a package of ours may need. Another
+  # would be passed on to the builder without effect, as a misspelt one is.
+  known = [
+    "build-system" "buildInputs" "dependencies" "dontUseCmakeConfigure" "makeWrapperArgs" "meta"
+    "nativeBuildInputs" "pname" "pyproject" "pythonImportsCheck" "src" "version"
+  ];
+
+  checked =
+    arguments:
+    let
+      unknown = builtins.attrNames (builtins.removeAttrs arguments known);
+    in
+    if unknown != [ ] then
+      throw "unknown arguments: ${toString unknown}"
+    else if !(arguments.pyproject or false) then
+      throw "pyproject is not set"
+    else
+      arguments;
+
+  # Like nixpkgs: a wheel without downloads, the check of its dependencies, the modules imported, the
+  # programs with the dependencies in their search path and the wrapper's PATH.
+  buildPythonApplication =
+    arguments:
+    let
+      given = checked arguments;
+      drv = run "${given.pname}-${given.version}" {
+        inherit (given) src makeWrapperArgs pythonImportsCheck;
+        inherit python interpreter;
+        dependencies = map (package: package.pname) given.dependencies;
+        STREAM_IMAGE_CFLAGS = "-O0"; # compiles faster
+      } (builtins.readFile ./build-application.sh);
+    in
+    drv // { inherit (given) pname version meta dependencies build-system; };
+
+  buildPythonPackage =
+    arguments:
+    let
+      given = checked arguments;
+    in
+    { inherit (given) pname version src meta; };
+
+  module = pname: { inherit pname; };
+
+  modules =
+    builtins.listToAttrs (
+      map
+        (pname: {
+          name = pname;
+          value = module pname;
+        })
+        [ "isal" "orjson" "pyzstd" "rich" "scikit-build-core" "setuptools" "xxhash" "zstandard" ]
+    );
+
+  python3Packages = modules // {
+    inherit buildPythonApplication buildPythonPackage;
+    fetchPypi = { pname, version, hash }: { inherit pname version hash; };
+    callPackage = callPackageWith (pkgs // python3Packages);
+  };
+
+  pkgs = {
+    inherit lib system python3Packages;
+    bash = programs "bash" "bash";
+    bubblewrap = programs "bubblewrap" "bwrap";
+    cmake = programs "cmake" "";
+    coreutils = programs "coreutils" "cat chmod chown cp id ln mkdir mknod mv rm tail touch tr";
+    fakeroot = programs "fakeroot" "fakeroot";
+    ninja = programs "ninja" "";
+    openssl = programs "openssl" "";
+    buildPackages = pkgs;
+    callPackage = callPackageWith pkgs;
+  };
+in
+pkgs
