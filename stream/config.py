@@ -46,8 +46,8 @@ MAX_COMMENT = 200  # characters of a ready-made layer's line in the history
 KEYS = frozenset(
     {
         "annotations", "architecture", "base_config", "base_history", "config", "created", "customisation_layer",
-        "customisation_mtime", "from_image", "gid", "gname", "labels", "mtime", "os", "repo_tag",
-        "skip_base_paths", "store_dir", "store_layers", "store_root", "uid", "uname",
+        "customisation_mtime", "customisation_store_paths", "from_image", "gid", "gname", "labels",
+        "mtime", "os", "repo_tag", "skip_base_paths", "store_dir", "store_layers", "store_root", "uid", "uname",
     }
 )  # fmt: skip
 
@@ -179,6 +179,7 @@ class _Reader(Fields):
         super().__init__(document, "", fault, strict=True)
         self._former = former
         self._store_is_known = True  # otherwise every store path would be reported
+        self._listed: dict[str, str] = {}  # the first place of each store path
 
     def conf(self, *, need_tag: bool) -> ImageConf:
         now = datetime.now(UTC)
@@ -192,6 +193,7 @@ class _Reader(Fields):
             store_dir=disk.store_dir,
             store_layers=self._store_layers(disk),
             customisation_layer=self._customisation_layer(disk),
+            customisation_store_paths=self._customisation_store_paths(disk),
             repo_tag=self._repo_tag(needed=need_tag),
             created=created,
             mtime=_seconds(mtime),
@@ -301,7 +303,21 @@ class _Reader(Fields):
     def _store_layers(self, disk: Disk) -> tuple[LayerPlan, ...]:
         layers = self.list("store_layers", of="lists")
         return read_store_layers(
-            layers, "store_layers", self._fault, disk, check_files=self._store_is_known
+            layers,
+            "store_layers",
+            self._fault,
+            disk,
+            listed=self._listed,
+            check_files=self._store_is_known,
+        )
+
+    def _customisation_store_paths(self, disk: Disk) -> tuple[bytes, ...]:
+        key = "customisation_store_paths"
+        paths = self.list(key)
+        if paths and self.get("customisation_layer") is None:
+            self.fault(key, "are behind the files of customisation_layer, which is missing")
+        return _read_store_paths(
+            paths, key, self._fault, disk, self._listed, check_files=self._store_is_known
         )
 
     def _customisation_layer(self, disk: Disk) -> CustomisationLayer | Recipe | None:
@@ -364,30 +380,21 @@ def _first_bytes(path: str, count: int) -> bytes:
         os.close(fd)
 
 
-def read_store_layers(
-    layers: Sequence[object], place: str, fault: NoteFault, disk: Disk, *, check_files: bool = True
+def read_store_layers(  # noqa: PLR0913 — the value, its place, and what to check it against
+    layers: Sequence[object],
+    place: str,
+    fault: NoteFault,
+    disk: Disk,
+    *,
+    listed: dict[str, str] | None = None,
+    check_files: bool = True,
 ) -> tuple[LayerPlan, ...]:
     """Read `layers`, the value at `place`: lists of store paths. Each path must be directly in
-    the store directory, listed once and, with `check_files`, readable on `disk`.
+    the store directory, listed once and, with `check_files`, readable on `disk`. `listed` gets
+    the place of each.
     """
-    seen: dict[str, str] = {}
-    store_dir = disk.store_dir.decode()
-
-    def wrong_path(path: object, at: str) -> str | None:
-        if not isinstance(path, str):
-            return f"must be a string, not {kind(path)}"
-        listed = seen.setdefault(path, at)
-        if wrong := why_not_in_image(path):
-            return f"{path!r} {wrong}"
-        if os.path.dirname(path) != store_dir:
-            hint = "set store_dir if the store is elsewhere"
-            return f"{path} is not directly in the store directory {store_dir}; {hint}"
-        if listed != at:
-            return f"{path} is already listed at {listed}"
-        if check_files and (wrong := why_not_readable(path, disk)):
-            return f"{path}: {wrong}"
-        return None
-
+    if listed is None:
+        listed = {}
     plans = []
     for index, paths in enumerate(layers):
         at = f"{place}[{index}]"
@@ -396,14 +403,47 @@ def read_store_layers(
         elif not paths:
             fault(at, "is empty; a layer has at least one store path")
         else:
-            good = []
-            for number, path in enumerate(paths):
-                if wrong := wrong_path(path, f"{at}[{number}]"):
-                    fault(f"{at}[{number}]", wrong)
-                else:
-                    good.append(path.encode())
-            plans.append(LayerPlan(store_paths=tuple(good)))
+            good = _read_store_paths(paths, at, fault, disk, listed, check_files=check_files)
+            plans.append(LayerPlan(store_paths=good))
     return tuple(plans)
+
+
+def _read_store_paths(  # noqa: PLR0913 — as above
+    paths: Sequence[object],
+    place: str,
+    fault: NoteFault,
+    disk: Disk,
+    listed: dict[str, str],
+    *,
+    check_files: bool = True,
+) -> tuple[bytes, ...]:
+    """Read the list of store paths at `place`: see `read_store_layers`."""
+    store_dir = disk.store_dir.decode()
+
+    def wrong_path(path: object, at: str) -> str | None:
+        if not isinstance(path, str):
+            return f"must be a string, not {kind(path)}"
+        first = listed.setdefault(path, at)
+        if wrong := why_not_in_image(path):
+            return f"{path!r} {wrong}"
+        if os.path.dirname(path) != store_dir:
+            hint = "set store_dir if the store is elsewhere"
+            return f"{path} is not directly in the store directory {store_dir}; {hint}"
+        if first != at:
+            return f"{path} is already listed at {first}"
+        if check_files and (wrong := why_not_readable(path, disk)):
+            return f"{path}: {wrong}"
+        return None
+
+    good = []
+    for number, path in enumerate(paths):
+        at = f"{place}[{number}]"
+        if wrong := wrong_path(path, at):
+            fault(at, wrong)
+        else:
+            assert isinstance(path, str)
+            good.append(path.encode())
+    return tuple(good)
 
 
 # ---- writing
@@ -433,6 +473,8 @@ def conf_document(conf: ImageConf) -> dict[str, Any]:
         "customisation_mtime": None
         if conf.customisation_mtime == conf.mtime
         else _instant_text(conf.customisation_mtime),
+        "customisation_store_paths": [path.decode() for path in conf.customisation_store_paths]
+        or None,
         "from_image": base and base.path + ("" if base.repo_tag is None else f":{base.repo_tag}"),
         "gid": _unless(owner.gid, default.gid),
         "gname": _unless(owner.gname, default.gname),

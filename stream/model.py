@@ -176,6 +176,7 @@ class ImageConf:
     archive needs one, layers do not. `created` is timezone-aware; `mtime`, and
     `customisation_mtime` for a customisation layer made from a recipe, are in seconds since the
     epoch; `container_config` is passed through unchanged; `annotations` are the OCI manifest's.
+    `customisation_store_paths` are in the customisation layer, behind its own files.
     On disk, paths in the store directory are prefixed with `store_root`: see
     `stream.nix.store_root`.
 
@@ -196,7 +197,14 @@ class ImageConf:
     base: BaseReference | None = None
     annotations: dict[str, str] = field(default_factory=dict)
     store_root: bytes = b""
+    customisation_store_paths: tuple[bytes, ...] = ()
     commands: Commands = "sandboxed"
+
+    @property
+    def store_paths(self) -> frozenset[bytes]:
+        """The store paths that the image holds, except those of its base image."""
+        in_layers = (path for plan in self.store_layers for path in plan.store_paths)
+        return frozenset((*in_layers, *self.customisation_store_paths))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,7 +80,7 @@ objects = st.builds(
 def root(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Make a directory with a store, a ready layer and base images, one with a colon in its name."""
     path = tmp_path_factory.mktemp("conf")
-    for name in ("store/ä", "store/b", "store/c", "ready", "plain"):
+    for name in ("store/ä", "store/b", "store/c", "store/d", "ready", "plain"):
         (path / name).mkdir(parents=True)
     (path / "ready" / "layer.tar").write_bytes(b"layer")
     (path / "ready" / "checksum").write_text(SHA, "ascii")
@@ -140,6 +140,7 @@ def documents(root: str) -> st.SearchStrategy[Document]:
             "labels": st.dictionaries(names, texts, max_size=2),
             "mtime": instants,
             "customisation_mtime": instants,
+            "customisation_store_paths": st.just([f"{store}/d"]) | st.just([]),
             "os": st.just("linux"),
             "repo_tag": st.just("registry.example:5000/a/b:v1"),
             "skip_base_paths": st.booleans(),
@@ -148,7 +149,13 @@ def documents(root: str) -> st.SearchStrategy[Document]:
             "uid": ids,
             "uname": no_nul,
         },
-    )
+    ).map(_without_layer_to_be_in)
+
+
+def _without_layer_to_be_in(document: Document) -> Document:
+    if document.get("customisation_layer") is None:
+        document.pop("customisation_store_paths", None)
+    return document
 
 
 def reread(conf: ImageConf) -> ImageConf:

@@ -103,8 +103,9 @@ def test_every_key(store: str, customisation: Path) -> None:
         "base_config": "full",
         "base_history": "keep",
         "skip_base_paths": True,
-        "store_layers": [[f"/{name}/link", f"/{name}/file"], [f"/{name}/dir"]],
+        "store_layers": [[f"/{name}/link", f"/{name}/file"]],
         "customisation_layer": str(customisation),
+        "customisation_store_paths": [f"/{name}/dir"],
         "repo_tag": "registry.example:5000/a/b:v1",
         "created": "2024-05-17T08:30:00+02:00",
         "mtime": "2001-01-01T00:00:00Z",
@@ -127,11 +128,11 @@ def test_every_key(store: str, customisation: Path) -> None:
         store_root=root.encode(),
         store_layers=(
             stream.LayerPlan(store_paths=(f"/{name}/link".encode(), f"/{name}/file".encode())),
-            stream.LayerPlan(store_paths=(f"/{name}/dir".encode(),)),
         ),
         customisation_layer=stream.CustomisationLayer(
             path=str(customisation), checksum=stream.Digest("sha256:" + SHA), size=5
         ),
+        customisation_store_paths=(f"/{name}/dir".encode(),),
         repo_tag="registry.example:5000/a/b:v1",
         created=datetime.fromisoformat("2024-05-17T08:30:00+02:00"),
         mtime=978307200,
@@ -703,3 +704,18 @@ def test_size_that_no_nix_database_holds(size: object) -> None:
     assert raised.value.faults == (
         ("customisation_layer.nix_database.objects[0]", "nar_size must be a number of bytes"),
     )
+
+
+def test_customisation_store_paths(store: str) -> None:
+    """A store path twice in an image, or in a layer that does not exist, is found before the first
+    byte.
+    """
+    key, path = "customisation_store_paths", f"{store}/file"
+    document = {"repo_tag": "x:1", "store_dir": store, key: [path, path, 1]}
+    assert faults(document) == {
+        key: "are behind the files of customisation_layer, which is missing",
+        f"{key}[1]": f"{path} is already listed at {key}[0]",
+        f"{key}[2]": "must be a string, not a number",
+    }
+    listed = {**document, "customisation_layer": {}, "store_layers": [[path]]}
+    assert faults(listed)[f"{key}[0]"] == f"{path} is already listed at store_layers[0][0]"

@@ -146,6 +146,8 @@ def _with_closure(
         conf = replace(conf, customisation_layer=with_database)
     if spec.include_store_paths:
         graph = _without_held(spec.conf, base, closure.graph)
+        if spec.is_single:
+            return _with_single_layer(spec, conf, graph.keys() - unshipped)
         budget = _budget(spec, base_layers, least=1 if graph.keys() - unshipped else 0)
         layers = split_into_layers(
             graph,
@@ -159,6 +161,16 @@ def _with_closure(
         conf = replace(conf, store_layers=_checked(spec, layers))
         _warn_of_strangers(spec, closure.graph, warn)
     return conf
+
+
+def _with_single_layer(spec: Spec, conf: ImageConf, paths: Collection[str]) -> ImageConf:
+    """Return `conf` with the store paths in the customisation layer, as in nixpkgs'
+    `buildImage`, which writes them sorted.
+    """
+    if not paths:
+        return conf
+    (plan,) = _checked(spec, [sorted(paths)])
+    return replace(conf, customisation_store_paths=plan.store_paths)
 
 
 def _checked(spec: Spec, layers: Sequence[Sequence[str]]) -> tuple[LayerPlan, ...]:
@@ -318,9 +330,9 @@ def _without_held(conf: ImageConf, base: BaseImage | None, graph: Graph) -> Grap
 
 def _budget(spec: Spec, base_layers: int, *, least: int) -> int | None:
     """Return the maximum number of store layers; None with a program, which is not limited, as
-    in nixpkgs. Raises ConfError if it is below `least`.
+    in nixpkgs, and where there are none. Raises ConfError if it is below `least`.
     """
-    if spec.layering_pipeline is not None:
+    if spec.layering_pipeline is not None or spec.is_single:
         return None
     budget = spec.max_layers - 1 - base_layers
     if budget < least:

@@ -57,6 +57,7 @@ _ELSEWHERE = {
     "store_layers": "is a key of confs; a specification leaves the layers to the planner",
 }
 DEFAULT_MAX_LAYERS = 100
+SINGLE = "single"  # the layering that puts the closure into the customisation layer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +89,11 @@ class Spec:
     unshipped: tuple[str, ...]
     references_graph: str | None
     nix_store: str | None
+
+    @property
+    def is_single(self) -> bool:
+        """True if the closure is in the customisation layer, the image's only new layer."""
+        return self.layering == SINGLE and self.layering_pipeline is None
 
     @property
     def strategy(self) -> str | list[Any]:
@@ -193,7 +199,7 @@ class _Reader(Fields):
             max_layers=self._max_layers(),
             include_store_paths=self.boolean("includeStorePaths", default=True),
             include_nix_database=self._include_nix_database(conf),
-            layering=self.choice("layering", STRATEGIES),
+            layering=self.choice("layering", (*STRATEGIES, SINGLE)),
             layering_pipeline=self._program(),
             roots=self.texts("roots") if self.has("roots") else None,
             unshipped=self.texts("unshipped"),
@@ -228,6 +234,8 @@ class _Reader(Fields):
             document["from_image"] = base
         if root := self._root_of_nix():
             document["store_root"] = root
+        if self.get("layering") == SINGLE and base and not self.has("skip_base_paths"):
+            document["skip_base_paths"] = True
         if ready := self.text("customisation_layer"):
             document["customisation_layer"] = os.path.abspath(ready)
         # The keys of the specification, by the keys of the conf that are made from them.
@@ -264,8 +272,10 @@ class _Reader(Fields):
         document |= {key: _anywhere(document[key]) for key in _CONTENTS & document.keys()}
         ready = bool(self.get("customisation_layer"))
         if ready:
-            own = {"customisation_mtime"} if self.has("customisation_mtime") else set()
-            for key in sorted((document.keys() - {"contents"}) | own):
+            changing = document.keys() - {"contents"}
+            if self.has("customisation_mtime") and self.get("layering") != SINGLE:
+                changing.add("customisation_mtime")
+            for key in sorted(changing):
                 self.fault(
                     key, "changes a customisation layer, but customisation_layer is ready-made"
                 )

@@ -56,7 +56,7 @@ def _find_unhashed(conf: ImageConf) -> set[bytes]:
     """Return the paths in the image, or linked to from it, whose names do not identify their
     content.
     """
-    paths = {path for plan in conf.store_layers for path in plan.store_paths}
+    paths = {*conf.store_paths}
     recipe = conf.customisation_layer
     if isinstance(recipe, Recipe):
         paths.update(path for path in recipe.contents if isinstance(path, bytes))

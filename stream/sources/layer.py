@@ -57,6 +57,14 @@ class ListedLayer(ReadableLayer):
 
     complete: bool = True
 
+    def end(self) -> int:
+        """Return the offset in bytes of its tar's trailer. Raises SourceError or ArchiveError."""
+        raise NotImplementedError
+
+    def write_members(self, writer: ContentWriter) -> None:
+        """Write its tar without the trailer. Raises SourceError or ArchiveError."""
+        raise NotImplementedError
+
     def members(self) -> Iterator[Member]:
         """Yield the members of its tar, in order. Raises SourceError."""
         raise NotImplementedError

@@ -51,7 +51,7 @@ def find_start_problems(conf: ImageConf, sources: ImageSources) -> Iterator[Prob
     document = json.loads(image_config(conf, (), base.document if base else None))
     config: dict[str, Any] = document["config"]
     # Without store layers, the image relies on a store mounted where it runs.
-    mounted = None if conf.store_layers else conf.store_dir.strip(b"/")
+    mounted = None if conf.store_paths else conf.store_dir.strip(b"/")
     yield from find_problems(config, LayeredPrograms(layers, mounted=mounted))
 
 
@@ -64,12 +64,12 @@ def _list_programs(layer: ListedLayer) -> ProgramListing:
 
 
 class _StoreFiles:
-    """The files of store layers."""
+    """The files of store paths."""
 
     def __init__(self, conf: ImageConf) -> None:
         self._disk = Disk.of(conf)
         self._store = conf.store_dir.strip(b"/")
-        self._paths = {path for plan in conf.store_layers for path in plan.store_paths}
+        self._paths = conf.store_paths
 
     def find(self, path: bytes) -> Entry | None:
         """See LayerFiles."""
@@ -98,7 +98,7 @@ class _StoreFiles:
         return content if len(content) <= MAX_ACCOUNTS else None
 
     def _place(self, path: bytes) -> bytes | None:
-        """Return the path on disk of a file in a store layer."""
+        """Return the path on disk of a file in a store path of the image."""
         name = path.removeprefix(self._store + b"/").split(b"/", 1)[0]
         if b"/" + self._store + b"/" + name not in self._paths:
             return None

@@ -7,67 +7,108 @@ ancestors first, then each store path.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import xxhash
 
 from stream.interfaces import ContentWriter
-from stream.model import ImageConf, LayerPlan
+from stream.model import ImageConf, LayerPlan, Owner
 from stream.oci.documents import store_paths_comment
 from stream.sources.layer import ReadableLayer
 from stream.tarwriter import Entries
 from stream.text import printable
 
+if TYPE_CHECKING:
+    from stream.archives.tarreader import Member
+
 ANCESTOR_MODE = 0o755
+CLOSED_MODE = 0o555
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreLayer(ReadableLayer):
     """A store layer that has been walked. `path_sizes` has the number of bytes that each of
-    its store paths takes in it.
+    its store paths takes in it. Every entry has `owner` and `mtime` (seconds).
     """
 
     entries: Entries
+    store_paths: tuple[bytes, ...]
     path_sizes: tuple[int, ...]
+    owner: Owner
+    mtime: int
 
     def write_to(self, writer: ContentWriter) -> None:
         """Write every entry. Raises SourceError for a file that has changed."""
         writer.write_entries(self.entries)
 
+    def members(self) -> Iterator[Member]:
+        """Yield the members of its tar, in order, without the sizes of their content."""
+        from stream.archives.tarreader import Member
 
-def _ancestors(store_dir: bytes) -> list[bytes]:
+        owner = self.owner
+        for typeflag, name, mode, link in self.entries.list():
+            yield Member(
+                name, typeflag, 0, mode, owner.uid, owner.gid, owner.uname.encode(),
+                owner.gname.encode(), self.mtime, link, (0, 0), 0, {},
+            )  # fmt: skip
+
+
+def ancestors(store_dir: bytes) -> list[bytes]:
     """Return `store_dir` and the directories above it, top down, without `/`."""
     parts = [part for part in store_dir.split(b"/") if part]
     return [b"/" + b"/".join(parts[: i + 1]) for i in range(len(parts))]
 
 
-def _fingerprint(conf: ImageConf, entries: Entries) -> str:
+def _fingerprint(owner: Owner, mtime: int, entries: Entries) -> str:
     """Return 128 bits of xxh3 over everything in the layer except file content, in hex."""
-    owner = conf.owner
     digest = xxhash.xxh3_128(entries.records)
-    digest.update(
-        f"\0{owner.uid}\0{owner.gid}\0{owner.uname}\0{owner.gname}\0{conf.mtime}".encode()
-    )
+    digest.update(f"\0{owner.uid}\0{owner.gid}\0{owner.uname}\0{owner.gname}\0{mtime}".encode())
     return digest.hexdigest()
 
 
 def walk(conf: ImageConf, plan: LayerPlan) -> StoreLayer:
     """Read the metadata of `plan`'s store paths. Raises SourceError."""
     entries = Entries(owner=conf.owner, mtime=conf.mtime, root=conf.store_root)
-    for ancestor in _ancestors(conf.store_dir):
+    for ancestor in ancestors(conf.store_dir):
         entries.add_directory(ancestor, ANCESTOR_MODE)
+    return _walk_into(entries, plan.store_paths, plan, conf.owner, conf.mtime)
+
+
+def walk_relative(
+    conf: ImageConf, plan: LayerPlan, directories: Iterable[bytes], mtime: int
+) -> StoreLayer:
+    """Read the metadata of `plan`'s store paths, for entries whose names have no `/` in front and
+    that are modified at `mtime` (seconds). They come after `directories`, to which nobody but
+    root may add. Raises SourceError.
+    """
+    entries = Entries(owner=conf.owner, mtime=mtime, root=conf.store_root + b"/")
+    for path in directories:
+        entries.add_directory(path, CLOSED_MODE)
+    names = [path.removeprefix(b"/") for path in plan.store_paths]
+    return _walk_into(entries, names, plan, conf.owner, mtime)
+
+
+def _walk_into(
+    entries: Entries, names: Sequence[bytes], plan: LayerPlan, owner: Owner, mtime: int
+) -> StoreLayer:
+    """Walk `plan`'s store paths into `entries`, which have `owner` and `mtime`, under `names`."""
     ends = [entries.size]
-    for path in plan.store_paths:
-        entries.walk(path)
+    for name in names:
+        entries.walk(name)
         ends.append(entries.size)
     return StoreLayer(
-        fingerprint=_fingerprint(conf, entries),
+        fingerprint=_fingerprint(owner, mtime, entries),
         size=entries.layer_size,
         comment=store_paths_comment([path.decode() for path in plan.store_paths]),
         label=printable(plan.store_paths[0])
         + (f" and {len(plan.store_paths) - 1} more" if len(plan.store_paths) > 1 else ""),
         entry_count=len(entries),
         entries=entries,
+        store_paths=plan.store_paths,
+        owner=owner,
+        mtime=mtime,
         path_sizes=tuple(end - start for start, end in pairwise(ends)),
     )

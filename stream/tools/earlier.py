@@ -24,6 +24,7 @@ from stream.errors import StreamImageError
 from stream.model import (
     DEFAULT_CREATED,
     DEFAULT_STORE_DIR,
+    CustomisationLayer,
     Digest,
     ImageConf,
     LayerPlan,
@@ -186,14 +187,32 @@ class WithConf:
             respell(made) if isinstance(made, dict) else made
             for made in (x.get("customisation_layer") for x in (self._document, self._earlier))
         )
-        if isinstance(ours, str):
-            return self._has_ready_layer(layer.diff_id, ours, theirs)
+        stays = self._has_customisation_store_paths()
+        if not stays:
+            return stays
+        ready = self._conf.customisation_layer
+        if isinstance(ready, CustomisationLayer):
+            return self._has_ready_layer(ready.checksum, ready.path, theirs)
         if not self._same_time:
             return False
         if json.dumps(ours, sort_keys=True) != json.dumps(theirs, sort_keys=True):
             return False
         known = all(map(self._is_hashed, self._read_paths())) and self._has_same_base()
         return True if known else None
+
+    def _has_customisation_store_paths(self) -> bool | None:
+        """Return True if the earlier image's customisation layer has the same store paths, or
+        neither has any; None if that is unknown.
+        """
+        paths = [path.decode() for path in self._conf.customisation_store_paths]
+        if paths != self._earlier.get("customisation_store_paths", []):
+            return False
+        if not paths:
+            return True
+        if not (self._same_stamp and self._same_time):
+            return False
+        # Which of them the base image has decides as well.
+        return True if all(map(self._is_hashed, paths)) and self._has_same_base() else None
 
     def _is_hashed(self, path: str | None) -> bool:
         return path is not None and is_hashed_path(

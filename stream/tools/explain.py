@@ -15,6 +15,7 @@ from stream.model import ImageConf
 from stream.schema.reading import ignore
 from stream.sources.base.image import BaseImage
 from stream.sources.bytecode import count_stale
+from stream.sources.customisation.closure import LayerWithStore
 from stream.sources.image import ImageSources, opened
 from stream.sources.store import StoreLayer
 from stream.text import printable
@@ -134,27 +135,33 @@ def _base_layers(base: BaseImage | None, compare: Comparison) -> Iterator[Explai
 
 def _store_layers(sources: ImageSources, compare: Comparison) -> Iterator[ExplainedLayer]:
     for plan, layer in zip(sources.conf.store_layers, sources.walk_store_layers(), strict=True):
-        paths = tuple(map(printable, plan.store_paths))
         yield ExplainedLayer(
             kind="store",
             name=layer.label,
             size=layer.size,
-            paths=tuple(zip(paths, layer.path_sizes, strict=True)),
+            paths=_paths(layer),
             stale_bytecode=_count_stale(layer, sources.conf),
             stays=compare.has_store_layer(layer, plan),
         )
 
 
+def _paths(layer: StoreLayer) -> tuple[tuple[str, int], ...]:
+    return tuple(zip(map(printable, layer.store_paths), layer.path_sizes, strict=True))
+
+
 def _count_stale(layer: StoreLayer, conf: ImageConf) -> int:
     names = (name for typeflag, name, _, _ in layer.entries.list() if typeflag == FILE)
-    return count_stale(names, conf.mtime, conf.store_root)
+    return count_stale(names, layer.mtime, conf.store_root)
 
 
 def _customisation_layer(sources: ImageSources, compare: Comparison) -> Iterator[ExplainedLayer]:
     if (layer := sources.customisation) is not None:
+        store = layer.store if isinstance(layer, LayerWithStore) else None
         yield ExplainedLayer(
             kind="customisation",
             name=layer.label,
             size=layer.size if layer.complete else None,
+            paths=_paths(store) if store else (),
+            stale_bytecode=_count_stale(store, sources.conf) if store else 0,
             stays=compare.has_customisation_layer(layer),
         )

@@ -136,7 +136,7 @@ def _export_conf(conf: ImageConf, fd: int, observer: Observer) -> Exported:
         if (base := sources.base) is not None:
             listings = {blob: listing.entries for blob, listing in base.listings.items()}
             groups.append(_ArchiveLayers(base.archive, base.image, listings))
-        groups += [_StoreLayer(layer, conf) for layer in sources.walk_store_layers()]
+        groups += [_StoreLayer(layer) for layer in sources.walk_store_layers()]
         if sources.customisation is not None:
             groups.append(_CustomisationLayer(sources.customisation))
         return _export(groups, fd, observer)
@@ -196,15 +196,10 @@ class _ArchiveLayers:
 class _StoreLayer:
     """A store layer, written into a pipe."""
 
-    def __init__(self, source: StoreLayer, conf: ImageConf) -> None:
+    def __init__(self, source: StoreLayer) -> None:
         self._source = source
-        owner = conf.owner
         listing = Listing()
-        for typeflag, name, mode, link in self._source.entries.list():
-            member = Member(
-                name, typeflag, 0, mode, owner.uid, owner.gid, owner.uname.encode(),
-                owner.gname.encode(), conf.mtime, link, (0, 0), 0, {},
-            )  # fmt: skip
+        for member in source.members():
             listing.add(member)
         self._layer = _Layer(
             name=self._source.label, size=self._source.size, listing=listing, expected=None

@@ -994,3 +994,147 @@ def test_database_of_a_graph_with_a_bad_path(packages: Packages, deriver: str) -
     assert caught.value.name == str(graph)
     assert fault.place == "line 1"
     assert fault.message == f"{deriver!r} is not a store path in {packages.directory}/store"
+
+
+# ---- one new layer
+
+
+SINGLE = {"layering": "single", "conflicts": "last", "customisation_mtime": "@315532800"}
+
+
+def test_single_layer(packages: Packages) -> None:
+    """The one new layer has the layout of buildImage's: its own files, the directories above the
+    store closed to all but root, and the closure, whose owner is not that of the own files.
+    """
+    app, tool, lib = (packages.path(name) for name in ("app-1", "tool-1", "lib-1"))
+    conf = packages.plan(
+        copyToRoot=[app, packages.path("other-1")],
+        labels={"of": tool},
+        owner={"uid": 5, "gid": 6},
+        **SINGLE,
+    )
+    (layer,) = write(conf)
+    own = ["./", "./bin/", "./bin/app", "./bin/other", "./etc/", "./etc/app.conf"]
+    parts = f"{packages.directory}/store".split("/")
+    above = ["." + "/".join(parts[:depth]) + "/" for depth in range(2, len(parts) + 1)]
+    closure = sorted(
+        [
+            *(
+                f"{path}{end}"[1:]
+                for path, end in ((lib, "/"), (lib, "/lib/"), (lib, "/lib/libx.so"))
+            ),
+            *(f"{tool}{end}"[1:] for end in ("/", "/bin/", "/bin/tool")),
+        ]
+    )
+    expected = [*own, *above, *closure]
+    assert [entry + "/" * info.isdir() for entry, info in layer.items()] == expected
+    assert {layer[name.rstrip("/")].mode for name in above} == {0o555}
+    assert {(layer[name.rstrip("/") or "."].uid, layer[name.rstrip("/")].gid) for name in own} == {
+        (5, 6)
+    }
+    assert {layer[name.rstrip("/")].uid for name in (*above, *closure)} == {0}
+    assert {info.mtime for info in layer.values()} == {315532800}
+
+
+@pytest.fixture
+def tool_base(packages: Packages) -> str:
+    """Return the archive of an image that has tool-1 and its closure in its store."""
+    conf = packages.plan(contents=[packages.path("tool-1")], tag="1", name="base")
+    archive = packages.directory / "base.tar"
+    with archive.open("wb") as file:
+        stream.write_image(stream.parse_conf(json.dumps(conf).encode()), file)
+    return str(archive)
+
+
+def test_single_layer_above_a_base(packages: Packages, tool_base: str) -> None:
+    """What the base holds of the closure is not shipped again, nor are the store's directories
+    changed.
+    """
+    app = packages.path("app-1")
+    conf = packages.plan(labels={"of": app}, fromImage=tool_base, **SINGLE)
+    assert [name_of(path) for path in conf["customisation_store_paths"]] == ["app-1"]
+    *_, layer = write(conf)
+    assert list(layer) == [
+        ".",
+        *(f"{app}{end}"[1:] for end in ("", "/bin", "/bin/app", "/etc", "/etc/app.conf")),
+    ]
+    by_hand = {**conf, "customisation_store_paths": [packages.path("tool-1"), app]}
+    assert write(by_hand)[-1].keys() == layer.keys()
+
+
+def test_single_layer_is_not_limited(packages: Packages, tmp_path: Path) -> None:
+    """A base of 130 layers can be built on, as in dockerTools, with a warning that docker does not
+    load the result.
+    """
+    layers = [tar_of([(f"f{number}", b"")]) for number in range(130)]
+    (tmp_path / "many.tar").write_bytes(Base(layers=layers).docker_archive())
+    warnings: list[str] = []
+    spec = packages.spec(
+        contents=[packages.path("app-1")], fromImage=str(tmp_path / "many.tar"), **SINGLE
+    )
+    planned = plan(parse_spec(json.dumps(spec).encode()), warn=warnings.append)
+    assert len(warnings) == 1
+    assert "131 layers: docker allows at most" in warnings[0]
+    assert len(write(planned.document)) == 131
+
+
+def ready(directory: Path, layer: bytes, checksum: str = "") -> str:
+    """Make a ready-made customisation layer."""
+    directory.mkdir()
+    (directory / "layer.tar").write_bytes(layer)
+    (directory / "checksum").write_text(checksum or hashlib.sha256(layer).hexdigest())
+    return str(directory)
+
+
+def test_single_layer_from_a_ready_one(packages: Packages, tmp_path: Path) -> None:
+    """A layer whose commands ran in a Nix build gives the same image as a recipe."""
+    packages.add("dir-1", {"opt/x": "1" * 700})
+    app = packages.path("app-1")
+    keys: dict[str, Any] = {"labels": {"of": app}, "tag": "1", **SINGLE}
+    spec = packages.spec(copyToRoot=[packages.path("dir-1")], **keys)
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    made = run("customise", str(tmp_path / "spec.json"), "-o", str(tmp_path / "layer"))
+    assert made.returncode == 0, made.stderr
+    del keys["conflicts"]
+    conf = packages.plan(customisation_layer=str(tmp_path / "layer"), **keys)
+    images = [
+        stream.write_image(stream.parse_conf(json.dumps(conf).encode()), io.BytesIO())
+        for conf in (conf, plan(parse_spec(json.dumps(spec).encode())).document)
+    ]
+    assert images[0].image_id == images[1].image_id
+    assert "./opt/x" in write(conf)[0]
+
+
+def test_single_layer_checks_a_ready_one(packages: Packages, tmp_path: Path) -> None:
+    """A damaged file of the ready-made layer must not get into an image under a new digest."""
+    layer = ready(tmp_path / "layer", tar_of([("./x", b"x")]), "ab" * 32)
+    keys: dict[str, Any] = {"layering": "single", "labels": {"of": packages.path("app-1")}}
+    conf = packages.plan(customisation_layer=layer, **keys)
+    with pytest.raises(stream.errors.DigestMismatch):
+        write(conf)
+
+
+def test_single_layer_keeps_its_own_store_paths(packages: Packages, tmp_path: Path) -> None:
+    """A store path that the commands left in the layer, perhaps changed, stays as they left it."""
+    app = packages.path("app-1")
+    layer = ready(tmp_path / "layer", tar_of([(f".{app}", b"mine"), ("./z", bytes(512))]))
+    conf = packages.plan(customisation_layer=layer, layering="single", labels={"of": app})
+    (found,) = write(conf)
+    assert found[f".{app}"].isfile()
+    assert not any(name.startswith(f"{app[1:]}") for name in found)
+    assert f"{packages.path('lib-1')}/lib/libx.so"[1:] in found
+    assert found["./z"].size == 512
+
+
+def test_single_layer_is_explained(packages: Packages) -> None:
+    """What moves from build to build depends on the store paths in the layer."""
+    keys: dict[str, Any] = {"copyToRoot": [packages.path("other-1")], "tag": "1", **SINGLE}
+    conf = packages.plan(labels={"of": packages.path("app-1")}, **keys)
+    smaller = packages.plan(labels={"of": packages.path("tool-1")}, **keys)
+    read = stream.parse_conf(json.dumps(conf).encode())
+    (layer,) = stream.explain(read, conf).layers
+    assert [name_of(path) for path, _ in layer.paths] == [
+        name_of(path) for path in sorted(map(packages.path, ("app-1", "lib-1", "tool-1")))
+    ]
+    assert layer.stays
+    assert not stream.explain(read, smaller).layers[0].stays

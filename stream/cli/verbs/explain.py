@@ -92,7 +92,7 @@ def _document(explanation: Explanation) -> dict[str, Any]:
                 "name": layer.name,
                 "size": layer.size,
                 "store_paths": [{"path": path, "size": size} for path, size in layer.paths],
-                **({"stale_bytecode": layer.stale_bytecode} if layer.kind == "store" else {}),
+                **({"stale_bytecode": layer.stale_bytecode} if layer.paths else {}),
                 **({"stays": layer.stays} if compared else {}),
             }
             for layer in explanation.layers
@@ -149,7 +149,9 @@ def _size(size: int | None) -> str:
 
 
 def _holds(layer: ExplainedLayer) -> list[str]:
-    """Return the largest store paths of a layer without their hashes, or its name."""
+    """Return the largest store paths of a layer without their hashes, or its name; both of a
+    customisation layer.
+    """
     if not layer.paths:
         base = "base image's " if layer.kind == "base" else ""
         return [one_line(base + layer.name)]
@@ -157,6 +159,8 @@ def _holds(layer: ExplainedLayer) -> list[str]:
     shown = largest if len(largest) <= MAX_PATHS else largest[: MAX_PATHS - 1]
     width = max(len(readable_size(size)) for _, size in shown)
     names = [f"{readable_size(size):>{width}}  {store_name(path)}" for path, size in shown]
+    if layer.kind == "customisation":
+        names.insert(0, one_line(layer.name))
     if rest := largest[len(shown) :]:
         names.append(
             f"{readable_size(sum(size for _, size in rest)):>{width}}  in {len(rest)} more"

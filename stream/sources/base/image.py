@@ -23,7 +23,7 @@ from stream.nix.hashes import is_hashed_path
 from stream.oci.documents import store_paths_comment
 from stream.oci.platform import Platform
 from stream.sources.base.layers import archive_layers, check_listing, distinct_layers
-from stream.sources.base.listing import BaseListing, Keep, Lister, held_names
+from stream.sources.base.listing import BaseListing, Held, Keep, Lister, find_held
 
 if TYPE_CHECKING:
     from stream.sources.base.tree import BaseTree
@@ -92,19 +92,30 @@ class BaseImage:
         """
         if not self._reference.skip_store_paths:
             return conf
-        names = held_names(self.listings[layer.blob].store for layer in self.layers)
-        plans = (
-            LayerPlan(
-                store_paths=tuple(
-                    path
-                    for path in plan.store_paths
-                    if os.path.basename(path) not in names
-                    or not is_hashed_path(path, conf.store_dir)
-                )
+        names = self._held().names
+
+        def left(paths: tuple[bytes, ...]) -> tuple[bytes, ...]:
+            return tuple(
+                path
+                for path in paths
+                if os.path.basename(path) not in names or not is_hashed_path(path, conf.store_dir)
             )
-            for plan in conf.store_layers
+
+        plans = (LayerPlan(store_paths=left(plan.store_paths)) for plan in conf.store_layers)
+        return replace(
+            conf,
+            store_layers=tuple(plan for plan in plans if plan.store_paths),
+            customisation_store_paths=left(conf.customisation_store_paths),
         )
-        return replace(conf, store_layers=tuple(plan for plan in plans if plan.store_paths))
+
+    def store_ancestors(self) -> set[bytes]:
+        """Return the store directory and those above it, so far as the image has them; needs
+        what the conf needs that puts store paths into the customisation layer.
+        """
+        return self._held().ancestors
+
+    def _held(self) -> Held:
+        return find_held(self.listings[layer.blob].store for layer in self.layers)
 
     def sources(
         self, *, carry_compressed: bool, skip: Collection[Digest] = ()

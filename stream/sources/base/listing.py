@@ -33,11 +33,13 @@ class Kept(NamedTuple):
 
 @dataclass(slots=True)
 class StoreListing:
-    """The names of the items that a layer adds to the store directory or removes from it. OCI
-    Image Specification, layer.md.
+    """The names of the items that a layer adds to the store directory or removes from it, and
+    the paths of that directory and those above it, so far as the layer has them. OCI Image
+    Specification, layer.md.
     """
 
     held: set[bytes] = field(default_factory=set)
+    ancestors: set[bytes] = field(default_factory=set)
     removed: set[bytes] = field(default_factory=set)  # by whiteouts, even of a part
     all_removed: bool = False
 
@@ -52,8 +54,11 @@ class StoreListing:
             parts.pop()
         elif whiteout:
             parts[-1] = parts[-1].removeprefix(WHITEOUT)
-        if whiteout and parts == store[: len(parts)]:
-            self.all_removed = True
+        if parts == store[: len(parts)]:
+            if whiteout:
+                self.all_removed = True
+            else:
+                self.ancestors.add(b"/" + b"/".join(parts))
         elif inside and len(parts) > len(store):
             if whiteout:
                 self.removed.add(parts[len(store)])
@@ -92,7 +97,8 @@ class Lister:
     ) -> None:
         recipe = conf.customisation_layer
         skip = conf.base is not None and conf.base.skip_store_paths
-        self._store = parts_of(conf.store_dir) if skip else None
+        wanted = skip or conf.customisation_store_paths
+        self._store = parts_of(conf.store_dir) if wanted else None
         self._budget = Budget() if entries or isinstance(recipe, Recipe) else None
         self._summaries = summaries
         self._programs = ProgramBudget() if programs else None
@@ -129,11 +135,23 @@ class Lister:
         return found
 
 
-def held_names(layers: Iterable[StoreListing]) -> set[bytes]:
-    """Return the names in the store directory of `layers`, applied bottom to top."""
-    found: set[bytes] = set()
+class Held(NamedTuple):
+    """The names in the store directory of an image, and the paths of that directory and those
+    above it, so far as the image has them.
+    """
+
+    names: set[bytes]
+    ancestors: set[bytes]
+
+
+def find_held(layers: Iterable[StoreListing]) -> Held:
+    """Return what `layers`, applied bottom to top, hold of the store."""
+    names: set[bytes] = set()
+    ancestors: set[bytes] = set()
     for layer in layers:
         if layer.all_removed:
-            found.clear()
-        found = (found - layer.removed) | (layer.held - layer.removed)
-    return found
+            names.clear()
+            ancestors.clear()
+        names = (names - layer.removed) | (layer.held - layer.removed)
+        ancestors |= layer.ancestors
+    return Held(names, ancestors)

@@ -31,6 +31,20 @@ def opened_customisation_layer(
     immediately, above `base`, the conf's base image; its files exist until the context ends.
     `warn` is called with a line for a person. Raises StreamImageError.
     """
+    with _opened_own(conf, base, warn) as own:
+        if own is None or not conf.customisation_store_paths:
+            yield own
+            return
+        from stream.sources.customisation.closure import with_store_paths
+
+        yield with_store_paths(own, conf, base.store_ancestors() if base else ())
+
+
+@contextmanager
+def _opened_own(
+    conf: ImageConf, base: BaseImage | None, warn: Warn
+) -> Iterator[ListedLayer | None]:
+    """Open the customisation layer without the store paths that belong into it."""
     means = conf.customisation_layer
     if means is None:
         yield None
@@ -82,11 +96,11 @@ def _below(base: BaseImage, conf: ImageConf, recipe: Recipe) -> Below:
 
 
 def _warn_of_lost_links(tree: Tree, conf: ImageConf, base: Base, warn: Warn) -> None:
-    if not conf.store_layers:
+    known = conf.store_paths
+    if not known:
         return  # the image relies on a store mounted where it runs
     from stream.sources.customisation.links import lost_links
 
-    known = {path for plan in conf.store_layers for path in plan.store_paths}
     lost = {
         into: path
         for into, path in lost_links(tree, conf.store_dir, known).items()

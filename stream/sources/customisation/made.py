@@ -42,9 +42,19 @@ class MadeLayer(ListedLayer):
 
     tree: Tree
     mtime: int
+    members_size: int  # bytes, of all entries
+
+    def end(self) -> int:
+        """See ListedLayer."""
+        return self.members_size
 
     def write_to(self, writer: ContentWriter) -> None:
         """Write every entry. Raises SourceError for a file that has changed."""
+        self.write_members(writer)
+        writer.write_trailer()
+
+    def write_members(self, writer: ContentWriter) -> None:
+        """See ListedLayer."""
         waiting: list[bytes] = []
         for path, node in self.tree.entries():
             waiting.append(_header(path, node, self.mtime))
@@ -62,7 +72,6 @@ class MadeLayer(ListedLayer):
                     writer.copy(fd, node.size - len(node.head), node.source)
                 writer.pad()
         writer.write(b"".join(waiting))
-        writer.write_trailer()
 
     def members(self) -> Iterator[Member]:
         """See ListedLayer."""
@@ -154,4 +163,5 @@ def made_layer(tree: Tree, recipe: Recipe, *, mtime: int, complete: bool = True)
         entry_count=count,
         tree=tree,
         mtime=mtime,
+        members_size=size,
     )

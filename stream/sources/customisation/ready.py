@@ -5,6 +5,7 @@ Must not know what is in the tar or where it goes.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -12,16 +13,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stream.errors import SourceError
+from stream.errors import DigestMismatch, SourceError
 from stream.interfaces import ContentWriter
-from stream.model import CustomisationLayer
+from stream.model import CustomisationLayer, Digest
 from stream.oci.documents import store_paths_comment
 from stream.sources.layer import ListedLayer
+from stream.tarwriter import padded
 from stream.text import printable
 
 if TYPE_CHECKING:
     from stream.archives.bytesource import ByteSource
     from stream.archives.tarreader import Member
+
+PIECE = 1 << 20  # bytes, read at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +69,25 @@ class ReadyLayer(ListedLayer):
         """Copy the file. Raises SourceError if it is not `size` bytes long."""
         with self._opened() as fd:
             writer.copy(fd, self.size, self.path)
+
+    def end(self) -> int:
+        """See ListedLayer."""
+        return max((member.offset + padded(member.size) for member in self.members()), default=0)
+
+    def write_members(self, writer: ContentWriter) -> None:
+        """See ListedLayer. Raises DigestMismatch if the file does not have its checksum: the
+        digest of what is written does not show it.
+        """
+        end, offset, digest = self.end(), 0, hashlib.sha256()
+        with self._opened() as fd:
+            while piece := os.read(fd, PIECE):
+                digest.update(piece)
+                if offset < end:
+                    writer.write(piece[: end - offset])
+                offset += len(piece)
+        found = Digest(f"sha256:{digest.hexdigest()}")
+        if self.diff_id is not None and found != self.diff_id:
+            raise DigestMismatch(self.comment, self.diff_id, found)
 
 
 def ready_layer(plan: CustomisationLayer) -> ReadyLayer:
