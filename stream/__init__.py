@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from stream.errors import OutputError as OutputError
     from stream.errors import ReaderClosedError as ReaderClosedError
     from stream.errors import RecipeError as RecipeError
+    from stream.errors import RegistryError as RegistryError
     from stream.errors import SizeMismatch as SizeMismatch
     from stream.errors import SourceError as SourceError
     from stream.errors import StreamImageError as StreamImageError
@@ -55,10 +56,12 @@ if TYPE_CHECKING:
     from stream.model import StoreObject as StoreObject
     from stream.model import User as User
     from stream.observer import Observer as Observer
+    from stream.oci.platform import Platform as Platform
     from stream.planning.plan import Plan as Plan
     from stream.planning.plan import plan as plan
     from stream.planning.spec import Spec as Spec
     from stream.planning.spec import parse_spec as parse_spec
+    from stream.registry import Access as Access
     from stream.sinks import ArchiveFormat as ArchiveFormat
     from stream.tools.earlier import EarlierImage as EarlierImage
     from stream.tools.earlier import read_earlier as read_earlier
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
     from stream.tools.inspect import Inspection as Inspection
     from stream.tools.inspect import inspect as inspect
     from stream.tools.merge import merge as merge
+    from stream.tools.pull import pull as pull
     from stream.tools.tarsum import tarsum as tarsum
     from stream.tools.verify.documents import CheckedImage as CheckedImage
     from stream.tools.verify.documents import CheckedLayer as CheckedLayer

@@ -201,6 +201,17 @@ class NixError(StreamImageError, OSError):
         super().__init__(f"{command}: {reason}")
 
 
+class RegistryError(StreamImageError, OSError):
+    """An image that a registry does not give, or that cannot be used: `reference` is its name with
+    a tag or digest.
+    """
+
+    def __init__(self, reference: str, reason: str) -> None:
+        self.reference = reference
+        self.reason = reason
+        super().__init__(f"{reference}: {reason}")
+
+
 class InstallationError(StreamImageError, RuntimeError):
     """The running installation cannot be started again. `python` is its interpreter, empty if
     the program that embeds it does not name one.

@@ -124,13 +124,9 @@ class Archive(Generic[T_co]):
             raise ArchiveError(self.name, "contains no image")
         if platform is None:
             return next((image for image in images if image.platform.os == "linux"), images[0])
-        fitting = {
-            distance: image
-            for image in reversed(images)
-            if (distance := platform.distance(image.platform)) is not None
-        }
-        if fitting:
-            return fitting[min(fitting)]
+        closest = platform.closest(image.platform for image in images)
+        if closest is not None:
+            return images[closest]
         others = dict.fromkeys(image.platform for image in images)
         if len(others) == 1 and images[0].platform.os in ("", platform.os):
             return images[0]

@@ -27,11 +27,11 @@ class Target:
     compression: Compression
 
 
-def add_tag_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the option that replaces a conf's `repo_tag`."""
-    parser.add_argument(
-        "-t", "--repo-tag", "--repo_tag", metavar="TAG", help="name:tag, replacing the conf's"
-    )
+def add_tag_argument(
+    parser: argparse.ArgumentParser, meaning: str = "name:tag, replacing the conf's"
+) -> None:
+    """Add the option for the image's name and tag."""
+    parser.add_argument("-t", "--repo-tag", "--repo_tag", metavar="TAG", help=meaning)
 
 
 def given_tag(args: argparse.Namespace) -> str | None:

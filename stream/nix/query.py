@@ -1,8 +1,8 @@
 """Query the Nix on this machine about store paths.
 
 Queries use `nix-store`, whose options and output are the same from Nix 2.0 on and need no
-experimental feature; `nix path-info` changed both. They are read-only: nothing is built,
-fetched or added to the store.
+experimental feature; `nix path-info` changed both. They are read-only: nothing is built or
+fetched, and nothing but `add_fixed` adds to the store.
 """
 
 from __future__ import annotations
@@ -80,11 +80,24 @@ def registration(paths: Sequence[str], store: str | None = None) -> bytes:
     return _ask(["--dump-db"], list(dict.fromkeys(reached)), store)
 
 
+def add_fixed(algorithm: str, path: str) -> str:
+    """Add the file at `path` to this machine's store under its own name, as the output of a
+    fixed-output derivation whose hash by `algorithm` is that of the file. Return its store path.
+    Raises NixError.
+    """
+    return _lines(_ask(["--add-fixed", algorithm], [path], None, instead=""))[0]
+
+
 def _lines(answer: bytes) -> list[str]:
     return os.fsdecode(answer).splitlines()
 
 
-def _ask(words: list[str], paths: Sequence[str], store: str | None) -> bytes:
+def _ask(
+    words: list[str],
+    paths: Sequence[str],
+    store: str | None,
+    instead: str = " (with references_graph, Nix is not needed)",
+) -> bytes:
     program = shutil.which(PROGRAM)
     if program is None:
         raise NixError(PROGRAM, "is not installed; give a references graph instead")
@@ -104,7 +117,7 @@ def _ask(words: list[str], paths: Sequence[str], store: str | None) -> bytes:
         if ended.returncode:
             raise NixError(
                 " ".join([PROGRAM, *words, *where]),
-                f"{_reason(ended)} (with references_graph, Nix is not needed)",
+                f"{_reason(ended)}{instead}",
             )
         answers.append(ended.stdout)
     return b"".join(answers)

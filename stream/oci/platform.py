@@ -7,7 +7,7 @@ platforms package, which docker and podman follow.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -47,6 +47,14 @@ class Platform:
         system, architecture, variant = (v if isinstance(v, str) else "" for v in values)
         return cls(os=system, architecture=architecture, variant=variant)
 
+    @classmethod
+    def of_this_machine(cls) -> Self:
+        """Return the platform of containers on this machine: Linux, without a variant."""
+        import platform
+
+        machine = platform.machine()
+        return cls(os="linux", architecture=ARCHITECTURES.get(machine, machine))
+
     def __str__(self) -> str:
         parts = (self.os or "unknown", self.architecture or "unknown", self.variant)
         return "/".join(filter(None, parts))
@@ -64,6 +72,15 @@ class Platform:
         if levels[0] is None or levels[1] is None:
             return unknown if self.variant == image.variant else None
         return unknown + levels[0] - levels[1] if levels[1] <= levels[0] else None
+
+    def closest(self, images: Iterable[Platform]) -> int | None:
+        """Return the number of the first of `images` that fits best, None if none fits."""
+        fitting = [
+            (distance, number)
+            for number, image in enumerate(images)
+            if (distance := self.distance(image)) is not None
+        ]
+        return min(fitting)[1] if fitting else None
 
 
 _UNKNOWN = 1000  # more than any level

@@ -1,5 +1,5 @@
-"""Image references, `name:tag`: their grammar, Docker's defaults for the parts left out, and
-the annotations that contain them in an OCI index.
+"""Image references, `name:tag` and `name:tag@digest`: their grammar, Docker's defaults for the
+parts left out, and the annotations that contain them in an OCI index.
 
 The grammar is that of github.com/distribution/reference. Must not know JSON or archives.
 """
@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Self
+
+from stream.model import Digest
 
 # OCI Image Specification, annotations.md; in an image layout, only the tag
 REF_NAME = "org.opencontainers.image.ref.name"
@@ -23,6 +25,7 @@ _NAME = re.compile(rf"(?:{_DOMAIN}/)?{_PATH_COMPONENT}(?:/{_PATH_COMPONENT})*", 
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 _AFTER_PORT = re.compile("[0-9]*/.*", re.DOTALL)  # the part after the colon of HOST:PORT/PATH
 MAX_NAME_LENGTH = 255
+_DIGEST = re.compile("sha256:[0-9a-f]{64}")
 
 
 class Part(Enum):
@@ -31,6 +34,7 @@ class Part(Enum):
     NAME = auto()
     TAG = auto()
     NO_TAG = auto()  # the tag is missing
+    DIGEST = auto()
 
 
 class BadReference(ValueError):
@@ -63,6 +67,41 @@ class Reference:
         check_name(name)
         check_tag(tag)
         return cls(name=name, tag=tag)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Location:
+    """The place of an image in a registry: `name`, `name:tag`, `name@digest` or
+    `name:tag@digest`. With a digest, the tag is only a note for people.
+    """
+
+    name: str
+    tag: str | None = None
+    digest: Digest | None = None
+
+    def __str__(self) -> str:
+        """Return the reference, without what a digest makes superfluous."""
+        if self.digest is not None:
+            return f"{self.name}@{self.digest}"
+        return f"{self.name}:{self.tag or 'latest'}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse a reference. Raises BadReference."""
+        named, at, digest = text.partition("@")
+        name, tag = _cut(named)
+        check_name(name)
+        if tag is not None:
+            check_tag(tag)
+        return cls(name=name, tag=tag, digest=parse_digest(digest) if at else None)
+
+
+def parse_digest(text: str) -> Digest:
+    """Return `text` as a digest. Raises BadReference if it is not a SHA-256."""
+    if not _DIGEST.fullmatch(text):
+        wrong = f"{text!r} is not a digest: 'sha256:' and 64 digits from 0 to f"
+        raise BadReference(Part.DIGEST, wrong)
+    return Digest(text)
 
 
 def check_name(name: str) -> None:
