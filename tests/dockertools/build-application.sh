@@ -3,7 +3,8 @@ export HOME=$PWD
 cp -r "$src" source
 chmod -R u+w source
 cd source
-"$python" -m pip install --quiet --no-index --no-build-isolation --no-deps --no-compile \
+# Without --ignore-installed, pip would uninstall the package from `python`.
+"$python" -m pip install --quiet --ignore-installed --no-index --no-build-isolation --no-deps --no-compile \
     --disable-pip-version-check --root-user-action=ignore --prefix="$out" .
 site=("$out"/lib/python*/site-packages)
 

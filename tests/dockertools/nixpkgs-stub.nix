@@ -1,41 +1,17 @@
-# What nix/package.nix uses of nixpkgs, with the machine's programs in place of nixpkgs': enough to
-# evaluate the package and to build it with pip, as nixpkgs does.
+# What nix/ and examples/nix use of nixpkgs, with the machine's programs in place of nixpkgs': enough
+# to evaluate the package and to build it with pip, as nixpkgs does.
 #
 # `python` has pip, setuptools and the dependencies; `interpreter` is the Python that it was made
-# from, which has none of them. Nothing is fetched: a source of PyPI is its name and hash.
+# from, which has none of them. The result is a function, as nixpkgs is. Nothing is fetched: a source
+# of PyPI is its name and hash.
+{ python, interpreter }:
 {
   system,
-  python,
-  interpreter,
+  overlays ? [ ],
+  config ? { },
 }:
 
 let
-  lib = {
-    removePrefix =
-      prefix: text:
-      let
-        length = builtins.stringLength prefix;
-      in
-      if builtins.substring 0 length text == prefix then
-        builtins.substring length (builtins.stringLength text) text
-      else
-        text;
-    hasSuffix =
-      suffix: text:
-      let
-        start = builtins.stringLength text - builtins.stringLength suffix;
-      in
-      start >= 0 && builtins.substring start (builtins.stringLength text) text == suffix;
-    splitString =
-      separator: text:
-      builtins.filter builtins.isString (
-        builtins.split separator text # right for separators without regular expressions
-      );
-    makeBinPath = packages: builtins.concatStringsSep ":" (map (package: "${package}/bin") packages);
-    licenses.mit.spdxId = "MIT";
-    platforms.linux = [ "aarch64-linux" "x86_64-linux" ];
-  };
-
   run =
     name: attributes: script:
     derivation (
@@ -105,26 +81,43 @@ let
     in
     { inherit (given) pname version src meta; };
 
-  module = pname: { inherit pname; };
+  modules = builtins.listToAttrs (
+    map
+      (pname: {
+        name = pname;
+        value = { inherit pname; };
+      })
+      [ "isal" "orjson" "pyzstd" "rich" "scikit-build-core" "setuptools" "xxhash" "zstandard" ]
+  );
 
-  modules =
-    builtins.listToAttrs (
-      map
-        (pname: {
-          name = pname;
-          value = module pname;
-        })
-        [ "isal" "orjson" "pyzstd" "rich" "scikit-build-core" "setuptools" "xxhash" "zstandard" ]
-    );
-
-  python3Packages = modules // {
-    inherit buildPythonApplication buildPythonPackage;
-    fetchPypi = { pname, version, hash }: { inherit pname version hash; };
-    callPackage = callPackageWith (pkgs // python3Packages);
-  };
-
-  pkgs = {
-    inherit lib system python3Packages;
+  packages = final: {
+    lib = {
+      removePrefix =
+        prefix: text:
+        let
+          length = builtins.stringLength prefix;
+        in
+        if builtins.substring 0 length text == prefix then
+          builtins.substring length (builtins.stringLength text) text
+        else
+          text;
+      hasSuffix =
+        suffix: text:
+        let
+          start = builtins.stringLength text - builtins.stringLength suffix;
+        in
+        start >= 0 && builtins.substring start (builtins.stringLength text) text == suffix;
+      # Right for separators that are not regular expressions.
+      splitString = separator: text: builtins.filter builtins.isString (builtins.split separator text);
+      makeBinPath = packages: builtins.concatStringsSep ":" (map (package: "${package}/bin") packages);
+      licenses.mit.spdxId = "MIT";
+      platforms.linux = [ "aarch64-linux" "x86_64-linux" ];
+    };
+    python3Packages = modules // {
+      inherit buildPythonApplication buildPythonPackage;
+      fetchPypi = { pname, version, hash }: { inherit pname version hash; };
+      callPackage = callPackageWith (final // final.python3Packages);
+    };
     bash = programs "bash" "bash";
     bubblewrap = programs "bubblewrap" "bwrap";
     cmake = programs "cmake" "";
@@ -132,8 +125,10 @@ let
     fakeroot = programs "fakeroot" "fakeroot";
     ninja = programs "ninja" "";
     openssl = programs "openssl" "";
-    buildPackages = pkgs;
-    callPackage = callPackageWith pkgs;
+    buildPackages = final;
+    callPackage = callPackageWith final;
   };
+
+  final = builtins.foldl' (prev: overlay: prev // overlay final prev) (packages final) overlays;
 in
-pkgs
+final

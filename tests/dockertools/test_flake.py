@@ -15,8 +15,7 @@ from support import COMMAND
 pytestmark = [pytest.mark.consumers]
 ROOT = Path(__file__).parents[2]
 STUB = """
-{{ system }}: import ../tests/dockertools/nixpkgs-stub.nix {{
-  inherit system;
+import ../tests/dockertools/nixpkgs-stub.nix {{
   python = "{python}";
   interpreter = "{interpreter}";
 }}
