@@ -3,7 +3,8 @@
 JSON: Nix manual, "Store object info JSON format", in all its versions: a list of objects
 with a `path` (`exportReferencesGraph` of structured attributes, `nix path-info --json` up
 to 2.18), an object by path (from 2.19 on), and one with `storeDir` and the objects by the
-last component of their path in `info` (`--json-format 2`). Lines: the plain form of
+last component of their path in `info` (`--json-format 2`); also a build's `.attrs.json`,
+whose `exportReferencesGraph` names the lists in it. Lines: the plain form of
 `exportReferencesGraph` (path, deriver, number of references, references), and, with hash
 and size after the path, the registration that `nix-store --dump-db` and nixpkgs'
 `closureInfo` write. Must not know stores.
@@ -218,6 +219,21 @@ class _Reader:
                 return self._fault("storeDir", "must be the absolute path of the store directory")
             self.directory = directory.rstrip("/")
             document, prefix = document["info"], "info"
+        elif isinstance(document, dict) and isinstance(
+            graphs := document.get("exportReferencesGraph"), dict
+        ):
+            for name in graphs:
+                if not isinstance(listed := document.get(name), list):
+                    return self._fault(name, f"must be a list, not {kind(listed)}")
+                yield from self._listed(listed, name)
+            return None
+        yield from self._listed(document, prefix)
+        return None
+
+    def _listed(
+        self, document: dict[str, Any] | list[Any], prefix: str
+    ) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """Yield the same as `_objects`, for the objects of `document`, which is at `prefix`."""
         items = document.items() if isinstance(document, dict) else enumerate(document)
         for key, info in items:
             place = f"{prefix}[{orjson.dumps(key).decode()}]"
@@ -232,7 +248,6 @@ class _Reader:
                 path = self._path(at, key if isinstance(document, dict) else info.get("path"))
                 if path is not None:
                     yield place, path, info
-        return None
 
     def _path(self, place: str, value: object) -> str | None:
         """Return the store path `value`, or None, with a fault, if it is not one."""

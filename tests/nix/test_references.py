@@ -47,6 +47,12 @@ def as_list(graph: Graph) -> list[dict[str, Any]]:
 FORMS: dict[str, Any] = {
     "a list": [info(7, GLIBC, HELLO, path=HELLO), info(9, path=GLIBC, closureSize=9)],
     "an old list": [info(7, GLIBC, path=HELLO, valid=True), info(9, path=GLIBC, valid=True)],
+    "of a build": {
+        "exportReferencesGraph": {"graph": [HELLO], "more": [GLIBC]},
+        "graph": [info(7, GLIBC, HELLO, path=HELLO), info(9, path=GLIBC)],
+        "more": [info(9, path=GLIBC)],
+        "name": "conf.json",
+    },
     "by path": {HELLO: info(7, GLIBC, ca=None), GLIBC: info(9, deriver=None)},
     "by name": {
         "version": 2,
@@ -113,6 +119,8 @@ def test_what_is_written_is_read(graph: Graph) -> None:
         ({"x": info(1)}, '["x"]', "'x' is not a store path"),
         ({"info": {}, "version": 2}, "storeDir", "must be the absolute path of the store directory"),
         ({"info": {"x": info(1, "y")}, "storeDir": "/s"}, 'info["x"]', "refers to /s/y"),
+        ({"exportReferencesGraph": {"g": []}}, "g", "must be a list"),
+        ({"exportReferencesGraph": {"g": []}, "g": [{}]}, "g[0].path", "is missing"),
         ({"info": {"": info(1)}, "storeDir": "/s"}, 'info[""]', "is not a store path"),
     ],
 )  # fmt: skip
