@@ -29,7 +29,7 @@ from stream.nix import query
 from stream.nix.hashes import STORE_NAME
 from stream.nix.store_root import Disk
 from stream.planning import mentions
-from stream.planning.closure import Closure, Wanted, find_closure, store_path_of
+from stream.planning.closure import Closure, Wanted, find_closure, find_in_graph, store_path_of
 from stream.planning.spec import Spec
 from stream.planning.tag import derive_tag
 from stream.schema.reading import ignore
@@ -136,9 +136,12 @@ def _with_closure(
     made = _made(sources)
     if not spec.include_store_paths and not spec.include_nix_database:
         return conf
-    closure = find_closure(
-        _wanted(spec, made), references_graph=spec.references_graph, store=spec.nix_store
-    )
+    wanted = _wanted(spec, made)
+    closure = find_closure(wanted, references_graph=spec.references_graph, store=spec.nix_store)
+    if spec.roots is not None and closure.references and not spec.include_nix_database:
+        # Contents have to be known, but only what the layer made of them refers to is needed.
+        paths = tuple(_named(spec, contents=False))
+        closure = find_in_graph(closure.references, replace(wanted, paths=paths))
     unshipped = _unshipped(spec)
     _warn_of_unknown(spec, closure, warn)
     if spec.include_nix_database:
@@ -237,13 +240,15 @@ def _wanted(spec: Spec, made: Sequence[str]) -> Wanted:
     )
 
 
-def _named(spec: Spec) -> Iterator[tuple[str, str]]:
-    """Yield the store paths that the specification names, with their places. Copied paths are
-    not needed themselves.
+def _named(spec: Spec, *, contents: bool = True) -> Iterator[tuple[str, str]]:
+    """Yield the store paths that the specification names, with their places, or those of them
+    that are not `contents`. Copied paths are not needed themselves.
     """
     for key, paths in ("roots", spec.roots or ()), ("unshipped", spec.unshipped):
         for index, path in enumerate(paths):
             yield path, f"{key}[{index}]"
+    if not contents:
+        return
     recipe = spec.recipe
     for index, content in enumerate(recipe.contents):
         if path := _path(content):

@@ -374,6 +374,16 @@ def test_given_paths_that_the_graph_does_not_have(packages: Packages, key: str) 
         packages.plan(roots=[], contents=[gone])
 
 
+def test_contents_of_links_beside_given_roots(packages: Packages) -> None:
+    """As in nixpkgs, the image has no directory of links, such as buildEnv makes."""
+    links = Path(packages.add("links-1", {}, ["app-1"]))
+    (links / "bin").mkdir(parents=True)
+    (links / "bin" / "app").symlink_to(f"{packages.path('app-1')}/bin/app")
+    needed = ["app-1", "lib-1", "tool-1"]
+    assert every(packages.plan(contents=[str(links)], roots=[])) == needed
+    assert every(packages.plan(contents=[str(links)])) == [*needed[:2], "links-1", *needed[2:]]
+
+
 @NEEDS_SANDBOX
 def test_time_of_the_customisation_layer(packages: Packages, tmp_path: Path) -> None:
     """With its time, the layer is the one that nixpkgs' builder packs with GNU tar."""
@@ -771,6 +781,15 @@ def test_plan_into_stream(packages: Packages) -> None:
         content = tar.extractfile("manifest.json")
         assert content is not None
         assert json.load(content)[0]["RepoTags"] == ["test:v1"]
+
+
+def test_a_tag_given_to_plan(packages: Packages) -> None:
+    """A build's tag is the hash of where its output goes, which no specification can contain."""
+    spec = json.dumps(packages.spec(tag="1")).encode()
+    done = run("plan", "-", "--repo-tag", "other:2", stdin=spec)
+    assert json.loads(done.stdout)["repo_tag"] == "other:2"
+    refused = run("plan", "-", "--repo-tag", "other:", stdin=spec)
+    assert (refused.returncode, refused.stdout) == (2, b"")
 
 
 def test_plan_to_a_file_with_previous(packages: Packages) -> None:

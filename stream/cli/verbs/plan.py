@@ -7,7 +7,12 @@ import gc
 import json
 from dataclasses import replace
 
-from stream.cli.options import add_sandbox_argument, given_commands
+from stream.cli.options import (
+    add_sandbox_argument,
+    add_tag_argument,
+    given_commands,
+    given_tag,
+)
 from stream.cli.output import output_file, standard_output, write_all
 from stream.cli.progress import Reporter
 from stream.cli.usage import UsageError
@@ -52,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="FILE", default="-",
         help="write to FILE (created only when complete; default: standard output)",
     )  # fmt: skip
+    add_tag_argument(parser)
     add_sandbox_argument(parser)
 
 
@@ -64,9 +70,11 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         raise UsageError(
             "SPEC and --previous: only one can be standard input; name a file for the other"
         )
+    repo_tag = given_tag(args)
     name = conf_name(args.spec)
     spec = parse_spec(read_conf(args.spec), name=name, warn=reporter.warning)
-    spec = replace(spec, conf=replace(spec.conf, commands=given_commands(args)))
+    conf = replace(spec.conf, commands=given_commands(args))
+    spec = replace(spec, conf=conf if repo_tag is None else replace(conf, repo_tag=repo_tag))
     previous = read_previous(args.previous).store_layers if args.previous else None
     with standard_output() if args.output == "-" else output_file(args.output) as fd:
         document = plan(spec, previous, warn=reporter.warning).document
