@@ -1,0 +1,199 @@
+# streamLayeredImage, and what is made of it: buildLayeredImage, buildLayeredImageWithNixDb.
+#
+# An image's specification is text. With commands, the customisation layer is built first, by
+# `customise`; links alone stay in the conf, as a recipe. `plan` makes the conf in a build: Nix has found
+# what the image refers to, and says so in the references graph.
+{
+  pkgs,
+  lib,
+  tools,
+  ...
+}:
+
+let
+  inherit (tools) command runCommand writeText;
+
+  # 1980-01-01, SOURCE_DATE_EPOCH of stdenv: the time of everything in the customisation layer.
+  stdenvEpoch = "@315532800";
+
+  # Members of a specification; in nix, null is an argument that was not given.
+  given = lib.filterAttrs (_name: value: value != null);
+
+  streamLayeredImage = lib.makeOverridable (
+    {
+      name,
+      tag ? null,
+      fromImage ? null,
+      contents ? [ ],
+      config ? { },
+      architecture ? pkgs.stdenv.hostPlatform.go.GOARCH,
+      created ? "1970-01-01T00:00:01Z",
+      mtime ? "1970-01-01T00:00:01Z",
+      uid ? 0,
+      gid ? 0,
+      uname ? "root",
+      gname ? "root",
+      maxLayers ? 100,
+      extraCommands ? "",
+      fakeRootCommands ? "",
+      enableFakechroot ? false,
+      includeStorePaths ? true,
+      includeNixDB ? false,
+      layeringPipeline ? null,
+      passthru ? { },
+      debug ? false,
+    }:
+    assert lib.assertMsg (layeringPipeline != null || maxLayers > 1)
+      "the maxLayers argument of dockerTools.buildLayeredImage function must be greather than 1 (current value: ${toString maxLayers})";
+    assert lib.assertMsg (enableFakechroot -> !pkgs.stdenv.hostPlatform.isDarwin)
+      "cannot use enableFakechroot because it is not portable to Darwin; build the image for Linux, or use paths relative to the current directory in fakeRootCommands";
+    let
+      baseName = baseNameOf name;
+      imageName = lib.toLower name;
+      imageTag = if tag != null then tag else tools.hashPart conf;
+      contentPaths = tools.storePaths contents;
+
+      baseJson = writeText "${baseName}-base.json" (
+        builtins.toJSON {
+          inherit architecture config;
+          os = "linux";
+        }
+      );
+
+      recipe = {
+        contents = contentPaths;
+        conflicts = "first";
+        customisation_mtime = stdenvEpoch;
+      };
+
+      # Commands run in a build, once. A database is made there as well: of the contents' closure.
+      isMade = extraCommands != "" || fakeRootCommands != "" || includeNixDB;
+
+      layer =
+        runCommand "${baseName}-customisation-layer"
+          {
+            __structuredAttrs = true;
+            exportReferencesGraph.graph = contentPaths;
+            spec = builtins.toJSON (
+              given (
+                recipe
+                // {
+                  inherit enableFakechroot includeNixDB;
+                  name = imageName;
+                  store_dir = builtins.storeDir;
+                  fromImage = baseImage;
+                  extraCommands = tools.withSetup extraCommands;
+                  fakeRootCommands = tools.withSetup fakeRootCommands;
+                }
+                // lib.optionalAttrs includeNixDB {
+                  references_graph = ".attrs.json";
+                  roots = contentPaths;
+                }
+              )
+            );
+          }
+          ''
+            [ -e .attrs.json ] || cp "$NIX_ATTRS_JSON_FILE" .attrs.json
+            printf %s "$spec" | ${command} customise - -o "$out"
+          '';
+
+      baseImage = if fromImage == null then null else "${tools.archive fromImage}";
+
+      spec = {
+        inherit
+          architecture
+          config
+          created
+          gid
+          gname
+          includeStorePaths
+          layeringPipeline
+          maxLayers
+          mtime
+          uid
+          uname
+          ;
+        name = imageName;
+        fromImage = baseImage;
+        store_dir = builtins.storeDir;
+        layering = "auto";
+        references_graph = ".attrs.json";
+        roots = [ baseJson ] ++ lib.optional isMade layer;
+        # Both take part in the layering, as they do in dockerTools.
+        unshipped = [ baseJson ] ++ lib.optional isMade layer;
+      }
+      // (if isMade then { customisation_layer = layer; } else recipe);
+
+      conf =
+        runCommand "${baseName}-conf.json"
+          {
+            __structuredAttrs = true;
+            inherit imageName;
+            exportReferencesGraph.graph = lib.optionals includeStorePaths (
+              [ "${baseJson}" ] ++ (if isMade then [ "${layer}" ] else contentPaths)
+            );
+            spec = builtins.toJSON (given spec);
+            imageTag = tag;
+            preferLocalBuild = true;
+          }
+          ''
+            [ -e .attrs.json ] || cp "$NIX_ATTRS_JSON_FILE" .attrs.json
+            if [ -z "$imageTag" ]; then
+              imageTag=''${out##*/}
+              imageTag=''${imageTag%%-*}
+            fi
+            printf %s "$spec" | ${command} plan - --repo-tag "$imageName:$imageTag" > "$out"
+          '';
+
+      stream =
+        runCommand "stream-${baseName}"
+          {
+            inherit imageName;
+            preferLocalBuild = true;
+            passthru = passthru // {
+              inherit conf imageTag;
+              streamScript = command;
+              isExe = true;
+              # The executable where `lib.getExe` looks for it.
+              bin = runCommand "stream-${baseName}-bin" { } ''
+                mkdir -p "$out/bin"
+                ln -s ${stream} "$out/bin/stream-${baseName}"
+              '';
+            };
+            meta.mainProgram = "stream-${baseName}";
+            script = ''
+              #!${pkgs.pkgsBuildBuild.runtimeShell}
+              exec ${command} ${conf} "$@"
+            '';
+          }
+          ''
+            printf %s "$script" > "$out"
+            chmod +x "$out"
+          '';
+    in
+    stream
+  );
+
+  buildLayeredImage = lib.makeOverridable (
+    {
+      name,
+      compressor ? "gz",
+      ...
+    }@arguments:
+    let
+      stream = streamLayeredImage (builtins.removeAttrs arguments [ "compressor" ]);
+      chosen = tools.chosenCompressor name compressor;
+    in
+    runCommand "${baseNameOf name}.tar${chosen.extension}" {
+      inherit (stream) imageName;
+      preferLocalBuild = true;
+      passthru = builtins.removeAttrs stream.passthru [ "isExe" "bin" ] // { inherit stream; };
+    } ''${stream} --compress ${chosen.compression} > "$out"''
+  );
+in
+
+{
+  inherit streamLayeredImage buildLayeredImage;
+
+  buildLayeredImageWithNixDb = arguments: buildLayeredImage (arguments // { includeNixDB = true; });
+}

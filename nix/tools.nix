@@ -1,0 +1,83 @@
+# What the families of functions share. Not public.
+{
+  pkgs,
+  lib,
+  stream-image,
+  ...
+}:
+
+let
+  # Builds run on the build platform, with its programs.
+  inherit (pkgs.buildPackages) runCommand stdenvNoCC writeText;
+
+  # The variables of a builder, as text for the shell: those of a derivation without attributes. Theirs
+  # are the same for each image.
+  variables =
+    let
+      attributes = builtins.removeAttrs (runCommand "commands" { } "").drvAttrs [
+        "args"
+        "buildCommand"
+        "passAsFile"
+      ];
+      export =
+        name: value:
+        lib.optionalString (
+          !lib.hasPrefix "__" name && !builtins.isAttrs value || lib.isDerivation value
+        ) "export ${name}=${lib.escapeShellArg (toString value)}\n";
+    in
+    lib.concatStrings (lib.mapAttrsToList export attributes);
+in
+
+rec {
+  inherit runCommand writeText;
+
+  # The command line.
+  command = "${stream-image}/bin/stream-image";
+
+  # The hash part of where a derivation's output will be, known before it is built.
+  hashPart =
+    derivation:
+    builtins.substring 0 32 (baseNameOf (builtins.unsafeDiscardStringContext derivation.outPath));
+
+  # Contents as dockerTools takes them, one or a list, nested or not, as store paths: those of
+  # derivations, copies of paths, strings as they are.
+  storePaths = contents: map (content: "${content}") (lib.flatten [ contents ]);
+
+  # Commands of an image with what stdenv gives them: PATH, variables and shell functions. To be put
+  # into the derivation whose output is `$out`.
+  withSetup =
+    commands:
+    lib.optionalString (commands != "") ''
+      ${variables}export out=${builtins.placeholder "out"}
+      . ${stdenvNoCC}/setup
+      ${commands}'';
+
+  # A base image as a file: one that is streamed has to be written.
+  archive =
+    image:
+    if image.isExe or false then
+      runCommand "${baseNameOf image.imageName}.tar" { preferLocalBuild = true; } ''${image} > "$out"''
+    else
+      image;
+
+  compressors = {
+    none = {
+      extension = "";
+      compression = "none";
+    };
+    gz = {
+      extension = ".gz";
+      compression = "gzip";
+    };
+    zstd = {
+      extension = ".zst";
+      compression = "zstd";
+    };
+  };
+
+  # The entry of `compressors` for an image's argument.
+  chosenCompressor =
+    imageName: compressor:
+    compressors.${compressor}
+      or (throw "in docker image ${imageName}: compressor must be one of: [${toString (builtins.attrNames compressors)}]");
+}
