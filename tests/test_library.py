@@ -299,7 +299,7 @@ def test_level_that_is_omitted(conf: stream.ImageConf) -> None:
     [
         (
             {"archive_format": "zip"},
-            "archive_format: 'zip' is not one of docker-archive, oci-archive",
+            "archive_format: 'zip' is not one of docker-archive, docker-archive-legacy, oci-archive",
         ),
         ({"threads": 0}, "threads: 0 is not a positive whole number"),
         ({"threads": -1}, "threads: -1 is not a positive whole number"),

@@ -71,7 +71,8 @@ def add_format_argument(parser: argparse.ArgumentParser) -> None:
     """Add the option that chooses the archive's format."""
     parser.add_argument(
         "--format", choices=ARCHIVE_FORMATS, default="docker-archive",
-        help="docker-archive (default), or oci-archive, which is also an OCI image layout",
+        help="docker-archive (default); docker-archive-legacy, with the members that dockerTools'"
+        " buildImage writes besides; or oci-archive, which is also an OCI image layout",
     )  # fmt: skip
 
 

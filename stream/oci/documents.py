@@ -111,6 +111,28 @@ def archive_manifest(items: Sequence[dict[str, Any]]) -> bytes:
     return _compact(items)
 
 
+def repositories(tags: Mapping[str, Mapping[str, str]]) -> bytes:
+    """Return the `repositories` of images: the ID of the top layer by repository and tag. Docker
+    Image Specification v1.
+    """
+    return _compact(tags)
+
+
+def legacy_layer(layer_id: str, parent: str, size: int, config: bytes, *, is_top: bool) -> bytes:
+    """Return the `json` of a layer of `size` bytes in the image with the image config `config`;
+    `parent` is empty for the lowest. Docker Image Specification v1.
+    """
+    image = json.loads(config)
+    document = {
+        "id": layer_id,
+        **({"parent": parent} if parent else {}),
+        "Size": size,
+        **{key: image[key] for key in ("architecture", "created", "os") if key in image},
+        **({"config": image.get("config") or {}} if is_top else {}),
+    }
+    return _compact(document)
+
+
 def oci_manifest(config: bytes, layers: Sequence[Layer], annotations: Mapping[str, str]) -> bytes:
     """Return the OCI manifest of an image; `config` is its image config."""
     document = {

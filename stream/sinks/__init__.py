@@ -13,9 +13,10 @@ from stream.interfaces import Sink
 from stream.observer import Observer
 from stream.pipes import descriptor_of
 from stream.sinks.docker_archive import DockerArchive
+from stream.sinks.legacy_archive import LegacyArchive
 from stream.sinks.oci_archive import OciArchive
 
-ArchiveFormat = Literal["docker-archive", "oci-archive"]
+ArchiveFormat = Literal["docker-archive", "docker-archive-legacy", "oci-archive"]
 
 
 class ArchiveSink(Sink, Protocol):
@@ -30,6 +31,7 @@ class ArchiveSink(Sink, Protocol):
 
 ARCHIVE_FORMATS: dict[ArchiveFormat, type[ArchiveSink]] = {
     "docker-archive": DockerArchive,
+    "docker-archive-legacy": LegacyArchive,
     "oci-archive": OciArchive,
 }
 

@@ -26,8 +26,8 @@ def layer_name(source: LayerSource) -> str:
 class _ArchiveLayer(MemberWriter):
     """A layer being written into an archive. See `stream.interfaces.LayerWriter`."""
 
-    def __init__(self, archive: ArchiveWriter, source: LayerSource) -> None:
-        super().__init__(archive, layer_name(source), source.size)
+    def __init__(self, archive: ArchiveWriter, name: str, source: LayerSource) -> None:
+        super().__init__(archive, name, source.size)
         self._comment = source.comment
         self._compression = source.compression
         self._content: tuple[Digest, int] | None = None
@@ -84,7 +84,7 @@ class DockerArchive:
 
     def begin_layer(self, source: LayerSource) -> LayerWriter:
         """See the interface."""
-        return _ArchiveLayer(self._archive, source)
+        return _ArchiveLayer(self._archive, self.layer_name(source), source)
 
     def add_image(self, image: ImageDocuments) -> Image:
         """See the interface."""
