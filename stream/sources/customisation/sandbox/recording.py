@@ -12,9 +12,10 @@ makes it:
 - `Recorder.stop`: waits until the last of the commands' processes has ended.
 - `Recorder.note`, before, and `Recorder.find`, at the end: the record of a file.
 
-A change of owner is recorded, and succeeds. A device becomes an empty file, and is recorded. All
-other calls, and those that name no file, are left to the kernel, which answers as without us. So
-is a change of mode; only fakeroot is told of it, which would go on reporting the old one.
+A change of owner is recorded, and succeeds. A device becomes an empty file, and is recorded. The
+status of a file that has a record is given with it. All other calls, and those that name no file,
+are left to the kernel, which answers as without us. So is a change of mode; only fakeroot is told
+of it, which would go on reporting the old one.
 
 What was recorded belongs to a file, not to a number: file systems give the inode number of a removed
 file to the next one. The file's generation, or the time of its birth, tells them apart, so that no
@@ -22,9 +23,10 @@ descriptor has to be held for each.
 
 The thread has the commands' own privileges, so whatever they make it do they could do themselves.
 It opens files only to look at them (O_PATH), each name in a directory of its own: a link leads where
-it leads the caller. It changes nothing but in one place: a device's placeholder is made in the
-directory that was found, and must be new. Nobody may trace the process that this is in, or take its
-descriptors, among them the one from which questions are read.
+it leads the caller. It changes nothing but this: it makes a device's placeholder, which must be
+new, in the directory that was found; it takes set-ID bits from the file that was found, as the
+kernel does; and it writes a status to where the caller wants it. Nobody may trace the process that
+this is in, or take its descriptors, among them the one from which questions are read.
 
 Of the filters of several sandboxes the strictest answer counts: what Nix's refuses (modes with set-ID
 bits, extended attributes) never comes here. Only fakeroot's preload helps there.
@@ -44,15 +46,17 @@ import stat
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import NamedTuple, Self
 
+PATIENCE = 5.0  # seconds until we do not wait any more for the last process
 KEEP = 0xFFFFFFFF  # the owner or group -1 of chown(2)
 
 # The numbers of system calls by architecture, as linux/audit.h has these. One kernel can have
 # programs of several: x86-64 also those of i386, arm64 those of arm.
 _GENERIC = {
-    "fchmod": 52, "fchmodat": 53, "fchmodat2": 452, "fchown": 55, "fchownat": 54, "mknodat": 33,
+    "fchmod": 52, "fchmodat": 53, "fchmodat2": 452, "fchown": 55, "fchownat": 54, "fstat": 80,
+    "fstatat": 79, "mknodat": 33, "statx": 291,
 }  # fmt: skip
 _OLD = {"chmod": 15, "fchmod": 94, "fchmodat2": 452, "mknod": 14}
 _OLD |= {"chown16": 182, "fchown16": 95, "lchown16": 16}
@@ -60,11 +64,12 @@ _OLD |= {"chown": 212, "fchown": 207, "lchown": 198}
 _CALLS = {
     0xC000003E: {  # x86-64
         "chmod": 90, "chown": 92, "fchmod": 91, "fchmodat": 268, "fchmodat2": 452, "fchown": 93,
-        "fchownat": 260, "lchown": 94, "mknod": 133, "mknodat": 259,
+        "fchownat": 260, "fstat": 5, "fstatat": 262, "lchown": 94, "lstat": 6, "mknod": 133,
+        "mknodat": 259, "stat": 4, "statx": 332,
     },
-    0x40000003: {**_OLD, "fchmodat": 306, "fchownat": 298, "mknodat": 297},  # i386
+    0x40000003: {**_OLD, "fchmodat": 306, "fchownat": 298, "mknodat": 297, "statx": 383},  # i386
     0xC00000B7: _GENERIC,  # arm64
-    0x40000028: {**_OLD, "fchmodat": 333, "fchownat": 325, "mknodat": 324},  # arm
+    0x40000028: {**_OLD, "fchmodat": 333, "fchownat": 325, "mknodat": 324, "statx": 397},  # arm
     0xC00000F3: _GENERIC,  # riscv64
     0xC0000102: _GENERIC,  # loongarch64
 }  # fmt: skip
@@ -72,29 +77,46 @@ _NAMES = {
     architecture: {number: name for name, number in calls.items()}
     for architecture, calls in _CALLS.items()
 }
-# Those that we make ourselves, past fakeroot's preload: seccomp(2), statx(2).
-_SECCOMP, _STATX = {
-    "x86_64": (317, 332), "aarch64": (277, 291), "riscv64": (277, 291), "loongarch64": (277, 291),
-}.get(os.uname().machine, (0, 0))  # fmt: skip
+# Those that we make ourselves, past fakeroot's preload: seccomp(2), statx(2), newfstatat(2).
+_SECCOMP, _STATX, _FSTATAT = {
+    "x86_64": (317, 332, 262), "aarch64": (277, 291, 79), "riscv64": (277, 291, 79),
+    "loongarch64": (277, 291, 79),
+}.get(os.uname().machine, (0, 0, 0))  # fmt: skip
+# In struct stat and struct statx, the offsets of mode, uid, gid and device number.
+_STAT = (24, 28, 32, 40) if os.uname().machine == "x86_64" else (16, 24, 28, 32)
+_STATX_OFFSETS = (28, 20, 24, 128)
 _X32 = 1 << 30  # a bit in the numbers of x86-64 for programs with short pointers
 
 # Of linux/bpf_common.h.
 _LOAD, _AND, _EQUAL, _RETURN = 0x20, 0x54, 0x15, 0x06
 # Of linux/seccomp.h. WAIT_KILLABLE_RECV keeps a signal from breaking off a call that we answer.
-_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
+_NUMBER, _ARCHITECTURE, _INSTRUCTION_POINTER, _ARGUMENTS = (
+    0,
+    4,
+    8,
+    16,
+)  # offsets in struct seccomp_data
 _ALLOW, _NOTIFY = 0x7FFF0000, 0x7FC00000
 _SET_MODE_FILTER, _NEW_LISTENER, _WAIT_KILLABLE = 1, 1 << 3, 1 << 5
 _RECEIVE, _SEND, _IS_VALID = 0xC0502100, 0xC0182101, 0x80082102
 _QUESTION, _ANSWER = struct.Struct("=QIIiIQ6Q"), struct.Struct("=QqiI")
 _CONTINUE = 1
+_SET_FLAGS, _SYNC_WAKE_UP = 0x40082104, 1
 
 _PR_SET_DUMPABLE = 4
 _CAPABILITY_VERSION = 0x20080522
+_OPENAT2 = 437
+# struct open_how: RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH.
+_SHORT_WAY, _SHORT_WAY_TO_LINK = (
+    struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC | flag, 0, 2 | 4 | 8)
+    for flag in (0, os.O_NOFOLLOW)
+)
 _AT_FDCWD, _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = -100, 0x100, 0x1000
 _STATX_BASIC, _STATX_BTIME = 0x7FF, 0x800
 _STATUS = struct.Struct("=I12xIIIHxxQ40xqI44xII4x")  # struct statx, up to the device
+_AT_STATX_SYNC_TYPE = 0x6000
 _PROC = 0x9FA0  # PROC_SUPER_MAGIC
-_PATH_MAX, _LINKS_MAX = 4096, 40
+_PAGE, _PATH_MAX, _LINKS_MAX = 4096, 4096, 40
 _HANDLE_MAX = 128
 _OWNER_ACCESS = {stat.S_IFDIR: 0o700, stat.S_IFREG: 0o600}
 
@@ -119,11 +141,18 @@ class _Status(NamedTuple):
     birth: tuple[int, int]  # seconds and nanoseconds
 
 
+class _Piece(ctypes.Structure):
+    """struct iovec."""
+
+    _fields_ = (("start", ctypes.c_void_p), ("size", ctypes.c_size_t))
+
+
 class _Question(NamedTuple):
     """A call that the kernel asks about; `process` is its thread's directory in /proc."""
 
     number: int
     call: str
+    thread: int
     process: str
     arguments: tuple[int, ...]
 
@@ -143,18 +172,28 @@ class Recorder:
         self._faked = faked
         self._records: dict[tuple[int, int], tuple[object, Record]] = {}
         self._places = _Places()
+        self._room = bytearray(2 * _PAGE)  # for paths
+        room = (ctypes.c_char * len(self._room)).from_buffer(self._room)
+        self._room_piece = ctypes.byref(_Piece(ctypes.addressof(room), len(room)))
         self._ours, self._theirs = socket.socketpair()
         self._thread: threading.Thread | None = None
         self._listener = -1
 
+        self._calls = {
+            name: getattr(self, f"_{name.removesuffix('16')}")
+            for calls in _CALLS.values()
+            for name in calls
+        }
+
     # ---- the interface
 
-    def attach(self) -> bool:
-        """Have this process, which must not gain privileges any more, asked about. Return False
+    def attach(self, *, preloaded: bool = False) -> bool:
+        """Have this process, which must not gain privileges any more, asked about. With
+        `preloaded`, its programs load fakeroot's preload if they load anything. Return False
         if that is not possible.
         """
         try:
-            listener = _install_filter(modes=self._faked)
+            listener = _install_filter(filter_program(modes=self._faked, preloaded=preloaded))
         except OSError:
             self._theirs.send(b"-")
             return False
@@ -181,21 +220,24 @@ class Recorder:
         return True
 
     def stop(self) -> None:
-        """Wait until all processes that were asked about have ended."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-
-    def note(self, path: bytes, uid: int, gid: int) -> None:
-        """Record the owner that a file has from the beginning."""
-        with _closing(os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)) as fd:
-            self._records[_status(fd).inode] = _identity(fd), Record(uid, gid)
-
-    def find(self, path: bytes) -> Record | None:
-        """Return what was recorded of the file at `path`; links are not followed. None if there
-        is nothing.
+        """Wait until the last question is answered: all processes that were asked about have
+        ended.
         """
-        with _closing(os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)) as fd:
+        if self._thread is not None:
+            self._thread.join(PATIENCE)
+
+    def note(self, path: bytes, record: Record) -> None:
+        """Record what the file at `path` is from the beginning; links are not followed."""
+        with _File(os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)) as fd:
+            self._records[_status(fd).inode] = _identity(fd), record
+
+    def find(self, path: bytes, inode: tuple[int, int]) -> Record | None:
+        """Return what was recorded of the file at `path`, which has this device and inode number;
+        links are not followed. None if there is nothing.
+        """
+        if inode not in self._records:
+            return None
+        with _File(os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)) as fd:
             status = _status(fd)
             if (found := self._records.get(status.inode)) is None:
                 return None
@@ -206,6 +248,8 @@ class Recorder:
 
     def _serve(self) -> None:
         _set_capabilities(self._capabilities)
+        with suppress(OSError):  # since Linux 6.6: who asks and we take turns, on one processor
+            fcntl.ioctl(self._listener, _SET_FLAGS, _SYNC_WAKE_UP)
         poll = select.poll()
         poll.register(self._listener, select.POLLIN)
         try:
@@ -228,16 +272,20 @@ class Recorder:
         name = _NAMES.get(architecture, {}).get(call & ~_X32, "")
         flags = 0
         try:
-            question = _Question(number, name, self._places.of(thread), tuple(arguments))
-            getattr(self, f"_{name.removesuffix('16')}")(question)
+            if "stat" in name and not self._records:
+                flags = _CONTINUE
+            else:
+                place = self._places.of(thread)
+                question = _Question(number, name, thread, place, tuple(arguments))
+                self._calls[name](question)
         except Exception:  # noqa: BLE001 — who waits for an answer must get one
             flags = _CONTINUE
         with suppress(OSError):
             fcntl.ioctl(self._listener, _SEND, _ANSWER.pack(number, 0, 0, flags))
 
     def _check(self, question: _Question) -> None:
-        """Check that who asked still waits. Otherwise its number may be another process's by
-        now: what we opened in /proc before counts only if this does not raise OSError.
+        """Check that who asked still waits. Otherwise its number may be another process's by now:
+        what we read and opened before counts only if this does not raise OSError.
         """
         fcntl.ioctl(self._listener, _IS_VALID, struct.pack("=Q", question.number))
 
@@ -245,22 +293,22 @@ class Recorder:
 
     def _chown(self, question: _Question) -> None:
         path, uid, gid, *_ = question.arguments
-        with self._found(question, _AT_FDCWD, path, 0) as fd:
+        with self._find(question, _AT_FDCWD, path, 0) as fd:
             self._change_owner(question, fd, uid, gid)
 
     def _lchown(self, question: _Question) -> None:
         path, uid, gid, *_ = question.arguments
-        with self._found(question, _AT_FDCWD, path, _AT_SYMLINK_NOFOLLOW) as fd:
+        with self._find(question, _AT_FDCWD, path, _AT_SYMLINK_NOFOLLOW) as fd:
             self._change_owner(question, fd, uid, gid)
 
     def _fchown(self, question: _Question) -> None:
         descriptor, uid, gid, *_ = question.arguments
-        with self._opened(question, descriptor) as fd:
+        with self._open(question, descriptor) as fd:
             self._change_owner(question, fd, uid, gid)
 
     def _fchownat(self, question: _Question) -> None:
         directory, path, uid, gid, flags, *_ = question.arguments
-        with self._found(question, directory, path, flags) as fd:
+        with self._find(question, directory, path, flags) as fd:
             self._change_owner(question, fd, uid, gid)
 
     def _mknod(self, question: _Question) -> None:
@@ -273,22 +321,22 @@ class Recorder:
 
     def _chmod(self, question: _Question) -> None:
         path, mode, *_ = question.arguments
-        with self._found(question, _AT_FDCWD, path, 0) as fd:
+        with self._find(question, _AT_FDCWD, path, 0) as fd:
             self._change_mode(question, fd, mode)
 
     def _fchmod(self, question: _Question) -> None:
         descriptor, mode, *_ = question.arguments
-        with self._opened(question, descriptor) as fd:
+        with self._open(question, descriptor) as fd:
             self._change_mode(question, fd, mode)
 
     def _fchmodat(self, question: _Question) -> None:
         directory, path, mode, *_ = question.arguments
-        with self._found(question, directory, path, 0) as fd:
+        with self._find(question, directory, path, 0) as fd:
             self._change_mode(question, fd, mode)
 
     def _fchmodat2(self, question: _Question) -> None:
         directory, path, mode, flags, *_ = question.arguments
-        with self._found(question, directory, path, flags) as fd:
+        with self._find(question, directory, path, flags) as fd:
             self._change_mode(question, fd, mode)
 
     def _change_owner(self, question: _Question, fd: int, uid: int, gid: int) -> None:
@@ -328,9 +376,13 @@ class Recorder:
     ) -> None:
         with open(f"{question.process}/status", encoding="utf-8", errors="replace") as file:
             umask = next(int(line.split()[1], 8) for line in file if line.startswith("Umask:"))
-        with self._directory_of(question, directory, path) as (above, name):
+        above, slash, name = self._read_path(question, path).rpartition(b"/")
+        if name in (b"", b".", b".."):
+            raise _LeaveToTheKernelError
+        with self._reach(question, directory, above + slash or b".", follow=True) as parent:
+            self._check(question)
             flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY | os.O_CLOEXEC
-            with _closing(os.open(name, flags, stat.S_IMODE(mode) & ~umask, dir_fd=above)) as fd:
+            with _File(os.open(name, flags, stat.S_IMODE(mode) & ~umask, dir_fd=parent)) as fd:
                 number = device & 0xFFFFFFFF
                 kind = stat.S_IFMT(mode), os.major(number), os.minor(number)
                 self._records[_status(fd).inode] = _identity(fd), Record(0, 0, kind)
@@ -347,77 +399,122 @@ class Recorder:
                 os.fchmod(fd, mode)
         raise _LeaveToTheKernelError
 
+    def _stat(self, question: _Question) -> None:
+        path, buffer, *_ = question.arguments
+        with self._find(question, _AT_FDCWD, path, 0) as fd:
+            self._show(question, fd, buffer)
+
+    def _lstat(self, question: _Question) -> None:
+        path, buffer, *_ = question.arguments
+        with self._find(question, _AT_FDCWD, path, _AT_SYMLINK_NOFOLLOW) as fd:
+            self._show(question, fd, buffer)
+
+    def _fstat(self, question: _Question) -> None:
+        descriptor, buffer, *_ = question.arguments
+        with self._open(question, descriptor) as fd:
+            self._show(question, fd, buffer)
+
+    def _fstatat(self, question: _Question) -> None:
+        directory, path, buffer, flags, *_ = question.arguments
+        with self._find(question, directory, path, flags) as fd:
+            self._show(question, fd, buffer)
+
+    def _statx(self, question: _Question) -> None:
+        directory, path, flags, mask, buffer, *_ = question.arguments
+        with self._find(question, directory, path, flags) as fd:
+            record = self._record_of(fd)
+            data = ctypes.create_string_buffer(256)
+            how = _AT_EMPTY_PATH | flags & _AT_STATX_SYNC_TYPE
+            if _libc.syscall(_STATX, fd, b"", how, mask & 0xFFFFFFFF, data):
+                raise _LeaveToTheKernelError
+            _put(data, _STATX_OFFSETS, record)
+            if record.device:
+                struct.pack_into("=II", data, _STATX_OFFSETS[3], *record.device[1:])
+            self._write(question, buffer, data)
+
+    def _show(self, question: _Question, fd: int, buffer: int) -> None:
+        """Answer with the status of a file that has a record."""
+        record = self._record_of(fd)
+        data = ctypes.create_string_buffer(144 if _STAT[0] == 24 else 128)
+        if _libc.syscall(_FSTATAT, fd, b"", data, _AT_EMPTY_PATH):
+            raise _LeaveToTheKernelError
+        _put(data, _STAT, record)
+        if record.device:
+            struct.pack_into("=Q", data, _STAT[3], os.makedev(*record.device[1:]))
+        self._write(question, buffer, data)
+
+    def _record_of(self, fd: int) -> Record:
+        identity, record = self._records.get(_status(fd).inode, (None, Record()))
+        if identity is None or identity != _identity(fd):
+            raise _LeaveToTheKernelError
+        return record
+
     # ---- files that calls name
 
-    @contextmanager
-    def _opened(self, question: _Question, descriptor: int) -> Iterator[int]:
+    def _open(self, question: _Question, descriptor: int) -> _File:
         """Open the file of another process's descriptor, to look at it."""
         number = ctypes.c_int32(descriptor & 0xFFFFFFFF).value
         place = "cwd" if number == _AT_FDCWD else f"fd/{number}"
-        with _closing(os.open(f"{question.process}/{place}", os.O_PATH | os.O_CLOEXEC)) as fd:
-            self._check(question)
-            yield fd
+        return _File(os.open(f"{question.process}/{place}", os.O_PATH | os.O_CLOEXEC))
 
-    @contextmanager
-    def _found(
-        self, question: _Question, directory: int, address: int, flags: int
-    ) -> Iterator[int]:
+    def _find(self, question: _Question, directory: int, address: int, flags: int) -> _File:
         """Open the file that a call names, to look at it."""
         path = self._read_path(question, address)
-        if not path:
-            if not flags & _AT_EMPTY_PATH:
-                raise _LeaveToTheKernelError
-            with self._opened(question, directory) as fd:
-                yield fd
-            return
-        follow = not flags & _AT_SYMLINK_NOFOLLOW
-        with self._walk(question, directory, path) as walk:
-            yield walk.to_the_end(follow=follow)
+        if path:
+            return self._reach(question, directory, path, follow=not flags & _AT_SYMLINK_NOFOLLOW)
+        if flags & _AT_EMPTY_PATH:
+            return self._open(question, directory)
+        raise _LeaveToTheKernelError
 
-    @contextmanager
-    def _directory_of(
-        self, question: _Question, directory: int, address: int
-    ) -> Iterator[tuple[int, bytes]]:
-        """Open the directory for a new file that a call names. The value has the name, too."""
-        above, slash, name = self._read_path(question, address).rpartition(b"/")
-        if name in (b"", b".", b".."):
-            raise _LeaveToTheKernelError
-        with self._walk(question, directory, above + slash) as walk:
-            yield walk.to_the_end(follow=True), name
+    def _reach(self, question: _Question, directory: int, path: bytes, *, follow: bool) -> _File:
+        """Open the file at `path`, as who asked would reach it."""
+        is_absolute = path.startswith(b"/")
+        start = self._root(question) if is_absolute else self._open(question, directory)
+        with start as fd:
+            if (found := _open_below(fd, path, follow=follow)) >= 0:
+                return _File(found)
+            process = os.path.basename(question.process)
+            with self._root(question) as root, _Walk(root, os.dup(fd), path, process) as walk:
+                return _File(walk.to_the_end(follow=follow))
 
-    @contextmanager
-    def _walk(self, question: _Question, directory: int, path: bytes) -> Iterator[_Walk]:
-        with _closing(
-            os.open(f"{question.process}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        ) as root:
-            self._check(question)
-            if path.startswith(b"/"):
-                start = os.dup(root)
-            else:
-                with self._opened(question, directory) as fd:
-                    start = os.dup(fd)
-            walk = _Walk(root, start, path, os.path.basename(question.process))
-            with walk:
-                yield walk
+    @staticmethod
+    def _root(question: _Question) -> _File:
+        return _File(os.open(f"{question.process}/root", os.O_PATH | os.O_CLOEXEC))
 
     def _read_path(self, question: _Question, address: int) -> bytes:
         """Return the text at `address` of who asked."""
-        with _closing(os.open(f"{question.process}/mem", os.O_RDONLY | os.O_CLOEXEC)) as memory:
-            self._check(question)
-            found = b""
-            while b"\0" not in found:
-                if len(found) >= _PATH_MAX:
-                    raise _LeaveToTheKernelError
-                # Up to the end of the page, as the next may not be there.
-                size = 4096 - (address + len(found)) % 4096
-                piece = os.pread(memory, size, address + len(found))
-                if not piece:
-                    raise _LeaveToTheKernelError
-                found += piece
-        path, _, _ = found.partition(b"\0")
-        if len(path) >= _PATH_MAX:
+        # Page by page, as the next may not be there.
+        first = _PAGE - address % _PAGE
+        theirs = (_Piece * 2)(_Piece(address, first), _Piece(address + first, _PAGE))
+        size = _libc.process_vm_readv(question.thread, self._room_piece, 1, theirs, 2, 0)
+        end = self._room.find(b"\0", 0, max(0, size))
+        if not 0 <= end < _PATH_MAX:
             raise _LeaveToTheKernelError
-        return path
+        return bytes(self._room[:end])
+
+    def _write(self, question: _Question, address: int, data: ctypes.Array[ctypes.c_char]) -> None:
+        """Put `data` at `address` of who asked. Raises OSError."""
+        ours, theirs = _Piece(ctypes.addressof(data), len(data)), _Piece(address, len(data))
+        self._check(question)
+        piece = ctypes.byref(theirs)
+        size = _libc.process_vm_writev(question.thread, ctypes.byref(ours), 1, piece, 1, 0)
+        if size != len(data):
+            raise _LeaveToTheKernelError
+
+
+class _File:
+    """A descriptor, closed at the end of the context whose value it is."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __enter__(self) -> int:
+        return self._fd
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
 
 
 class _Places:
@@ -463,7 +560,7 @@ def _numbers(place: str) -> list[int]:
 
 class _Walk:
     """The way along a path, as another process would go: one name at a time, with that process's
-    root directory. Owns `start` and what it opens; `root` stays open.
+    root directory. Owns `start` and what it opens, but for the last; `root` stays open.
     """
 
     def __init__(self, root: int, start: int, path: bytes, process: str) -> None:
@@ -481,7 +578,7 @@ class _Walk:
         os.close(self._fd)
 
     def to_the_end(self, *, follow: bool) -> int:
-        """Return a descriptor of the file at the end, valid as long as this walk. Raises OSError."""
+        """Return a descriptor of the file at the end, to be closed. Raises OSError."""
         while self._left:
             name = self._left.pop()
             if name == b".." and _is_same(self._fd, self._root):
@@ -491,11 +588,11 @@ class _Walk:
             if stat.S_ISLNK(_status(fd).mode) and (
                 not is_last or follow or self._must_be_directory
             ):
-                with _closing(fd):
+                with _File(fd):
                     self._follow(fd, name, is_last=is_last)
             else:
                 self._move(fd)
-        return self._fd
+        return os.dup(self._fd)
 
     def _move(self, fd: int) -> None:
         os.close(self._fd)
@@ -527,12 +624,12 @@ def _split(path: bytes) -> list[bytes]:
 # ---- files
 
 
-@contextmanager
-def _closing(fd: int) -> Iterator[int]:
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+def _open_below(start: int, path: bytes, *, follow: bool) -> int:
+    """Return a descriptor of the file at `path` to look at, if the way is short: no link, and
+    nothing above `start`. Otherwise -1, or where openat2(2) is missing.
+    """
+    way = _SHORT_WAY if follow else _SHORT_WAY_TO_LINK
+    return int(_libc.syscall(_OPENAT2, start, path.lstrip(b"/") or b".", way, len(way)))
 
 
 def _status(fd: int) -> _Status:
@@ -544,6 +641,18 @@ def _status(fd: int) -> _Status:
     if not mask & _STATX_BTIME:
         birth = [0, 0]
     return _Status(mode, (os.makedev(major, minor), inode), (birth[0], birth[1]))
+
+
+def _put(data: ctypes.Array[ctypes.c_char], offsets: tuple[int, ...], record: Record) -> None:
+    """Put the owner and the type of a record into a status that the kernel wrote."""
+    mode, uid, gid, _ = offsets
+    if record.uid != KEEP:
+        struct.pack_into("=I", data, uid, record.uid)
+    if record.gid != KEEP:
+        struct.pack_into("=I", data, gid, record.gid)
+    if record.device:
+        (before,) = struct.unpack_from("=H", data, mode)
+        struct.pack_into("=H", data, mode, record.device[0] | stat.S_IMODE(before))
 
 
 def _is_same(fd: int, other: int) -> bool:
@@ -589,11 +698,10 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
-def _install_filter(*, modes: bool) -> int:
+def _install_filter(code: bytes) -> int:
     """Return a descriptor for questions about this process. Raises OSError."""
     if not _SECCOMP:
         raise OSError(errno.ENOSYS, "unknown architecture")
-    code = filter_program(modes=modes)
     program = _Program(len(code) // 8, code)
     for flags in (_NEW_LISTENER | _WAIT_KILLABLE, _NEW_LISTENER):
         found = _libc.syscall(_SECCOMP, _SET_MODE_FILTER, flags, ctypes.byref(program))
@@ -602,9 +710,9 @@ def _install_filter(*, modes: bool) -> int:
     raise OSError(ctypes.get_errno(), "seccomp")
 
 
-def filter_program(*, modes: bool) -> bytes:
+def filter_program(*, modes: bool, preloaded: bool) -> bytes:
     """Return the seccomp filter, in the kernel's byte order. With `modes`, changes of mode are
-    asked about.
+    asked about; for `preloaded`, see `Recorder.attach`.
     """
     program = b""
     for architecture, calls in _CALLS.items():
@@ -612,7 +720,7 @@ def filter_program(*, modes: bool) -> bytes:
         for name, number in calls.items():
             if "chmod" in name and not modes:
                 continue
-            question = _question(name)
+            question = _asking(name, preloaded=preloaded)
             body += _instruction(_EQUAL, number, otherwise=len(question) // 8) + question
         body += _instruction(_RETURN, _ALLOW)
         program += _instruction(_LOAD, _ARCHITECTURE)
@@ -620,20 +728,25 @@ def filter_program(*, modes: bool) -> bytes:
     return program + _instruction(_RETURN, _ALLOW)
 
 
-def _question(name: str) -> bytes:
+def _asking(name: str, *, preloaded: bool) -> bytes:
     """Return the instructions for a call: whether we are asked."""
-    ask = _instruction(_RETURN, _NOTIFY)
-    if not name.startswith("mknod"):
-        return ask
-    mode = _ARGUMENTS + 8 * (2 if name == "mknodat" else 1)
-    return (
-        _instruction(_LOAD, mode)
-        + _instruction(_AND, 0o170000)
-        + _instruction(_EQUAL, stat.S_IFCHR, then=1)
-        + _instruction(_EQUAL, stat.S_IFBLK, otherwise=1)
-        + ask
-        + _instruction(_RETURN, _ALLOW)
-    )
+    ask, allow = _instruction(_RETURN, _NOTIFY), _instruction(_RETURN, _ALLOW)
+    if name.startswith("mknod"):
+        mode = _ARGUMENTS + 8 * (2 if name == "mknodat" else 1)
+        return (
+            _instruction(_LOAD, mode)
+            + _instruction(_AND, 0o170000)
+            + _instruction(_EQUAL, stat.S_IFCHR, then=1)
+            + _instruction(_EQUAL, stat.S_IFBLK, otherwise=1)
+            + (ask + allow)
+        )
+    if "stat" in name and preloaded:
+        # The preload asks fakeroot instead. A static program's code is in the first 4 GiB, where
+        # no library is: so others, which make many of these calls, do not have to wait for us.
+        # (One made to run at any address is not recognised, and sees root's files.)
+        high = _INSTRUCTION_POINTER + 4
+        return _instruction(_LOAD, high) + _instruction(_EQUAL, 0, otherwise=1) + ask + allow
+    return ask
 
 
 def _instruction(code: int, value: int, *, then: int = 0, otherwise: int = 0) -> bytes:

@@ -29,7 +29,7 @@ child = os.fork()
 if not child:
     module._set_capabilities(())
     module._libc.prctl(38, 1, 0, 0, 0)  # no new privileges
-    os.environ["ATTACHED"] = str(recorder.attach())
+    os.environ["ATTACHED"] = str(recorder.attach(preloaded=os.environ["PRELOADED"] == "1"))
     os.execv("/bin/sh", ["sh", "-c", script])
 started = recorder.start()
 _, status = os.waitpid(child, 0)
@@ -38,7 +38,8 @@ found = {}
 for above, directories, files in os.walk("."):
     for name in directories + files:
         path = os.path.relpath(os.path.join(above, name))
-        found[path] = recorder.find(os.fsencode(path))
+        entry = os.lstat(path)
+        found[path] = recorder.find(os.fsencode(path), (entry.st_dev, entry.st_ino))
 print(json.dumps([started, status, found]))
 """
 Run = Callable[..., dict[str, Any]]
@@ -76,10 +77,13 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
         if user is not None:
             os.chown(directory, user, user)
 
-        def run(script: str, output: list[str] | None = None) -> dict[str, Any]:
+        def run(
+            script: str, output: list[str] | None = None, *, preloaded: bool = False
+        ) -> dict[str, Any]:
             done = subprocess.run(
                 [PYTHON or sys.executable, "-I", "-S", "-c", DRIVER, code, script],
                 check=False, capture_output=True, text=True, cwd=directory, user=user, group=user,
+                env={**os.environ, "PRELOADED": str(int(preloaded))},
                 extra_groups=None if user is None else [], timeout=60,
             )  # fmt: skip
             assert done.stderr == ""
@@ -183,6 +187,26 @@ def test_links_lead_where_they_lead_the_caller(run: Run, raw: Path) -> None:
         unmet("no user namespaces")
     assert found == {"root/etc/file": owned(5, 6)}
     assert say == ["ok", "ENOENT"]
+
+
+@pytest.mark.parametrize("preloaded", [False, True])
+def test_status_is_what_was_recorded(run: Run, preloaded: bool) -> None:  # noqa: FBT001
+    """Static busybox sets the owner that it read with each group: a file would be root's again."""
+    said: list[str] = []
+    found = run(
+        "touch a b; busybox chown 5 a; busybox chown :6 a; busybox mknod c b 8 1; ln -s a l;"
+        " busybox stat -c '%u %g %F' a b; busybox stat -c '%t %T %F' c; busybox stat -Lc %u l;"
+        " busybox cp -a a copy; stat -c %u a",
+        said,
+        preloaded=preloaded,
+    )
+    assert found["a"] == found["copy"] == owned(5, 6)
+    before = "0 0" if os.geteuid() == 0 and said[1].startswith("0") else f"{NOBODY} {NOBODY}"
+    assert said[:4] == [
+        "5 6 regular empty file", f"{before} regular empty file", "8 1 block special file", "5",
+    ]  # fmt: skip
+    # A program that can load the preload asks fakeroot.
+    assert said[4] == (before.split(maxsplit=1)[0] if preloaded else "5")
 
 
 def test_callers_that_die(run: Run) -> None:
