@@ -49,10 +49,13 @@ def sparse_name(records: dict[str, bytes]) -> bytes | None:
     return records.get(NAME) if NAME in records and is_sparse(records) else None
 
 
-def check_map(records: dict[str, bytes], size: int, content: ByteSource) -> None:
-    """Check the map of a sparse file of which `size` bytes are stored; `content` is at their
-    beginning. A map is the offsets and sizes of data, in order, within the file, and of all
-    that is stored. Raises ValueError for a malformed one, ArchiveError if `content` is cut.
+def read_map(
+    records: dict[str, bytes], size: int, content: ByteSource
+) -> tuple[int, list[tuple[int, int]]]:
+    """Return the size of a sparse file of which `size` bytes are stored, and its map; `content`
+    is at their beginning, and then at that of the data. A map is the offsets and sizes of data,
+    in order, within the file, and of all that is stored. Raises ValueError for a malformed one,
+    ArchiveError if `content` is cut.
     """
     if records.get(_MAJOR) == b"1":
         begin = content.position
@@ -64,13 +67,15 @@ def check_map(records: dict[str, bytes], size: int, content: ByteSource) -> None
         if len(numbers) != 2 * parse_decimal(records.get(_BLOCKS, b"")):
             raise ValueError("its map has another number of blocks")
     end = 0
-    for offset, length in zip(numbers[::2], numbers[1::2], strict=True):
+    pairs = [*zip(numbers[::2], numbers[1::2], strict=True)]
+    for offset, length in pairs:
         if offset < end or length < 0:
             raise ValueError("its map is not in order")
         end = offset + length
-    whole = next((records[key] for key in _SIZES if records.get(key)), b"%d" % size)
-    if end > parse_decimal(whole) or sum(numbers[1::2]) != stored:
+    whole = parse_decimal(next((records[key] for key in _SIZES if records.get(key)), b"%d" % size))
+    if end > whole or sum(numbers[1::2]) != stored:
         raise ValueError("its map has another size")
+    return whole, pairs
 
 
 def _stored_map(content: ByteSource, size: int) -> list[int]:

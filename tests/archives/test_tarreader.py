@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.archives.bytesource import StreamBytes
-from stream.archives.sparse import check_map
+from stream.archives.sparse import read_map
 from stream.archives.tarreader import Member, parse_raw_fields, read_members
 from stream.errors import ArchiveError
 from stream.tarwriter import encode_header, encode_record
@@ -304,7 +304,7 @@ def test_sparse_files() -> None:
     for records, content, name in ((OLD, b"ab", b"x"), (NEW, MAP + b"ab", b"y")):
         member, source = sparse(records, content)
         assert (member.name, member.is_sparse, member.size) == (name, True, len(content))
-        check_map(member.pax, member.size, source)
+        read_map(member.pax, member.size, source)
     unknown, _ = sparse({**NEW, b"major": b"2"}, b"")
     assert (unknown.name, unknown.is_sparse) == (b"x", False)
 
@@ -328,14 +328,14 @@ def test_sparse_files_with_a_bad_map(records: dict[bytes, bytes], content: bytes
     """Docker refuses them; without it they would pass for sound."""
     member, source = sparse(records, content)
     with pytest.raises(ValueError, match=r"its map|is not a number"):
-        check_map(member.pax, member.size, source)
+        read_map(member.pax, member.size, source)
 
 
 def test_map_without_lines() -> None:
     """Without it a megabyte of digits would be read again for each of its blocks."""
     member, source = sparse(NEW, b"1" * (1 << 20))
     with pytest.raises(ValueError, match="no end"):
-        check_map(member.pax, member.size, source)
+        read_map(member.pax, member.size, source)
     assert source.position < member.offset + 2048
 
 

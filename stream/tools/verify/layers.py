@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from stream.archives import tarreader
 from stream.archives.bytesource import ByteSource
-from stream.archives.sparse import check_map
+from stream.archives.sparse import read_map
 from stream.archives.tarreader import Member
 from stream.errors import ArchiveError
 from stream.limits import MAX_ENTRIES, MAX_LINKS, NAME_COST
@@ -61,7 +61,7 @@ def check_layer(
 
 def _check_sparse(member: Member, content: ByteSource) -> None:
     try:
-        check_map(member.pax, member.size, content)
+        read_map(member.pax, member.size, content)
     except ValueError as error:
         shown = printable(member.name)
         raise ArchiveError(content.name, f"{shown}: is a sparse file, but {error}") from None
