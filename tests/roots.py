@@ -99,10 +99,7 @@ def flattened(layers: Sequence[bytes]) -> dict[str, Node]:
                 del found[known]
 
     for layer in layers:
-        entries = [
-            ("/".join(part for part in info.name.split("/") if part not in ("", ".")), info, data)
-            for info, data in _members(layer)
-        ]
+        entries = [(_normal(info.name), info, data) for info, data in _members(layer)]
         for path, _, _ in entries:
             parent, _, name = path.rpartition("/")
             if name == OPAQUE:
@@ -119,14 +116,18 @@ def flattened(layers: Sequence[bytes]) -> dict[str, Node]:
                 if found.get(path[:at], {"kind": b""})["kind"] != b"5":
                     found[path[:at]] = _attributes(_implied(), b"")
             if info.islnk():
-                target = found["/".join(part for part in info.linkname.split("/") if part)]
+                target = found[_normal(info.linkname)]
                 remove_below(path)
                 found[path] = target
                 continue
-            if not (info.isdir() and found.get(path, {"kind": b""})["kind"] == b"5"):
+            if not (info.isdir() and (not path or found.get(path, {"kind": b""})["kind"] == b"5")):
                 remove_below(path)
             found[path] = _attributes(info, data)
     return _grouped(found)
+
+
+def _normal(name: str) -> str:
+    return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
 def _implied() -> tarfile.TarInfo:

@@ -19,7 +19,7 @@ from stream.faults import WHITEOUT
 from stream.interfaces import ContentWriter
 from stream.model import Recipe
 from stream.sources.customisation.content import opened
-from stream.sources.customisation.tree import Node, Tree
+from stream.sources.customisation.tree import Node, Tree, file
 from stream.sources.layer import ListedLayer
 from stream.tarwriter import (
     encode_header,
@@ -28,7 +28,7 @@ from stream.tarwriter import (
     tar_size,
 )
 from stream.text import printable
-from stream.typeflags import CHARACTER_DEVICE
+from stream.typeflags import CHARACTER_DEVICE, FILE, HARD_LINK
 
 _WHITEOUT = WHITEOUT.encode()
 
@@ -38,7 +38,9 @@ _BATCH = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeLayer(ListedLayer):
-    """A tree as a layer; every entry has `mtime` (seconds)."""
+    """A tree as a layer; every entry has `mtime` (seconds). The first name of a file has its
+    content; others are hard links to it.
+    """
 
     tree: Tree
     mtime: int
@@ -56,8 +58,10 @@ class MadeLayer(ListedLayer):
     def write_members(self, writer: ContentWriter) -> None:
         """See ListedLayer."""
         waiting: list[bytes] = []
-        for path, node in self.tree.entries():
-            waiting.append(_header(path, node, self.mtime))
+        for path, node, first in _entries(self.tree):
+            waiting.append(_header(path, node, self.mtime, first))
+            if first:
+                continue
             if node.source or node.data or len(waiting) == _BATCH:
                 writer.write(b"".join(waiting))
                 waiting.clear()
@@ -75,15 +79,30 @@ class MadeLayer(ListedLayer):
 
     def members(self) -> Iterator[Member]:
         """See ListedLayer."""
-        for path, node in self.tree.entries():
+        for path, node, first in _entries(self.tree):
             pax = {
                 XATTR + key.decode("utf-8", "surrogateescape"): value
                 for key, value in (node.xattrs or {}).items()
             }
             yield Member(
-                _name(path, node), node.typeflag, _size(node), node.mode & 0o7777, node.uid,
-                node.gid, b"", b"", self.mtime, node.link, node.device, 0, pax,
+                _name(path, node), HARD_LINK if first else node.typeflag,
+                0 if first else _size(node), node.mode & 0o7777, node.uid, node.gid, b"", b"",
+                self.mtime, first or node.link, node.device, 0, {} if first else pax,
             )  # fmt: skip
+
+
+def _entries(tree: Tree) -> Iterator[tuple[bytes, Node, bytes]]:
+    """Yield all nodes of `tree` with their paths, each with the name in the tar of the first
+    entry that is the same file; empty for the first itself.
+    """
+    names: dict[int, bytes] = {}
+    for path, node in tree.entries():
+        first = b""
+        if node.typeflag == FILE:
+            name = _name(path, node)
+            known = names.setdefault(id(node), name)
+            first = known if known != name else b""
+        yield path, node, first
 
 
 def _name(path: bytes, node: Node) -> bytes:
@@ -101,9 +120,10 @@ def _size(node: Node) -> int:
     return node.size if node.source else 0
 
 
-def _header(path: bytes, node: Node, mtime: int) -> bytes:
+def _header(path: bytes, node: Node, mtime: int, first: bytes) -> bytes:
+    """Return the header of `node`; `first` is the name that it is a hard link to, if it is."""
     records = b""
-    if node.xattrs:
+    if node.xattrs and not first:
         # GNU tar's own format cannot hold them. It and Go's archive/tar accept a header in
         # that format after a pax one.
         records = b"".join(
@@ -112,10 +132,10 @@ def _header(path: bytes, node: Node, mtime: int) -> bytes:
     return encode_header(
         _name(path, node),
         node.mode,
-        _size(node),
+        0 if first else _size(node),
         mtime,
-        link=node.link,
-        typeflag=node.typeflag,
+        link=first or node.link,
+        typeflag=HARD_LINK if first else node.typeflag,
         uid=node.uid,
         gid=node.gid,
         device=node.device,
@@ -138,22 +158,39 @@ def _refuse_whiteout(path: bytes, node: Node) -> None:
     raise RecipeError(f"/{printable(path)}{origin}", f"{wrong}; rename or remove it")
 
 
-def made_layer(tree: Tree, recipe: Recipe, *, mtime: int, complete: bool = True) -> MadeLayer:
+def _add_whiteouts(tree: Tree) -> None:
+    """Add an entry for each path that `tree` hides."""
+    for path in tree.hidden:
+        above, _, name = path.rpartition(b"/")
+        parent = tree.find(above)
+        assert parent is not None, "the tree has what is above a hidden path"
+        parent.children[_WHITEOUT + name] = file(b"", 0)
+
+
+def made_layer(
+    tree: Tree, recipe: Recipe, *, mtime: int, complete: bool = True, above: str = ""
+) -> MadeLayer:
     """Return `tree`, which `recipe` has made, as a layer source. It is not complete if the
-    recipe's commands were not run.
+    recipe's commands were not run. What the tree hides becomes whiteouts in it.
 
     Its fingerprint is 128 bits of xxh3 over everything in the layer except the content of
-    files on disk, which the recipe represents. Raises RecipeError for a whiteout.
+    files on disk, which the recipe represents, together with `above`, the ID of the image that
+    its commands ran in. Raises RecipeError for other whiteouts.
     """
     digest = xxhash.xxh3_128(ascii(replace(recipe, database=None)).encode())
-    size = count = 0
+    digest.update(above.encode())
     for path, node in tree.entries():
         _refuse_whiteout(path, node)
-        header = _header(path, node, mtime)
+    _add_whiteouts(tree)
+    size = count = 0
+    for path, node, first in _entries(tree):
+        header = _header(path, node, mtime, first)
         digest.update(header)
-        digest.update(node.data or node.head)
-        size += len(header) + padded(_size(node))
+        size += len(header)
         count += 1
+        if not first:
+            digest.update(node.data or node.head)
+            size += padded(_size(node))
     return MadeLayer(
         fingerprint=digest.hexdigest(),
         size=tar_size(size),

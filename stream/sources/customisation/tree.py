@@ -56,8 +56,9 @@ class Node:
     A file's content is `data`, or that of the file at `source`, whose `identity` must still
     hold when it is read; `head` replaces its first bytes. `link` is a
     link's target, `device` a device's major and minor number, `xattrs` extended attributes by
-    name, `children` a directory's entries by name. `origin` says in messages where the node
-    comes from.
+    name, `children` a directory's entries by name. `mtime_ns` is the modification time on disk
+    while commands run, unless that is the layer's. `origin` says in messages where the node
+    comes from. A file that is at several paths is a hard link.
     """
 
     typeflag: bytes
@@ -73,6 +74,7 @@ class Node:
     device: tuple[int, int] = (0, 0)
     xattrs: dict[bytes, bytes] | None = None
     children: dict[bytes, Node] = field(default_factory=dict)
+    mtime_ns: int | None = None
     origin: bytes = b""
 
     @property
@@ -124,10 +126,13 @@ class OccupiedError(Exception):
 
 
 class Tree:
-    """A tree with its root directory."""
+    """A tree with its root directory. `hidden` are the paths that are hidden below it; the
+    directories above them are in the tree.
+    """
 
     def __init__(self) -> None:
         self.root = directory()
+        self.hidden: frozenset[bytes] = frozenset()
 
     def find(self, path: bytes) -> Node | None:
         """Return the node at `path`, or None. Does not follow links."""
