@@ -139,6 +139,7 @@ class Recipe:
     users: tuple[User, ...] = ()
     groups: tuple[Group, ...] = ()
     database: NixDatabase | None = None
+    run_as_root: str = ""
     extra_commands: str = ""
     fake_root_commands: str = ""
     fakechroot: bool = False
@@ -149,7 +150,7 @@ class Recipe:
     @property
     def has_commands(self) -> bool:
         """True if anything is run to make the layer."""
-        return bool(self.extra_commands or self.fake_root_commands)
+        return bool(self.run_as_root or self.extra_commands or self.fake_root_commands)
 
 
 Commands: TypeAlias = Literal["sandboxed", "unsandboxed", "skipped"]

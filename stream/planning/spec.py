@@ -53,7 +53,6 @@ _ELSEWHERE = {
     "diskSize": "is not needed; no virtual machine is used",
     "from_image": 'is a key of confs; did you mean "fromImage"?',
     "repo_tag": "is a key of confs; use name and tag",
-    "runAsRoot": "needs a virtual machine; use fakeRootCommands with enableFakechroot",
     "store_layers": "is a key of confs; a specification leaves the layers to the planner",
 }
 DEFAULT_MAX_LAYERS = 100

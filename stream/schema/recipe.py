@@ -29,7 +29,7 @@ KEYS = frozenset(
     {
         "conflicts", "contents", "copy_to_root", "directories", "enable_fakechroot",
         "extra_commands", "fake_root_commands", "groups", "keep_contents_dirlinks", "network",
-        "nix_database", "owner", "perms", "users",
+        "nix_database", "owner", "perms", "run_as_root", "users",
     }
 )  # fmt: skip
 
@@ -81,6 +81,7 @@ def read_recipe(
         users=read_users(reader.get("users"), reader.at("users"), fault),
         groups=read_groups(reader.get("groups"), reader.at("groups"), fault),
         database=reader.database(),
+        run_as_root=reader.rooted_commands(),
         extra_commands=reader.commands("extra_commands"),
         fake_root_commands=reader.commands("fake_root_commands"),
         fakechroot=reader.fakechroot(),
@@ -152,9 +153,19 @@ class _Reader(_Members):
 
     def fakechroot(self) -> bool:
         value = self.boolean("enable_fakechroot")
-        if value and self._store_dir == "/":
-            self.fault("enable_fakechroot", "needs a store directory inside the tree, and it is /")
+        if value:
+            self._check_store_dir("enable_fakechroot")
         return value
+
+    def rooted_commands(self) -> str:
+        value = self.commands("run_as_root")
+        if value:
+            self._check_store_dir("run_as_root")
+        return value
+
+    def _check_store_dir(self, key: str) -> None:
+        if self._store_dir == "/":
+            self.fault(key, "needs a store directory inside the tree, and it is /")
 
     def commands(self, key: str) -> str:
         value = self.text(key, nul=True)
@@ -348,6 +359,7 @@ def recipe_document(recipe: Recipe) -> dict[str, Any]:
         "keep_contents_dirlinks": recipe.keep_dirlinks,
         "nix_database": recipe.database and database_document(recipe.database),
         "owner": recipe.owner and {"uid": uid, "gid": gid},
+        "run_as_root": recipe.run_as_root,
         **permission_documents(recipe.permissions),
         **user_documents(recipe.users, recipe.groups),
     }

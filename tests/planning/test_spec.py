@@ -130,7 +130,12 @@ def test_name_becomes_lower_case() -> None:
         ({"uid": -1}, "uid", "must be a number from 0"),
         ({"config": {"Cmd": "sh"}}, "config.Cmd", "must be a list"),
         ({"store_dir": "nix"}, "store_dir", "is not an absolute path"),
-        ({"runAsRoot": "true"}, "runAsRoot", "use fakeRootCommands"),
+        ({"runAsRoot": ["true"]}, "runAsRoot", "must be a string, not a list"),
+        (
+            {"runAsRoot": "true", "store_dir": "/"},
+            "runAsRoot",
+            "needs a store directory inside the tree",
+        ),
         ({"compressor": "gz"}, "compressor", "choose the compression"),
         ({"repo_tag": "x:1"}, "repo_tag", "use name and tag"),
     ],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stream.model import CustomisationLayer, ImageConf, Recipe
@@ -63,7 +64,13 @@ def _opened_own(
                     "the customisation layer is made by commands, and is shown without what they"
                     " make; run them with --run-commands"
                 )
-            yield made_layer(tree, means, mtime=conf.customisation_mtime, complete=not skipped)
+            yield made_layer(
+                tree,
+                means,
+                mtime=conf.customisation_mtime,
+                complete=not skipped,
+                above=base.image.image_id if base and means.run_as_root else "",
+            )
 
 
 @contextmanager
@@ -88,11 +95,12 @@ def _below(base: BaseImage, conf: ImageConf, recipe: Recipe) -> Below:
     tree = base.tree()
     entries = base_entries(tree, conf, SHADOW_PATHS)
     accounts = base_accounts(tree)
+    below = Below(entries=entries, accounts=accounts, image=base)
     if recipe.database is None:
-        return Below(entries=entries, accounts=accounts)
+        return below
     from stream.sources.base.database import base_database
 
-    return Below(entries=entries, accounts=accounts, database=base_database(tree))
+    return replace(below, database=base_database(tree))
 
 
 def _warn_of_lost_links(tree: Tree, conf: ImageConf, base: Base, warn: Warn) -> None:

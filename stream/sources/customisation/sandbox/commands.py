@@ -1,4 +1,5 @@
-"""The commands of a recipe, run in a scratch tree: `extraCommands`, `fakeRootCommands`.
+"""The commands of a recipe, run in a scratch tree: `runAsRoot`, `extraCommands`,
+`fakeRootCommands`.
 
 Knows the environment they run in, and that they run in a sandbox or without; not how a sandbox
 is made, where the tree comes from, nor how it is used.
@@ -36,7 +37,9 @@ from stream.sources.customisation.tree import Node, Tree
 from stream.text import one_line, printable
 from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE
 
-EXTRA, FAKE_ROOT = "extraCommands", "fakeRootCommands"
+EXTRA, FAKE_ROOT, AS_ROOT = "extraCommands", "fakeRootCommands", "runAsRoot"
+# Of capabilities(7), for the user's own files only: no mode keeps root from anything.
+_ROOTS = {"CAP_DAC_OVERRIDE": 1, "CAP_FOWNER": 3}
 MAX_NAMES = 5  # in a message
 MAX_COMMAND = 80  # characters of a command in a message
 MAX_FILES = 16384  # fakeroot closes every descriptor up to the limit, which may be a billion
@@ -73,7 +76,8 @@ def run_commands(  # noqa: PLR0913 — the inputs of a run
 
     Raises CommandsError and SourceError.
     """
-    with opened_scratch(_owner(recipe) if sandboxed else None) as place:
+    which = EXTRA if recipe.extra_commands else FAKE_ROOT
+    with opened_scratch(_owner(which) if sandboxed else None) as place:
         write(tree, place, mtime)
         runs = _Runs(
             place=place, recipe=recipe, disk=disk, mtime=mtime, warn=warn, sandboxed=sandboxed
@@ -87,11 +91,37 @@ def run_commands(  # noqa: PLR0913 — the inputs of a run
         yield tree
 
 
-def _owner(recipe: Recipe) -> tuple[int, int] | None:
+@contextmanager
+def run_as_root(  # noqa: PLR0913 — the inputs of a run
+    make: Callable[[Scratch], Tree],
+    recipe: Recipe,
+    *,
+    disk: Disk,
+    mtime: int,
+    warn: Callable[[str], None],
+    sandboxed: bool = True,
+) -> Iterator[Tree]:
+    """Run `run_as_root` of `recipe` in the tree that `make` returns, as its root directory; the
+    value is the tree that it leaves, without what is at `hidden_paths`. `make` may put files into the `staged`
+    directory. See `run_commands`.
+
+    Commands own every file, whatever its mode is; they see no tool of this machine that the
+    tree or the store has. Raises CommandsError and SourceError.
+    """
+    if not sandboxed:
+        wrong = "needs the sandbox, which has the image as its root directory"
+        raise CommandsError(AS_ROOT, f"{wrong}; leave out --unsandboxed")
+    with opened_scratch(_owner(AS_ROOT)) as place:
+        tree = make(place)
+        write(tree, place, mtime)
+        runs = _Runs(place=place, recipe=recipe, disk=disk, mtime=mtime, warn=warn, sandboxed=True)
+        yield runs.run(AS_ROOT, recipe.run_as_root, imposed=_imposed(tree))
+
+
+def _owner(which: str) -> tuple[int, int] | None:
     try:
         return isolation.owner()
     except isolation.NoSandboxError as error:
-        which = EXTRA if recipe.extra_commands else FAKE_ROOT
         raise CommandsError(which, _UNSANDBOXED.format(reason=f" ({error})")) from None
 
 
@@ -111,12 +141,13 @@ def _is_hidden(node: Node) -> bool:
 
 def _imposed(tree: Tree) -> list[list[Any]]:
     """Return the metadata of `tree` that fakeroot has to know beforehand, for `session`."""
+    distinct = {id(node): (path, node) for path, node in tree.entries()}
     return [
         [
             session.text(path), FORMATS[node.typeflag] | node.mode, node.uid, node.gid, *node.device,
             {session.text(key): session.text(value) for key, value in (node.xattrs or {}).items()},
         ]
-        for path, node in tree.entries()
+        for path, node in distinct.values()
         if _is_hidden(node)
         # The mode on disk was changed so that we can read the file.
         or unreadable_mode(node)
@@ -164,7 +195,8 @@ class _Runs:
             if shutil.which(program, path=path) is None:
                 how = _HOW_TO_GET.get(program, "install it")
                 raise CommandsError(which, f"{program} is not on PATH; {how}")
-        root = self._prepare_root(which, path) if fake and self.recipe.fakechroot else None
+        rooted = which == AS_ROOT or (fake and self.recipe.fakechroot)
+        root = self._prepare_root(which, path) if rooted else None
         request = {
             "which": which,
             "commands": commands,
@@ -175,6 +207,7 @@ class _Runs:
                 "PATH": path if root is None else root.path,
                 "TMPDIR": isolation.ROOTED_TEMPORARY,
             },
+            "capabilities": [*_ROOTS.values()] if which == AS_ROOT else [],
             "outside": os.stat("/proc/self/ns/pid").st_ino,
         }
         report = self._report(which, request, path, root, fake=fake)
@@ -184,6 +217,7 @@ class _Runs:
             hidden=hidden or {},
             omitted=_omitted(root, self.disk),
             mount_points=root.made if root else (),
+            hard_links=bool(self.recipe.run_as_root),
             socket=lambda path: self._warn_of_socket(which, path),
         )
         return listing.list(self.place.tree)
@@ -200,6 +234,8 @@ class _Runs:
             store_dir=self.disk.store_dir.decode(),
             store=self._store(),
             owner=self.place.owner,
+            is_system=which == AS_ROOT,
+            network=self.recipe.network,
         )
 
     def _store(self) -> str:
@@ -210,7 +246,7 @@ class _Runs:
     ) -> Report:
         """Carry out `request`, and return the report of `session`. Raises CommandsError."""
         ended = None
-        for command in self._commands(path, root, fake=fake):
+        for command in self._commands(which, path, root, fake=fake):
             environment = self._environment(path, fake=fake)
             try:
                 ended = run(command, environment, json.dumps(request), denied_calls())
@@ -233,7 +269,9 @@ class _Runs:
         # No file changes its owner on disk, even if that were allowed.
         return environment | ({"FAKEROOTDONTTRYCHOWN": "1"} if fake else {})
 
-    def _commands(self, path: str, root: Root | None, *, fake: bool) -> Iterator[list[str]]:
+    def _commands(
+        self, which: str, path: str, root: Root | None, *, fake: bool
+    ) -> Iterator[list[str]]:
         """Yield the commands that run `session`, each to be tried if the one before did not get
         so far.
         """
@@ -256,6 +294,7 @@ class _Runs:
             mounts=[*mounts, *(root.mounts if root else ())],
             links=root.links if root else {},
             rooted=root is not None,
+            capabilities=[*_ROOTS] if which == AS_ROOT else (),
             network=self.recipe.network,
             owner=self.place.owner,
         )
@@ -317,9 +356,14 @@ def _program() -> str:
 
 
 def _omitted(root: Root | None, disk: Disk) -> Collection[bytes]:
-    if root is None:
-        return ()
-    return {path.strip("/").encode() for path in (*PSEUDO, disk.store_dir.decode())}
+    return () if root is None else hidden_paths(disk)
+
+
+def hidden_paths(disk: Disk) -> frozenset[bytes]:
+    """Return the paths in a tree at which commands see other files if it is their root
+    directory.
+    """
+    return frozenset(path.strip("/").encode() for path in (*PSEUDO, disk.store_dir.decode()))
 
 
 def _describe_failure(commands: str, status: int, line: int) -> str:

@@ -63,8 +63,8 @@ class View:
     """The files that a sandboxed program sees: the directory `tree` at TREE and `temporary` at /tmp, both
     writable; `programs` are paths that it needs, such as the directories of PATH, and `mounts`
     further files. With `rooted`, the tree is also at ROOT, and has /dev, /proc, /sys and a
-    directory of ours there. `links` are symbolic links: the target of each path. `owner` is that
-    of the tree, as `owner` returned it.
+    directory of ours there. `links` are symbolic links: the target of each path. `capabilities`
+    are those that the program may keep. `owner` is that of the tree, as `owner` returned it.
     """
 
     tree: str
@@ -73,6 +73,7 @@ class View:
     mounts: Sequence[Mount] = ()
     links: Mapping[str, str] = field(default_factory=dict)
     rooted: bool = False
+    capabilities: Sequence[str] = ()
     network: bool = False
     owner: tuple[int, int] | None = None
 
@@ -127,8 +128,8 @@ def sandboxed(
     read-only. Raises NoSandboxError.
     """
     user = ["--unshare-user", "--uid", "0", "--gid", "0"]
-    if view.rooted:
-        user += [word for name in _CAPABILITIES for word in ("--cap-add", name)]
+    kept = (*_CAPABILITIES, *view.capabilities) if view.rooted else ()
+    user += [word for name in kept for word in ("--cap-add", name)]
     apart = ["--unshare-pid", "--as-pid-1", "--unshare-ipc", "--unshare-uts"]
     apart += ["--hostname", "localhost"]
     if not view.network:

@@ -46,6 +46,7 @@ class Listing:
     `metadata` is what fakeroot knows, if they ran under it; otherwise `hidden` has the attributes
     that were not on disk when they started. `omitted` are paths left out, `mount_points`
     directories and files that were made for mounts, left out unless something was put there.
+    With `hard_links`, a file at several paths is one node.
     `socket` is called with the path of each socket: layers cannot hold them.
     """
 
@@ -54,6 +55,7 @@ class Listing:
     hidden: Mapping[Inode, Node]
     omitted: Collection[bytes]
     mount_points: Collection[Inode]
+    hard_links: bool
     socket: Callable[[bytes], None]
 
     def list(self, top: bytes) -> Tree:
@@ -63,8 +65,10 @@ class Listing:
         made = Tree()
         directories = {b"": made.root}
         points = []
+        linked: dict[Inode, Node] = {}
         for path, found in self._walk(top):
-            node = self._node(top, path, found)
+            inode = found.st_dev, found.st_ino
+            node = linked.get(inode) or self._node(top, path, found)
             if node is None:
                 self.socket(path)
                 continue
@@ -75,7 +79,9 @@ class Listing:
                 directories[above].children[name] = node
             if node.is_directory:
                 directories[path] = node
-            if (found.st_dev, found.st_ino) in self.mount_points:
+            elif self.hard_links and node.typeflag == FILE and found.st_nlink > 1:
+                linked[inode] = node
+            if inode in self.mount_points:
                 points.append((directories[above], name))
         for parent, name in reversed(points):
             point = parent.children[name]

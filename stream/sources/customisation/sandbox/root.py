@@ -9,12 +9,20 @@ from __future__ import annotations
 import glob
 import os
 import stat
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from stream.errors import CommandsError
 from stream.sources.customisation.sandbox.isolation import OURS, ROOT, Mount, is_private
 
 PSEUDO = ("/dev", "/proc", "/sys")
+_TEMPORARY = "/tmp"  # noqa: S108 — the tree's own
+# Where a file system tree that is not from Nix has its programs.
+_PROGRAMS = (
+    "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin",
+)  # fmt: skip
+_RESOLVER = "/etc/resolv.conf"
 # The paths of the dynamic loader and its default directories. Programs that are not from Nix
 # look for them only there.
 _LIBRARIES = ("/lib64", "/usr/lib64", "/lib/*-linux-*", "/usr/lib/*-linux-*", "/lib/ld-*")
@@ -42,17 +50,28 @@ def prepare_root(  # noqa: PLR0913 — what a root directory consists of
     store_dir: str,
     store: str,
     owner: tuple[int, int] | None,
+    is_system: bool = False,
+    network: bool = False,
 ) -> Root:
     """Make the mount points in `tree` that it lacks, owned by `owner`. The directory `store` of
-    this machine will be at `store_dir`; `path` is this machine's PATH. Raises CommandsError,
-    for the commands `which`, if a file of another type is in the way.
+    this machine will be at `store_dir`; `path` is this machine's PATH. With `is_system`, the
+    tree is that of a whole system: its own programs come before those of this machine that are
+    not in the store, and it has a /tmp; with `network` as well, it sees this machine's resolver.
+    Raises CommandsError, for the commands `which`, if a file of another type is in the way.
     """
     preparation = _Preparation(tree, which, owner, Root(path=path))
+    tools = path.split(":")
     for directory in (*PSEUDO, OURS):
         preparation.make_mount_point(directory)
+    if is_system:
+        preparation.make_temporary()
+        stored = [directory for directory in tools if directory.startswith(f"{store_dir}/")]
+        preparation.root.path = ":".join([*stored, *_PROGRAMS])
+        if network:
+            preparation.add_resolver()
     if os.path.isdir(store):
         preparation.mount(store, store_dir)
-    preparation.add_tools(store_dir)
+    preparation.add_tools(tools, store_dir)
     preparation.add_libraries()
     return preparation.root
 
@@ -100,12 +119,25 @@ class _Preparation:
         found = os.stat(path)
         self.root.made.add((found.st_dev, found.st_ino))
 
-    def add_tools(self, store_dir: str) -> None:
-        """Add the directories of PATH that are not in the store. They come last in the
+    def make_temporary(self) -> None:
+        """Make /tmp, if nothing is there."""
+        path = self._tree + _TEMPORARY
+        if not os.path.lexists(path):
+            self._make(path, is_file=False)
+            os.chmod(path, 0o1777)  # noqa: S103 — as everywhere
+
+    def add_resolver(self) -> None:
+        """Show the file that names this machine's name servers, if a file can be there."""
+        if os.path.exists(_RESOLVER):
+            with suppress(CommandsError):
+                self.mount(_RESOLVER, _RESOLVER)
+
+    def add_tools(self, tools: Sequence[str], store_dir: str) -> None:
+        """Add the directories `tools` that are not in the store. They come last in the
         commands' PATH.
         """
         places: dict[str, str] = {}
-        for directory in self.root.path.split(":"):
+        for directory in tools:
             real = os.path.realpath(directory)
             if (
                 directory.startswith("/")

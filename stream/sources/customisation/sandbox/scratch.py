@@ -28,8 +28,9 @@ _MAX_RANGE = 1 << 30
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scratch:
     """A private directory: `tree` in it is the tree's root, `temporary` a directory for
-    temporary files. `owner` is the user and group of everything in both; None if that is us. The
-    directory itself is ours, so that the owner's other processes cannot exchange them.
+    temporary files, `staged` one for files that are moved into the tree. `owner` is the user and
+    group of everything in the first two; None if that is us. The directory itself is ours, so
+    that the owner's other processes cannot exchange them.
     """
 
     path: bytes
@@ -45,6 +46,11 @@ class Scratch:
         """The directory for temporary files."""
         return self.path + b"/tmp"
 
+    @property
+    def staged(self) -> bytes:
+        """The directory for files that `write` moves into the tree."""
+        return self.path + b"/staged"
+
 
 @contextmanager
 def opened_scratch(owner: tuple[int, int] | None = None) -> Iterator[Scratch]:
@@ -58,11 +64,12 @@ def opened_scratch(owner: tuple[int, int] | None = None) -> Iterator[Scratch]:
     path = os.fsencode(os.path.join(above, name))
     with _removed_at_the_end(above, name):
         place = Scratch(path=path, owner=owner)
-        with _translate_errors(path):
+        with translate_errors(path):
             _make_directory(path, None)
             if owner is not None:  # may pass through, to what is theirs
                 os.chown(path, -1, owner[1])
                 os.chmod(path, 0o710)  # noqa: S103 — the group is the owner's alone
+            _make_directory(place.staged, None)
             _make_directory(place.temporary, owner)
             os.chmod(place.temporary, 0o1777)  # noqa: S103 — in a private directory
         yield place
@@ -82,10 +89,10 @@ def _removed_at_the_end(above: str, name: str) -> Iterator[None]:
     """Remove the directory `name` of `above` at the end. A program of its own does that, since
     it outlives us if we are killed; if it is killed, we do it. Raises SourceError.
     """
-    with _translate_errors(os.fsencode(above)):
+    with translate_errors(os.fsencode(above)):
         parent = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with _translate_errors(os.fsencode(above)):
+        with translate_errors(os.fsencode(above)):
             # Before the directory exists: without this program, none would be made.
             process = subprocess.Popen(  # noqa: S603 — a program of this package
                 [sys.executable, "-I", "-S", removal.__file__, str(parent), name],
@@ -108,7 +115,8 @@ def _removed_at_the_end(above: str, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _translate_errors(path: bytes) -> Iterator[None]:
+def translate_errors(path: bytes) -> Iterator[None]:
+    """Raise a failure of the system in the body, which writes `path`, as SourceError."""
     try:
         yield
     except SourceError:
@@ -129,33 +137,45 @@ SPECIAL = stat.S_ISUID | stat.S_ISGID
 
 
 def write(tree: Tree, place: Scratch, mtime: int) -> None:
-    """Make `tree` on disk, every file modified at `mtime` (seconds). Its owners and extended
-    attributes are left out, as are set-ID bits where the system forbids them; a device becomes an empty
-    file. Raises SourceError.
+    """Make `tree` on disk, every file modified at `mtime` (seconds) unless it has a time of its
+    own. Its owners and extended attributes are left out, as are set-ID bits where the system
+    forbids them; a device becomes an empty file. Files in `place.staged` are moved, others
+    copied. Raises SourceError.
     """
     directories = []
+    written: dict[int, bytes] = {}  # paths by the identity of the node
     for name, node in tree.entries():
         path = place.tree + b"/" + name if name else place.tree
-        with _translate_errors(path):
+        with translate_errors(path):
             if node.is_directory:
                 _make_directory(path, place.owner)
-                directories.append((path, node.mode))
+                directories.append((path, node))
+                continue
+            if node.typeflag == FILE and (first := written.setdefault(id(node), path)) != path:
+                os.link(first, path, follow_symlinks=False)
                 continue
             if node.typeflag == LINK:
                 os.symlink(node.link, path)
             elif node.typeflag == FIFO:
                 os.mkfifo(path, 0o600)
+            elif node.source.startswith(place.staged + b"/"):
+                os.rename(node.source, path)
             elif node.typeflag in (FILE, CHARACTER_DEVICE, BLOCK_DEVICE):
                 _write_file(path, node)
             if place.owner is not None:
                 os.chown(path, *place.owner, follow_symlinks=False)
             if node.typeflag != LINK:
                 _chmod(path, node.mode)
-            os.utime(path, (mtime, mtime), follow_symlinks=False)
-    for path, mode in reversed(directories):
-        with _translate_errors(path):
-            os.utime(path, (mtime, mtime))
-            _chmod(path, mode)
+            _set_time(path, node, mtime)
+    for path, node in reversed(directories):
+        with translate_errors(path):
+            _set_time(path, node, mtime)
+            _chmod(path, node.mode)
+
+
+def _set_time(path: bytes, node: Node, mtime: int) -> None:
+    ns = mtime * 10**9 if node.mtime_ns is None else node.mtime_ns
+    os.utime(path, ns=(ns, ns), follow_symlinks=False)
 
 
 def _chmod(path: bytes, mode: int) -> None:

@@ -164,16 +164,18 @@ def _is_alone(outside: int) -> bool:
         return False
 
 
-def _drop_privileges() -> None:
-    """Drop root's privileges from the next program on, so that what needs fakeroot for other
-    users needs it for root as well.
+def _drop_privileges(kept: list[int]) -> None:
+    """Drop root's privileges from the next program on, except for the capabilities `kept`, so
+    that what needs fakeroot for other users needs it for root as well.
     """
     for capability in range(_LAST_CAP + 1):
-        _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+        if capability not in kept:
+            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
     _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    # Those that are inherited, too; ambient ones go with them.
-    none = (ctypes.c_uint32 * 6)()
-    if _libc.capset((ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0), none):
+    # Those that are inherited, too; ambient ones go with them. Effective, permitted, inheritable.
+    bits = sum(1 << capability for capability in kept)
+    sets = (ctypes.c_uint32 * 6)(bits, bits, bits)
+    if _libc.capset((ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0), sets):
         raise OSError(ctypes.get_errno(), "capabilities cannot be dropped")
 
 
@@ -194,10 +196,12 @@ def _become_shell(request: dict[str, Any], lines: int, commands: int) -> NoRetur
     if request["root"] is None:
         os.chdir(request["tree"])
     else:
+        if request["imposed"] is not None:
+            _carry_fakeroot(request["root"], request["root_environment"])
         os.chroot(request["root"])
         os.chdir("/")
         os.environ |= request["root_environment"]
-    _drop_privileges()
+    _drop_privileges(request["capabilities"])
     bash = shutil.which("bash")
     if bash is None:
         raise _Refused("bash is not on PATH; install it")
@@ -211,6 +215,17 @@ def _become_shell(request: dict[str, Any], lines: int, commands: int) -> NoRetur
         which=which, lines=highest, commands=highest - 1
     )
     os.execv(bash, ["bash", "-eo", "pipefail", "-c", code, which])  # noqa: S606
+
+
+def _carry_fakeroot(root: str, environment: dict[str, str]) -> None:
+    """Copy libfakeroot to the temporary directory that the root directory `root` has, and set
+    it in the `environment` there: the directories where it is now may be other ones in `root`.
+    """
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
+        library = next(line.split(None, 5)[5].strip() for line in file if "libfakeroot" in line)
+    environment["LD_PRELOAD"] = f"{environment['TMPDIR']}/.libfakeroot.so"
+    environment["LD_LIBRARY_PATH"] = ""
+    shutil.copyfile(library, root + environment["LD_PRELOAD"])
 
 
 def _run_shell(request: dict[str, Any]) -> tuple[int, str]:
@@ -333,8 +348,9 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
 def main() -> int:
     """Carry out the request on standard input, a line, whose other end stays open for as long as
     the commands are wanted. It is a JSON object of `which`, `commands`, `tree`,
-    `root` (the directory to be the commands' root, or null) with `root_environment`, `imposed`
-    (null without fakeroot) and `outside`. Writes a JSON object to descriptor 3: first a space,
+    `root` (the directory to be the commands' root, or null) with `root_environment`,
+    `capabilities` (the numbers of those that commands keep), `imposed` (null without fakeroot)
+    and `outside`. Writes a JSON object to descriptor 3: first a space,
     as a sign that this program runs at all.
     """
     # What else the caller happened to have open would be the commands'.

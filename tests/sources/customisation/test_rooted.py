@@ -1,0 +1,281 @@
+"""`runAsRoot`: what commands find in the image, and the layer that they leave."""
+
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from consumers.requirements import require, unmet
+from handmade import Base
+from roots import Node, flattened
+
+from sources.customisation.sandbox.nobody import call_as_nobody
+from stream.errors import CommandsError, DigestMismatch
+from stream.planning.plan import plan
+from stream.planning.spec import read_spec_document
+from stream.sources.customisation.sandbox import isolation
+from stream.tools.customise import write_customisation_layer
+
+CAPABLE = {"SCHILY.xattr.security.capability": "\x01\0\0\x02\0\x04\0\0" + "\0" * 12}
+TIME = 1_700_000_000
+
+
+def member(kind: bytes = tarfile.REGTYPE, mode: int = 0o644, **attributes: Any) -> tarfile.TarInfo:
+    """Return a header without a name."""
+    info = tarfile.TarInfo()
+    info.type, info.mode, info.mtime = kind, mode, TIME
+    for key, value in attributes.items():
+        setattr(info, key, value)
+    return info
+
+
+def directory(mode: int = 0o755, **attributes: Any) -> tarfile.TarInfo:
+    """Return the header of a directory."""
+    return member(tarfile.DIRTYPE, mode, **attributes)
+
+
+def layer_tar(members: dict[str, tuple[tarfile.TarInfo, bytes] | tarfile.TarInfo]) -> bytes:
+    """Return a layer of headers, some of which have content."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, what in members.items():
+            info, content = what if isinstance(what, tuple) else (what, b"")
+            info.name, info.size = name, len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+LOWER = layer_tar(
+    {
+        "dev": directory(), "dev/null": member(tarfile.CHRTYPE, 0o666, devmajor=1, devminor=3),
+        "sys": directory(0o555), "bin": member(tarfile.SYMTYPE, linkname="usr/bin"),
+        "usr": directory(), "usr/bin": directory(),
+        "etc": directory(), "etc/shadow": (member(mode=0o640, gid=42), b"x"),
+        "etc/gone": (member(), b"is gone"), "etc/closed": (member(mode=0o400), b"closed"),
+        "d": directory(), "d/x": (member(), b"x"), "d/y": (member(), b"y"),
+        "opt": directory(0o700, uid=5, gid=6), "opt/a": (member(mode=0o4755, uid=7), b"a"),
+        "opt/b": member(tarfile.LNKTYPE, linkname="opt/a"),
+        "opt/capable": (member(pax_headers=CAPABLE), b"c"),
+        "shut": directory(0o555), "old": (member(), b"old"),
+    }
+)  # fmt: skip
+UPPER = layer_tar({".wh.old": member(), "opt/c": (member(uid=70_000), b"c")})
+SCRIPT = """
+test $(id -u) = 0; test $PWD = /; test $0 = runAsRoot
+test -c /dev/null; test -d /proc/self; test -w /tmp; test ! -e /old
+test "$(stat -c %u:%g:%a /opt /opt/a /etc/shadow | tr '\\n' ' ')" = "5:6:700 7:0:4755 0:42:640 "
+test $(stat -c %Y /etc/gone) = 1700000000; test "$(cat /content)" = content
+rm /etc/gone; rm -r /d; mkdir /d; echo n > /d/n
+echo more >> /etc/closed; chown 12:34 /etc/closed; touch /shut/new
+mknod /n b 7 8; mkfifo /fifo; ln /opt/b /opt/linked; chmod 2755 /content
+ln -s /nowhere /link; mv /etc/shadow /bin/shadow
+"""
+
+
+def archive_at(place: Path, *layers: bytes) -> str:
+    """Write an archive, and return its name."""
+    archive = place / "base.tar"
+    archive.write_bytes(Base(layers=list(layers)).docker_archive())
+    archive.chmod(0o644)
+    return str(archive)
+
+
+def made(keys: dict[str, Any], warnings: list[str] | None = None) -> bytes:
+    """Return the bytes of the customisation layer of a specification with `keys`."""
+    heard = [] if warnings is None else warnings
+    spec = read_spec_document(
+        {"name": "x", "architecture": "amd64", **keys}, name="spec", warn=heard.append
+    )
+    with tempfile.TemporaryFile() as file:
+        write_customisation_layer(spec.conf, file.fileno(), name="spec", warn=heard.append)
+        file.seek(0)
+        found = file.read()
+    assert warnings is not None or heard == []
+    return found
+
+
+def made_text(keys: dict[str, Any]) -> str:
+    """Return the layer as JSON can hold it, or the failure."""
+    try:
+        return made(keys).decode("latin-1")
+    except CommandsError as error:
+        return str(error)
+
+
+def read(layer: bytes) -> dict[str, Node]:
+    """Return the entries of a layer by path, whiteouts too."""
+    with tarfile.open(fileobj=io.BytesIO(layer)) as tar:
+        whiteouts = {info.name.removeprefix("./"): info for info in tar if ".wh." in info.name}
+    return {**dict.fromkeys(whiteouts), **flattened([layer])}  # type: ignore[dict-item]
+
+
+@pytest.fixture(autouse=True)
+def sandbox() -> None:
+    """Require the sandbox, and fakeroot."""
+    require([isolation.BUBBLEWRAP, "fakeroot", "unshare"])
+    command = ["unshare", "--user", "--map-root-user", "--mount", "true"]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        unmet("no user namespaces")
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Make a directory that everybody can use, and one for temporary files in it, which must be
+    empty at the end.
+    """
+    path = Path(tempfile.mkdtemp(prefix="r"))
+    (path / "tmp").mkdir()
+    for each in path, path / "tmp":
+        each.chmod(0o1777)
+    (path / "contents").mkdir(mode=0o755)
+    (path / "contents" / "content").write_text("content")
+    monkeypatch.setattr("tempfile.tempdir", str(path / "tmp"))
+    yield path
+    assert os.listdir(path / "tmp") == []
+    shutil.rmtree(path)
+
+
+def keys_at(place: Path) -> dict[str, Any]:
+    """Return a specification in which everything happens."""
+    return {
+        "fromImage": archive_at(place, LOWER, UPPER),
+        "copyToRoot": [str(place / "contents")],
+        "runAsRoot": SCRIPT,
+    }
+
+
+def test_layer(place: Path) -> None:
+    """Without it an image would not be the one that its commands left."""
+    layer = made(keys_at(place))
+    found = read(layer)
+    assert set(found) == {
+        "", "content", "d", "d/.wh.x", "d/.wh.y", "d/n", "etc", "etc/.wh.gone", "etc/.wh.shadow",
+        "etc/closed", "fifo", "link", "n", "opt", "opt/a", "opt/b", "opt/linked", "shut",
+        "shut/new", "usr", "usr/bin", "usr/bin/shadow",
+    }  # fmt: skip
+    root = flattened([LOWER, UPPER, layer])
+    assert "old" not in root
+    assert "d/x" not in root
+    assert (root["etc/closed"].uid, root["etc/closed"].gid) == (12, 34)
+    assert root["etc/closed"].content == b"closedmore\n"
+    assert root["n"].device == (7, 8)
+    assert root["opt/a"].same == ("opt/a", "opt/b", "opt/linked")
+    assert (root["opt/a"].mode, root["opt/a"].uid) == (0o4755, 7)
+    assert (root["opt"].mode, root["opt"].uid, root["opt"].gid) == (0o700, 5, 6)
+    assert (root["usr/bin/shadow"].mode, root["usr/bin/shadow"].gid) == (0o640, 42)
+    assert root["content"].mode == 0o2755
+    assert root["shut"].mode == 0o555
+    assert root["opt/capable"].xattrs
+
+
+def test_nothing_changed(place: Path) -> None:
+    """What is there for the commands alone would be in the image, and hide the base's own."""
+    base = archive_at(place, LOWER, UPPER)
+    assert read(
+        made({"fromImage": base, "runAsRoot": "ls / /dev /proc /sys > /dev/null"})
+    ).keys() == {""}
+    assert read(made({"runAsRoot": "touch $TMPDIR/x; test -d /tmp"})).keys() == {""}
+
+
+def test_later_commands(place: Path) -> None:
+    """They run in the layer, not in the image, and what was removed stays so."""
+    keys = {
+        "fromImage": archive_at(place, LOWER, UPPER),
+        "runAsRoot": "rm -r /d /etc/gone; chown 3 /etc/shadow; ln /opt/a /linked",
+        "extraCommands": "mkdir d; touch d/y; test ! -e etc/closed; mkdir bin; touch bin/new",
+        "fakeRootCommands": "test $(stat -c %u etc/shadow) = 3; chown 4 d/y",
+    }
+    layer = made(keys)
+    assert {path for path in read(layer) if ".wh." in path} == {"d/.wh.x", "etc/.wh.gone"}
+    root = flattened([LOWER, UPPER, layer])
+    assert (root["d/y"].uid, root["etc/shadow"].uid) == (4, 3)
+    assert root["linked"].same == ("linked", "opt/a", "opt/b")
+    assert root["bin"].link == "usr/bin"
+    assert "usr/bin/new" in root
+
+
+def test_tmp_of_the_image(place: Path) -> None:
+    """Without it an image would lack what commands wrote there, or have what was only ours."""
+    base = archive_at(place, layer_tar({"tmp": directory(0o1777), "tmp/gone": (member(), b"")}))
+    layer = made({"fromImage": base, "runAsRoot": "rm /tmp/gone; mktemp; echo > /tmp/kept"})
+    assert read(layer).keys() == {"", "tmp", "tmp/kept", "tmp/.wh.gone"}
+
+
+@pytest.mark.slow
+def test_many_layers(place: Path) -> None:
+    """A mount of overlays has a limit; so would the base image."""
+    layers = [layer_tar({f"f{n}": (member(), b"%d" % n)}) for n in range(129)]
+    layers.append(layer_tar({f".wh.f{n}": member() for n in range(100)}))
+    base = archive_at(place, *layers)
+    layer = made({"fromImage": base, "runAsRoot": "ls -d /f* > /list; rm /f101"})
+    root = flattened([*layers, layer])
+    assert root["list"].content.decode().split() == [f"/f{n}" for n in range(100, 129)]
+    assert "f101" not in root
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+def test_root_and_nobody(place: Path) -> None:
+    """Without it the image would depend on the user who makes it."""
+    keys = keys_at(place)
+    module = "sources.customisation.test_rooted"
+    (found,) = call_as_nobody(module, "made_text", [keys], place / "tmp")
+    assert found == made_text(keys)
+
+
+def test_closure(place: Path) -> None:
+    """The image would lack a store path that only its commands mention."""
+    name = "0" * 32 + "-x"
+    store = place / "root/nix/store"
+    store.mkdir(parents=True)
+    (store / name).write_text("stored")
+    spec = read_spec_document(
+        {
+            "name": "x",
+            "architecture": "amd64",
+            "store_root": str(place / "root"),
+            "runAsRoot": f"test $(cat /nix/store/{name}) = stored; ln -s /nix/store/{name} /x",
+        }
+    )
+    conf = plan(spec).conf
+    assert conf.store_layers[0].store_paths == (f"/nix/store/{name}".encode(),)
+
+
+def test_failure(place: Path) -> None:
+    """Without it nobody would know which command failed, or that one did."""
+    base = archive_at(place, LOWER, UPPER)
+    with pytest.raises(CommandsError, match=r"runAsRoot: failed at line 2 .* 3: \(exit 3\)"):
+        made({"fromImage": base, "runAsRoot": "true\n(exit 3)"})
+
+
+def test_without_the_sandbox(place: Path) -> None:
+    """Without the sandbox, the image cannot be the root directory: that must be said."""
+    spec = read_spec_document({"name": "x", "fromImage": archive_at(place), "runAsRoot": "true"})
+    conf = replace(spec.conf, commands="unsandboxed")
+    with (
+        tempfile.TemporaryFile() as file,
+        pytest.raises(CommandsError, match="as its root directory; leave out --unsandboxed"),
+    ):
+        write_customisation_layer(conf, file.fileno(), name="spec", warn=print)
+
+
+def test_base_that_is_another(place: Path) -> None:
+    """Commands would run in files that nobody vouches for."""
+    base = archive_at(place, LOWER)
+    data = Path(base).read_bytes()
+    Path(base).write_bytes(data.replace(b"is gone\0", b"is here\0"))
+    with pytest.raises(DigestMismatch):
+        made({"fromImage": base, "runAsRoot": "true"})
+
+
+def test_whiteout_of_their_own(place: Path) -> None:
+    """A file that would delete another in the image cannot be meant."""
+    with pytest.raises(Exception, match="which marks a deleted file"):
+        made({"fromImage": archive_at(place, LOWER), "runAsRoot": "touch /.wh.etc"})
