@@ -1,6 +1,6 @@
 # stream-image as nixpkgs would package it: `pkgs.callPackage ./nix/package.nix { }`.
 #
-# Needs nixpkgs 25.11 or later, the first with pyzstd 0.18. Nix itself is not in the closure: `plan`
+# Needs nixpkgs 25.05 or later, for setuptools 77. Nix itself is not in the closure: `plan`
 # asks the one on PATH, and a Nix build gives it the references graph.
 {
   lib,
