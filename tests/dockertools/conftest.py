@@ -1,24 +1,20 @@
 """The functions of `nix/` with each Nix: the one on PATH, and a newer one that STREAM_IMAGE_NIX names."""
 
 import os
+from pathlib import Path
 
 import pytest
-from consumers.nix import PROGRAMS
+from consumers.nix import VERSIONS, Nix, find_programs
 from consumers.requirements import require
 
-from .harness import Functions
+from .flakes import Flakes, copy_flake, write_nixpkgs
+from .harness import Functions, write_command
 
-NEWER = os.environ.get("STREAM_IMAGE_NIX", "")
 
-
-@pytest.fixture(
-    scope="session", params=["", NEWER] if NEWER else [""], ids=lambda p: "newer" if p else "nix"
-)
+@pytest.fixture(scope="session", params=VERSIONS)
 def programs(request: pytest.FixtureRequest) -> str:
     """Return the directory of Nix's programs; an empty string for those on PATH."""
-    require(PROGRAMS)
-    found: str = request.param
-    return found
+    return find_programs(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +30,20 @@ def functions(programs: str, tmp_path_factory: pytest.TempPathFactory) -> Functi
 def evaluated(programs: str, tmp_path_factory: pytest.TempPathFactory) -> Functions:
     """Return the functions in a Nix that is only asked for values: needs no root."""
     return Functions.below(tmp_path_factory.mktemp("nix"), programs=programs, sandbox=False)
+
+
+@pytest.fixture(scope="session")
+def flake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of this project's flake."""
+    return copy_flake(tmp_path_factory.mktemp("flake") / "stream-image")
+
+
+@pytest.fixture(scope="session")
+def flakes(flake: Path, programs: str, tmp_path_factory: pytest.TempPathFactory) -> Flakes:
+    """Return flakes that get this project's flake, and a stub of nixpkgs with this installation."""
+    require(["bwrap", "fakeroot"])
+    place = tmp_path_factory.mktemp("flakes")
+    command = write_command(place / "installed")
+    nixpkgs = write_nixpkgs(place / "nixpkgs", **{"stream-image": str(command)})
+    inputs = {"nixpkgs": nixpkgs, "stream-image": flake}
+    return Flakes(nix=Nix.below(place / "nix", programs), inputs=inputs)

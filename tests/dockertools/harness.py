@@ -19,6 +19,7 @@ from consumers.nix import RootedNix
 from sources.customisation.sandbox.nobody import SITES
 
 REPOSITORY: Final = Path(__file__).parents[2]
+_SITES: Final = [*dict.fromkeys([str(REPOSITORY), *SITES])]
 SECONDS: Final = 120
 
 # What builders see of this machine. fakeroot is found through /etc/alternatives.
@@ -26,6 +27,15 @@ _SEEN: Final = ("/bin", "/usr", "/lib", "/lib64", "/etc/alternatives")
 _COMMAND: Final = """#!/bin/sh
 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={sites} exec /usr/bin/python3 -m stream "$@"
 """
+
+
+def write_command(directory: Path) -> Path:
+    """Write bin/stream-image into `directory`, which starts this installation; return `directory`."""
+    command = directory / "bin" / "stream-image"
+    command.parent.mkdir(parents=True)
+    command.write_text(_COMMAND.format(sites=shlex.quote(":".join(_SITES))), "utf-8")
+    command.chmod(0o755)
+    return directory
 
 
 class NixError(Exception):
@@ -85,23 +95,19 @@ class Functions:
         `programs`, or the one on PATH.
         """
         made = RootedNix.below(directory / "nix")
-        command = directory / "stream-image" / "bin" / "stream-image"
-        command.parent.mkdir(parents=True)
-        sites = [str(REPOSITORY), *SITES]
-        command.write_text(_COMMAND.format(sites=shlex.quote(":".join(dict.fromkeys(sites)))))
-        command.chmod(0o755)
+        command = write_command(directory / "stream-image")
         environment = dict(made.environment)
         if programs:
             environment["PATH"] = f"{programs}:{os.environ['PATH']}"
         if sandbox:
             seen = [path for path in _SEEN if os.path.exists(path)]
-            places = " ".join([*seen, *dict.fromkeys(sites), str(command.parents[1])])
+            places = " ".join([*seen, *_SITES, str(command)])
             config = environment["NIX_CONFIG"].replace("sandbox = false", "sandbox = true")
             environment["NIX_CONFIG"] = (
                 f"{config}sandbox-fallback = false\nsandbox-paths = {places}\n"
             )
         nix = RootedNix(root=made.root, environment=environment)
-        return cls(nix=nix, stream_image=command.parents[1])
+        return cls(nix=nix, stream_image=command)
 
     def evaluate(self, expression: str, *words: str) -> Any:
         """Return the value of an expression. Raises NixError."""

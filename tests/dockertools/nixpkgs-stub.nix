@@ -2,9 +2,14 @@
 # to evaluate the package and to build it with pip, as nixpkgs does.
 #
 # `python` has pip, setuptools and the dependencies; `interpreter` is the Python that it was made
-# from, which has none of them. The result is a function, as nixpkgs is. Nothing is fetched: a source
-# of PyPI is its name and hash.
-{ python, interpreter }:
+# from, which has none of them. With `stream-image`, a directory with bin/stream-image, nothing is
+# built with pip. The result is a function, as nixpkgs is. Nothing is fetched: a source of PyPI is its
+# name and hash.
+{
+  python ? "",
+  interpreter ? "",
+  stream-image ? null,
+}:
 {
   system,
   overlays ? [ ],
@@ -90,44 +95,54 @@ let
       [ "isal" "orjson" "pyzstd" "rich" "scikit-build-core" "setuptools" "xxhash" "zstandard" ]
   );
 
-  packages = final: {
-    lib = {
-      removePrefix =
-        prefix: text:
-        let
-          length = builtins.stringLength prefix;
-        in
-        if builtins.substring 0 length text == prefix then
-          builtins.substring length (builtins.stringLength text) text
-        else
-          text;
-      hasSuffix =
-        suffix: text:
-        let
-          start = builtins.stringLength text - builtins.stringLength suffix;
-        in
-        start >= 0 && builtins.substring start (builtins.stringLength text) text == suffix;
-      # Right for separators that are not regular expressions.
-      splitString = separator: text: builtins.filter builtins.isString (builtins.split separator text);
-      makeBinPath = packages: builtins.concatStringsSep ":" (map (package: "${package}/bin") packages);
-      licenses.mit.spdxId = "MIT";
-      platforms.linux = [ "aarch64-linux" "x86_64-linux" ];
+  minimal = import ../../nix/minimal.nix {
+    inherit system;
+    packages = {
+      bashInteractive = programs "bash-interactive" "bash";
+      bubblewrap = programs "bubblewrap" "bwrap";
+      cacert = run "cacert" { } ''
+        mkdir -p $out/etc/ssl/certs
+        echo certificates > $out/etc/ssl/certs/ca-bundle.crt
+      '';
+      cmake = programs "cmake" "";
+      coreutils = programs "coreutils" "cat chmod chown cp env id ln mkdir mknod mv rm tail touch tr";
+      fakeroot = programs "fakeroot" "fakeroot";
+      hello = run "hello" { } ''
+        mkdir -p $out/bin
+        printf '#!/bin/sh\necho Hello, world!\n' > $out/bin/hello
+        chmod +x $out/bin/hello
+      '';
+      ninja = programs "ninja" "";
+      openssl = programs "openssl" "";
+      shadow = programs "shadow" "useradd groupadd";
     };
-    python3Packages = modules // {
-      inherit buildPythonApplication buildPythonPackage;
-      fetchPypi = { pname, version, hash }: { inherit pname version hash; };
-      callPackage = callPackageWith (final // final.python3Packages);
-    };
-    bash = programs "bash" "bash";
-    bubblewrap = programs "bubblewrap" "bwrap";
-    cmake = programs "cmake" "";
-    coreutils = programs "coreutils" "cat chmod chown cp id ln mkdir mknod mv rm tail touch tr";
-    fakeroot = programs "fakeroot" "fakeroot";
-    ninja = programs "ninja" "";
-    openssl = programs "openssl" "";
-    buildPackages = final;
-    callPackage = callPackageWith final;
   };
+
+  packages =
+    final:
+    builtins.removeAttrs minimal [ "stream-image" ]
+    // {
+      lib = minimal.lib // {
+        makeBinPath = packages: builtins.concatStringsSep ":" (map (package: "${package}/bin") packages);
+        licenses.mit.spdxId = "MIT";
+        platforms.linux = [ "aarch64-linux" "x86_64-linux" ];
+      };
+      python3Packages = modules // {
+        inherit buildPythonApplication buildPythonPackage;
+        fetchPypi = { pname, version, hash }: { inherit pname version hash; };
+        callPackage = callPackageWith (final // final.python3Packages);
+      };
+      bash = programs "bash" "bash";
+      # Those of nixpkgs, of which an overlay may replace some.
+      dockerTools = {
+        examples = "theirs";
+        streamLayeredImage = "theirs";
+      };
+      buildPackages = final;
+      pkgsBuildBuild = final;
+      callPackage = callPackageWith final;
+    }
+    // minimal.lib.optionalAttrs (stream-image != null) { inherit stream-image; };
 
   final = builtins.foldl' (prev: overlay: prev // overlay final prev) (packages final) overlays;
 in

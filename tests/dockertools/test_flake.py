@@ -1,70 +1,42 @@
-"""The flake's packages and apps, with a stub of nixpkgs in place of the one it fetches."""
+"""The flake: its packages and apps, with a stub of nixpkgs in place of the one it fetches; its overlays."""
 
 import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from consumers.nix import VERSIONS, Nix, find_programs
+from consumers.nix import Nix
 from consumers.requirements import require
 from support import COMMAND
 
+from .flakes import SYSTEM, Flakes, write_stub
+
 pytestmark = [pytest.mark.consumers]
-ROOT = Path(__file__).parents[2]
-STUB = """
-import ../tests/dockertools/nixpkgs-stub.nix {{
-  python = "{python}";
-  interpreter = "{interpreter}";
-}}
-"""
-
-
-@pytest.fixture(scope="module")
-def flake(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy what the flake reads, as a checkout has it."""
-    flake = tmp_path_factory.mktemp("flake")
-    for name in ("flake.nix", "LICENSE", "README.md", "pyproject.toml", "setup.py"):
-        shutil.copy(ROOT / name, flake)
-    for name in ("native", "nix", "stream"):
-        shutil.copytree(ROOT / name, flake / name)
-    return flake
 
 
 @pytest.fixture(scope="module")
 def stubbed(flake: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy the flake, with the stub in place of the nixpkgs that it fetches."""
-    flake = shutil.copytree(flake, tmp_path_factory.mktemp("stubbed") / "flake")
-    stub = flake / "tests" / "dockertools"
-    stub.mkdir(parents=True)
-    for name in ("nixpkgs-stub.nix", "build-application.sh"):
-        shutil.copy(ROOT / "tests" / "dockertools" / name, stub)
-    interpreter = sys._base_executable  # type: ignore[attr-defined]
-    text = STUB.format(python=sys.executable, interpreter=interpreter)
-    (flake / "nix" / "nixpkgs.nix").write_text(text, "utf-8")
-    return flake
+    """Return the flake with a stub that builds the package."""
+    copy = tmp_path_factory.mktemp("stubbed") / "flake"
+    shutil.copytree(flake, copy)
+    write_stub(copy)
+    return copy
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
-def nix(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Nix:
+@pytest.fixture(scope="module")
+def nix(programs: str, tmp_path_factory: pytest.TempPathFactory) -> Flakes:
     """Return each Nix with a store of its own."""
-    return Nix.below(tmp_path_factory.mktemp("nix"), find_programs(request.param))
+    return Flakes(nix=Nix.below(tmp_path_factory.mktemp("nix"), programs), inputs={})
 
 
-def run(nix: Nix, verb: str, *words: str) -> str:
-    """Return the output of a command that knows flakes."""
-    verbs = ["flake", "show"] if verb == "show" else [verb]
-    return nix.run("nix", *verbs, "--extra-experimental-features", "flakes", *words)
-
-
-def test_run(nix: Nix, stubbed: Path, tmp_path: Path) -> None:
+def test_run(nix: Flakes, stubbed: Path, tmp_path: Path) -> None:
     """Without it the package could lack a module, a program or a file, or the flake its app."""
     require(["bwrap", "fakeroot"])
-    assert run(nix, "run", f"path:{stubbed}", "--", "--version") == "stream-image 0.1.0\n"
+    assert nix.run("run", f"path:{stubbed}", "--", "--version") == "stream-image 0.1.0\n"
 
-    out = run(nix, "eval", "--raw", f"path:{stubbed}#default.outPath")
+    (out,) = nix.build(stubbed, "default")
     (tmp_path / "store" / "a").mkdir(parents=True)
     (tmp_path / "store" / "a" / "file").write_text("a\n", "utf-8")
     spec = {
@@ -90,18 +62,54 @@ def test_run(nix: Nix, stubbed: Path, tmp_path: Path) -> None:
     assert packaged == image(*COMMAND, environment={**os.environ})
 
 
-def test_show(nix: Nix, stubbed: Path) -> None:
+def test_show(nix: Flakes, stubbed: Path) -> None:
     """Without it `nix flake show`, which people try first, could fail or list other names."""
-    shown = json.loads(run(nix, "show", "--json", f"path:{stubbed}"))
+    shown = json.loads(nix.run("flake show", "--json", f"path:{stubbed}"))
 
-    assert shown["apps"]["x86_64-linux"]["default"]["type"] == "app"
+    assert shown["apps"][SYSTEM]["default"]["type"] == "app"
     assert {*shown["overlays"]} == {"default", "dockerTools"}
     for system in ("aarch64-linux", "x86_64-linux"):
         assert {*shown["packages"][system]} == {"default", "stream-image"}
 
 
-def test_without_nixpkgs(nix: Nix, flake: Path) -> None:
+def evaluate(flakes: Flakes, tmp_path: Path, expression: str) -> object:
+    """Return the value of an expression with `nixpkgs` and `stream-image` in scope, from a pure evaluation."""
+    text = f"{{ outputs = {{ nixpkgs, stream-image, ... }}: {{ value = {expression}; }}; }}"
+    (tmp_path / "flake.nix").write_text(text, "utf-8")
+    return json.loads(flakes.run("eval", "--json", f"path:{tmp_path}#value"))
+
+
+def test_overlays(flakes: Flakes, tmp_path: Path) -> None:
+    """Without it an overlay could hide functions of others, or bring names that nobody asked for."""
+    expression = """
+      let
+        with_ = overlay: import nixpkgs { system = "x86_64-linux"; overlays = [ overlay ]; };
+        ours = stream-image.lib.dockerTools nixpkgs.legacyPackages.x86_64-linux;
+        over = (with_ stream-image.overlays.dockerTools).dockerTools;
+        added = with_ stream-image.overlays.default;
+        image = tools: (tools.streamLayeredImage { name = "a"; }).outPath;
+      in
+      {
+        new = builtins.attrNames (builtins.removeAttrs over (builtins.attrNames ours));
+        left = over.examples;
+        package = (added.stream-image).pname;
+        same = image over == image ours;
+        added = builtins.attrNames added.streamImage == builtins.attrNames ours;
+        theirs = added.dockerTools.streamLayeredImage;
+      }
+    """
+    assert evaluate(flakes, tmp_path, expression) == {
+        "new": ["examples"],
+        "left": "theirs",
+        "package": "stream-image",
+        "same": True,
+        "added": True,
+        "theirs": "theirs",
+    }
+
+
+def test_nothing_is_fetched(nix: Flakes, flake: Path) -> None:
     """Without it using the functions could fetch a second nixpkgs, or ask for an input."""
-    names = run(nix, "eval", "--json", f"path:{flake}#overlays", "--apply", "builtins.attrNames")
-    assert json.loads(names) == ["default", "dockerTools"]
     assert not (flake / "flake.lock").exists()
+    metadata = json.loads(nix.run("flake metadata", "--json", f"path:{flake}"))
+    assert metadata["locks"]["nodes"] == {"root": {}}
