@@ -1,0 +1,17 @@
+# A base image, as a file: a shell, certificates, users, and a /tmp for everyone.
+{ dockerTools, pkgs, ... }:
+
+dockerTools.buildLayeredImage {
+  name = "base";
+  tag = "1";
+  contents = [
+    pkgs.bashInteractive
+    pkgs.coreutils
+    dockerTools.binSh
+    dockerTools.usrBinEnv
+    dockerTools.caCertificates
+    dockerTools.fakeNss
+  ];
+  extraCommands = "mkdir -m 1777 tmp";
+  config.Env = [ "PATH=/bin" ];
+}
