@@ -1,0 +1,85 @@
+"""docs/nix.md: its examples are evaluated and built as its readers would, with a stub of nixpkgs."""
+
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from .flakes import ROOT, SYSTEM, Flakes
+from .test_examples import check
+
+pytestmark = [pytest.mark.consumers]
+PAGE = (ROOT / "docs" / "nix.md").read_text("utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """Return the page's code blocks in a language."""
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+def side(diff: str, sign: str) -> str:
+    """Return one side of a diff: before (`-`) or after (`+`)."""
+    return "".join(f"{line[1:]}\n" for line in diff.splitlines() if line[:1] in ("", " ", sign))
+
+
+IN_A_FLAKE, WITH_AN_OVERLAY, IN_ONE_CALL = blocks("diff")
+# The value of each example in the scope that readers have; `./stream-image` is a checkout.
+FLAKE = """{{
+  outputs = {{ nixpkgs, stream-image, ... }}:
+    let
+      pkgs = nixpkgs.legacyPackages.{system};
+      dockerTools = stream-image.lib.dockerTools pkgs;
+    in {{
+      packages.{system} = {{
+        {outputs}
+      }};
+    }};
+}}
+"""
+
+
+def write(directory: Path, outputs: dict[str, str]) -> Path:
+    """Write a flake with expressions of the page as its packages."""
+    text = "\n".join(f"{name} = ({value});" for name, value in outputs.items())
+    text = text.replace("./stream-image/nix", '"${stream-image}/nix"')
+    made = FLAKE.format(system=SYSTEM, outputs=textwrap.indent(text, 8 * " "))
+    (directory / "flake.nix").write_text(made, "utf-8")
+    return directory
+
+
+def test_switching_in_a_flake(flakes: Flakes, tmp_path: Path) -> None:
+    """Without it the first thing that people copy could fail."""
+    (tmp_path / "flake.nix").write_text(side(IN_A_FLAKE, "+"), "utf-8")
+    (image,) = flakes.build(tmp_path, "default")
+    check("default", image)
+
+
+def test_switching_otherwise(flakes: Flakes, tmp_path: Path) -> None:
+    """Without it the other ways to switch could fail, or make another image."""
+    outputs = {
+        "overlaid": f'({side(WITH_AN_OVERLAY, "+")}).dockerTools.streamLayeredImage {{ name = "a"; }}',
+        "ours": 'dockerTools.streamLayeredImage { name = "a"; }',
+        "call": side(IN_ONE_CALL, "+"),
+    }
+    overlaid, ours, call = flakes.build(write(tmp_path, outputs), *outputs)
+    assert overlaid == ours
+    check("call", call)
+
+
+@pytest.mark.parametrize("diff", [IN_A_FLAKE, WITH_AN_OVERLAY, IN_ONE_CALL])
+def test_what_one_had(diff: str, tmp_path: Path, flakes: Flakes) -> None:
+    """Without it a diff could begin from something that nobody has."""
+    (tmp_path / "before.nix").write_text(f"nixpkgs: pkgs: {side(diff, '-')}", "utf-8")
+    flakes.nix.run("nix-instantiate", "--parse", str(tmp_path / "before.nix"))
+
+
+def test_expressions(flakes: Flakes, tmp_path: Path) -> None:
+    """Without it an example on the page could fail, or make an unsound image."""
+    outputs = {f"example{number}": text for number, text in enumerate(blocks("nix"))}
+    # A set of functions is not built, only evaluated.
+    sets = {name for name, text in outputs.items() if text.startswith("import ")}
+    write(tmp_path, {**outputs, **{name: f"({outputs[name]}).binSh" for name in sets}})
+    for name, path in zip(outputs, flakes.build(tmp_path, *outputs), strict=True):
+        if name not in sets:
+            check(name, path)
