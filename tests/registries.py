@@ -7,8 +7,13 @@ Must not know the package.
 import base64
 import json
 import os
+import re
+import shutil
+import subprocess
+import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -120,12 +125,68 @@ class DirectoryRegistry:
         return os.listdir(self.directory / "tmp")
 
 
+LOGIN = ("me", "secret")
+# The registry takes only bcrypt; this is of "secret", at the lowest cost.
+_PASSWORDS = "me:$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW\n"
+PROGRAMS = ("docker-registry", "skopeo")
+_LISTENING = re.compile(rb"listening on (127\.0\.0\.1:\d+)")
+_PATIENCE = 20.0  # seconds
+
+
+@contextmanager
+def started(directory: Path, *, private: bool = False) -> Iterator["HttpRegistry"]:
+    """Run an empty registry on loopback, at a port of its own choice, with its files in
+    `directory`. A private one asks for LOGIN. Needs no root.
+    """
+    program = shutil.which("docker-registry")
+    assert program is not None
+    settings: dict[str, Any] = {
+        "version": 0.1,
+        "storage": {"filesystem": {"rootdirectory": str(directory / "data")}},
+        "http": {"addr": "127.0.0.1:0", "relativeurls": True},
+    }
+    if private:
+        (directory / "htpasswd").write_text(_PASSWORDS, "utf-8")
+        settings["auth"] = {"htpasswd": {"realm": "r", "path": str(directory / "htpasswd")}}
+    configuration, log = directory / "config.json", directory / "log"
+    configuration.write_text(json.dumps(settings), "utf-8")  # JSON is a subset of YAML
+    with (
+        log.open("wb") as output,
+        subprocess.Popen([program, "serve", configuration], stdout=output, stderr=output) as server,
+    ):
+        try:
+            deadline = time.monotonic() + _PATIENCE
+            while (listening := _LISTENING.search(log.read_bytes())) is None:
+                assert server.poll() is None, log.read_text("utf-8")
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            login = LOGIN if private else None
+            yield HttpRegistry(address=listening[1].decode(), data=directory / "data", login=login)
+        finally:
+            server.terminate()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpRegistry:
-    """A registry that speaks plain HTTP at `address`. `login` is the user and the password."""
+    """A registry that speaks plain HTTP at `address` and keeps its files in `data`. `login` is the
+    user and the password.
+    """
 
     address: str
-    login: tuple[str, str] | None = None
+    data: Path
+    login: tuple[str, str] | None
+
+    @property
+    def credentials(self) -> str:
+        """The file with the user and the password, as docker and podman write it."""
+        assert self.login is not None
+        login = base64.b64encode(":".join(self.login).encode()).decode()
+        return json.dumps({"auths": {self.address: {"auth": login}}})
+
+    def blob_file(self, digest: str) -> Path:
+        """Return the file of a blob."""
+        digits = digest.removeprefix("sha256:")
+        return self.data / "docker/registry/v2/blobs/sha256" / digits[:2] / digits / "data"
 
     def push(
         self, repository: str, layout: Layout, manifests: Sequence[dict[str, Any]], *tags: str
