@@ -18,3 +18,4 @@ in
 
 family ./contents.nix
 // family ./layered.nix
+// family ./pull.nix

@@ -131,9 +131,12 @@ let
     # image functions: in an image, /bin/sh, /usr/bin/env and the certificates
     bashInteractive = throw "minimal.nix: give packages.bashInteractive, a directory with bin/bash";
     coreutils = throw "minimal.nix: give packages.coreutils, a directory with bin/env";
+    # and for pullImage, to know registries by
     cacert = throw "minimal.nix: give packages.cacert, a directory with etc/ssl/certs/ca-bundle.crt";
     # shadowSetup
     shadow = throw "minimal.nix: give packages.shadow, a directory with bin/useradd";
+    # pullImage
+    skopeo = throw "minimal.nix: give packages.skopeo, a directory with bin/skopeo";
   }
   // packages;
 in

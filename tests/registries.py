@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import time
 import urllib.request
@@ -133,10 +134,22 @@ _LISTENING = re.compile(rb"listening on (127\.0\.0\.1:\d+)")
 _PATIENCE = 20.0  # seconds
 
 
+def make_certificate(directory: Path) -> Path:
+    """Make a certificate for 127.0.0.1, which signs itself, and its key beside it."""
+    certificate = directory / "certificate.pem"
+    options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", str(directory / "key.pem"), "-out", str(certificate)]
+    subprocess.run(["openssl", *options.split(), *subject, *files], check=True, capture_output=True)
+    return certificate
+
+
 @contextmanager
-def started(directory: Path, *, private: bool = False) -> Iterator["HttpRegistry"]:
+def started(
+    directory: Path, *, private: bool = False, certificate: Path | None = None
+) -> Iterator["HttpRegistry"]:
     """Run an empty registry on loopback, at a port of its own choice, with its files in
-    `directory`. A private one asks for LOGIN. Needs no root.
+    `directory`. A private one asks for LOGIN; one with a certificate speaks HTTPS. Needs no root.
     """
     program = shutil.which("docker-registry")
     assert program is not None
@@ -148,6 +161,9 @@ def started(directory: Path, *, private: bool = False) -> Iterator["HttpRegistry
     if private:
         (directory / "htpasswd").write_text(_PASSWORDS, "utf-8")
         settings["auth"] = {"htpasswd": {"realm": "r", "path": str(directory / "htpasswd")}}
+    if certificate is not None:
+        key = certificate.with_name("key.pem")
+        settings["http"]["tls"] = {"certificate": str(certificate), "key": str(key)}
     configuration, log = directory / "config.json", directory / "log"
     configuration.write_text(json.dumps(settings), "utf-8")  # JSON is a subset of YAML
     with (
@@ -161,20 +177,26 @@ def started(directory: Path, *, private: bool = False) -> Iterator["HttpRegistry
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
             login = LOGIN if private else None
-            yield HttpRegistry(address=listening[1].decode(), data=directory / "data", login=login)
+            yield HttpRegistry(
+                address=listening[1].decode(),
+                data=directory / "data",
+                login=login,
+                scheme="http" if certificate is None else "https",
+            )
         finally:
             server.terminate()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpRegistry:
-    """A registry that speaks plain HTTP at `address` and keeps its files in `data`. `login` is the
-    user and the password.
+    """A registry at `address` that keeps its files in `data`. `login` is the user and the
+    password.
     """
 
     address: str
     data: Path
     login: tuple[str, str] | None
+    scheme: str
 
     @property
     def credentials(self) -> str:
@@ -210,12 +232,13 @@ class HttpRegistry:
 
     def _send(self, method: str, path: str, data: bytes = b"", kind: str = "") -> str:
         """Return the Location of the answer."""
-        url = path if path.startswith("http") else f"http://{self.address}{path}"
+        url = path if path.startswith("http") else f"{self.scheme}://{self.address}{path}"
         request = urllib.request.Request(url, data, method=method)
         if kind:
             request.add_header("Content-Type", kind)
         if self.login:
             login = base64.b64encode(":".join(self.login).encode()).decode()
             request.add_header("Authorization", f"Basic {login}")
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        anyone = ssl._create_unverified_context()
+        with urllib.request.urlopen(request, timeout=20, context=anyone) as answer:
             return answer.headers["Location"] or ""
