@@ -119,8 +119,8 @@ let
         layering = "auto";
         references_graph = ".attrs.json";
         roots = [ baseJson ] ++ lib.optional isMade layer;
-        # Both take part in the layering, as they do in dockerTools.
-        unshipped = [ baseJson ] ++ lib.optional isMade layer;
+        # In dockerTools, both are derivations and take part in the layering.
+        unshipped = [ baseJson "customisation_layer" ];
       }
       // (if isMade then { customisation_layer = layer; } else recipe);
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 
 from stream.errors import SourceError
 
@@ -47,6 +48,12 @@ def nar_size(path: bytes) -> int:
     except OSError as error:
         raise SourceError.unreadable(path, error) from error
     return total
+
+
+def directory_nar_size(files: Mapping[str, int]) -> int:
+    """Return the size in bytes of the NAR of a directory with only `files`: names with sizes."""
+    entries = (_ENTRY + _word(len(name)) + _REGULAR + _word(size) for name, size in files.items())
+    return _MAGIC + _DIRECTORY + sum(entries)
 
 
 def _size_of(found: os.stat_result) -> int:

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from stream import config
 from stream.errors import ArgumentError, ConfError, Fault
-from stream.graph import Graph, part
+from stream.graph import Graph, Node, part
 from stream.layering import KEEPS_LAYERS, find_strangers, split_into_layers
 from stream.model import (
     DEFAULT_STORE_DIR,
     Builtin,
+    CustomisationLayer,
     ImageConf,
     LayerPlan,
     NixDatabase,
@@ -27,10 +28,11 @@ from stream.model import (
 )
 from stream.nix import query
 from stream.nix.hashes import STORE_NAME
+from stream.nix.nar import directory_nar_size
 from stream.nix.store_root import Disk
 from stream.planning import mentions
 from stream.planning.closure import Closure, Wanted, find_closure, find_in_graph, store_path_of
-from stream.planning.spec import Spec
+from stream.planning.spec import LAYER, Spec
 from stream.planning.tag import derive_tag
 from stream.schema.reading import ignore
 from stream.sources.image import ImageSources, opened
@@ -151,6 +153,9 @@ def _with_closure(
         graph = _without_held(spec.conf, base, closure.graph)
         if spec.is_single:
             return _with_single_layer(spec, conf, graph.keys() - unshipped)
+        if LAYER in spec.unshipped:
+            layer, node = _layer_node(sources, graph, made)
+            graph, unshipped = {**graph, layer: node}, unshipped | {layer}
         budget = _budget(spec, base_layers, least=1 if graph.keys() - unshipped else 0)
         layers = split_into_layers(
             graph,
@@ -246,7 +251,8 @@ def _named(spec: Spec, *, contents: bool = True) -> Iterator[tuple[str, str]]:
     """
     for key, paths in ("roots", spec.roots or ()), ("unshipped", spec.unshipped):
         for index, path in enumerate(paths):
-            yield path, f"{key}[{index}]"
+            if (key, path) != ("unshipped", LAYER):
+                yield path, f"{key}[{index}]"
     if not contents:
         return
     recipe = spec.recipe
@@ -264,7 +270,18 @@ def _path(content: bytes | Builtin) -> str:
 
 def _unshipped(spec: Spec) -> frozenset[str]:
     store_dir = spec.conf.store_dir.decode()
-    return frozenset(store_path_of(path, store_dir) for path in spec.unshipped)
+    return frozenset(store_path_of(path, store_dir) for path in spec.unshipped if path != LAYER)
+
+
+def _layer_node(sources: ImageSources, graph: Graph, made: Sequence[str]) -> tuple[str, Node]:
+    """Return the customisation layer as a node of `graph`: the directory that dockerTools makes
+    of it. `made` are the store paths that it refers to.
+    """
+    top, ready = sources.customisation, sources.conf.customisation_layer
+    size = directory_nar_size({"checksum": 65, "layer.tar": top.size if top else 0})
+    path = ready.path if isinstance(ready, CustomisationLayer) else LAYER
+    known = graph[path].references if path in graph else frozenset(made) & graph.keys()
+    return path, Node(size, known)
 
 
 def _roots(graph: Graph, wanted: Sequence[str], unshipped: Collection[str]) -> list[str]:

@@ -25,7 +25,7 @@ from stream.oci.reference import BadReference, check_name, check_tag
 from stream.schema import recipe
 from stream.schema.fields import Fields
 from stream.schema.instants import is_relative, parse_date
-from stream.schema.reading import ignore, parse_object
+from stream.schema.reading import ignore, load_value, parse_object
 
 # Passed to the conf unchanged.
 _PASSED = frozenset(
@@ -56,6 +56,7 @@ _ELSEWHERE = {
     "store_layers": "is a key of confs; a specification leaves the layers to the planner",
 }
 DEFAULT_MAX_LAYERS = 100
+LAYER = "customisation_layer"  # in `unshipped`: the layer of this image, whatever it is made from
 SINGLE = "single"  # the layering that puts the closure into the customisation layer
 
 
@@ -68,7 +69,7 @@ class Spec:
     customisation layer or, if that is ready-made, names only the contents that it needs.
     `layering_pipeline` is a checked program, or None. `roots` are paths whose closure the image
     holds; unless they are None, mentioned paths outside of the references graph are passed over.
-    `unshipped` are paths that count in the layering and are in no layer. Messages call the
+    `unshipped` are paths that count in the layering and are in no layer, and LAYER. Messages call the
     document `source`.
     """
 
@@ -347,6 +348,15 @@ class _Reader(Fields):
 
     def _program(self) -> list[Any] | None:
         program = self.document.get("layeringPipeline")
+        if isinstance(program, str):
+            path = self.text("layeringPipeline")
+            if "\0" in program:
+                return None
+            try:
+                program = load_value(os.path.abspath(path))
+            except ConfError as error:
+                self.fault("layeringPipeline", str(error))
+                return None
         if program is not None:
             self.faults += find_program_faults(program)
         return program

@@ -75,10 +75,22 @@ def load_object(source: str | os.PathLike[str]) -> dict[str, Any]:
     return parse_object(conf_in(read_conf(source), name), name)
 
 
+def load_value(path: str) -> Any:
+    """Return the JSON value in the file at `path`. Raises ConfError."""
+    return _parse(read_conf(path), path)
+
+
 def parse_object(data: bytes, name: str) -> dict[str, Any]:
     """Parse `data`, a JSON object that messages call `name`. Integers of any size are exact.
     Raises ConfError.
     """
+    document = _parse(data, name)
+    if not isinstance(document, dict):
+        raise ConfError(name, [Fault("", f"must be an object, not {kind(document)}")])
+    return document
+
+
+def _parse(data: bytes, name: str) -> Any:
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -88,15 +100,12 @@ def parse_object(data: bytes, name: str) -> dict[str, Any]:
             place = f"line {error.lineno} column {error.colno}"
             fault = Fault(place, f"not JSON: {error.msg}")
         raise ConfError(name, [fault]) from None
-    if not isinstance(document, dict):
-        raise ConfError(name, [Fault("", f"must be an object, not {kind(document)}")])
     if _LARGE_NUMBER.search(data):
         # orjson turns integers of more than 64 bits into floats: a different image ID.
         try:
-            exact: dict[str, Any] = json.loads(data)
+            return json.loads(data)
         except (RecursionError, ValueError) as error:
             raise ConfError(name, [Fault("", f"cannot be read: {error}")]) from None
-        return exact
     return document
 
 

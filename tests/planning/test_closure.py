@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stream.errors import ConfError, SourceError
 from stream.graph import Graph, Node
 from stream.nix import query
-from stream.nix.nar import nar_size
+from stream.nix.nar import directory_nar_size, nar_size
 from stream.nix.references import References, parse_references
 from stream.planning import closure as closures
 from stream.planning.closure import Wanted, find_closure, find_in_graph, take_alone
@@ -265,6 +265,13 @@ def test_sizes_that_are_measured(store: Path) -> None:
         path: Node(nar_size(path.encode()), references.graph[path].references)
         for path in (link, app)
     }
+
+
+def test_size_of_a_directory_that_is_nowhere(tmp_path: Path) -> None:
+    """The layer that dockerTools has in the store counts as if it were there."""
+    (tmp_path / "a").write_bytes(b"x" * 65)
+    (tmp_path / "b").write_bytes(b"")
+    assert directory_nar_size({"a": 65, "b": 0}) == nar_size(bytes(tmp_path))
 
 
 def test_size_of_a_socket(store: Path) -> None:

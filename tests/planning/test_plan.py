@@ -316,6 +316,23 @@ def test_auto_splits_as_with_the_derivations_of_dockertools(tmp_path: Path) -> N
     )
 
 
+def test_auto_counts_a_layer_that_no_store_has(packages: Packages) -> None:
+    """Links are a recipe in the conf; nixpkgs counts the directory with the layer made of them."""
+    packages.add("big-1", {"x": "x" * 15000}, ["lib-1"])
+    content = packages.add("content-1", {"bin/run": "x" * 20000}, ["big-1"])
+    counted = {"roots": [], "unshipped": ["customisation_layer"]}
+    keys: dict[str, Any] = {"contents": [content], "layering": "auto", "maxLayers": 3}
+    # The layer has more than 10,240 bytes. `content-1` becomes primary first, and leaves it alone;
+    # `big-1` would make a third layer.
+    assert [sorted(layer) for layer in names(packages.plan(**keys))] == [
+        ["big-1", "lib-1"],
+        ["content-1"],
+    ]
+    (layer,) = names(packages.plan(**keys, **counted))
+    assert sorted(layer) == ["big-1", "content-1", "lib-1"]
+    assert packages.plan(roots=[], unshipped=["customisation_layer"])["store_layers"] == []
+
+
 @pytest.mark.parametrize("layering", ["stable", "auto", "popularity"])
 def test_what_an_unshipped_path_refers_to_is_shipped(
     packages: Packages, derived: Derived, layering: str

@@ -54,6 +54,16 @@ def test_null_is_absence() -> None:
     assert read(name="x", **dict.fromkeys(KEYS - {"name"})) == read(name="x")
 
 
+def test_a_pipeline_in_a_file(tmp_path: Path) -> None:
+    """In Nix, a program can be the output of a derivation."""
+    file = tmp_path / "program.json"
+    file.write_text('[["popularity_contest"]]')
+    assert read(name="x", layeringPipeline=str(file)).strategy == [["popularity_contest"]]
+    file.write_text('[["best"]]')
+    wrong = faults(name="x", layeringPipeline=str(file))
+    assert [place for place, _ in wrong] == ["layeringPipeline[0][0]"]
+
+
 def test_an_empty_list_of_roots() -> None:
     """Nothing but the roots is wanted then, which is not the same as no roots."""
     assert read(name="x").roots is None
@@ -84,6 +94,12 @@ def test_name_becomes_lower_case() -> None:
         ({"maxLayers": "100"}, "maxLayers", "must be a whole number"),
         ({"layering": "best"}, "layering", "must be one of"),
         ({"layeringPipeline": [["split"]]}, "layeringPipeline[0][0]", "is not an operation"),
+        (
+            {"layeringPipeline": "/nowhere.json"},
+            "layeringPipeline",
+            "/nowhere.json: cannot be read",
+        ),
+        ({"layeringPipeline": "a\0b"}, "layeringPipeline", "NUL character"),
         ({"includeStorePaths": "no"}, "includeStorePaths", "must be a boolean"),
         ({"includeNixDB": 1}, "includeNixDB", "must be a boolean"),
         ({"references_graph": []}, "references_graph", "must be a string"),
