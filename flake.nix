@@ -36,10 +36,18 @@
         };
       };
 
+      # `nix flake init --template github:stream-image/stream-image`
+      templates.default = {
+        path = ./examples/nix;
+        description = "Container images made with stream-image";
+      };
+
       packages = eachSystem (
         system:
         let
-          stream-image = (import ./nix/nixpkgs.nix { inherit system; }).callPackage ./nix/package.nix { };
+          pkgs = import ./nix/nixpkgs.nix { inherit system; };
+          # For people, with all that its verbs call.
+          stream-image = pkgs.callPackage ./nix/package.nix { withSkopeo = true; };
         in
         {
           default = stream-image;

@@ -12,6 +12,9 @@
   coreutils,
   fakeroot,
   ninja,
+  skopeo,
+  # `pull` and `prefetch` need skopeo. Builds of images do not, and its closure is larger than ours.
+  withSkopeo ? false,
 }:
 
 let
@@ -61,6 +64,12 @@ python3Packages.buildPythonApplication {
     "PATH"
     ":"
     (lib.makeBinPath [ bash bubblewrap coreutils fakeroot ])
+  ]
+  ++ lib.optionals withSkopeo [
+    "--suffix"
+    "PATH"
+    ":"
+    (lib.makeBinPath [ skopeo ])
   ];
 
   pythonImportsCheck = [ "stream" "stream._tarhash" ];

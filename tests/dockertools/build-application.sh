@@ -26,13 +26,26 @@ for module in $pythonImportsCheck; do
     PYTHONPATH=$site:$packages "$interpreter" -c "import $module"
 done
 
+path='$PATH'
 set -- $makeWrapperArgs
-[ "$1 $2 $3 $#" = "--prefix PATH : 4" ]
+while [ $# -gt 0 ]; do
+    [ "$2 $3" = "PATH :" ]
+    case $1 in
+        --prefix) path=$4:$path ;;
+        --suffix) path=$path:$4 ;;
+        *) exit 1 ;;
+    esac
+    shift 4
+done
 for program in "$out"/bin/*; do
     name=${program##*/}
     sed -e "1s|.*|#!$interpreter|" \
         -e "1a import sys; sys.path[:0] = ['$site', '$packages']" "$program" > "$out/bin/.$name-wrapped"
-    printf '#!/bin/bash\nPATH=%s${PATH:+:$PATH}\nexport PATH PYTHONNOUSERSITE=true\nexec -a "$0" "%s" "$@"\n' \
-        "$4" "$out/bin/.$name-wrapped" > "$program"
+    cat > "$program" <<END
+#!/bin/bash
+PATH="$path"
+export PATH PYTHONNOUSERSITE=true
+exec -a "\$0" "$out/bin/.$name-wrapped" "\$@"
+END
     chmod +x "$program" "$out/bin/.$name-wrapped"
 done

@@ -30,12 +30,14 @@ let
       // attributes
     );
 
-  # A package of which the machine has the programs: links to them.
+  # A package of which the machine may have the programs: links to those that it has.
   programs =
     name: names:
     run name { inherit names; } ''
       mkdir -p $out/bin
-      for each in $names; do ln -s "$(command -v "$each")" $out/bin/; done
+      for each in $names; do
+        if found=$(command -v "$each"); then ln -s "$found" $out/bin/; fi
+      done
     '';
 
   callPackageWith =
@@ -114,6 +116,7 @@ let
       '';
       ninja = programs "ninja" "";
       openssl = programs "openssl" "";
+      skopeo = programs "skopeo" "skopeo";
       shadow = programs "shadow" "useradd groupadd";
     };
   };
