@@ -24,6 +24,18 @@ def test_examples(flakes: Flakes) -> None:
         check(name, path)
 
 
+def test_template(flakes: Flakes, flake: Path, tmp_path: Path) -> None:
+    """Without it `nix flake init` could leave people with another flake than the one that is tested."""
+    flakes.nix.run(
+        "bash",
+        "-c",
+        f"""cd {tmp_path} && nix --extra-experimental-features flakes flake init --template path:{flake}""",
+    )
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {
+        file.name: file.read_bytes() for file in EXAMPLES.iterdir()
+    }
+
+
 def check(name: str, path: Path) -> None:
     """Check that an image is sound, whether it is a file or is streamed."""
     with path.open("rb") as file:
