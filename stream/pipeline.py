@@ -15,11 +15,13 @@ from stream.errors import DigestMismatch
 from stream.interfaces import ImageSources, LayerSource, LayerWriter, Sink
 from stream.model import Digest, Image, KnownLayer, Layer
 from stream.observer import Observer
+from stream.oci.tags import distinct_images
 
 
 def write_images(images: Sequence[ImageSources], sink: Sink, observer: Observer) -> list[Image]:
     """Write `images` to `sink`: each layer that it does not hold once, then the documents of
-    all. Return the record of each image.
+    all. An image that occurs more than once is written once, with all its tags; of several
+    images with one tag, the last one keeps it. Return the record of each image.
     """
     layers = _LayerWriting(sink, observer)
     left = _LayersLeft(images, layers)
@@ -30,11 +32,12 @@ def write_images(images: Sequence[ImageSources], sink: Sink, observer: Observer)
         with closing(sources.layers(sink.takes, skip)) as each:
             written.append([layers.write(source) for source in each])
     known = layers.complete()
-    added = [
-        sink.add_image(documents)
+    documents = [
+        one
         for sources, numbers in zip(images, written, strict=True)
-        for documents in sources.documents([layers.records[n] for n in numbers], known)
+        for one in sources.documents([layers.records[n] for n in numbers], known)
     ]
+    added = [sink.add_image(one) for one in distinct_images(documents, observer.warning)]
     size = sink.finish()
     return [replace(one, size=size) for one in added]
 
@@ -70,7 +73,8 @@ class _LayerWriting:
         self._known: dict[Digest, Layer] = {}
         self._missing: set[Digest] = set()  # diff_ids that the sink does not hold
         self._passed: set[Digest] = set()  # diff_ids of layers that were begun or are held
-        self._repeated: dict[int, LayerSource] = {}
+        self._first: dict[str, int] = {}  # numbers, by the fingerprints of other layers
+        self._repeated: dict[int, tuple[Digest | int, str]] = {}  # which layer, and the comment
         self._open: deque[tuple[int, LayerSource, LayerWriter]] = deque()
         self._numbers = count()
         self._completed = count(1)
@@ -93,10 +97,15 @@ class _LayerWriting:
     def write(self, source: LayerSource) -> int:
         """Write `source` unless its layer was written before. Return the number of its record."""
         number = next(self._numbers)
-        if source.diff_id in self._passed:
-            self._repeated[number] = source
+        if source.diff_id is None:
+            first = self._first.setdefault(source.fingerprint, number)
+            if first != number:
+                self._repeated[number] = first, source.comment
+                return number
+        elif source.diff_id in self._passed:
+            self._repeated[number] = source.diff_id, source.comment
             return number
-        if source.diff_id is not None:
+        else:
             self._passed.add(source.diff_id)
         self._begun += 1
         name = self._sink.layer_name(source)
@@ -114,9 +123,9 @@ class _LayerWriting:
         """Wait until all layers are hashed. Return them and those held, by diff_id."""
         while self._open:
             self._complete_oldest()
-        for number, source in self._repeated.items():
-            assert source.diff_id is not None
-            self.records[number] = replace(self._known[source.diff_id], comment=source.comment)
+        for number, (which, comment) in self._repeated.items():
+            layer = self.records[which] if isinstance(which, int) else self._known[which]
+            self.records[number] = replace(layer, comment=comment)
         return self._known
 
     def _complete_oldest(self) -> None:

@@ -439,7 +439,7 @@ SPEC = stream.parse_spec(b'{"name": "x", "contents": []}')
                 NULL,
             ),
             {},
-            "archives",
+            "targets",
         ),
         (
             "merge",
@@ -448,7 +448,7 @@ SPEC = stream.parse_spec(b'{"name": "x", "contents": []}')
                 NULL,
             ),
             {},
-            "archives",
+            "targets",
         ),
         (
             "merge",
@@ -457,7 +457,7 @@ SPEC = stream.parse_spec(b'{"name": "x", "contents": []}')
                 NULL,
             ),
             {},
-            "archives",
+            "targets",
         ),
         (
             "merge",

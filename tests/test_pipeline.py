@@ -108,7 +108,8 @@ class Sink:
     def add_image(self, documents: ImageDocuments) -> Image:
         """Log an image with its layers."""
         layers = " ".join(layer.archive_name + layer.comment for layer in documents.layers)
-        self.log.append(f"image {layers}")
+        tags = "".join(f" {tag}" for tag in documents.repo_tags)
+        self.log.append(f"image {layers}" + (tags and f":{tags}"))
         return Image(
             image_id=digest_of("config"), repo_tags=(), layers=documents.layers, config=b"",
             manifest=None, size=0,
@@ -123,8 +124,9 @@ class Sink:
 class Sources:
     """An image of these layers."""
 
-    def __init__(self, *sources: Source) -> None:
+    def __init__(self, *sources: Source, tags: Sequence[str] = ()) -> None:
         self._sources = sources
+        self._tags = (*tags,)
 
     def known_layers(self) -> list[KnownLayer]:
         """Return the known layers."""
@@ -147,7 +149,10 @@ class Sources:
         self, layers: Sequence[Layer], known: Mapping[Digest, Layer]
     ) -> Iterator[ImageDocuments]:
         """Yield the documents of one image."""
-        yield ImageDocuments(config=b"", repo_tags=(), layers=tuple(layers), architecture="")
+        config = " ".join(source.fingerprint + source.comment for source in self._sources)
+        yield ImageDocuments(
+            config=config.encode(), repo_tags=self._tags, layers=tuple(layers), architecture=""
+        )
 
 
 class Count(Observer):
@@ -215,6 +220,27 @@ def test_a_layer_is_written_once(*, slow: bool) -> None:
     ]
     assert sink.log[-3:] == ["image a b", "image a! c", "finish"]
     assert (count.announced, count.begun, count.completed) == (3, [1, 2, 3], [1, 2, 3])
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_layer_of_unknown_digest_is_written_once(*, slow: bool) -> None:
+    """Without it two confs with a store layer in common could have it twice in an archive."""
+    sink = Sink(slow=slow)
+    one = Sources(Source(fingerprint="a"), Source(fingerprint="b"))
+    two = Sources(Source(fingerprint="a", comment="!"), Source(fingerprint="c"))
+    write_images([one, two], sink, Observer())
+    begun = [line for line in sink.log if line.startswith("begin")]
+    assert begun == ["begin a", "begin b", "begin c"]
+    assert sink.log[-3:] == ["image a b", "image a! c", "finish"]
+
+
+def test_an_image_is_written_once() -> None:
+    """Without it an image could be listed twice, or a tag name two images."""
+    sink = Sink()
+    images = [("a", ["x:1", "y:1"]), ("b", ["y:1", "z:1"]), ("a", ["docker.io/library/z:1"])]
+    sources = [Sources(Source(fingerprint=name), tags=tags) for name, tags in images]
+    write_images(sources, sink, Observer())
+    assert sink.log[-3:] == ["image a: x:1 docker.io/library/z:1", "image b: y:1", "finish"]
 
 
 def test_a_source_that_fails_ends_it() -> None:

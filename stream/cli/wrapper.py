@@ -16,7 +16,15 @@ from stream.cli.installation import Installation, this_installation
 from stream.config import parse_conf
 from stream.errors import ArgumentError, ConfError, Fault
 from stream.model import CustomisationLayer, ImageConf
-from stream.schema.reading import EMBEDDED, MAX_CONF, conf_in, conf_name, ignore, read_conf
+from stream.schema.reading import (
+    EMBEDDED,
+    MAX_CONF,
+    conf_in,
+    conf_name,
+    ignore,
+    path_after,
+    read_conf,
+)
 from stream.text import printable
 
 _HEAD = b"""\
@@ -63,7 +71,8 @@ def referring(installation: Installation, path: bytes, repo_tag: str | None = No
 
     `repo_tag`, if given, replaces the conf's own.
     """
-    return _head(installation) + _call(installation, _quoted(path), repo_tag)
+    call = _call(installation, _quoted(path), repo_tag)
+    return _head(installation) + call.removesuffix(b"\n") + path_after(path)
 
 
 def embedding(installation: Installation, conf: bytes, repo_tag: str | None = None) -> bytes:

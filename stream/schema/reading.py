@@ -1,5 +1,5 @@
-"""Read files that contain a JSON object: a conf, a specification, or an executable with an
-embedded conf.
+"""Read files that contain a JSON object: a conf, a specification, or an executable that embeds
+a conf or refers to one.
 
 Must not know any keys.
 """
@@ -15,10 +15,13 @@ import orjson
 
 from stream.errors import ArgumentError, ConfError, Fault
 from stream.faults import kind
+from stream.limits import MAX_LINKS
 
 HEAD = 512  # bytes; enough to distinguish a conf from an archive
 # Precedes the conf in an executable; cannot occur in a JSON document.
 EMBEDDED = b"\nexit 126 # the conf follows\n"
+# Precedes the conf's absolute path in an executable that refers to it; a JSON string.
+REFERRED = b"\nexit 126 # the path of the conf follows\n"
 MAX_CONF = 1 << 27  # bytes; a conf of 10,000 store paths has about a million
 PEEKED = 4096  # bytes; in an archive, one of them is NUL; in JSON, none is
 # A match inside a string does no harm.
@@ -52,18 +55,39 @@ def read_conf(source: str | os.PathLike[str]) -> bytes:
 
 
 def conf_in(data: bytes, name: str) -> bytes:
-    """Return the conf in `data` if it is an executable, otherwise `data` itself. Messages call
-    it `name`. Raises ConfError for an executable without a conf.
+    """Return the conf of `data` if it is an executable, in it or in the file that it refers to,
+    otherwise `data` itself. Messages call it `name`. Raises ConfError for an executable without
+    a conf.
     """
-    if not data.startswith(b"#!"):
-        return data
-    # The last one: paths before it can contain anything.
-    _, found, conf = data.rpartition(EMBEDDED)
-    if not found:
-        raise ConfError(
-            name, [Fault("", "is an executable without an embedded conf; give the conf itself")]
-        )
-    return conf
+    for _ in range(MAX_LINKS):
+        if not data.startswith(b"#!"):
+            return data
+        # The last one: paths before it can contain anything.
+        head, found, conf = data.rpartition(EMBEDDED)
+        _, referred, path = data[len(head) :].rpartition(REFERRED)
+        if referred:
+            data = read_conf(_parse_path(path, name))
+        elif found:
+            return conf
+        else:
+            reason = "is an executable without a conf; give the conf itself"
+            raise ConfError(name, [Fault("", reason)])
+    raise ConfError(name, [Fault("", "is an executable that refers to itself")])
+
+
+def path_after(path: bytes) -> bytes:
+    """Return what refers to the conf at the absolute `path`, for the end of an executable."""
+    return REFERRED + json.dumps(os.fsdecode(path)).encode() + b"\n"
+
+
+def _parse_path(data: bytes, name: str) -> str:
+    try:
+        path = json.loads(data)
+    except ValueError:
+        path = None
+    if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
+        raise ConfError(name, [Fault("", "is an executable with a malformed path of its conf")])
+    return path
 
 
 def load_object(source: str | os.PathLike[str]) -> dict[str, Any]:

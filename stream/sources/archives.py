@@ -1,4 +1,4 @@
-"""The images of archives as sources, each distinct layer once. See
+"""The images of an archive as sources, each distinct layer once. See
 `stream.interfaces.ImageSources`.
 
 A layer is identified by its diff_id, never by its member's name. Knows archives; does not know
@@ -8,7 +8,6 @@ where the images go, nor why these are written together.
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
 
 from stream.archives.bytesource import ByteSource
@@ -17,59 +16,23 @@ from stream.archives.tarreader import read_members
 from stream.errors import ArchiveError
 from stream.interfaces import LayerSource, Takes
 from stream.model import Digest, ImageDocuments, KnownLayer, Layer
-from stream.observer import Observer
 from stream.oci.platform import Platform
-from stream.oci.reference import qualified
 from stream.sources.base.layers import archive_layers, check_listing, distinct_layers
 
 
-@dataclass(slots=True, kw_only=True)
-class _Images:
-    """Images by ID, in order of first occurrence, and the owner of each tag."""
-
-    images: dict[Digest, ArchiveImage] = field(default_factory=dict)
-    owners: dict[str, tuple[str, Digest]] = field(default_factory=dict)  # by qualified tag
-
-    def add(self, image: ArchiveImage, observer: Observer) -> None:
-        image_id = image.image_id
-        self.images.setdefault(image_id, image)
-        for tag in image.repo_tags:
-            _, owner = self.owners.get(qualified(tag), (tag, image_id))
-            if owner != image_id:
-                observer.warning(
-                    f"{tag}: is now {image_id[:19]} instead of {owner[:19]}; the last image wins"
-                )
-            self.owners[qualified(tag)] = (tag, image_id)
-
-    def tags(self, image_id: Digest) -> tuple[str, ...]:
-        return tuple(tag for tag, owner in self.owners.values() if owner == image_id)
-
-
 class ArchiveSources:
-    """The images of several archives. See `stream.interfaces.ImageSources`. The first
-    archive that has a layer provides it.
+    """`images` of `archive`. See `stream.interfaces.ImageSources`. Raises ArchiveError if they
+    contradict each other.
     """
 
-    def __init__(
-        self, inputs: Sequence[tuple[Archive[object], Sequence[ArchiveImage]]], observer: Observer
-    ) -> None:
-        self._found = _Images()
-        self._plan: list[tuple[Archive[object], list[ArchiveLayer]]] = []
-        given: set[Digest] = set()
-        for archive, images in inputs:
-            check_listing(archive.name, *images)
-            new: list[ArchiveLayer] = []
-            for image in images:
-                self._found.add(image, observer)
-                for layer in image.layers:
-                    if layer.diff_id not in given:
-                        given.add(layer.diff_id)
-                        new.append(layer)
-            self._plan.append((archive, new))
+    def __init__(self, archive: Archive[object], images: Sequence[ArchiveImage]) -> None:
+        check_listing(archive.name, *images)
+        self._archive = archive
+        self._images = images
 
     def known_layers(self) -> list[KnownLayer]:
         """See the interface."""
-        return distinct_layers(layer for _, layers in self._plan for layer in layers)
+        return distinct_layers(self._layers())
 
     def unknown_sizes(self) -> Iterator[int]:
         """See the interface: none."""
@@ -81,30 +44,32 @@ class ArchiveSources:
 
     def layers(self, takes: Takes, skip: Collection[Digest]) -> Generator[LayerSource, None, None]:
         """See the interface."""
-        for archive, layers in self._plan:
-            yield from archive_layers(
-                archive.container,
-                [layer for layer in layers if layer.diff_id not in skip],
-                owner=f"{archive.name}:",
-                carry_compressed=takes.compressed_layers,
-            )
+        yield from archive_layers(
+            self._archive.container,
+            [layer for layer in self._layers() if layer.diff_id not in skip],
+            owner=f"{self._archive.name}:",
+            carry_compressed=takes.compressed_layers,
+        )
 
     def documents(
         self, layers: Sequence[Layer], known: Mapping[Digest, Layer]
     ) -> Iterator[ImageDocuments]:
         """See the interface."""
-        for image_id, image in self._found.images.items():
+        for image in self._images:
             stated = image.platform  # what the config lacks may be in the index
             own = Platform.parse(image.document)
             yield ImageDocuments(
                 config=image.config,
-                repo_tags=self._found.tags(image_id),
+                repo_tags=image.repo_tags,
                 layers=tuple(known[layer.diff_id] for layer in image.layers),
                 architecture=own.architecture or stated.architecture,
                 os=own.os or stated.os or "linux",
                 variant=own.variant or stated.variant,
                 annotations=image.annotations,
             )
+
+    def _layers(self) -> Iterator[ArchiveLayer]:
+        return chain.from_iterable(image.layers for image in self._images)
 
 
 def begins_tar(layer: ByteSource) -> bool:

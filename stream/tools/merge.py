@@ -1,7 +1,8 @@
 """Several images merged into one archive, each distinct layer once.
 
-A layer is identified by its diff_id, never by its member's name, and is verified while it
-passes. Nothing is staged on disk. Knows archives; not argv.
+A layer of an archive is identified by its diff_id, never by its member's name, and is verified
+while it passes; one of a conf by its fingerprint. Nothing is staged on disk. Knows archives and
+confs; not argv.
 """
 
 from __future__ import annotations
@@ -11,21 +12,27 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import BinaryIO
 
-from stream.archives.images import Archive, ArchiveImage, open_archive
-from stream.archives.target import split_archive
+from stream.archives.images import open_archive
+from stream.archives.sequential import Sequential
 from stream.compression import UNCOMPRESSED, Compression
+from stream.config import require_tag
 from stream.errors import ArgumentError
-from stream.model import Image
+from stream.interfaces import ImageSources
+from stream.model import Image, ImageConf
 from stream.observer import Observer
 from stream.pipeline import write_images
 from stream.sinks import ArchiveFormat, check_format, check_output, opened_archive
 from stream.sources.archives import ArchiveSources, begins_tar, check_images
+from stream.tools.target import ArchiveFile, read_target
+from stream.tools.write import opened_sources
 
 MTIME = 1  # of all members, as in images made here
 
+Input = ImageConf | ArchiveFile
+
 
 def merge(  # noqa: PLR0913 — the options of the command, each of its own
-    archives: Sequence[str | os.PathLike[str]],
+    targets: Sequence[ImageConf | str | os.PathLike[str]],
     output: int | BinaryIO,
     observer: Observer | None = None,
     *,
@@ -33,37 +40,85 @@ def merge(  # noqa: PLR0913 — the options of the command, each of its own
     compression: Compression = UNCOMPRESSED,
     threads: int | None = None,
 ) -> list[Image]:
-    """Write the images of all `archives` as one archive to a file descriptor or binary file
-    object, each layer once. An archive is `FILE` for all its images or `FILE:name:tag` for
-    one of them.
+    """Write the images of all `targets` as one archive to a file descriptor or binary file
+    object, each layer once. A target is a conf, parsed, in a file or on standard input (`-`), or
+    an archive, `FILE` for all its images or `FILE:name:tag` for one of them.
 
     Return the record of each image, in order of first occurrence. If images share a tag, the
-    last one keeps it, as with `docker load`, and `observer` is warned. Raises ArgumentError
-    before anything is read, and ArchiveError, DigestMismatch or OutputError; then there is
-    no manifest. `output` is not closed.
+    last one keeps it, as with `docker load`, and `observer` is warned. Raises ArgumentError or
+    ConfError before anything is written, RecipeError, SourceError, ArchiveError,
+    DigestMismatch, SizeMismatch or OutputError; then there is no manifest. `output` is not
+    closed.
     """
-    ArgumentError.require("archives", archives, list, tuple)
-    if not archives:
-        raise ArgumentError("archives", archives, "is empty; there is nothing to merge")
-    for target in archives:
-        ArgumentError.require("archives", target, str, os.PathLike)
     check_format(archive_format)
     check_output(output, observer, compression, threads)
     observer = observer or Observer()
+    return merge_inputs(
+        find_inputs(targets, observer),
+        output,
+        observer,
+        archive_format=archive_format,
+        compression=compression,
+        threads=threads,
+    )
+
+
+def find_inputs(
+    targets: Sequence[ImageConf | str | os.PathLike[str]], observer: Observer
+) -> list[Input]:
+    """Return the conf or archive that each of `targets` names, before any output is opened.
+    Raises ArgumentError or ConfError.
+    """
+    ArgumentError.require("targets", targets, list, tuple)
+    if not targets:
+        raise ArgumentError("targets", targets, "is empty; there is nothing to merge")
+    if [*targets].count("-") > 1:
+        raise ArgumentError("targets", "-", "standard input can only be read once")
+    inputs: list[Input] = []
+    for target in targets:
+        found = (
+            target if isinstance(target, ImageConf) else read_target(target, warn=observer.warning)
+        )
+        if isinstance(found, Sequential):
+            reason = (
+                "is an archive, which must be read twice, and a pipe cannot be; save it to a file"
+            )
+            raise ArgumentError("targets", found.name, reason)
+        if isinstance(found, ImageConf):
+            require_tag(found)
+        inputs.append(found)
+    return inputs
+
+
+def merge_inputs(  # noqa: PLR0913 — the options of the command, each of its own
+    inputs: Sequence[Input],
+    output: int | BinaryIO,
+    observer: Observer,
+    *,
+    archive_format: ArchiveFormat,
+    compression: Compression,
+    threads: int | None,
+) -> list[Image]:
+    """Write the images of what `find_inputs` found. See `merge`."""
     with ExitStack() as stack:
-        inputs: list[tuple[Archive[object], Sequence[ArchiveImage]]] = []
-        for target in archives:
-            path, repo_tag = split_archive(os.fspath(target))
-            archive = stack.enter_context(open_archive(path, begins_tar))
-            chosen = archive.images if repo_tag is None else [archive.choose(repo_tag)]
-            check_images(archive, chosen)
-            inputs.append((archive, chosen))
-        sources = ArchiveSources(inputs, observer)
+        images = [_opened(found, stack, observer) for found in inputs]
         sink = stack.enter_context(
             opened_archive(
                 output, archive_format, mtime=MTIME, compression=compression, threads=threads
             )
         )
-        merged = write_images([sources], sink, observer)
+        merged = write_images(images, sink, observer)
     observer.finished(*merged)
     return merged
+
+
+def _opened(found: Input, stack: ExitStack, observer: Observer) -> ImageSources:
+    if isinstance(found, ImageConf):
+        sources = stack.enter_context(opened_sources(found, observer))
+        for warning in sources.warnings:
+            observer.warning(warning)
+        return sources
+    archive = stack.enter_context(open_archive(found.path, begins_tar))
+    chosen = archive.images if found.repo_tag is None else [archive.choose(found.repo_tag)]
+    check_images(archive, chosen)
+    return ArchiveSources(archive, chosen)

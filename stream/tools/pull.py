@@ -180,6 +180,6 @@ def write_pulled(  # noqa: PLR0913
     with opened_archive(
         output, "docker-archive", mtime=MTIME, compression=compression, threads=threads
     ) as sink:
-        (written,) = write_images([ArchiveSources([(archive, [tagged])], observer)], sink, observer)
+        (written,) = write_images([ArchiveSources(archive, [tagged])], sink, observer)
     observer.finished(written)
     return written

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 from stream.compression import UNCOMPRESSED, Compression
@@ -39,15 +41,8 @@ def write_image(  # noqa: PLR0913 — the options of the command, each of its ow
     check_output(output, observer, compression, threads)
     require_tag(conf)
     observer = observer or Observer()
-
-    def check(base: BaseImage | None) -> None:
-        if base is not None and base.architecture not in ("", conf.architecture):
-            observer.warning(
-                f"the base image is for {base.architecture}, this one for {conf.architecture}"
-            )
-
     with (
-        image.opened(conf, observer.warning, check=check) as sources,
+        opened_sources(conf, observer) as sources,
         opened_archive(
             output, archive_format, mtime=conf.mtime, compression=compression, threads=threads
         ) as sink,
@@ -59,3 +54,19 @@ def write_image(  # noqa: PLR0913 — the options of the command, each of its ow
         (written,) = write_images([sources], sink, observer)
     observer.finished(written)
     return written
+
+
+@contextmanager
+def opened_sources(conf: ImageConf, observer: Observer) -> Iterator[image.ImageSources]:
+    """Open the sources of the image of `conf`, to be written. `observer` is warned if the base
+    image is for another architecture. Raises StreamImageError.
+    """
+
+    def check(base: BaseImage | None) -> None:
+        if base is not None and base.architecture not in ("", conf.architecture):
+            observer.warning(
+                f"the base image is for {base.architecture}, this one for {conf.architecture}"
+            )
+
+    with image.opened(conf, observer.warning, check=check) as sources:
+        yield sources

@@ -25,7 +25,7 @@ from support import BALLAST, COMMAND, MIB, Run, Store, assert_unfinished, leftov
 import stream
 from stream.cli import wrapper
 from stream.cli.installation import Installation
-from stream.schema.reading import EMBEDDED, MAX_CONF
+from stream.schema.reading import EMBEDDED, MAX_CONF, REFERRED
 
 PACKAGE = Path(stream.__file__).parent
 # The directories of the package and of its dependencies.
@@ -434,11 +434,11 @@ def test_embedded_conf_needs_no_file(conf: Path, tmp_path: Path, source: str) ->
     _assert_streams(["merge"], expected, env={"PATH": str(tmp_path)}, executable=tmp_path / "merge")
 
 
-def test_executable_is_a_conf(conf: Path, tmp_path: Path) -> None:
+def test_executable_is_a_conf(conf: Path, options: Sequence[str], tmp_path: Path) -> None:
     """Without it an executable could not be inspected, or used to verify an image."""
     expected = _streamed(conf)
     (tmp_path / "image.tar").write_bytes(expected)
-    program = _wrapped(conf, "--embed", "-t", "own:1")
+    program = _wrapped(conf, *options, "-t", "own:1")
     plan, known = (
         json.loads(_run(*COMMAND, "inspect", "--json", path).stdout) for path in (program, conf)
     )
@@ -455,15 +455,32 @@ def test_executable_is_a_conf(conf: Path, tmp_path: Path) -> None:
     assert (again / "stream-hello").read_bytes().count(EMBEDDED) == 0
 
 
-def test_executable_without_a_conf_is_none(conf: Path) -> None:
-    """Without it an executable that refers to a conf could be reported as invalid JSON."""
-    program = _wrapped(conf)
+@pytest.mark.parametrize(
+    ("script", "wrong"),
+    [
+        (b"#!/bin/sh\n", "is an executable without a conf; give the conf itself"),
+        (REFERRED, "is an executable with a malformed path of its conf"),
+        (REFERRED + b'"conf.json"', "is an executable with a malformed path of its conf"),
+        (REFERRED + b'"/proc/self/cwd/x"', "is an executable that refers to itself"),
+    ],
+)
+def test_executable_without_a_conf_is_none(tmp_path: Path, script: bytes, wrong: str) -> None:
+    """Without it a script could be reported as invalid JSON, or be read forever."""
+    (tmp_path / "x").write_bytes(b"#!" + script)
     for command in ([], ["inspect"], ["wrap", "-o", "-"]):
-        done = _run(*COMMAND, *command, program)
+        done = _run(*COMMAND, *command, "./x", cwd=tmp_path)
         assert done.returncode == 2
-        assert done.stderr.decode() == (
-            f"stream-image: {program}: is an executable without an embedded conf; give the conf itself\n"
-        )
+        assert done.stderr.decode() == f"stream-image: ./x: {wrong}\n"
+
+
+def test_conf_of_an_executable_is_gone(conf: Path) -> None:
+    """Without it the error could name the executable, which is there."""
+    program = _wrapped(conf)
+    conf.unlink()
+    done = _run(*COMMAND, "inspect", program)
+    assert done.returncode == 2
+    wrong = "cannot be read: No such file or directory"
+    assert done.stderr.decode() == f"stream-image: {conf}: {wrong}\n"
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import pytest
 import pyzstd
 from conftest import Run
 from handmade import Base, digest, layer_tar
+from support import Store
 
 SHARED = layer_tar({"shared": os.urandom(30_000)})
 ONE = Base(layers=[SHARED, layer_tar({"one": b"1"})], tags=["one:1", "both:latest"])
@@ -59,8 +60,8 @@ def test_merge(inputs: list[str], stream_image: Run) -> None:
         assert len(item["Layers"]) == len(base.layers)
     assert len([name for name in members if name.endswith("/layer.tar")]) == 3
     said = done.stderr.decode().splitlines()
-    assert said[0].startswith("stream-image: warning: both:latest: is now sha256:")
-    assert [line.split(" ")[0] for line in said[1:4]] == ["layer"] * 3
+    assert [line.split(" ")[0] for line in said[:3]] == ["layer"] * 3
+    assert said[3].startswith("stream-image: warning: both:latest: is now sha256:")
     assert [line.split(" ")[0] for line in said[4:]] == ["one:1", "both:latest", "untagged"]
 
 
@@ -158,6 +159,54 @@ def test_one_member_as_two_layers(stream_image: Run, tmp_path: Path) -> None:
     assert done.stderr.decode().splitlines() == [
         f"stream-image: {path}: 0/layer.tar: is listed with two diff_ids"
     ]
+
+
+def test_confs(inputs: list[str], stream_image: Run, tmp_path: Path) -> None:
+    """Without it an image could not be merged without a file of its archive first, or would
+    be another one; and layers that confs share would be written twice.
+    """
+    store = Store.below(tmp_path)
+    store.file("shared", b"shared")
+    expected = []
+    for name in ("one", "two"):
+        store.file(name, name.encode())
+        conf = store.conf(["shared"], [name], repo_tag=f"{name}:conf", from_image=inputs[0])
+        conf.rename(tmp_path / f"{name}.json")
+        expected += _read(stream_image(f"{tmp_path}/{name}.json").stdout)[0]
+    program = f"{tmp_path}/stream-two"
+    assert stream_image("wrap", f"{tmp_path}/two.json", "-o", program).returncode == 0
+    done = stream_image(
+        "merge", "-", inputs[1], program, stdin=(tmp_path / "one.json").read_bytes()
+    )
+    assert done.returncode == 0, done.stderr
+    manifest, members = _read(done.stdout)
+    assert [item["Config"] for item in (manifest[0], manifest[2])] == [
+        item["Config"] for item in expected
+    ]
+    assert [item["RepoTags"] for item in manifest] == [["one:conf"], ["both:latest"], ["two:conf"]]
+    # Two of the base image, of which one is the archive's, too; two of the archive; three.
+    assert len([name for name in members if name.endswith("/layer.tar")]) == 6
+    assert len({digest(members[name]) for item in manifest for name in item["Layers"]}) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "wrong"),
+    [
+        (["-"], b"\0" * 1024, "standard input: is an archive, which must be read twice"),
+        (["-", "-"], b"{}", "-: standard input can only be read once"),
+        (["conf.json:x:1"], b"", "conf.json:x:1: is a conf, which has only one image"),
+    ],
+)  # fmt: skip
+def test_wrong_inputs(
+    stream_image: Run, tmp_path: Path, arguments: list[str], stdin: bytes, wrong: str
+) -> None:
+    """Without it the error would come late, or not say what to do."""
+    store = Store.below(tmp_path)
+    store.file("one", b"1")
+    store.conf(["one"])
+    done = stream_image("merge", *arguments, stdin=stdin, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode().splitlines()[0].startswith(f"stream-image: {wrong}")
 
 
 EMPTY = {

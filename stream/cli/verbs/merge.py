@@ -1,24 +1,36 @@
-"""`stream-image merge A B …`: combine the images of several archives into one."""
+"""`stream-image merge A B …`: combine several images into one archive."""
 
 from __future__ import annotations
 
 import argparse
 import resource
 from contextlib import suppress
+from dataclasses import replace
 
-from stream.cli.options import add_format_argument, add_output_arguments, opened_output
+from stream.cli.options import (
+    add_format_argument,
+    add_output_arguments,
+    add_sandbox_argument,
+    given_commands,
+    opened_output,
+)
 from stream.cli.progress import Reporter
 from stream.cli.usage import UsageError
-from stream.tools.merge import merge
+from stream.errors import ArgumentError
+from stream.model import ImageConf
+from stream.text import one_line
+from stream.tools.merge import find_inputs, merge_inputs
 
-SUMMARY = "combine the images of several archives into one"
+SUMMARY = "combine the images of several archives and confs into one archive"
 DESCRIPTION = """\
-Write one archive with the images of all archives, writing each layer once. An archive
-is a docker-archive or an OCI layout, in any compression."""
+Write one archive with the images of all archives and confs, writing each layer once. An
+archive is a docker-archive or an OCI layout, in any compression. The image of a conf is
+streamed into the result."""
 EPILOG = """\
 Examples: stream-image merge image.tar other.tar | docker load
           stream-image merge a.tar.zst b.tar:name:tag -o both.tar
           stream-image merge a.tar b.tar --format oci-archive -o both.oci.tar
+          stream-image merge conf.json ./stream-hello base.tar.gz | docker load
 
 If several images have the same tag, the last one wins.
 """
@@ -28,23 +40,29 @@ HAS_PROGRESS = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument(
-        "archives", metavar="ARCHIVE", nargs="+",
-        help="FILE for all its images, or FILE:name:tag for one of them",
+        "targets", metavar="ARCHIVE|CONF", nargs="+",
+        help="FILE for all images of an archive, FILE:name:tag for one of them, or a conf"
+        " (- for standard input)",
     )  # fmt: skip
     add_format_argument(parser)
     add_output_arguments(parser)
+    add_sandbox_argument(parser)
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Write the merged archive. Raises StreamImageError."""
-    if "-" in args.archives:
-        raise UsageError(
-            "an archive to merge must be read twice, and a pipe cannot be; save it to a file"
-        )
+    try:
+        found = find_inputs(args.targets, reporter)
+    except ArgumentError as error:
+        raise UsageError(one_line(f"{error.value}: {error.reason}")) from None
+    commands = given_commands(args)
+    inputs = [
+        replace(one, commands=commands) if isinstance(one, ImageConf) else one for one in found
+    ]
     _allow_many_files()
-    with opened_output(args, f"merge {' '.join(args.archives)} | docker load") as target:
-        merge(
-            args.archives,
+    with opened_output(args, f"merge {' '.join(args.targets)} | docker load") as target:
+        merge_inputs(
+            inputs,
             target.fd,
             reporter,
             archive_format=args.format,

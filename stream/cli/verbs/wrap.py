@@ -24,8 +24,8 @@ Examples: stream-image wrap conf.json -o stream-hello
           ./stream-hello | docker load
           ./stream-hello --repo-tag hello:v2 --compress zstd -o hello.tar.zst
 
-The executable refers to the conf by absolute path, symlinks kept. With --embed it
-contains the conf, and every verb accepts it as one: stream-image inspect ./stream-hello
+Every verb accepts the executable as a conf: stream-image inspect ./stream-hello. It refers
+to the conf by absolute path, symlinks kept; with --embed it contains the conf.
 """
 HAS_PROGRESS = False
 
