@@ -17,5 +17,6 @@ let
 in
 
 family ./contents.nix
+// family ./image.nix
 // family ./layered.nix
 // family ./pull.nix

@@ -11,13 +11,13 @@
 }:
 
 let
-  inherit (tools) command runCommand writeText;
-
-  # 1980-01-01, SOURCE_DATE_EPOCH of stdenv: the time of everything in the customisation layer.
-  stdenvEpoch = "@315532800";
-
-  # Members of a specification; in nix, null is an argument that was not given.
-  given = lib.filterAttrs (_name: value: value != null);
+  inherit (tools)
+    command
+    given
+    runCommand
+    stdenvEpoch
+    writeText
+    ;
 
   streamLayeredImage = lib.makeOverridable (
     {
@@ -93,11 +93,11 @@ let
             );
           }
           ''
-            [ -e .attrs.json ] || cp "$NIX_ATTRS_JSON_FILE" .attrs.json
+            ${tools.findAttributes}
             printf %s "$spec" | ${command} customise - -o "$out"
           '';
 
-      baseImage = if fromImage == null then null else "${tools.archive fromImage}";
+      baseImage = tools.baseImage fromImage;
 
       spec = {
         inherit
@@ -137,11 +137,8 @@ let
             preferLocalBuild = true;
           }
           ''
-            [ -e .attrs.json ] || cp "$NIX_ATTRS_JSON_FILE" .attrs.json
-            if [ -z "$imageTag" ]; then
-              imageTag=''${out##*/}
-              imageTag=''${imageTag%%-*}
-            fi
+            ${tools.findAttributes}
+            ${tools.findTag}
             printf %s "$spec" | ${command} plan - --repo-tag "$imageName:$imageTag" > "$out"
           '';
 

@@ -52,6 +52,25 @@ rec {
       . ${stdenvNoCC}/setup
       ${commands}'';
 
+  # 1980-01-01, SOURCE_DATE_EPOCH of stdenv: the time of everything in the customisation layer.
+  stdenvEpoch = "@315532800";
+
+  # Members of a specification; in Nix, null is an argument that was not given.
+  given = lib.filterAttrs (_name: value: value != null);
+
+  # In a builder with structured attributes: puts them where the specification's references graph is.
+  findAttributes = ''[ -e .attrs.json ] || cp "$NIX_ATTRS_JSON_FILE" .attrs.json'';
+
+  # In a builder: sets an empty `imageTag` to the hash part of the output.
+  findTag = ''
+    if [ -z "$imageTag" ]; then
+      imageTag=''${out##*/}
+      imageTag=''${imageTag%%-*}
+    fi'';
+
+  # An argument `fromImage` as a specification has it.
+  baseImage = image: if image == null then null else "${archive image}";
+
   # A base image as a file: one that is streamed has to be written.
   archive =
     image:

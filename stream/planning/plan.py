@@ -313,11 +313,14 @@ def _database(spec: Spec, closure: Closure) -> NixDatabase:
     _check_paths(objects, closure, spec.conf.store_dir)
     recipe = spec.recipe
     store_dir = spec.conf.store_dir.decode()
-    contents = filter(None, map(_path, recipe.contents))
-    roots = (path.removeprefix(f"{store_dir}/").split("/", 1)[0] for path in contents)
-    return NixDatabase(
-        objects=objects, roots=tuple(dict.fromkeys(f"{store_dir}/{name}" for name in roots))
+    paths = (
+        store_path_of(path, store_dir)
+        for path in map(_path, recipe.contents + recipe.copy_to_root)
+        if path.startswith(f"{store_dir}/")
     )
+    # A store path that is copied need not be in the image itself.
+    roots = dict.fromkeys(path for path in paths if path in closure.graph)
+    return NixDatabase(objects=objects, roots=tuple(roots))
 
 
 def _check_paths(objects: Sequence[StoreObject], closure: Closure, store_dir: bytes) -> None:

@@ -6,7 +6,7 @@ Knows neither argv nor where the files of the ready-made layer go.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stream.errors import ConfError, Fault
 from stream.model import Digest, ImageConf, Recipe
@@ -36,7 +36,8 @@ def write_customisation_layer(
         is_ready = conf.customisation_layer is not None
         wrong = "is ready-made already" if is_ready else "is missing; it has the recipe"
         raise ConfError(name, [Fault("customisation_layer", wrong)])
-    with opened(conf, warn) as sources:
+    # Store paths behind the layer's own files are added when the image is written.
+    with opened(replace(conf, customisation_store_paths=()), warn) as sources:
         layer = sources.customisation
         assert layer is not None, "a recipe makes one"
         checksum = write_hashed_layer(fd, layer.size, layer.write_to)

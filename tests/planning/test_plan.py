@@ -1174,3 +1174,27 @@ def test_single_layer_is_explained(packages: Packages) -> None:
     ]
     assert layer.stays
     assert not stream.explain(read, smaller).layers[0].stays
+
+
+def test_single_layer_with_a_database(packages: Packages, tmp_path: Path) -> None:
+    """What is copied from the store is a GC root if the image has it, and the layer that `customise`
+    makes leaves the closure to the image.
+    """
+    app = packages.path("app-1")
+    graph = json.loads((tmp_path / "graph.json").read_bytes())
+    hashed = [{**item, "narHash": "sha256:" + "0" * 64} for item in graph]
+    (tmp_path / "graph.json").write_text(json.dumps(hashed))
+    spec = packages.spec(
+        copyToRoot=[app, packages.path("other-1")], roots=[app], includeNixDB=True, **SINGLE
+    )
+    document = plan(parse_spec(json.dumps(spec).encode())).document
+    assert document["customisation_layer"]["nix_database"]["roots"] == [app]
+    (tmp_path / "conf.json").write_text(json.dumps(document))
+    made = run("customise", str(tmp_path / "conf.json"), "-o", str(tmp_path / "layer"))
+    assert made.returncode == 0, made.stderr
+    with tarfile.open(tmp_path / "layer" / "layer.tar") as tar:
+        own = tar.getnames()
+    assert [name for name in own if not name.startswith(".")] == []
+    (layer,) = write(document)
+    assert f"{app}/bin/app"[1:] in layer
+    assert layer.keys() > {*own}

@@ -1,0 +1,178 @@
+# buildImage and buildImageWithNixDb: an image with one new layer.
+#
+# The layer's own files are made first, by `customise`: copies of contents, and what commands make. Nix
+# finds what they refer to, and the image is planned and written in one build: the closure follows the
+# layer's own files in the same layer, without the store paths that the base image has.
+{
+  pkgs,
+  lib,
+  tools,
+  ...
+}:
+
+let
+  inherit (tools) command runCommand writeText;
+
+  # A layer's own files, as a directory with layer.tar and its checksum.
+  makeLayer =
+    {
+      name,
+      architecture ? null,
+      contents ? null,
+      fromImage ? null,
+      fromImageName ? null,
+      fromImageTag ? null,
+      includeNixDB ? false,
+      keepContentsDirlinks ? false,
+      owner ? null,
+      extraCommands ? "",
+    }:
+    let
+      contentPaths = lib.optionals (contents != null) (tools.storePaths contents);
+    in
+    runCommand "docker-layer-${baseNameOf name}"
+      {
+        __structuredAttrs = true;
+        exportReferencesGraph.graph = contentPaths;
+        spec = builtins.toJSON (
+          tools.given {
+            inherit
+              architecture
+              fromImageName
+              fromImageTag
+              includeNixDB
+              keepContentsDirlinks
+              owner
+              ;
+            name = lib.toLower name;
+            store_dir = builtins.storeDir;
+            fromImage = tools.baseImage fromImage;
+            layering = "single";
+            copyToRoot = contentPaths;
+            conflicts = "last";
+            customisation_mtime = tools.stdenvEpoch;
+            extraCommands = tools.withSetup extraCommands;
+            references_graph = if includeNixDB then ".attrs.json" else null;
+            roots = if includeNixDB then contentPaths else null;
+          }
+        );
+      }
+      ''
+        ${tools.findAttributes}
+        printf %s "$spec" | ${command} customise - -o "$out"
+      '';
+
+  buildImage = lib.makeOverridable (
+    {
+      name,
+      tag ? null,
+      fromImage ? null,
+      fromImageName ? null,
+      fromImageTag ? null,
+      copyToRoot ? null,
+      keepContentsDirlinks ? false,
+      config ? null,
+      architecture ? pkgs.stdenv.hostPlatform.go.GOARCH,
+      extraCommands ? "",
+      uid ? 0,
+      gid ? 0,
+      runAsRoot ? null,
+      # These two were for a virtual machine, and have no effect.
+      diskSize ? 1024,
+      buildVMMemorySize ? 512,
+      created ? "1970-01-01T00:00:01Z",
+      compressor ? "gz",
+      includeNixDB ? false,
+      # Deprecated.
+      contents ? null,
+    }@buildArgs:
+    let
+      imageName = lib.toLower name;
+      imageTag = if tag != null then tag else tools.hashPart image;
+      chosen = tools.chosenCompressor name compressor;
+      inDockerImage = message: "in docker image ${name}: ${message}";
+
+      configJson = writeText "${baseNameOf name}-config.json" (
+        builtins.toJSON {
+          inherit architecture config created;
+          os = "linux";
+        }
+      );
+
+      layer = makeLayer {
+        inherit
+          architecture
+          extraCommands
+          fromImage
+          fromImageName
+          fromImageTag
+          includeNixDB
+          keepContentsDirlinks
+          name
+          ;
+        contents = if copyToRoot != null then copyToRoot else contents;
+        owner = { inherit uid gid; };
+      };
+
+      image =
+        runCommand "docker-image-${baseNameOf name}.tar${chosen.extension}"
+          {
+            __structuredAttrs = true;
+            inherit imageName;
+            exportReferencesGraph.graph = [
+              "${configJson}"
+              "${layer}"
+            ];
+            spec = builtins.toJSON (
+              tools.given {
+                inherit
+                  architecture
+                  config
+                  created
+                  fromImageName
+                  fromImageTag
+                  ;
+                name = imageName;
+                store_dir = builtins.storeDir;
+                fromImage = tools.baseImage fromImage;
+                layering = "single";
+                customisation_layer = layer;
+                customisation_mtime = tools.stdenvEpoch;
+                mtime = tools.stdenvEpoch;
+                references_graph = ".attrs.json";
+                roots = [
+                  configJson
+                  layer
+                ];
+                unshipped = [
+                  configJson
+                  layer
+                ];
+              }
+            );
+            imageTag = tag;
+            passthru = {
+              inherit buildArgs imageTag layer;
+            };
+          }
+          ''
+            ${tools.findAttributes}
+            ${tools.findTag}
+            printf %s "$spec" | ${command} plan - --repo-tag "$imageName:$imageTag" -o conf.json
+            ${command} conf.json --format docker-archive-legacy --compress ${chosen.compression} > "$out"
+          '';
+    in
+    lib.warnIf (contents != null) (inDockerImage "The contents parameter is deprecated. Use copyToRoot for contents that are copied into the root file system, for example the buildEnv of your packages.")
+      (
+        lib.throwIf (contents != null && copyToRoot != null)
+          (inDockerImage "You can not specify both contents and copyToRoot.")
+          image
+      )
+  );
+in
+
+{
+  inherit buildImage;
+
+  buildImageWithNixDb = arguments: buildImage (arguments // { includeNixDB = true; });
+}
