@@ -1,4 +1,5 @@
-# buildImage and buildImageWithNixDb: an image with one new layer.
+# buildImage and buildImageWithNixDb: an image with one new layer; mkPureLayer and mkRootLayer: such a
+# layer alone.
 #
 # The layer's own files are made first, by `customise`: copies of contents, and what commands make. Nix
 # finds what they refer to, and the image is planned and written in one build: the closure follows the
@@ -25,6 +26,7 @@ let
       includeNixDB ? false,
       keepContentsDirlinks ? false,
       owner ? null,
+      runAsRoot ? null,
       extraCommands ? "",
     }:
     let
@@ -43,6 +45,7 @@ let
               includeNixDB
               keepContentsDirlinks
               owner
+              runAsRoot
               ;
             name = lib.toLower name;
             store_dir = builtins.storeDir;
@@ -109,9 +112,11 @@ let
           includeNixDB
           keepContentsDirlinks
           name
+          runAsRoot
           ;
         contents = if copyToRoot != null then copyToRoot else contents;
-        owner = { inherit uid gid; };
+        # Commands that run as root give files their owners.
+        owner = if runAsRoot == null then { inherit uid gid; } else null;
       };
 
       image =
@@ -175,4 +180,48 @@ in
   inherit buildImage;
 
   buildImageWithNixDb = arguments: buildImage (arguments // { includeNixDB = true; });
+
+  # The layer of an image without runAsRoot. `baseJson`, the image's config, is not in it.
+  mkPureLayer =
+    {
+      name,
+      baseJson ? null,
+      contents ? null,
+      keepContentsDirlinks ? false,
+      extraCommands ? "",
+      uid ? 0,
+      gid ? 0,
+    }:
+    makeLayer {
+      inherit contents extraCommands keepContentsDirlinks name;
+      owner = { inherit uid gid; };
+    };
+
+  # The layer of an image with runAsRoot.
+  mkRootLayer =
+    {
+      name,
+      runAsRoot,
+      baseJson ? null,
+      fromImage ? null,
+      fromImageName ? null,
+      fromImageTag ? null,
+      diskSize ? 1024,
+      buildVMMemorySize ? 512,
+      contents ? null,
+      keepContentsDirlinks ? false,
+      extraCommands ? "",
+    }:
+    makeLayer {
+      inherit
+        contents
+        extraCommands
+        fromImage
+        fromImageName
+        fromImageTag
+        keepContentsDirlinks
+        name
+        runAsRoot
+        ;
+    };
 }

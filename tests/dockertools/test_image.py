@@ -259,3 +259,48 @@ def test_failing_commands(functions: Functions) -> None:
     """A command that fails leaves no image, and its line is shown."""
     with pytest.raises(NixError, match="status 3"):
         functions.build('buildImage { name = "fails"; extraCommands = "(exit 3)\\ntrue"; }')
+
+
+BASE = layer_tar({"etc/base": b"base", "etc/gone": b"gone", "bin/sh": b"#!"})
+
+
+def test_run_as_root(functions: Functions) -> None:
+    """Commands see the image as their root directory, and own files as root does, inside of Nix's
+    sandbox.
+    """
+    base = base_image(functions, Base(layers=[BASE]).docker_archive(), "base.tar")
+    image = functions.image(f"""{CONTENTS} buildImage {{
+      name = "rooted";
+      fromImage = {base};
+      copyToRoot = hello;
+      runAsRoot = ''
+        #!/bin/sh
+        cat /etc/base > /etc/copied
+        rm /etc/gone
+        chown 7:8 /etc/base /bin/hello
+        mkdir -p /data
+      '';
+      extraCommands = "echo more > data/more";
+      uid = 5;
+      diskSize = 2048;
+    }}""")
+    members = image.members()
+    assert {"data/more", "etc/copied", "etc/.wh.gone", "etc/base", "bin/hello"} <= members.keys()
+    assert (members["etc/base"].uid, members["etc/base"].gid) == (7, 8)
+    assert members["etc/copied"].uid == 0
+    assert image.content("./etc/copied") == b"base"
+    assert not any(name.startswith(("dev", "proc", "sys")) for name in members)
+
+
+def test_layers_alone(functions: Functions) -> None:
+    """Expressions that assemble images from mkPureLayer and mkRootLayer get the layers of
+    buildImage.
+    """
+    both = """{ name = "x"; extraCommands = "touch y"; %s }"""
+    for function, given in (
+        ("mkPureLayer", 'uid = "7";'),
+        ("mkRootLayer", 'runAsRoot = "touch z";'),
+    ):
+        alone = functions.build(f"{function} {both % given}")
+        within = functions.build(f"(buildImage {both % given}).layer")
+        assert (alone / "layer.tar").read_bytes() == (within / "layer.tar").read_bytes()
