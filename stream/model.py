@@ -139,7 +139,10 @@ class Recipe:
     users: tuple[User, ...] = ()
     groups: tuple[Group, ...] = ()
     database: NixDatabase | None = None
+    pre_mount: str = ""
+    post_mount: str = ""
     run_as_root: str = ""
+    post_umount: str = ""
     extra_commands: str = ""
     fake_root_commands: str = ""
     fakechroot: bool = False
@@ -150,7 +153,12 @@ class Recipe:
     @property
     def has_commands(self) -> bool:
         """True if anything is run to make the layer."""
-        return bool(self.run_as_root or self.extra_commands or self.fake_root_commands)
+        return bool(self.changes_image or self.extra_commands or self.fake_root_commands)
+
+    @property
+    def changes_image(self) -> bool:
+        """True if the layer is what has changed of the base image, rather than the tree alone."""
+        return bool(self.pre_mount or self.post_mount or self.run_as_root or self.post_umount)
 
 
 Commands: TypeAlias = Literal["sandboxed", "unsandboxed", "skipped"]

@@ -29,7 +29,8 @@ KEYS = frozenset(
     {
         "conflicts", "contents", "copy_to_root", "directories", "enable_fakechroot",
         "extra_commands", "fake_root_commands", "groups", "keep_contents_dirlinks", "network",
-        "nix_database", "owner", "perms", "run_as_root", "users",
+        "nix_database", "owner", "perms", "post_mount", "post_umount", "pre_mount", "run_as_root",
+        "users",
     }
 )  # fmt: skip
 
@@ -81,7 +82,10 @@ def read_recipe(
         users=read_users(reader.get("users"), reader.at("users"), fault),
         groups=read_groups(reader.get("groups"), reader.at("groups"), fault),
         database=reader.database(),
-        run_as_root=reader.rooted_commands(),
+        pre_mount=reader.rooted_commands("pre_mount"),
+        post_mount=reader.rooted_commands("post_mount"),
+        run_as_root=reader.rooted_commands("run_as_root"),
+        post_umount=reader.rooted_commands("post_umount"),
         extra_commands=reader.commands("extra_commands"),
         fake_root_commands=reader.commands("fake_root_commands"),
         fakechroot=reader.fakechroot(),
@@ -157,10 +161,10 @@ class _Reader(_Members):
             self._check_store_dir("enable_fakechroot")
         return value
 
-    def rooted_commands(self) -> str:
-        value = self.commands("run_as_root")
+    def rooted_commands(self, key: str) -> str:
+        value = self.commands(key)
         if value:
-            self._check_store_dir("run_as_root")
+            self._check_store_dir(key)
         return value
 
     def _check_store_dir(self, key: str) -> None:
@@ -359,6 +363,9 @@ def recipe_document(recipe: Recipe) -> dict[str, Any]:
         "keep_contents_dirlinks": recipe.keep_dirlinks,
         "nix_database": recipe.database and database_document(recipe.database),
         "owner": recipe.owner and {"uid": uid, "gid": gid},
+        "post_mount": recipe.post_mount,
+        "post_umount": recipe.post_umount,
+        "pre_mount": recipe.pre_mount,
         "run_as_root": recipe.run_as_root,
         **permission_documents(recipe.permissions),
         **user_documents(recipe.users, recipe.groups),

@@ -1,5 +1,6 @@
 """A recipe's commands, run in a build of Nix, whose own sandbox is around ours."""
 
+import importlib
 import json
 import os
 import shutil
@@ -16,7 +17,6 @@ from consumers.nix import RootedNix
 from consumers.requirements import require
 
 pytestmark = [pytest.mark.consumers]
-MODULE = "sources.customisation.sandbox.test_commands"
 RECIPES: list[dict[str, Any]] = [
     {"extra": "mkdir -p d/e; chmod 0 d/e; echo x > a; test $(id -u) = 0; ! test -e /sys/kernel"},
     {"fake": "touch new; chown 3:4 new; chmod 4755 new; mknod n c 1 3"},
@@ -105,14 +105,20 @@ def test_customise_in_a_build(nix: RootedNix, tmp_path: Path) -> None:
     assert nix.run("--query", "--references", output).split() == [content]
 
 
-def test_the_same_in_a_build(nix: RootedNix) -> None:
+@pytest.mark.parametrize(
+    ("module", "recipes"),
+    [
+        ("sources.customisation.sandbox.test_commands", RECIPES),
+        ("sources.customisation.test_rooted", [{}]),
+    ],
+)
+def test_the_same_in_a_build(nix: RootedNix, module: str, recipes: list[dict[str, Any]]) -> None:
     """Without it nobody could make a layer with commands in a derivation."""
-    from sources.customisation.sandbox.test_commands import outcome
-
+    outcome = importlib.import_module(module).outcome
     code = (
         f"import json, sys; sys.path[:0] = {[*SITES, str(TESTS)]!r};"
-        f" from {MODULE} import outcome;"
+        f" from {module} import outcome;"
         " print(json.dumps([outcome(each) for each in json.load(sys.stdin)]))"
     )
-    built = build(nix, DERIVATION, code=code, input=json.dumps(RECIPES))
-    assert json.loads(built.read_text()) == [outcome(recipe) for recipe in RECIPES]
+    built = build(nix, DERIVATION, code=code, input=json.dumps(recipes))
+    assert json.loads(built.read_text()) == [outcome(recipe) for recipe in recipes]

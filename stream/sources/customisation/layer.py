@@ -69,7 +69,7 @@ def _opened_own(
                 means,
                 mtime=conf.customisation_mtime,
                 complete=not skipped,
-                above=base.image.image_id if base and means.run_as_root else "",
+                above=base.image.image_id if base and means.changes_image else "",
             )
 
 

@@ -66,7 +66,13 @@ def opened_tree(
     valid = refresh_bytecode(tree, conf.customisation_mtime)
     with ExitStack() as stack:
         change = None
-        if recipe.run_as_root and conf.commands != "skipped":
+        if recipe.changes_image and conf.commands != "skipped":
+            if recipe.pre_mount:
+                tree = stack.enter_context(
+                    _after_commands(tree, recipe, conf, warn, before_mount=True)
+                )
+                redirect(tree, base, first_wins=keep)
+                known = inherit(tree, base, known)
             change = stack.enter_context(_as_root(tree, recipe, conf, below.image, warn))
             tree, base = change.tree, change.entries
             known = inherit(tree, base, known)
@@ -114,19 +120,24 @@ def _hide(tree: Tree, change: RootedChange) -> None:
 
 
 def _after_commands(
-    tree: Tree, recipe: Recipe, conf: ImageConf, warn: Callable[[str], None]
+    tree: Tree,
+    recipe: Recipe,
+    conf: ImageConf,
+    warn: Callable[[str], None],
+    *,
+    before_mount: bool = False,
 ) -> AbstractContextManager[Tree]:
     """Run the commands in `tree`; the value is the tree that they leave, `tree` itself if
     there are none.
     """
-    in_tree = recipe.extra_commands or recipe.fake_root_commands
-    if not in_tree or conf.commands == "skipped":
+    if not recipe.has_commands or conf.commands == "skipped":
         return nullcontext(tree)
-    from stream.sources.customisation.sandbox.commands import run_commands
+    from stream.sources.customisation.sandbox import commands
 
-    return run_commands(
+    return commands.run_commands(
         tree,
         recipe,
+        steps=commands.before_mount if before_mount else commands.in_layer,
         disk=Disk.of(conf),
         mtime=conf.customisation_mtime,
         warn=warn,

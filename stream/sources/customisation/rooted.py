@@ -1,4 +1,4 @@
-"""`runAsRoot`: commands run in the image itself, and the change that they leave as a layer.
+"""`runAsRoot`: commands that run in the image itself, and the change that they leave as a layer.
 
 The base image, with the layer's contents over it, is the commands' root directory; whatever is
 different afterwards is the layer. Knows the order of these steps; neither how commands are run
@@ -7,7 +7,7 @@ nor how a layer is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -16,7 +16,7 @@ from stream.nix.store_root import Disk
 from stream.sources.base.image import BaseImage
 from stream.sources.base.tree import Base, BaseEntry
 from stream.sources.customisation.compare import Change, compare
-from stream.sources.customisation.sandbox.commands import hidden_paths, run_as_root
+from stream.sources.customisation.sandbox.commands import in_image, run_in
 from stream.sources.customisation.sandbox.scratch import Scratch
 from stream.sources.customisation.tree import Node, Tree
 from stream.sources.customisation.unpack import Unpacked, digest_content, unpack
@@ -44,24 +44,23 @@ def change_as_root(  # noqa: PLR0913 — the inputs of a run
     warn: Callable[[str], None],
     sandboxed: bool,
 ) -> Iterator[RootedChange]:
-    """Run `run_as_root` of `recipe` in `image` with `tree` over it; the value is what has changed
-    of `image`. Its files exist until the context ends. See `run_as_root`.
+    """Run the commands of `recipe` that run in `image`, with `tree` over it; the value is what has
+    changed of `image`. Its files exist until the context ends. See `run_commands`.
     """
     base = Unpacked()
-    whole = Tree()
 
     def make(place: Scratch) -> Tree:
-        nonlocal base, whole
+        nonlocal base
         if image is not None:
             base = unpack(image, place.staged)
-        whole = overlay(base.tree, tree)
-        return whole
+        return overlay(base.tree, tree)
 
     def is_same_content(path: bytes, node: Node) -> bool:
         return node.typeflag != FILE or base.digests[path] == digest_content(node)
 
-    with run_as_root(make, recipe, disk=disk, mtime=mtime, warn=warn, sandboxed=sandboxed) as after:
-        _put_back(whole, after, hidden_paths(disk))
+    with run_in(
+        make, recipe, steps=in_image, disk=disk, mtime=mtime, warn=warn, sandboxed=sandboxed
+    ) as after:
         found = compare(base.tree, after, is_same_content)
         yield RootedChange(
             tree=found.tree, removed=found.removed, before=base.tree, entries=_entries(after)
@@ -93,15 +92,6 @@ def overlay(below: Tree, above: Tree) -> Tree:
                 )
             target.children[name] = taken
     return made
-
-
-def _put_back(whole: Tree, after: Tree, paths: Iterable[bytes]) -> None:
-    """Put into `after` what `whole` has at `paths`, unless the directory above is gone."""
-    for path in paths:
-        above, _, name = path.rpartition(b"/")
-        node, parent = whole.find(path), after.find(above)
-        if node is not None and parent is not None and parent.is_directory:
-            parent.children[name] = node
 
 
 def _entries(tree: Tree) -> dict[bytes, BaseEntry]:

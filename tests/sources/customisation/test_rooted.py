@@ -101,12 +101,22 @@ def made(keys: dict[str, Any], warnings: list[str] | None = None) -> bytes:
     return found
 
 
-def made_text(keys: dict[str, Any]) -> str:
-    """Return the layer as JSON can hold it, or the failure."""
-    try:
-        return made(keys).decode("latin-1")
-    except CommandsError as error:
-        return str(error)
+def keys_at(place: Path) -> dict[str, Any]:
+    """Return a specification in which everything happens; its files are in `place`."""
+    contents = place / "contents"
+    contents.mkdir(mode=0o755)
+    (contents / "content").write_text("content")
+    return {
+        "fromImage": archive_at(place, LOWER, UPPER),
+        "copyToRoot": [str(contents)],
+        "runAsRoot": SCRIPT,
+    }
+
+
+def outcome(keys: dict[str, Any]) -> str:
+    """Return the layer of that specification with `keys`, as JSON can hold it."""
+    with tempfile.TemporaryDirectory() as place:
+        return made({**keys_at(Path(place)), **keys}).decode("latin-1")
 
 
 def read(layer: bytes) -> dict[str, Node]:
@@ -134,21 +144,10 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (path / "tmp").mkdir()
     for each in path, path / "tmp":
         each.chmod(0o1777)
-    (path / "contents").mkdir(mode=0o755)
-    (path / "contents" / "content").write_text("content")
     monkeypatch.setattr("tempfile.tempdir", str(path / "tmp"))
     yield path
     assert os.listdir(path / "tmp") == []
     shutil.rmtree(path)
-
-
-def keys_at(place: Path) -> dict[str, Any]:
-    """Return a specification in which everything happens."""
-    return {
-        "fromImage": archive_at(place, LOWER, UPPER),
-        "copyToRoot": [str(place / "contents")],
-        "runAsRoot": SCRIPT,
-    }
 
 
 def test_layer(place: Path) -> None:
@@ -208,6 +207,49 @@ def test_tmp_of_the_image(place: Path) -> None:
     assert read(layer).keys() == {"", "tmp", "tmp/kept", "tmp/.wh.gone"}
 
 
+def test_hooks(place: Path) -> None:
+    """Without it Nix's runWithOverlay could not be built on this."""
+    keys = {
+        "fromImage": archive_at(place, LOWER, UPPER),
+        "preMount": "test ! -e mnt; echo one > layer/one; chown 3:4 layer/one",
+        "postMount": (
+            "test $(stat -c %u mnt/one) = 3; test ! -e layer; rm mnt/etc/gone; echo > mnt/shut/two;"
+            " chmod 4711 mnt/opt/c; test $(stat -c %u mnt/opt/c) = 70000"
+        ),
+        "runAsRoot": "test \"$(stat -c %g:%a /one /opt/c | xargs)\" = '4:644 0:4711'; rm /d/x",
+        "postUmount": "test ! -e layer/d/y; mv layer/one layer/three; chown 9 layer/shut/two",
+    }
+    layer = made(keys)
+    assert read(layer).keys() == {
+        "", "d", "d/.wh.x", "etc", "etc/.wh.gone", "opt", "opt/c", "shut", "shut/two", "three"
+    }  # fmt: skip
+    root = flattened([LOWER, UPPER, layer])
+    assert (root["three"].uid, root["three"].gid, root["shut/two"].uid) == (3, 4, 9)
+    assert (root["opt/c"].uid, root["opt/c"].mode) == (70_000, 0o4711)
+
+
+def test_image_with_a_store(place: Path) -> None:
+    """Programs of a base image that are store paths would be hidden by this machine's store."""
+    theirs, ours = "0" * 32 + "-theirs", "1" * 32 + "-ours"
+    store = place / "root/nix/store"
+    store.mkdir(parents=True)
+    (store / ours).write_text("ours")
+    base = layer_tar(
+        {
+            "nix": directory(), "nix/store": directory(0o555),
+            f"nix/store/{theirs}": (member(), b"theirs"),
+        }
+    )  # fmt: skip
+    keys = {
+        "fromImage": archive_at(place, base),
+        "store_root": str(place / "root"),
+        "runAsRoot": f"cd /nix/store; cat {theirs} {ours} > /both; ! touch x; ! echo > {theirs}",
+    }
+    found = read(made(keys))
+    assert found.keys() == {"", "both"}
+    assert found["both"].content == b"theirsours"
+
+
 @pytest.mark.slow
 def test_many_layers(place: Path) -> None:
     """A mount of overlays has a limit; so would the base image."""
@@ -224,10 +266,9 @@ def test_many_layers(place: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_root_and_nobody(place: Path) -> None:
     """Without it the image would depend on the user who makes it."""
-    keys = keys_at(place)
     module = "sources.customisation.test_rooted"
-    (found,) = call_as_nobody(module, "made_text", [keys], place / "tmp")
-    assert found == made_text(keys)
+    (found,) = call_as_nobody(module, "outcome", [{}], place / "tmp")
+    assert found == outcome({})
 
 
 def test_closure(place: Path) -> None:

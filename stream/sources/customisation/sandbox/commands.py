@@ -1,5 +1,5 @@
-"""The commands of a recipe, run in a scratch tree: `runAsRoot`, `extraCommands`,
-`fakeRootCommands`.
+"""The commands of a recipe, run in a scratch tree: `runAsRoot` and the hooks around it,
+`extraCommands`, `fakeRootCommands`.
 
 Knows the environment they run in, and that they run in a sandbox or without; not how a sandbox
 is made, where the tree comes from, nor how it is used.
@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -38,8 +38,9 @@ from stream.text import one_line, printable
 from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE
 
 EXTRA, FAKE_ROOT, AS_ROOT = "extraCommands", "fakeRootCommands", "runAsRoot"
+PRE_MOUNT, POST_MOUNT, POST_UMOUNT = "preMount", "postMount", "postUmount"
 # Of capabilities(7), for the user's own files only: no mode keeps root from anything.
-_ROOTS = {"CAP_DAC_OVERRIDE": 1, "CAP_FOWNER": 3}
+_ROOTS = {"CAP_DAC_OVERRIDE": 1, "CAP_FOWNER": 3, "CAP_SYS_CHROOT": 18}
 MAX_NAMES = 5  # in a message
 MAX_COMMAND = 80  # characters of a command in a message
 MAX_FILES = 16384  # fakeroot closes every descriptor up to the limit, which may be a billion
@@ -56,6 +57,43 @@ _UNSANDBOXED = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """Commands to be run in a tree, which messages call `which`. `faked`: under fakeroot; `rooted`:
+    with the tree as root directory; `privileged`: as if no mode kept root from anything. `name`
+    is that of the tree in the commands' working directory; empty if it is the tree itself.
+    """
+
+    which: str
+    commands: str
+    faked: bool = True
+    rooted: bool = False
+    privileged: bool = False
+    name: str = ""
+
+
+Steps = Callable[[Recipe], Iterator[Step]]
+
+
+def before_mount(recipe: Recipe) -> Iterator[Step]:
+    """Yield the steps for the layer's tree before the base image is below it."""
+    yield Step(which=PRE_MOUNT, commands=recipe.pre_mount, name="layer")
+
+
+def in_image(recipe: Recipe) -> Iterator[Step]:
+    """Yield the steps for the base image with the layer's tree over it."""
+    yield Step(which=POST_MOUNT, commands=recipe.post_mount, privileged=True, name="mnt")
+    yield Step(which=AS_ROOT, commands=recipe.run_as_root, rooted=True, privileged=True)
+
+
+def in_layer(recipe: Recipe) -> Iterator[Step]:
+    """Yield the steps for the layer's tree."""
+    yield Step(which=POST_UMOUNT, commands=recipe.post_umount, name="layer")
+    # In dockerTools they run in the virtual machine then, as root.
+    yield Step(which=EXTRA, commands=recipe.extra_commands, faked=recipe.changes_image)
+    yield Step(which=FAKE_ROOT, commands=recipe.fake_root_commands, rooted=recipe.fakechroot)
+
+
 @contextmanager
 def run_commands(  # noqa: PLR0913 — the inputs of a run
     tree: Tree,
@@ -65,9 +103,10 @@ def run_commands(  # noqa: PLR0913 — the inputs of a run
     mtime: int,
     warn: Callable[[str], None],
     sandboxed: bool = True,
+    steps: Steps = in_layer,
 ) -> Iterator[Tree]:
-    """Run the commands of `recipe` in `tree`; the value is the tree that they leave. Its files
-    are in a scratch directory, which exists until the context ends.
+    """Run the commands of `recipe` in `tree`; the value is the tree that they leave, or `tree` if
+    there are none. Its files are in a scratch directory, which exists until the context ends.
 
     Commands have no privileges, even if they run as root; their output goes to standard error.
     In the sandbox they can change nothing but the tree. Files they make are owned by root in
@@ -76,46 +115,50 @@ def run_commands(  # noqa: PLR0913 — the inputs of a run
 
     Raises CommandsError and SourceError.
     """
-    which = EXTRA if recipe.extra_commands else FAKE_ROOT
-    with opened_scratch(_owner(which) if sandboxed else None) as place:
-        write(tree, place, mtime)
-        runs = _Runs(
-            place=place, recipe=recipe, disk=disk, mtime=mtime, warn=warn, sandboxed=sandboxed
-        )
-        # Attributes that are not on disk, by device and inode: commands may move files.
-        hidden = dict(_hidden(tree, place))
-        if recipe.extra_commands:
-            tree = runs.run(EXTRA, recipe.extra_commands, hidden=hidden)
-        if recipe.fake_root_commands:
-            tree = runs.run(FAKE_ROOT, recipe.fake_root_commands, imposed=_imposed(tree))
+    if not any(step.commands for step in steps(recipe)):
         yield tree
+        return
+    with run_in(
+        lambda _: tree,
+        recipe,
+        steps=steps,
+        disk=disk,
+        mtime=mtime,
+        warn=warn,
+        sandboxed=sandboxed,
+    ) as after:
+        yield after
 
 
 @contextmanager
-def run_as_root(  # noqa: PLR0913 — the inputs of a run
+def run_in(  # noqa: PLR0913 — the inputs of a run
     make: Callable[[Scratch], Tree],
     recipe: Recipe,
     *,
+    steps: Steps,
     disk: Disk,
     mtime: int,
     warn: Callable[[str], None],
     sandboxed: bool = True,
 ) -> Iterator[Tree]:
-    """Run `run_as_root` of `recipe` in the tree that `make` returns, as its root directory; the
-    value is the tree that it leaves, without what is at `hidden_paths`. `make` may put files into the `staged`
-    directory. See `run_commands`.
-
-    Commands own every file, whatever its mode is; they see no tool of this machine that the
-    tree or the store has. Raises CommandsError and SourceError.
+    """Do the same in the tree that `make` returns, which may put files into the `staged` directory
+    of the scratch directory.
     """
-    if not sandboxed:
+    todo = [step for step in steps(recipe) if step.commands]
+    if recipe.changes_image and not sandboxed:
         wrong = "needs the sandbox, which has the image as its root directory"
         raise CommandsError(AS_ROOT, f"{wrong}; leave out --unsandboxed")
-    with opened_scratch(_owner(AS_ROOT)) as place:
+    which = todo[0].which if todo else AS_ROOT
+    with opened_scratch(_owner(which) if sandboxed else None) as place:
         tree = make(place)
-        write(tree, place, mtime)
-        runs = _Runs(place=place, recipe=recipe, disk=disk, mtime=mtime, warn=warn, sandboxed=True)
-        yield runs.run(AS_ROOT, recipe.run_as_root, imposed=_imposed(tree))
+        if todo:
+            write(tree, place, mtime)
+        runs = _Runs(
+            place=place, recipe=recipe, disk=disk, mtime=mtime, warn=warn, sandboxed=sandboxed
+        )
+        for step in todo:
+            tree = runs.run(step, tree)
+        yield tree
 
 
 def _owner(which: str) -> tuple[int, int] | None:
@@ -166,18 +209,14 @@ class _Runs:
     sandboxed: bool
     _sockets: set[bytes] = field(default_factory=set)  # warned of already: they stay on disk
 
-    def run(
-        self,
-        which: str,
-        commands: str,
-        *,
-        hidden: dict[Inode, Node] | None = None,
-        imposed: list[list[Any]] | None = None,
-    ) -> Tree:
-        """Run `commands`; return the tree that they leave. They run under fakeroot if `imposed`
-        is given. Raises CommandsError.
+    def run(self, step: Step, tree: Tree) -> Tree:
+        """Run `step`; return the tree that it leaves of `tree`, which is on disk. Raises
+        CommandsError.
         """
-        if "\0" in commands:
+        which, fake = step.which, step.faked
+        # Attributes that are not on disk, by device and inode: commands may move files.
+        hidden = {} if fake else dict(_hidden(tree, self.place))
+        if "\0" in step.commands:
             raise CommandsError(which, "contains a NUL character; remove it")
         if (
             self.sandboxed
@@ -188,74 +227,75 @@ class _Runs:
                 which,
                 f"cannot be shown {self._store()}, which has more than a store; move the store",
             )
-        fake = imposed is not None
         path = os.environ.get("PATH") or os.defpath
         needed = {"fakeroot": fake, "bash": True, isolation.BUBBLEWRAP: self.sandboxed}
         for program in (program for program, is_needed in needed.items() if is_needed):
             if shutil.which(program, path=path) is None:
                 how = _HOW_TO_GET.get(program, "install it")
                 raise CommandsError(which, f"{program} is not on PATH; {how}")
-        rooted = which == AS_ROOT or (fake and self.recipe.fakechroot)
-        root = self._prepare_root(which, path) if rooted else None
+        root = self._prepare_root(step, path) if step.rooted else None
         request = {
             "which": which,
-            "commands": commands,
-            "imposed": imposed,
+            "commands": step.commands,
+            "name": step.name,
+            "imposed": _imposed(tree) if fake else None,
             "tree": isolation.TREE if self.sandboxed else os.fsdecode(self.place.tree),
             "root": None if root is None else isolation.ROOT,
             "root_environment": {
                 "PATH": path if root is None else root.path,
                 "TMPDIR": isolation.ROOTED_TEMPORARY,
             },
-            "capabilities": [*_ROOTS.values()] if which == AS_ROOT else [],
+            "capabilities": [*_ROOTS.values()] if step.privileged else [],
             "outside": os.stat("/proc/self/ns/pid").st_ino,
         }
-        report = self._report(which, request, path, root, fake=fake)
+        report = self._report(step, request, path, root)
         listing = Listing(
             which=which,
             metadata=self._metadata(which, report) if fake else None,
-            hidden=hidden or {},
+            hidden=hidden,
             omitted=_omitted(root, self.disk),
             mount_points=root.made if root else (),
-            hard_links=bool(self.recipe.run_as_root),
+            hard_links=self.recipe.changes_image,
             socket=lambda path: self._warn_of_socket(which, path),
         )
-        return listing.list(self.place.tree)
+        found = listing.list(self.place.tree)
+        if step.privileged:
+            _put_back(tree, found, listing.omitted)
+        return found
 
-    def _prepare_root(self, which: str, path: str) -> Root:
+    def _prepare_root(self, step: Step, path: str) -> Root:
         if not self.sandboxed:
             raise CommandsError(
-                which, "enableFakechroot needs the sandbox; leave out --unsandboxed, or the option"
+                step.which,
+                "enableFakechroot needs the sandbox; leave out --unsandboxed, or the option",
             )
         return prepare_root(
             os.fsdecode(self.place.tree),
-            which=which,
+            which=step.which,
             path=path,
             store_dir=self.disk.store_dir.decode(),
             store=self._store(),
             owner=self.place.owner,
-            is_system=which == AS_ROOT,
+            is_system=step.privileged,
             network=self.recipe.network,
         )
 
     def _store(self) -> str:
         return os.fsdecode(self.disk.at(self.disk.store_dir))
 
-    def _report(
-        self, which: str, request: dict[str, Any], path: str, root: Root | None, *, fake: bool
-    ) -> Report:
+    def _report(self, step: Step, request: dict[str, Any], path: str, root: Root | None) -> Report:
         """Carry out `request`, and return the report of `session`. Raises CommandsError."""
         ended = None
-        for command in self._commands(which, path, root, fake=fake):
-            environment = self._environment(path, fake=fake)
+        for command in self._commands(step, path, root):
+            environment = self._environment(path, fake=step.faked)
             try:
                 ended = run(command, environment, json.dumps(request), denied_calls())
             except OSError as error:
-                raise CommandsError(which, f"cannot be run: {error.strerror}") from error
+                raise CommandsError(step.which, f"cannot be run: {error.strerror}") from error
             if ended.report:
                 break
         assert ended is not None
-        return self._read(which, request["commands"], ended)
+        return self._read(step.which, step.commands, ended)
 
     def _environment(self, path: str, *, fake: bool) -> dict[str, str]:
         environment = {
@@ -269,14 +309,12 @@ class _Runs:
         # No file changes its owner on disk, even if that were allowed.
         return environment | ({"FAKEROOTDONTTRYCHOWN": "1"} if fake else {})
 
-    def _commands(
-        self, which: str, path: str, root: Root | None, *, fake: bool
-    ) -> Iterator[list[str]]:
+    def _commands(self, step: Step, path: str, root: Root | None) -> Iterator[list[str]]:
         """Yield the commands that run `session`, each to be tried if the one before did not get
         so far.
         """
         program = [
-            *("bash", "-c", _LIMITED, "bash"), *(["fakeroot", "--"] if fake else ()),
+            *("bash", "-c", _LIMITED, "bash"), *(["fakeroot", "--"] if step.faked else ()),
             # As text: the file may be closed to the sandbox's user.
             os.path.realpath(sys.executable), "-I", "-S", "-c", _program(),
         ]  # fmt: skip
@@ -294,7 +332,7 @@ class _Runs:
             mounts=[*mounts, *(root.mounts if root else ())],
             links=root.links if root else {},
             rooted=root is not None,
-            capabilities=[*_ROOTS] if which == AS_ROOT else (),
+            capabilities=[*_ROOTS] if step.privileged else (),
             network=self.recipe.network,
             owner=self.place.owner,
         )
@@ -356,14 +394,19 @@ def _program() -> str:
 
 
 def _omitted(root: Root | None, disk: Disk) -> Collection[bytes]:
-    return () if root is None else hidden_paths(disk)
+    """Return the paths in the tree at which commands saw other files."""
+    if root is None:
+        return ()
+    return {path.strip("/").encode() for path in (*PSEUDO, disk.store_dir.decode())}
 
 
-def hidden_paths(disk: Disk) -> frozenset[bytes]:
-    """Return the paths in a tree at which commands see other files if it is their root
-    directory.
-    """
-    return frozenset(path.strip("/").encode() for path in (*PSEUDO, disk.store_dir.decode()))
+def _put_back(before: Tree, after: Tree, paths: Iterable[bytes]) -> None:
+    """Put into `after` what `before` has at `paths`, unless the directory above is gone."""
+    for path in paths:
+        above, _, name = path.rpartition(b"/")
+        node, parent = before.find(path), after.find(above)
+        if node is not None and parent is not None and parent.is_directory:
+            parent.children[name] = node
 
 
 def _describe_failure(commands: str, status: int, line: int) -> str:

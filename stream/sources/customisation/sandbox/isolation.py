@@ -128,7 +128,7 @@ def sandboxed(
     read-only. Raises NoSandboxError.
     """
     user = ["--unshare-user", "--uid", "0", "--gid", "0"]
-    kept = (*_CAPABILITIES, *view.capabilities) if view.rooted else ()
+    kept = (*_CAPABILITIES, *view.capabilities) if view.rooted or view.capabilities else ()
     user += [word for name in kept for word in ("--cap-add", name)]
     apart = ["--unshare-pid", "--as-pid-1", "--unshare-ipc", "--unshare-uts"]
     apart += ["--hostname", "localhost"]

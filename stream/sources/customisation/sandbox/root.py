@@ -26,7 +26,7 @@ _RESOLVER = "/etc/resolv.conf"
 # The paths of the dynamic loader and its default directories. Programs that are not from Nix
 # look for them only there.
 _LIBRARIES = ("/lib64", "/usr/lib64", "/lib/*-linux-*", "/usr/lib/*-linux-*", "/lib/ld-*")
-_LINKS = f"{OURS}/links"
+_LINKS, _STORE = f"{OURS}/links", f"{OURS}/store"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,7 +69,9 @@ def prepare_root(  # noqa: PLR0913 — what a root directory consists of
         preparation.root.path = ":".join([*stored, *_PROGRAMS])
         if network:
             preparation.add_resolver()
-    if os.path.isdir(store):
+    if os.path.isdir(store) and preparation.has_store(store_dir):
+        preparation.add_store(store, store_dir)
+    elif os.path.isdir(store):
         preparation.mount(store, store_dir)
     preparation.add_tools(tools, store_dir)
     preparation.add_libraries()
@@ -118,6 +120,24 @@ class _Preparation:
             os.chown(path, *self._owner)
         found = os.stat(path)
         self.root.made.add((found.st_dev, found.st_ino))
+
+    def has_store(self, store_dir: str) -> bool:
+        """Return True if the tree has store paths."""
+        self.make_mount_point(store_dir)
+        return bool(os.listdir(self._tree + store_dir))
+
+    def add_store(self, store: str, store_dir: str) -> None:
+        """Show the tree's own store paths, and of those in `store` the others, by links: a mount
+        for each takes seconds for hundreds.
+        """
+        directory = self._tree + store_dir
+        mode = stat.S_IMODE(os.stat(directory).st_mode)
+        os.chmod(directory, mode | 0o700)
+        for name in set(os.listdir(store)) - set(os.listdir(directory)):
+            os.symlink(f"{_STORE}/{name}", f"{directory}/{name}")
+        os.chmod(directory, mode)
+        self._show(store, _STORE)
+        self._show(directory, store_dir)
 
     def make_temporary(self) -> None:
         """Make /tmp, if nothing is there."""

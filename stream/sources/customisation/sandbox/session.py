@@ -194,7 +194,7 @@ def _become_shell(request: dict[str, Any], lines: int, commands: int) -> NoRetur
     for signum in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these
         signal.signal(signum, signal.SIG_DFL)
     if request["root"] is None:
-        os.chdir(request["tree"])
+        os.chdir(_named(request["tree"], request["name"], request["which"]))
     else:
         if request["imposed"] is not None:
             _carry_fakeroot(request["root"], request["root_environment"])
@@ -215,6 +215,17 @@ def _become_shell(request: dict[str, Any], lines: int, commands: int) -> NoRetur
         which=which, lines=highest, commands=highest - 1
     )
     os.execv(bash, ["bash", "-eo", "pipefail", "-c", code, which])  # noqa: S606
+
+
+def _named(tree: str, name: str, which: str) -> str:
+    """Return a directory in which `tree` is called `name`; `tree` itself without one."""
+    if not name:
+        return tree
+    directory = f"{os.environ['TMPDIR']}/.{which}"
+    for path in (directory, f"{directory}/work"):
+        os.mkdir(path)
+    os.symlink(tree, f"{directory}/{name}")
+    return directory
 
 
 def _carry_fakeroot(root: str, environment: dict[str, str]) -> None:
@@ -348,6 +359,7 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
 def main() -> int:
     """Carry out the request on standard input, a line, whose other end stays open for as long as
     the commands are wanted. It is a JSON object of `which`, `commands`, `tree`,
+    `name` (under which commands find it in their working directory, if it is not that itself),
     `root` (the directory to be the commands' root, or null) with `root_environment`,
     `capabilities` (the numbers of those that commands keep), `imposed` (null without fakeroot)
     and `outside`. Writes a JSON object to descriptor 3: first a space,
