@@ -20,6 +20,9 @@ pytestmark = [pytest.mark.consumers]
 RECIPES: list[dict[str, Any]] = [
     {"extra": "mkdir -p d/e; chmod 0 d/e; echo x > a; test $(id -u) = 0; ! test -e /sys/kernel"},
     {"fake": "touch new; chown 3:4 new; chmod 4755 new; mknod n c 1 3"},
+    {
+        "fake": "busybox touch s; busybox chown 5:6 s; busybox mknod n b 8 1; busybox ls -ln s | cut -c 1-20 > l"
+    },
     {"fake": "touch /x; chown 8:9 /x; cat /b > /y; ! test -e /sys/kernel", "chroot": True},
 ]
 DERIVATION = """

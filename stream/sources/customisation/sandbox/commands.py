@@ -15,12 +15,13 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from types import ModuleType
 from typing import Any
 
 from stream.errors import CommandsError
 from stream.model import Recipe
 from stream.nix.store_root import Disk
-from stream.sources.customisation.sandbox import isolation, session
+from stream.sources.customisation.sandbox import isolation, recording, session
 from stream.sources.customisation.sandbox.filter import denied_calls
 from stream.sources.customisation.sandbox.isolation import Mount, View
 from stream.sources.customisation.sandbox.listing import (
@@ -316,7 +317,7 @@ class _Runs:
         program = [
             *("bash", "-c", _LIMITED, "bash"), *(["fakeroot", "--"] if step.faked else ()),
             # As text: the file may be closed to the sandbox's user.
-            os.path.realpath(sys.executable), "-I", "-S", "-c", _program(),
+            os.path.realpath(sys.executable), "-I", "-S", "-c", *map(_text, (session, recording)),
         ]  # fmt: skip
         if not self.sandboxed:
             yield program
@@ -388,8 +389,9 @@ class _Runs:
         return {**found, **{path: replace(found[path], uid=0, gid=0) for path in adopted}}
 
 
-def _program() -> str:
-    with open(session.__file__, encoding="utf-8") as file:
+def _text(module: ModuleType) -> str:
+    assert module.__file__ is not None
+    with open(module.__file__, encoding="utf-8") as file:
         return file.read()
 
 

@@ -25,8 +25,9 @@ The thread has the commands' own privileges, so whatever they make it do they co
 It opens files only to look at them (O_PATH), each name in a directory of its own: a link leads where
 it leads the caller. It changes nothing but this: it makes a device's placeholder, which must be
 new, in the directory that was found; it takes set-ID bits from the file that was found, as the
-kernel does; and it writes a status to where the caller wants it. Nobody may trace the process that
-this is in, or take its descriptors, among them the one from which questions are read.
+kernel does; and it writes a status to where the caller wants it. Commands must not be able to trace
+the process that this is in, nor to take its descriptors, among them the one from which questions are
+read: see PR_SET_DUMPABLE of prctl(2).
 
 Of the filters of several sandboxes the strictest answer counts: what Nix's refuses (modes with set-ID
 bits, extended attributes) never comes here. Only fakeroot's preload helps there.
@@ -50,7 +51,7 @@ from contextlib import suppress
 from typing import NamedTuple, Self
 
 PATIENCE = 5.0  # seconds until we do not wait any more for the last process
-KEEP = 0xFFFFFFFF  # the owner or group -1 of chown(2)
+_KEEP = 0xFFFFFFFF  # the owner or group -1 of chown(2)
 
 # The numbers of system calls by architecture, as linux/audit.h has these. One kernel can have
 # programs of several: x86-64 also those of i386, arm64 those of arm.
@@ -103,7 +104,6 @@ _QUESTION, _ANSWER = struct.Struct("=QIIiIQ6Q"), struct.Struct("=QqiI")
 _CONTINUE = 1
 _SET_FLAGS, _SYNC_WAKE_UP = 0x40082104, 1
 
-_PR_SET_DUMPABLE = 4
 _CAPABILITY_VERSION = 0x20080522
 _OPENAT2 = 437
 # struct open_how: RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH.
@@ -124,13 +124,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Record(NamedTuple):
-    """What was recorded of a file: its owner and group (KEEP: not changed), and its type and device
+    """What was recorded of a file: its owner and group, if they were changed, and its type and device
     number, if it is a device. A `mode`, with the type, is that of a file made after one that had
     the same inode number: whatever else is known by number is the other one's.
     """
 
-    uid: int = KEEP
-    gid: int = KEEP
+    uid: int | None = None
+    gid: int | None = None
     device: tuple[int, int, int] | None = None  # S_IFCHR or S_IFBLK, major, minor
     mode: int | None = None
 
@@ -205,16 +205,15 @@ class Recorder:
 
     def start(self) -> bool:
         """Answer the kernel's questions from now on. Return False if it has none, because the
-        child could not `attach`, or ended before.
+        child could not `attach`, or ended before: then nothing is recorded.
         """
         self._theirs.close()
         with self._ours:
             _, descriptors, _, _ = socket.recv_fds(self._ours, 1, 1)
         if not descriptors:
+            self._records.clear()
             return False
         (self._listener,) = descriptors
-        # From others of our user. What execve(2) starts is not affected.
-        _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
         return True
@@ -226,10 +225,10 @@ class Recorder:
         if self._thread is not None:
             self._thread.join(PATIENCE)
 
-    def note(self, path: bytes, record: Record) -> None:
+    def note(self, path: bytes, uid: int, gid: int, device: tuple[int, int, int] | None) -> None:
         """Record what the file at `path` is from the beginning; links are not followed."""
         with _File(os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)) as fd:
-            self._records[_status(fd).inode] = _identity(fd), record
+            self._records[_status(fd).inode] = _identity(fd), Record(uid, gid, device)
 
     def find(self, path: bytes, inode: tuple[int, int]) -> Record | None:
         """Return what was recorded of the file at `path`, which has this device and inode number;
@@ -341,14 +340,14 @@ class Recorder:
 
     def _change_owner(self, question: _Question, fd: int, uid: int, gid: int) -> None:
         uid, gid = (self._whole(question, number) for number in (uid, gid))
-        if uid == gid == KEEP:
+        if uid == gid == _KEEP:
             raise _LeaveToTheKernelError
         found, identity = _status(fd), _identity(fd)
         self._check(question)
         self._forget_another(found, identity)
         _, before = self._records.get(found.inode, (None, Record()))
         after = before._replace(
-            uid=before.uid if uid == KEEP else uid, gid=before.gid if gid == KEEP else gid
+            uid=before.uid if uid == _KEEP else uid, gid=before.gid if gid == _KEEP else gid
         )
         self._records[found.inode] = identity, after
         if not stat.S_ISDIR(found.mode) and found.mode & (stat.S_ISUID | stat.S_ISGID):
@@ -356,7 +355,7 @@ class Recorder:
             _libc.fchownat(fd, b"", -1, -1, _AT_EMPTY_PATH)
         if self._faked:
             with suppress(OSError):
-                os.fchown(fd, *(-1 if number == KEEP else number for number in (uid, gid)))
+                os.fchown(fd, *(-1 if number == _KEEP else number for number in (uid, gid)))
 
     def _forget_another(self, found: _Status, identity: object) -> None:
         """Forget a file that had the same inode number: this one began as root's."""
@@ -368,7 +367,7 @@ class Recorder:
     def _whole(question: _Question, number: int) -> int:
         """Return a user's or group's number as 32 bits."""
         if question.call.endswith("16"):
-            return KEEP if number & 0xFFFF == 0xFFFF else number & 0xFFFF
+            return _KEEP if number & 0xFFFF == 0xFFFF else number & 0xFFFF
         return number & 0xFFFFFFFF
 
     def _make_device(
@@ -646,9 +645,9 @@ def _status(fd: int) -> _Status:
 def _put(data: ctypes.Array[ctypes.c_char], offsets: tuple[int, ...], record: Record) -> None:
     """Put the owner and the type of a record into a status that the kernel wrote."""
     mode, uid, gid, _ = offsets
-    if record.uid != KEEP:
+    if record.uid is not None:
         struct.pack_into("=I", data, uid, record.uid)
-    if record.gid != KEEP:
+    if record.gid is not None:
         struct.pack_into("=I", data, gid, record.gid)
     if record.device:
         (before,) = struct.unpack_from("=H", data, mode)

@@ -2,10 +2,10 @@
 
 Reads a request from standard input, sets the tree's metadata if it runs under fakeroot, starts
 bash, ends the processes that bash left running, and reports the outcome and the metadata that
-only fakeroot knows. Must not trust commands to leave it alone: whoever reads the report checks
+only fakeroot and `recording` know. Must not trust commands to leave it alone: whoever reads the report checks
 it. Knows neither recipes nor layers, nor whether it runs in a sandbox, except for the one way
 to end processes that is safe only there. Runs standalone: must not import the rest of the
-package.
+package. The program `recording` is an argument of this one.
 """
 
 from __future__ import annotations
@@ -22,10 +22,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from typing import Any, NoReturn
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from stream.sources.customisation.sandbox.recording import Record, Recorder
 
 # prctl(2) and capabilities(7).
-_PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 24, 36, 38
+_PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 4, 24, 36, 38
 _LAST_CAP, _CAPABILITY_VERSION = 63, 0x20080522
 
 REPORT = 3  # the descriptor for the report
@@ -33,6 +37,7 @@ GRACE = 0.5  # seconds that commands' processes may outlive them: bash does not 
 REAPING = 0.2  # seconds between two looks for orphans
 PATIENCE = 5.0  # seconds until we give up on processes that do not die
 UNFAKED = "fakeroot"
+UNTRIED = "FAKEROOTDONTTRYCHOWN"  # set: fakeroot leaves owners on disk as they are
 
 # bash reads the commands from a descriptor, because they may exceed the length of an argument,
 # and reports the number of the line that fails. Our code is one line, so that numbers match.
@@ -190,7 +195,9 @@ def _memory(data: bytes) -> int:
     return fd
 
 
-def _become_shell(request: dict[str, Any], lines: int, commands: int) -> NoReturn:
+def _become_shell(
+    request: dict[str, Any], lines: int, commands: int, recorder: Recorder | None
+) -> NoReturn:
     for signum in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these
         signal.signal(signum, signal.SIG_DFL)
     if request["root"] is None:
@@ -214,6 +221,9 @@ def _become_shell(request: dict[str, Any], lines: int, commands: int) -> NoRetur
     code = _SHELL.replace("{fakery}", _FAKERY if request["imposed"] is not None else "").format(
         which=which, lines=highest, commands=highest - 1
     )
+    if recorder is not None and recorder.attach(preloaded=True):
+        # So that we are asked about changes that go through fakeroot as well, in their order.
+        del os.environ[UNTRIED]
     os.execv(bash, ["bash", "-eo", "pipefail", "-c", code, which])  # noqa: S606
 
 
@@ -239,9 +249,9 @@ def _carry_fakeroot(root: str, environment: dict[str, str]) -> None:
     shutil.copyfile(library, root + environment["LD_PRELOAD"])
 
 
-def _run_shell(request: dict[str, Any]) -> tuple[int, str]:
-    """Run the commands. Return the exit status (-n: killed by signal n), and the last that the
-    shell reported: the number of the line that failed. Raises _Refused.
+def _run_shell(request: dict[str, Any], recorder: Recorder | None) -> tuple[int, str]:
+    """Run the commands, asked about by `recorder`. Return the exit status (-n: killed by signal
+    n), and the last that the shell reported: the number of the line that failed. Raises _Refused.
     """
     commands = _memory(request["commands"].encode("utf-8", "surrogateescape"))
     lines = _memory(b"")
@@ -249,11 +259,13 @@ def _run_shell(request: dict[str, Any]) -> tuple[int, str]:
     pid = os.fork()
     if pid == 0:
         try:
-            _become_shell(request, lines, commands)
+            _become_shell(request, lines, commands, recorder)
         except BaseException as error:  # noqa: BLE001 — this process ends here in any case
             os.write(write_end, str(error).encode("utf-8", "replace"))
         os._exit(127)
     os.close(write_end)
+    if recorder is not None:
+        recorder.start()
     with open(read_end, encoding="utf-8") as file:
         refused = file.read()
     status = _wait(pid)
@@ -300,10 +312,14 @@ def _xattrs(path: bytes) -> dict[str, str]:
     return found
 
 
-def _entries(tree: bytes) -> Iterator[list[Any]]:
-    """Yield what fakeroot knows of every entry of `tree`: [path, mode with type, uid, gid,
-    major, minor, xattrs], parents before children. Files that their owner cannot read are made
-    readable on disk. Raises _Refused.
+def _entries(tree: bytes, recorder: Recorder) -> Iterator[list[Any]]:
+    """Yield what fakeroot and `recorder` know of every entry of `tree`: [path, mode with type, uid,
+    gid, major, minor, xattrs], parents before children. Files that their owner cannot read are
+    made readable on disk. Raises _Refused.
+
+    fakeroot hears of changes of owner only from programs with its preload, the recorder of all
+    changes: so its owners count. Modes and attributes are fakeroot's; the recorder tells it of
+    others' changes of mode.
     """
     waiting = [b""]
     while waiting:
@@ -325,14 +341,39 @@ def _entries(tree: bytes) -> Iterator[list[Any]]:
         if is_directory:
             above = name + b"/" if name else b""
             waiting += (above + child for child in os.listdir(path))
-        yield [
+        entry = [
             text(name), mode, found.st_uid, found.st_gid, os.major(found.st_rdev),
             os.minor(found.st_rdev), {} if stat.S_ISLNK(mode) else _xattrs(path),
         ]  # fmt: skip
+        if record := recorder.find(path, (found.st_dev, found.st_ino)):
+            _correct(entry, record)
+        yield entry
 
 
-def _run(request: dict[str, Any]) -> dict[str, Any]:
+def _correct(entry: list[Any], record: Record) -> None:
+    """Put into `entry` what was recorded of the file."""
+    _, mode, uid, gid, *_ = entry
+    if record.mode is not None:  # fakeroot's is that of another file
+        mode, entry[4:] = record.mode, [0, 0, {}]
+    uid = uid if record.uid is None else record.uid
+    gid = gid if record.gid is None else record.gid
+    entry[1:4] = mode, uid, gid
+    if record.device is not None and stat.S_ISREG(mode):
+        kind, *entry[4:6] = record.device
+        entry[1] = kind | stat.S_IMODE(mode)
+
+
+def _note(tree: bytes, entries: list[list[Any]], recorder: Recorder) -> None:
+    """Tell `recorder` of the owners and devices that were imposed."""
+    for name, mode, uid, gid, major, minor, _ in entries:
+        is_device = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+        device = (stat.S_IFMT(mode), major, minor) if is_device else None
+        recorder.note(tree + b"/" + name.encode("latin-1"), uid, gid, device)
+
+
+def _run(request: dict[str, Any], recording: ModuleType) -> dict[str, Any]:
     """Run the commands of `request`; return the report."""
+    recorder = None
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     imposed = request["imposed"]
     tree = os.fsencode(request["tree"])
@@ -341,9 +382,11 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
             if "libfakeroot" not in file.read():
                 raise _Refused("fakeroot has no effect on this Python")
         _impose(tree, imposed)
+        recorder = recording.Recorder(capabilities=request["capabilities"], faked=True)
+        _note(tree, imposed, recorder)
     alone = _is_alone(request["outside"])
     try:
-        status, line = _run_shell(request)
+        status, line = _run_shell(request, recorder)
     except _Refused:
         _end_descendants(alone=alone, grace=0)
         raise
@@ -351,9 +394,16 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
     if status and line == UNFAKED:
         raise _Refused("fakeroot has no effect on the bash on PATH")
     report: dict[str, Any] = {"status": status, "line": line, "leftovers": leftovers}
-    if imposed is not None and not status:
-        report["entries"] = list(_entries(tree))
+    if recorder is not None and not status:
+        recorder.stop()
+        report["entries"] = list(_entries(tree, recorder))
     return report
+
+
+def _module(name: str, code: str) -> ModuleType:
+    module = sys.modules[name] = ModuleType(name)
+    exec(compile(code, f"<{name}>", "exec"), vars(module))  # noqa: S102 — a program of this package
+    return module
 
 
 def main() -> int:
@@ -363,15 +413,17 @@ def main() -> int:
     `root` (the directory to be the commands' root, or null) with `root_environment`,
     `capabilities` (the numbers of those that commands keep), `imposed` (null without fakeroot)
     and `outside`. Writes a JSON object to descriptor 3: first a space,
-    as a sign that this program runs at all.
+    as a sign that this program runs at all. The first argument is the text of `recording`.
     """
+    # Nobody may trace us or take our descriptors. This does not affect what execve(2) starts.
+    _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     # What else the caller happened to have open would be the commands'.
     os.set_inheritable(REPORT, False)  # noqa: FBT003 — its only parameter
     os.closerange(REPORT + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     os.write(REPORT, b" ")
     request = json.loads(sys.stdin.readline())
     try:
-        report = _run(request)
+        report = _run(request, _module("recording", sys.argv[1]))
     except _Refused as refused:
         report = {"refused": str(refused)}
     except OSError as error:

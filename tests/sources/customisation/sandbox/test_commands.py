@@ -318,6 +318,42 @@ def test_fake_root() -> None:
         assert _content(tree.find(b"shut")) == b"x"
 
 
+# Programs with fakeroot's preload, and a static one, which take turns.
+MIXED = """
+    b() { busybox "$@"; }
+    b touch a; b chown 5:6 a; chown :7 a; chmod 640 a; b chmod 600 a
+    touch d; chown 5:6 d; b chown :8 d; b stat -c '%u %g' d c > seen
+    for i in 1 2 3 4 5 6 7 8; do touch old; chown 5:6 old; chmod 4755 old; b rm old; b touch new$i; done
+    b mknod disk b 8 1; b chown 0:6 disk; chmod 660 disk; b ls -ln c | b cut -c 1-10 >> seen
+    b cp -a d copy; ls -ln a > listed
+"""
+
+
+@pytest.mark.usefixtures("fakeroot")
+def test_static_programs() -> None:
+    """Without it static busybox's owners and devices would be missing in the layer, and Go's."""
+    require(["busybox"])
+    owned = Node(typeflag=CHARACTER_DEVICE, mode=0o600, device=(1, 5), gid=2)
+    with _ran(fake=MIXED, tree=_tree(c=owned)) as tree:
+        found = {
+            path.decode(): (node.typeflag, node.mode, node.uid, node.gid, node.device)
+            for path, node in tree.entries()
+        }
+        assert {found.pop(f"new{i}") for i in range(1, 9)} == {(FILE, 0o644, 0, 0, (0, 0))}
+        assert found == {
+            "": (b"5", 0o755, 0, 0, (0, 0)),
+            "a": (FILE, 0o600, 5, 7, (0, 0)),
+            "c": (CHARACTER_DEVICE, 0o600, 0, 2, (1, 5)),
+            "copy": (FILE, 0o644, 5, 8, (0, 0)),
+            "d": (FILE, 0o644, 5, 8, (0, 0)),
+            "disk": (BLOCK_DEVICE, 0o660, 0, 6, (8, 1)),
+            "listed": (FILE, 0o644, 0, 0, (0, 0)),
+            "seen": (FILE, 0o644, 0, 0, (0, 0)),
+        }
+        assert _content(tree.find(b"seen")) == b"5 8\n0 2\ncrw-------\n"
+        assert _content(tree.find(b"listed")).startswith(b"-rw------- 1 5 7 ")
+
+
 @pytest.mark.usefixtures("fakeroot")
 def test_nothing_is_given_away_on_disk() -> None:
     """Without it a run as root would make real devices, and files of other owners."""
@@ -610,6 +646,7 @@ BOTH: list[dict[str, Any]] = [
     {"extra": "mkdir -p d/e; chmod 0 d/e d", "fake": "touch d/f; chown 1:2 d; mknod n c 1 3"},
     {"fake": f"touch new; {SETCAP} cap_net_raw+ep new b; chown 3:4 c; id -u > id; ls -ln > ls"},
     {"fake": "touch /x; chown 8:9 /x; chmod 2755 /x; cat /b > /y; id -u > /id", "chroot": True},
+    {"fake": "busybox mknod n b 8 1; busybox touch a; busybox chown 5:6 a; busybox chmod 6711 a"},
     {"extra": "chown 1:1 a"},
     {"extra": "mknod a c 1 3"},
     {"extra": "echo > r"},
@@ -696,17 +733,24 @@ def test_failure(commands: str, status: int | None, message: str) -> None:
     assert (caught.value.where, caught.value.status) == ("extraCommands", status)
 
 
+@pytest.mark.usefixtures("fakeroot")
 def test_forged_report() -> None:
     """Processes that commands left would change the tree while it is read."""
+    # The runner lets nobody take its descriptors; fakeroot, which starts it, has the same.
     forged = """
 import ctypes, os, sys
 runner = int(sys.argv[1])
-report = ctypes.CDLL(None).syscall(438, os.pidfd_open(runner), 3, 0)  # pidfd_getfd
+with open(f"/proc/{runner}/status") as file:
+    fakeroot = next(int(line.split()[1]) for line in file if line.startswith("PPid:"))
+report = ctypes.CDLL(None).syscall(438, os.pidfd_open(fakeroot), 3, 0)  # pidfd_getfd
 os.write(report, b'{"status": 0, "line": "", "leftovers": []}')
 os.kill(runner, 9)
 """
     script = f"{PYTHON} -ISc {shlex.quote(forged)} $PPID; sleep 9"
-    with pytest.raises(CommandsError, match="runner was killed by signal SIGKILL"), _ran(script):
+    with (
+        pytest.raises(CommandsError, match="runner was killed by signal SIGKILL"),
+        _ran(fake=script),
+    ):
         pass
 
 

@@ -59,6 +59,10 @@ PROBES = {
     "the sandbox's first process, with which all others end": (
         "! (exec 9<> /proc/1/mem) && ! readlink /proc/1/root"
     ),
+    "the program that runs them, with its descriptors": (
+        "! (exec 9<> /proc/$PPID/mem) && ! readlink /proc/$PPID/fd/0"
+        " && { [[ ! -e PYTHON ]] || PYTHON -ISc 'TAKE' $PPID; }"
+    ),
     "the network, and abstract sockets": (
         "! (exec 9<>/dev/tcp/127.0.0.1/PORT) && ! PYTHON -ISc 'import socket;"
         ' socket.socket(socket.AF_UNIX).connect("\\0ABSTRACT")\''
@@ -82,6 +86,11 @@ KEYS = (
     "import ctypes, errno, sys; libc = ctypes.CDLL(None, use_errno=True);"
     f" found = libc.syscall({KEYCTL.get(os.uname().machine, -1)}, 0, -3, 0);"
     " sys.exit(found != -1 or ctypes.get_errno() != errno.ENOSYS)"
+)
+# Takes the first descriptors of another process with pidfd_getfd(2).
+TAKE = (
+    "import ctypes, os, sys; libc = ctypes.CDLL(None); pid = os.pidfd_open(int(sys.argv[1]));"
+    " sys.exit({libc.syscall(438, pid, fd, 0) for fd in range(32)} != {-1})"
 )
 
 
@@ -159,6 +168,7 @@ def surroundings() -> Iterator[dict[str, str]]:
                 "PORT": str(listener.getsockname()[1]),
                 "ABSTRACT": abstract,
                 "KEYS": KEYS,
+                "TAKE": TAKE,
                 "PYTHON": PYTHON,
             }
         finally:
