@@ -49,3 +49,13 @@ def test_values_that_are_no_strings() -> None:
     assert platform == Platform()
     assert str(platform) == "unknown/unknown"
     assert str(variant(ARM, "v6")) == "linux/arm/v6"
+
+
+def test_closest() -> None:
+    """Without it an index of several variants could give the wrong one, or the last of equals."""
+    images = [Platform(), variant(ARM, "v5"), variant(ARM, "v6"), AMD64, variant(ARM, "v6")]
+    assert variant(ARM, "v7").closest(images) == 2
+    assert variant(ARM, "v5").closest(images) == 1
+    assert ARM64.closest(images) == 0
+    assert ARM64.closest(images[1:]) is None
+    assert ARM64.closest([]) is None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stream.oci.reference import BadReference, Part, Reference, qualified, split
+from stream.oci.reference import BadReference, Location, Part, Reference, qualified, split
 
 SHA = "0123456789abcdef" * 4
 GOOD_TAGS = [
@@ -77,3 +77,32 @@ def test_parts() -> None:
     assert split("h:5000/a/b:v1") == ("h:5000/a/b", "v1")
     assert split("h:5000/a") == ("h:5000/a", "latest")
     assert qualified("a") == "docker.io/library/a:latest"
+
+
+DIGEST = f"sha256:{'0' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "tag", "digest", "written"),
+    [
+        ("a", "a", None, None, "a:latest"),
+        ("h:5000/a:1", "h:5000/a", "1", None, "h:5000/a:1"),
+        (f"a@{DIGEST}", "a", None, DIGEST, f"a@{DIGEST}"),
+        (f"h:5000/a:1@{DIGEST}", "h:5000/a", "1", DIGEST, f"h:5000/a@{DIGEST}"),
+    ],
+)
+def test_locations(text: str, name: str, tag: str | None, digest: str | None, written: str) -> None:
+    """Skopeo refuses a tag beside a digest, and a port must not be taken for a tag."""
+    location = Location.parse(text)
+    assert (location.name, location.tag, location.digest) == (name, tag, digest)
+    assert str(location) == written
+
+
+@pytest.mark.parametrize(
+    "digest", ["", "sha256:0", f"SHA256:{'0' * 64}", f"{DIGEST}0", f"{DIGEST} x"]
+)
+def test_bad_digests(digest: str) -> None:
+    """Without it skopeo would report them, in words of its own."""
+    with pytest.raises(BadReference) as caught:
+        Location.parse(f"a@{digest}")
+    assert caught.value.part is Part.DIGEST
