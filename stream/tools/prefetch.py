@@ -17,7 +17,7 @@ from stream.observer import Observer
 from stream.oci.platform import Platform
 from stream.oci.reference import Location, Reference
 from stream.registry import Access
-from stream.sources.customisation.sandbox.scratch import opened_scratch
+from stream.temporary.directory import private_directory
 from stream.tools.pull import fetched, resolve, write_pulled
 
 ALGORITHMS = ("sha256", "sha512", "sha1", "md5")  # of Nix's fixed-output derivations
@@ -58,8 +58,8 @@ def prefetch(  # noqa: PLR0913 — the options of the command, each of its own
     Raises RegistryError, ArchiveError, DigestMismatch, SourceError or OutputError.
     """
     found = resolve(location, platform, access)
-    with opened_scratch() as place:
-        path = os.path.join(os.fsdecode(place.path), archive_name(final))
+    with private_directory() as place:
+        path = os.path.join(os.fsdecode(place), archive_name(final))
         with fetched(found, access, progress) as (archive, image):
             try:
                 fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -29,7 +29,7 @@ from stream.pipeline import write_images
 from stream.registry import Access, fetch, read_manifest
 from stream.sinks import check_output, opened_archive
 from stream.sources.archives import ArchiveSources, begins_tar, check_images
-from stream.sources.customisation.sandbox.scratch import opened_scratch
+from stream.temporary.directory import private_directory
 
 MTIME = 1  # of all members, as in images made here
 _ANYWHERE = Access()
@@ -149,9 +149,9 @@ def fetched(
     long as it is needed. Its documents are verified. Raises RegistryError, ArchiveError,
     DigestMismatch, or SourceError.
     """
-    with opened_scratch() as place:
-        directory = place.path + b"/image"
-        fetch(location, os.fsdecode(directory), os.fsdecode(place.temporary), access, progress)
+    with private_directory() as place:
+        directory = place + b"/image"
+        fetch(location, os.fsdecode(directory), os.fsdecode(place), access, progress)
         container = Directory(str(location), directory, begins_tar)
         manifest = container.find("manifest.json")
         data = b"" if manifest is None else container.document(manifest)

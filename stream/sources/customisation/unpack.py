@@ -22,8 +22,8 @@ from stream.errors import ArchiveError, DigestMismatch
 from stream.pipes import write_all
 from stream.sources.base.image import BaseImage
 from stream.sources.customisation.content import pieces as content_pieces
-from stream.sources.customisation.sandbox.scratch import translate_errors
 from stream.sources.customisation.tree import Identity, Node, Tree
+from stream.temporary.directory import translate_errors
 from stream.text import printable
 from stream.typeflags import FILE
 

@@ -6,11 +6,7 @@ Knows nothing of commands, nor of owners and devices, which only root can make.
 from __future__ import annotations
 
 import os
-import secrets
 import stat
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,8 +14,8 @@ from dataclasses import dataclass
 from stream.errors import SourceError
 from stream.pipes import write_all
 from stream.sources.customisation.content import CHANGED, PIECE, opened
-from stream.sources.customisation.sandbox import removal
 from stream.sources.customisation.tree import Node, Tree
+from stream.temporary.directory import make_directory, private_directory, translate_errors
 from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, FIFO, FILE, LINK
 
 _MAX_RANGE = 1 << 30
@@ -54,18 +50,13 @@ class Scratch:
 
 @contextmanager
 def opened_scratch(owner: tuple[int, int] | None = None) -> Iterator[Scratch]:
-    """Make a private directory below TMPDIR; remove it at the end with everything in it, even
-    if this process is killed.
+    """Make a private directory, removed at the end even if this process is killed.
 
     Raises SourceError.
     """
-    above = _temporary()
-    name = f"stream-image.{secrets.token_hex(8)}"
-    path = os.fsencode(os.path.join(above, name))
-    with _removed_at_the_end(above, name):
+    with private_directory() as path:
         place = Scratch(path=path, owner=owner)
         with translate_errors(path):
-            _make_directory(path, None)
             if owner is not None:  # may pass through, to what is theirs
                 os.chown(path, -1, owner[1])
                 os.chmod(path, 0o710)  # noqa: S103 — the group is the owner's alone
@@ -75,60 +66,9 @@ def opened_scratch(owner: tuple[int, int] | None = None) -> Iterator[Scratch]:
         yield place
 
 
-def _temporary() -> str:
-    try:
-        return tempfile.gettempdir()
-    except FileNotFoundError as error:
-        raise SourceError(
-            b"TMPDIR", "no writable directory for temporary files; set TMPDIR to one"
-        ) from error
-
-
-@contextmanager
-def _removed_at_the_end(above: str, name: str) -> Iterator[None]:
-    """Remove the directory `name` of `above` at the end. A program of its own does that, since
-    it outlives us if we are killed; if it is killed, we do it. Raises SourceError.
-    """
-    with translate_errors(os.fsencode(above)):
-        parent = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with translate_errors(os.fsencode(above)):
-            # Before the directory exists: without this program, none would be made.
-            process = subprocess.Popen(  # noqa: S603 — a program of this package
-                [sys.executable, "-I", "-S", removal.__file__, str(parent), name],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[parent],
-                start_new_session=True,
-                cwd="/",
-            )
-        assert process.stdin is not None
-        try:
-            yield
-        finally:
-            process.stdin.close()
-            process.wait()
-            removal.remove(parent, os.fsencode(name))
-    finally:
-        os.close(parent)
-
-
-@contextmanager
-def translate_errors(path: bytes) -> Iterator[None]:
-    """Raise a failure of the system in the body, which writes `path`, as SourceError."""
-    try:
-        yield
-    except SourceError:
-        raise
-    except OSError as error:
-        raise SourceError(path, f"cannot be written: {error.strerror}") from error
-
-
 def _make_directory(path: bytes, owner: tuple[int, int] | None) -> None:
     """Make a directory that only its owner can use, whatever our umask is."""
-    os.mkdir(path, 0o700)
-    os.chmod(path, 0o700)
+    make_directory(path)
     if owner is not None:
         os.chown(path, *owner)
 

@@ -1,0 +1,1 @@
+"""Temporary files, which are gone at the end, however a run ends."""
