@@ -158,9 +158,13 @@ let
               '';
             };
             meta.mainProgram = "stream-${baseName}";
+            # Commands that are given the executable find its conf by what follows the call, which is
+            # not run: see stream/schema/reading.py.
             script = ''
               #!${pkgs.pkgsBuildBuild.runtimeShell}
               exec ${command} ${conf} "$@"
+              exit 126 # the path of the conf follows
+              "${conf}"
             '';
           }
           ''
