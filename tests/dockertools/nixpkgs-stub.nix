@@ -72,14 +72,16 @@ let
     arguments:
     let
       given = checked arguments;
-      drv = run "${given.pname}-${given.version}" {
+      name = "${given.pname}-${given.version}";
+      built = run name {
         inherit (given) src makeWrapperArgs pythonImportsCheck;
         inherit python interpreter;
         dependencies = map (package: package.pname) given.dependencies;
         STREAM_IMAGE_CFLAGS = "-O0"; # compiles faster
       } (builtins.readFile ./build-application.sh);
+      linked = run name { } "mkdir $out; ln -s ${stream-image}/bin $out/bin";
     in
-    drv // { inherit (given) pname version meta dependencies build-system; };
+    (if stream-image == null then built else linked) // { inherit (given) pname version meta dependencies build-system; };
 
   buildPythonPackage =
     arguments:
@@ -144,8 +146,7 @@ let
       buildPackages = final;
       pkgsBuildBuild = final;
       callPackage = callPackageWith final;
-    }
-    // minimal.lib.optionalAttrs (stream-image != null) { inherit stream-image; };
+    };
 
   final = builtins.foldl' (prev: overlay: prev // overlay final prev) (packages final) overlays;
 in

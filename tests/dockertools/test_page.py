@@ -1,12 +1,15 @@
 """docs/nix.md: its examples are evaluated and built as its readers would, with a stub of nixpkgs."""
 
+import os
 import re
+import shutil
+import subprocess
 import textwrap
 from pathlib import Path
 
 import pytest
 
-from .flakes import ROOT, SYSTEM, Flakes
+from .flakes import ROOT, SYSTEM, Flakes, write_stub
 from .test_examples import check
 
 pytestmark = [pytest.mark.consumers]
@@ -77,9 +80,59 @@ def test_what_one_had(diff: str, tmp_path: Path, flakes: Flakes) -> None:
 def test_expressions(flakes: Flakes, tmp_path: Path) -> None:
     """Without it an example on the page could fail, or make an unsound image."""
     outputs = {f"example{number}": text for number, text in enumerate(blocks("nix"))}
-    # A set of functions is not built, only evaluated.
-    sets = {name for name, text in outputs.items() if text.startswith("import ")}
-    write(tmp_path, {**outputs, **{name: f"({outputs[name]}).binSh" for name in sets}})
-    for name, path in zip(outputs, flakes.build(tmp_path, *outputs), strict=True):
-        if name not in sets:
+    # A set of functions is not built, only evaluated; nor is what would be fetched.
+    functions = {name for name, text in outputs.items() if text.startswith("import ")}
+    fetched = {name for name, text in outputs.items() if "pullImage" in text}
+    write(tmp_path, {**outputs, **{name: f"({outputs[name]}).binSh" for name in functions}})
+    for name in fetched:
+        flakes.run("eval", "--raw", f"path:{tmp_path}#{name}.imageTag")
+    built = [name for name in outputs if name not in fetched]
+    for name, path in zip(built, flakes.build(tmp_path, *built), strict=True):
+        if name not in functions:
             check(name, path)
+
+
+# Stands for a program that reads an image from its standard input.
+CONSUMER = """#!/bin/sh
+exec tar {option} -t > /dev/null
+"""
+# Nix with the inputs of the tests, wherever they stand for those that would be fetched.
+NIX = """#!/bin/bash
+verb=($1) options=({options})
+shift
+if [ "$verb" = flake ]; then verb+=($1) options=(); shift; fi
+project={project}
+exec {nix} --extra-experimental-features flakes "${{verb[@]}}" "${{options[@]}}" "${{@/#$project/path:{stubbed}}}"
+"""
+
+
+def test_commands(flakes: Flakes, flake: Path, tmp_path: Path) -> None:
+    """Without it a command that people copy from the page could fail."""
+    stubbed = shutil.copytree(flake, tmp_path / "stubbed")
+    write_stub(stubbed, **{"stream-image": str(flakes.inputs["nixpkgs"].parent / "installed")})
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    environment = {**os.environ, **flakes.nix.environment}
+    options = [f"--override-input {name} path:{path}" for name, path in flakes.inputs.items()]
+    nix = NIX.format(
+        nix=shutil.which("nix", path=environment["PATH"]),
+        options=" ".join(["--no-write-lock-file", *options]),
+        project="github:stream-image/stream-image",
+        stubbed=stubbed,
+    )
+    scripts = {
+        "nix": nix,
+        "docker": CONSUMER.format(option=""),
+        "skopeo": CONSUMER.format(option="--zstd"),
+    }
+    for name, text in scripts.items():
+        (programs / name).write_text(text, "utf-8")
+        (programs / name).chmod(0o755)
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "flake.nix").write_text(side(IN_A_FLAKE, "+"), "utf-8")
+    for script in blocks("sh"):
+        subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=here, env={**environment, "PATH": f"{programs}:{environment['PATH']}"}, check=True,
+        )  # fmt: skip
