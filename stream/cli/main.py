@@ -86,7 +86,7 @@ class _MainParser(_Parser):
     """The parser of the main job. Its help lists the verbs."""
 
     def format_help(self) -> str:
-        lines = [f"  {name:<9} {verbs.summary(name)}" for name in sorted(verbs.names())]
+        lines = [f"  {name:<11} {verbs.summary(name)}" for name in sorted(verbs.names())]
         return "\n".join([super().format_help(), "Verbs, each with its own --help:", *lines, ""])
 
 

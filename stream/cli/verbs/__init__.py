@@ -1,7 +1,7 @@
 """The verbs of the command line: each module here is one, found without a list of them.
 
-`stream-image NAME …` runs the module NAME. The module `stream` is the exception: it is the
-main job, which runs when no verb is named. A module has the members of `Verb`.
+`stream-image NAME …` runs the module NAME, in which `_` stands for `-`. The module `stream` is the
+exception: it is the main job, which runs when no verb is named. A module has the members of `Verb`.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ def names() -> frozenset[str]:
     """Return the names of all verbs, without importing any. The main job has none."""
     files = (name for directory in __path__ for name in os.listdir(directory))
     modules = (name.removesuffix(".py") for name in files if name.endswith(".py"))
-    return frozenset(name for name in modules if name.isidentifier() and name[0] != "_") - {
-        MAIN_JOB
-    }
+    found = (name for name in modules if name.isidentifier() and name[0] != "_")
+    return frozenset(name.replace("_", "-") for name in found) - {MAIN_JOB}
 
 
 def summary(name: str) -> str:
@@ -50,7 +49,7 @@ def summary(name: str) -> str:
     (path,) = (
         path
         for directory in __path__
-        if os.path.isfile(path := os.path.join(directory, f"{name}.py"))
+        if os.path.isfile(path := os.path.join(directory, f"{_module(name)}.py"))
     )
     with open(path, "rb") as source:
         module = ast.parse(source.read())
@@ -63,4 +62,8 @@ def summary(name: str) -> str:
 
 def load(name: str | None) -> Verb:
     """Import the verb `name`; None stands for the main job."""
-    return cast(Verb, import_module(f"{__name__}.{name or MAIN_JOB}"))
+    return cast(Verb, import_module(f"{__name__}.{_module(name or MAIN_JOB)}"))
+
+
+def _module(name: str) -> str:
+    return name.replace("-", "_")

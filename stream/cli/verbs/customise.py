@@ -45,8 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Make the layer. Raises StreamImageError."""
     name = conf_name(args.target)
-    conf = _read(args, name, reporter)
-    with output_directory(args.output, "layer.tar") as made:
+    make_directory(_read(args, name, reporter), args.output, name=name, reporter=reporter)
+
+
+def make_directory(conf: ImageConf, path: str, *, name: str, reporter: Reporter) -> None:
+    """Make the directory `path` with the customisation layer of `conf`, which messages call `name`.
+    Raises StreamImageError.
+    """
+    with output_directory(path, "layer.tar") as made:
         layer = write_customisation_layer(conf, made.fd, name=name, warn=reporter.warning)
         made.small["checksum"] = layer.checksum.removeprefix("sha256:") + "\n"
         made.small["comment"] = layer.comment + "\n"
