@@ -18,7 +18,7 @@ from stream.oci.platform import Platform
 from stream.oci.reference import Location, Reference
 from stream.registry import Access
 from stream.temporary.directory import private_directory
-from stream.tools.pull import fetched, resolve, write_pulled
+from stream.tools.pull import fetched, resolve, warn_of_platform, write_pulled
 
 ALGORITHMS = ("sha256", "sha512", "sha1", "md5")  # of Nix's fixed-output derivations
 
@@ -61,6 +61,7 @@ def prefetch(  # noqa: PLR0913 — the options of the command, each of its own
     with private_directory() as place:
         path = os.path.join(os.fsdecode(place), archive_name(final))
         with fetched(found, access, progress) as (archive, image):
+            warn_of_platform(found, image, platform, observer)
             try:
                 fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             except OSError as error:

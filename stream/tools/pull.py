@@ -117,8 +117,8 @@ def pull(  # noqa: PLR0913 — the options of the command, each of its own
     observer = observer or Observer()
     found = resolve(location, platform or Platform.of_this_machine(), access)
     with fetched(found, access, progress) as (archive, image):
-        if platform is not None and platform.distance(image.platform) is None:
-            observer.warning(f"{location}: is for {image.platform}, not for {platform}")
+        if platform is not None:
+            warn_of_platform(found, image, platform, observer)
         return write_pulled(
             archive, image, tagged, output, observer, compression=compression, threads=threads
         )
@@ -161,6 +161,14 @@ def fetched(
         archive = read_archive(container)
         check_images(archive, archive.images)
         yield archive, archive.images[0]
+
+
+def warn_of_platform(
+    location: Location, image: ArchiveImage, platform: Platform, observer: Observer
+) -> None:
+    """Warn if the image is not for `platform`: a digest or tag of a single one names it anyway."""
+    if platform.distance(image.platform) is None:
+        observer.warning(f"{location}: is for {image.platform}, not for {platform}")
 
 
 def write_pulled(  # noqa: PLR0913

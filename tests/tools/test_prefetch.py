@@ -212,6 +212,19 @@ def test_without_a_store(
     assert "ImagePath" not in said
 
 
+def test_a_single_image_for_another_platform(
+    registry: DirectoryRegistry, prefetch: Prefetch
+) -> None:
+    """Without it an image that cannot run would be found out only when it does not."""
+    layout = Layout()
+    image = add_image(layout, BASE, architecture="arm64", os="linux")
+    registry.push(layout, ("latest", image))
+    done = prefetch("--json", "--quiet", NAME)
+    assert found(done)["imageDigest"] == image["digest"]
+    assert done.stderr.decode().endswith("is for linux/arm64, not for linux/amd64\n")
+    assert prefetch("--json", "--quiet", "--arch", "arm64", NAME).stderr == b""
+
+
 def test_no_output_after_a_failure(registry: DirectoryRegistry, prefetch: Prefetch) -> None:
     """Without it a script would paste half an answer."""
     done = prefetch(NAME)
