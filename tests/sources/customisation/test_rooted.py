@@ -174,6 +174,59 @@ def test_layer(place: Path) -> None:
     assert root["opt/capable"].xattrs
 
 
+# As /bin/sh it does nothing; otherwise it gives a file to a user and a group, and shows them.
+SHELL = """
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+int main(int argc, char **argv)
+{
+    struct stat found;
+    if (argc < 4)
+        return 0;
+    if (chown(argv[1], atoi(argv[2]), atoi(argv[3])) || chmod(argv[1], 0751)
+        || stat(argv[1], &found) || mknod("/made", S_IFBLK | 0600, makedev(8, 1)))
+        return 1;
+    printf("%d:%d\\n", (int)found.st_uid, (int)found.st_gid);
+    return 0;
+}
+"""
+
+
+def musl_base(place: Path) -> bytes:
+    """Return a layer whose shell is a program of another C library."""
+    require(["musl-gcc"])
+    (loader,) = Path("/lib").glob("ld-musl-*.so.1")
+    program = place / "sh"
+    subprocess.run(["musl-gcc", "-x", "c", "-", "-o", program], input=SHELL, text=True, check=True)
+    return layer_tar(
+        {
+            "bin": directory(), "bin/sh": (member(mode=0o755), program.read_bytes()),
+            "lib": directory(), f"lib/{loader.name}": (member(mode=0o755), loader.read_bytes()),
+            "etc": directory(), "etc/shadow": (member(mode=0o640, gid=42), b"x"),
+            "file": (member(), b""), "other": (member(uid=3), b""),
+        }
+    )  # fmt: skip
+
+
+def test_another_c_library(place: Path) -> None:
+    """Without it no program of an Alpine image would start, as fakeroot's preload needs glibc."""
+    base = musl_base(place)
+    script = (
+        "/bin/sh file 5 6 > /said; mv /file /moved; chown :7 other; stat -c %u:%g other >> said"
+    )
+    layer = made({"fromImage": archive_at(place, base), "runAsRoot": script})
+    root = flattened([base, layer])
+    assert root["said"].content == b"5:6\n3:7\n"
+    assert (root["moved"].uid, root["moved"].gid, root["moved"].mode) == (5, 6, 0o751)
+    assert (root["other"].uid, root["other"].gid) == (3, 7)
+    assert root["made"].device == (8, 1)
+    assert "etc/shadow" not in read(layer)
+
+
 def test_nothing_changed(place: Path) -> None:
     """What is there for the commands alone would be in the image, and hide the base's own."""
     base = archive_at(place, LOWER, UPPER)

@@ -20,7 +20,7 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -37,6 +37,7 @@ GRACE = 0.5  # seconds that commands' processes may outlive them: bash does not 
 REAPING = 0.2  # seconds between two looks for orphans
 PATIENCE = 5.0  # seconds until we give up on processes that do not die
 UNFAKED = "fakeroot"
+SH = "/bin/sh"
 UNTRIED = "FAKEROOTDONTTRYCHOWN"  # set: fakeroot leaves owners on disk as they are
 
 # bash reads the commands from a descriptor, because they may exceed the length of an argument,
@@ -217,13 +218,25 @@ def _become_shell(
     os.dup2(lines, highest)
     os.dup2(commands, highest - 1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    fakery = ""
+    if recorder is not None:
+        preloaded = request["root"] is None or _can_preload()
+        if recorder.attach(preloaded=preloaded):
+            # So that we are asked about changes that go through fakeroot as well, in their order.
+            del os.environ[UNTRIED]
+        elif not preloaded:
+            raise _Refused(
+                "the image's programs cannot load this machine's fakeroot, and the kernel does not"
+                " offer seccomp user notification; use Linux 5.5 or later"
+            )
+        if preloaded:
+            fakery = _FAKERY
+        else:
+            del os.environ["LD_PRELOAD"]
     which = request["which"]
-    code = _SHELL.replace("{fakery}", _FAKERY if request["imposed"] is not None else "").format(
+    code = _SHELL.replace("{fakery}", fakery).format(
         which=which, lines=highest, commands=highest - 1
     )
-    if recorder is not None and recorder.attach(preloaded=True):
-        # So that we are asked about changes that go through fakeroot as well, in their order.
-        del os.environ[UNTRIED]
     os.execv(bash, ["bash", "-eo", "pipefail", "-c", code, which])  # noqa: S606
 
 
@@ -247,6 +260,25 @@ def _carry_fakeroot(root: str, environment: dict[str, str]) -> None:
     environment["LD_PRELOAD"] = f"{environment['TMPDIR']}/.libfakeroot.so"
     environment["LD_LIBRARY_PATH"] = ""
     shutil.copyfile(library, root + environment["LD_PRELOAD"])
+
+
+def _can_preload() -> bool:
+    """Return False if the shell in our root directory runs only without fakeroot's preload, as it
+    has another C library, or an older one than the preload needs.
+    """
+    plain = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
+    return _runs(os.environ) or not _runs(plain)
+
+
+def _runs(environment: Mapping[str, str]) -> bool:
+    actions = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)]
+    try:
+        pid = os.posix_spawn(SH, [SH, "-c", ":"], environment, file_actions=actions)
+    except OSError:
+        return False
+    if not select.select([os.pidfd_open(pid)], [], [], PATIENCE)[0]:
+        os.kill(pid, signal.SIGKILL)
+    return os.waitpid(pid, 0)[1] == 0
 
 
 def _run_shell(request: dict[str, Any], recorder: Recorder | None) -> tuple[int, str]:
