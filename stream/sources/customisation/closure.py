@@ -30,10 +30,6 @@ class LayerWithStore(ListedLayer):
     own: ListedLayer
     store: StoreLayer
 
-    def end(self) -> int:
-        """See ListedLayer."""
-        return self.own.end() + self.store.entries.size
-
     def write_to(self, writer: ContentWriter) -> None:
         """Write every entry. Raises SourceError for a file that has changed."""
         self.own.write_members(writer)
