@@ -1,5 +1,5 @@
-# buildImage and buildImageWithNixDb: an image with one new layer; mkPureLayer and mkRootLayer: such a
-# layer alone.
+# buildImage and buildImageWithNixDb: an image with one new layer. mkPureLayer, mkRootLayer and
+# runWithOverlay: such a layer alone.
 #
 # The layer's own files are made first, by `customise`: copies of contents, and what commands make. Nix
 # finds what they refer to, and the image is planned and written in one build: the closure follows the
@@ -14,56 +14,51 @@
 let
   inherit (tools) command runCommand writeText;
 
-  # A layer's own files, as a directory with layer.tar and its checksum.
+  # The derivation `name` of a layer's own files: a directory with layer.tar and its checksum. The other
+  # arguments are those of a specification, as buildImage and runWithOverlay have them.
   makeLayer =
+    name:
     {
-      name,
-      architecture ? null,
       contents ? null,
       fromImage ? null,
-      fromImageName ? null,
-      fromImageTag ? null,
       includeNixDB ? false,
-      keepContentsDirlinks ? false,
-      owner ? null,
-      runAsRoot ? null,
-      extraCommands ? "",
-    }:
+      ...
+    }@arguments:
     let
       contentPaths = lib.optionals (contents != null) (tools.storePaths contents);
+      # Commands that are not in the image, and have the programs of a build.
+      outside = lib.filterAttrs (
+        key: _: builtins.elem key [ "extraCommands" "preMount" "postMount" "postUmount" ]
+      ) arguments;
+      database = lib.optionalAttrs includeNixDB {
+        inherit includeNixDB;
+        references_graph = ".attrs.json";
+        roots = contentPaths;
+      };
     in
-    runCommand "docker-layer-${baseNameOf name}"
-      {
-        __structuredAttrs = true;
-        exportReferencesGraph.graph = contentPaths;
-        spec = builtins.toJSON (
-          tools.given {
-            inherit
-              architecture
-              fromImageName
-              fromImageTag
-              includeNixDB
-              keepContentsDirlinks
-              owner
-              runAsRoot
-              ;
-            name = lib.toLower name;
+    runCommand name {
+      __structuredAttrs = true;
+      exportReferencesGraph.graph = contentPaths;
+      spec = builtins.toJSON (
+        tools.given (
+          builtins.removeAttrs arguments [ "contents" ]
+          // builtins.mapAttrs (_: tools.withSetup) outside
+          // database
+          // {
+            name = "layer"; # of no image, and not in the layer
             store_dir = builtins.storeDir;
             fromImage = tools.baseImage fromImage;
             layering = "single";
             copyToRoot = contentPaths;
             conflicts = "last";
             customisation_mtime = tools.stdenvEpoch;
-            extraCommands = tools.withSetup extraCommands;
-            references_graph = if includeNixDB then ".attrs.json" else null;
-            roots = if includeNixDB then contentPaths else null;
           }
-        );
-      }
-      ''
-        ${tools.findAttributes}
-        printf %s "$spec" | ${command} customise - -o "$out"
-      '';
+        )
+      );
+    } ''
+      ${tools.findAttributes}
+      printf %s "$spec" | ${command} customise - -o "$out"
+    '';
 
   buildImage = lib.makeOverridable (
     {
@@ -102,7 +97,7 @@ let
         }
       );
 
-      layer = makeLayer {
+      layer = makeLayer "docker-layer-${baseNameOf name}" {
         inherit
           architecture
           extraCommands
@@ -111,7 +106,6 @@ let
           fromImageTag
           includeNixDB
           keepContentsDirlinks
-          name
           runAsRoot
           ;
         contents = if copyToRoot != null then copyToRoot else contents;
@@ -192,8 +186,8 @@ in
       uid ? 0,
       gid ? 0,
     }:
-    makeLayer {
-      inherit contents extraCommands keepContentsDirlinks name;
+    makeLayer "docker-layer-${name}" {
+      inherit contents extraCommands keepContentsDirlinks;
       owner = { inherit uid gid; };
     };
 
@@ -212,7 +206,7 @@ in
       keepContentsDirlinks ? false,
       extraCommands ? "",
     }:
-    makeLayer {
+    makeLayer "docker-layer-${name}" {
       inherit
         contents
         extraCommands
@@ -220,8 +214,32 @@ in
         fromImageName
         fromImageTag
         keepContentsDirlinks
-        name
         runAsRoot
+        ;
+    };
+
+  # The layer of what commands change in an image. In the directory where the commands start, they find
+  # the layer as `layer` before and after, and in between the image with the layer over it as `mnt`.
+  runWithOverlay =
+    {
+      name,
+      fromImage ? null,
+      fromImageName ? null,
+      fromImageTag ? null,
+      diskSize ? 1024,
+      buildVMMemorySize ? 512,
+      preMount ? "",
+      postMount ? "",
+      postUmount ? "",
+    }:
+    makeLayer name {
+      inherit
+        fromImage
+        fromImageName
+        fromImageTag
+        postMount
+        postUmount
+        preMount
         ;
     };
 }

@@ -304,3 +304,24 @@ def test_layers_alone(functions: Functions) -> None:
         alone = functions.build(f"{function} {both % given}")
         within = functions.build(f"(buildImage {both % given}).layer")
         assert (alone / "layer.tar").read_bytes() == (within / "layer.tar").read_bytes()
+
+
+def test_hooks(functions: Functions) -> None:
+    """The hooks of runWithOverlay see the layer, then the image with the layer over it, then what has
+    changed.
+    """
+    base = base_image(functions, Base(layers=[BASE]).docker_archive(), "base.tar")
+    layer = functions.build(f"""runWithOverlay {{
+      name = "changes";
+      fromImage = {base};
+      preMount = "ls -A layer > layer/before";
+      postMount = "cp mnt/etc/base mnt/copied; rm mnt/etc/gone";
+      postUmount = "(cd layer; find | LC_ALL=C sort) > listing; mv listing layer";
+    }}""")
+    with tarfile.open(layer / "layer.tar") as tar:
+        names = {member.name for member in tar}
+        listing = tar.extractfile("./listing")
+        assert listing is not None
+        assert listing.read().decode().split() == [".", "./before", "./copied", "./etc"]
+    assert names >= {"./before", "./copied", "./etc/.wh.gone", "./listing"}
+    assert layer.name.endswith("-changes")
