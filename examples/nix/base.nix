@@ -1,4 +1,4 @@
-# A base image, as a file: a shell, certificates, users, and a /tmp for everyone.
+# A base image, as a file: a shell, certificates, and a /tmp for everyone.
 { dockerTools, pkgs, ... }:
 
 dockerTools.buildLayeredImage {
@@ -10,7 +10,6 @@ dockerTools.buildLayeredImage {
     dockerTools.binSh
     dockerTools.usrBinEnv
     dockerTools.caCertificates
-    dockerTools.fakeNss
   ];
   extraCommands = "mkdir -m 1777 tmp";
   config.Env = [ "PATH=/bin" ];

@@ -19,6 +19,7 @@
         hello = call ./hello.nix;
         base = call ./base.nix;
         web = call ./web.nix;
+        accounts = call ./accounts.nix;
       };
     in
     {
