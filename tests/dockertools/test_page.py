@@ -45,7 +45,7 @@ FLAKE = """{{
 def write(directory: Path, outputs: dict[str, str]) -> Path:
     """Write a flake with expressions of the page as its packages."""
     text = "\n".join(f"{name} = ({value});" for name, value in outputs.items())
-    text = text.replace("./stream-image/nix", '"${stream-image}/nix"')
+    text = re.sub(r"\./stream-image/(\S+)", r'"${stream-image}/\1"', text)
     made = FLAKE.format(system=SYSTEM, outputs=textwrap.indent(text, 8 * " "))
     (directory / "flake.nix").write_text(made, "utf-8")
     return directory
@@ -83,7 +83,7 @@ def test_expressions(flakes: Flakes, tmp_path: Path) -> None:
     # A set of functions is not built, only evaluated; nor is what would be fetched.
     functions = {name for name, text in outputs.items() if text.startswith("import ")}
     fetched = {name for name, text in outputs.items() if "pullImage" in text}
-    write(tmp_path, {**outputs, **{name: f"({outputs[name]}).binSh" for name in functions}})
+    write(tmp_path, {**outputs, **{name: f"({outputs[name]}).fakeNss" for name in functions}})
     for name in fetched:
         flakes.run("eval", "--raw", f"path:{tmp_path}#{name}.imageTag")
     built = [name for name in outputs if name not in fetched]
