@@ -154,6 +154,7 @@ COMMANDS: dict[str, Command] = {
     "merge-file": lambda text, at: ["merge", f"{at}/{text}", "-o", "/dev/null"],
     "export": lambda text, at: ["export", _archive(text, at), "-o", "/dev/null"],
     "export-conf": lambda text, at: ["export", _sound_conf(text, at), "-o", "/dev/null"],
+    "digests": lambda text, at: ["digests", _sound_conf(text, at)],
     "tarsum": lambda text, _: ["tarsum", text],
     "wrap": lambda text, at: ["wrap", _sound_conf(text, at), "-o", f"{at}/{text}/x"],
     "wrap-tag": lambda text, at: ["wrap", _sound_conf(text, at), "-o", f"{at}/w", "-t", text],

@@ -22,7 +22,7 @@ NAMES = sorted({*verbs.names(), verbs.MAIN_JOB})
 def test_names() -> None:
     """Without it a verb could be lost, or the main job or another file be taken for a verb."""
     assert verbs.names() >= {
-        "customise", "explain", "export", "inspect", "merge", "plan", "tarsum", "verify", "wrap",
+        "customise", "digests", "explain", "export", "inspect", "merge", "plan", "tarsum", "verify", "wrap",
     }  # fmt: skip
     assert not verbs.names() & {"stream", "__init__"}
 
