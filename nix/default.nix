@@ -3,8 +3,9 @@
 #
 # `pkgs` is nixpkgs, or an attribute set of its shape: see minimal.nix for what is used of it.
 # `stream-image` is a package, or any directory with bin/stream-image, for the build platform.
-{
-  pkgs ? import ./minimal.nix { inherit stream-image; },
+# Without `pkgs`, programs are found at named paths, and `stream-image` has to be given.
+arguments@{
+  pkgs ? import ./minimal.nix { inherit (arguments) stream-image; },
   stream-image ?
     pkgs.buildPackages.stream-image or (pkgs.buildPackages.callPackage ./package.nix { }),
 }:

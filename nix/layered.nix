@@ -41,7 +41,27 @@ let
       includeNixDB ? false,
       layeringPipeline ? null,
       passthru ? { },
-      debug ? false,
+      debug ? false, # of dockerTools' enableFakechroot; has no effect
+
+      # Not in dockerTools. The keys of a specification that docs/plan.md describes, and two more.
+      previous ? null, # the conf of the build before, or a JSON file with its store_layers
+      layering ? if previous == null then "auto" else "stable",
+      fromImageName ? null,
+      fromImageTag ? null,
+      copyToRoot ? [ ],
+      keepContentsDirlinks ? false,
+      conflicts ? "first",
+      directories ? null,
+      users ? null,
+      groups ? null,
+      owner ? null,
+      perms ? null,
+      labels ? null,
+      annotations ? null,
+      base_config ? null,
+      base_history ? null,
+      skip_base_paths ? null,
+      network ? null, # of the commands, in a build that has one
     }:
     assert lib.assertMsg (layeringPipeline != null || maxLayers > 1)
       "the maxLayers argument of dockerTools.buildLayeredImage function must be greather than 1 (current value: ${toString maxLayers})";
@@ -54,31 +74,51 @@ let
       contentPaths = tools.storePaths contents;
 
       baseJson = writeText "${baseName}-base.json" (
-        builtins.toJSON {
+        builtins.toJSON ({
           inherit architecture config;
           os = "linux";
         }
+        # Labels may name store paths as well.
+        // lib.optionalAttrs (labels != null) { inherit labels; })
       );
 
+      copies = tools.storePaths copyToRoot;
+
       recipe = {
+        inherit
+          conflicts
+          directories
+          groups
+          owner
+          perms
+          users
+          ;
         contents = contentPaths;
-        conflicts = "first";
+        copyToRoot = copies;
+        keepContentsDirlinks = if keepContentsDirlinks then true else null;
         customisation_mtime = stdenvEpoch;
       };
 
-      # Commands run in a build, once. A database is made there as well: of the contents' closure.
-      isMade = extraCommands != "" || fakeRootCommands != "" || includeNixDB;
+      # Commands run in a build, once. Copies and a database, which is of the contents' closure, are made
+      # there as well, so that streaming needs neither.
+      isMade = extraCommands != "" || fakeRootCommands != "" || includeNixDB || copies != [ ];
 
       layer =
         runCommand "${baseName}-customisation-layer"
           {
             __structuredAttrs = true;
-            exportReferencesGraph.graph = contentPaths;
+            exportReferencesGraph.graph = lib.optionals includeNixDB (map tools.inStore contentPaths);
             spec = builtins.toJSON (
               given (
                 recipe
                 // {
-                  inherit enableFakechroot includeNixDB;
+                  inherit
+                    enableFakechroot
+                    fromImageName
+                    fromImageTag
+                    includeNixDB
+                    network
+                    ;
                   name = imageName;
                   store_dir = builtins.storeDir;
                   fromImage = baseImage;
@@ -101,22 +141,29 @@ let
 
       spec = {
         inherit
+          annotations
           architecture
+          base_config
+          base_history
           config
           created
+          fromImageName
+          fromImageTag
           gid
           gname
           includeStorePaths
+          labels
+          layering
           layeringPipeline
           maxLayers
           mtime
+          skip_base_paths
           uid
           uname
           ;
         name = imageName;
         fromImage = baseImage;
         store_dir = builtins.storeDir;
-        layering = "auto";
         references_graph = ".attrs.json";
         roots = [ baseJson ] ++ lib.optional isMade layer;
         # In dockerTools, both are derivations and take part in the layering.
@@ -130,7 +177,7 @@ let
             __structuredAttrs = true;
             inherit imageName;
             exportReferencesGraph.graph = lib.optionals includeStorePaths (
-              [ "${baseJson}" ] ++ (if isMade then [ "${layer}" ] else contentPaths)
+              [ "${baseJson}" ] ++ (if isMade then [ "${layer}" ] else map tools.inStore contentPaths)
             );
             spec = builtins.toJSON (given spec);
             imageTag = tag;
@@ -139,7 +186,9 @@ let
           ''
             ${tools.findAttributes}
             ${tools.findTag}
-            printf %s "$spec" | ${command} plan - --repo-tag "$imageName:$imageTag" > "$out"
+            printf %s "$spec" | ${command} plan - --repo-tag "$imageName:$imageTag" ${
+              lib.optionalString (previous != null) "--previous ${previous}"
+            } > "$out"
           '';
 
       stream =
@@ -151,6 +200,10 @@ let
               inherit conf imageTag;
               streamScript = command;
               isExe = true;
+              # The digests of the layers, for whoever has this from a binary cache: it refers to nothing.
+              layerDigests =
+                runCommand "${baseName}-layer-digests.json" { }
+                  ''${command} digests ${conf} > "$out"'';
               # The executable where `lib.getExe` looks for it.
               bin = runCommand "stream-${baseName}-bin" { } ''
                 mkdir -p "$out/bin"
@@ -188,7 +241,7 @@ let
     runCommand "${baseNameOf name}.tar${chosen.extension}" {
       inherit (stream) imageName;
       preferLocalBuild = true;
-      passthru = builtins.removeAttrs stream.passthru [ "isExe" "bin" ] // { inherit stream; };
+      passthru = builtins.removeAttrs stream.passthru [ "bin" "isExe" ] // { inherit stream; };
     } ''${stream} --compress ${chosen.compression} > "$out"''
   );
 in

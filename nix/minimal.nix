@@ -40,7 +40,9 @@ let
   # with variables as they are, and as arrays of structured attributes.
   setupText = ''
     set -eo pipefail
-    export PATH="${path}" HOME=/homeless-shelter TZ=UTC SOURCE_DATE_EPOCH=315532800
+    # Commands of an image have a PATH: with enableFakechroot, programs are elsewhere.
+    if [ "$PATH" = /path-not-set ]; then PATH="${path}"; fi
+    export PATH HOME=/homeless-shelter TZ=UTC SOURCE_DATE_EPOCH=315532800
     for each in ''${nativeBuildInputs[@]}; do PATH=$each/bin:$PATH; done
     ${setup}
   '';

@@ -10,9 +10,9 @@ let
   # Builds run on the build platform, with its programs.
   inherit (pkgs.buildPackages) runCommand stdenvNoCC writeText;
 
-  # The variables of a builder, as text for the shell: those of a derivation without attributes. Theirs
-  # are the same for each image.
-  variables =
+  # What a builder of stdenv has, for the shell: the variables of a derivation without attributes, and the
+  # functions. One file for all images.
+  environment =
     let
       attributes = builtins.removeAttrs (runCommand "commands" { } "").drvAttrs [
         "args"
@@ -25,7 +25,10 @@ let
           !lib.hasPrefix "__" name && !builtins.isAttrs value || lib.isDerivation value
         ) "export ${name}=${lib.escapeShellArg (toString value)}\n";
     in
-    lib.concatStrings (lib.mapAttrsToList export attributes);
+    writeText "commands-environment" ''
+      ${lib.concatStrings (lib.mapAttrsToList export attributes)}
+      . ${stdenvNoCC}/setup
+    '';
 in
 
 rec {
@@ -43,14 +46,23 @@ rec {
   # derivations, copies of paths, strings as they are.
   storePaths = contents: map (content: "${content}") (lib.flatten [ contents ]);
 
+  # The store path that a path in the store is in.
+  inStore =
+    path:
+    let
+      start = builtins.stringLength builtins.storeDir + 1;
+      name = builtins.head (lib.splitString "/" (builtins.substring start (-1) path));
+    in
+    builtins.substring 0 (start + builtins.stringLength name) path;
+
   # Commands of an image with what stdenv gives them: PATH, variables and shell functions. To be put
   # into the derivation whose output is `$out`.
   withSetup =
     commands:
-    lib.optionalString (commands != "") ''
-      ${variables}export out=${builtins.placeholder "out"}
-      . ${stdenvNoCC}/setup
-      ${commands}'';
+    # On one line with the first of them, so that messages have the numbers of their lines.
+    lib.optionalString (
+      commands != ""
+    ) "export out=${builtins.placeholder "out"}; . ${environment}; ${commands}";
 
   # 1980-01-01, SOURCE_DATE_EPOCH of stdenv: the time of everything in the customisation layer.
   stdenvEpoch = "@315532800";

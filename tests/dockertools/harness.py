@@ -38,6 +38,39 @@ def write_command(directory: Path) -> Path:
     return directory
 
 
+# Before each expression. busybox is static: it runs in containers, where nothing else is.
+_SCOPE: Final = """
+let
+  minimal = arguments: import %(nix)s/minimal.nix ({
+    stream-image = "%(stream_image)s";
+    packages = rec {
+      busybox = pkgs.runCommand "busybox" { } ''
+        mkdir -p $out/bin
+        cp /usr/bin/busybox $out/bin/busybox
+        for name in cat env find grep id ls sh stat touch; do
+          ln -s busybox $out/bin/$name
+        done
+      '';
+      bashInteractive = pkgs.runCommand "bash" { } ''
+        mkdir -p $out/bin
+        ln -s ${busybox}/bin/sh $out/bin/bash
+      '';
+      coreutils = busybox;
+      shadow = busybox;
+      cacert = pkgs.runCommand "cacert" { } ''
+        mkdir -p $out/etc/ssl/certs
+        echo certificates > $out/etc/ssl/certs/ca-bundle.crt
+      '';
+    };
+  } // arguments);
+  functions = pkgs: import %(nix)s { inherit pkgs; };
+  pkgs = minimal { };
+  inherit (pkgs) lib;
+in
+with functions pkgs;
+"""
+
+
 class NixError(Exception):
     """An evaluation or a build that failed; the text is what Nix printed."""
 
@@ -84,7 +117,9 @@ class Image:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Functions:
-    """The functions as seen by expressions, which are written in their scope, with `pkgs` and `lib`."""
+    """The functions as seen by expressions, which are written in their scope, with `pkgs` and `lib`;
+    `minimal` and `functions` make others.
+    """
 
     nix: RootedNix
     stream_image: Path
@@ -122,6 +157,10 @@ class Functions:
         done = self.attempt("nix-build", expression, "--no-out-link", *words)
         return self.on_disk(done.stdout.strip())
 
+    def name(self, path: Path) -> str:
+        """Return the store path that is at `path` on this disk."""
+        return str(path).removeprefix(str(self.nix.root))
+
     def on_disk(self, path: str) -> Path:
         """Return where a store path is on this disk."""
         return Path(f"{self.nix.root}{path}")
@@ -130,18 +169,10 @@ class Functions:
         self, program: str, expression: str, *words: str
     ) -> "subprocess.CompletedProcess[str]":
         """Run a program of Nix with an expression. Raises NixError."""
-        scope = f"""
-            let
-              pkgs = import {REPOSITORY}/nix/minimal.nix {{ stream-image = "{self.stream_image}"; }};
-              dockerTools = import {REPOSITORY}/nix {{ inherit pkgs; }};
-              inherit (pkgs) lib;
-            in
-            with dockerTools;
-            {expression}
-        """
+        scope = _SCOPE % {"nix": REPOSITORY / "nix", "stream_image": self.stream_image}
         unset = {key: value for key, value in os.environ.items() if not key.startswith("NIX_")}
         done = subprocess.run(
-            [program, "--store", str(self.nix.root), *words, "--expr", scope],
+            [program, "--store", str(self.nix.root), *words, "--expr", scope + expression],
             check=False,
             capture_output=True,
             env=unset | self.nix.environment,
@@ -174,12 +205,12 @@ class Functions:
         path = self.build(expression)
         if not os.access(path, os.X_OK) or path.read_bytes()[:2] != b"#!":
             return Image.read(path.read_bytes())
-        return Image.read(self.run(str(path).removeprefix(str(self.nix.root)), *words))
+        return Image.read(self.run(self.name(path), *words))
 
     def references(self, path: Path, *, every: bool = False) -> Sequence[str]:
         """Return the store paths that one refers to, or with `every` its closure, by name."""
         query = "--requisites" if every else "--references"
-        given = str(path).removeprefix(str(self.nix.root))
+        given = self.name(path)
         found = self.nix.run("--query", query, given).split()
         return sorted(name.rpartition("/")[2].partition("-")[2] for name in found)
 
