@@ -12,12 +12,20 @@ arguments@{
 
 let
   # The functions of a file. Each takes what it needs from here.
-  family = file: import file { inherit (pkgs) lib; inherit pkgs stream-image tools; };
+  family =
+    file:
+    import file {
+      inherit (pkgs) lib;
+      inherit functions pkgs stream-image tools;
+    };
   # What the families have from each other.
   tools = family ./tools.nix;
-in
 
-family ./contents.nix
-// family ./image.nix
-// family ./layered.nix
-// family ./pull.nix
+  functions =
+    family ./contents.nix
+    // family ./image.nix
+    // family ./layered.nix
+    // family ./pull.nix
+    // family ./shell.nix;
+in
+functions

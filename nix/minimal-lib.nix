@@ -45,6 +45,7 @@ let
           if keep name value then [ { inherit name value; } ] else [ ]
         ) (builtins.attrNames attributes)
       );
+    genAttrs = names: function: builtins.listToAttrs (map (name: { inherit name; value = function name; }) names);
     mapAttrsToList = function: attributes: map (name: function name attributes.${name}) (builtins.attrNames attributes);
 
     concatStrings = builtins.concatStringsSep "";
