@@ -360,6 +360,17 @@ def test_without_the_sandbox(place: Path) -> None:
         write_customisation_layer(conf, file.fileno(), name="spec", warn=print)
 
 
+def test_no_sandbox_here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message would recommend what does not help."""
+
+    def refuse() -> None:
+        raise isolation.NoSandboxError("forbidden")
+
+    monkeypatch.setattr(isolation, "owner", refuse)
+    with pytest.raises(CommandsError, match=r"here \(forbidden\); allow user namespaces$"):
+        made({"fromImage": archive_at(place), "runAsRoot": "true"})
+
+
 def test_base_that_is_another(place: Path) -> None:
     """Commands would run in files that nobody vouches for."""
     base = archive_at(place, LOWER)

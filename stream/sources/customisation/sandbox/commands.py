@@ -48,14 +48,7 @@ MAX_FILES = 16384  # fakeroot closes every descriptor up to the limit, which may
 # The sign that the sandbox exists; then the limits, before fakeroot starts.
 _LIMITED = f'printf " " >&{REPORT}; umask 022; ulimit -n {MAX_FILES} 2>/dev/null; exec "$@"'
 _FORGED = "changed the report of the command runner"
-_HOW_TO_GET = {
-    isolation.BUBBLEWRAP: "install bubblewrap, or accept that the commands can change what you can,"
-    " with --unsandboxed"
-}
-_UNSANDBOXED = (
-    "bubblewrap cannot make a sandbox here{reason}; allow user namespaces, or accept that the"
-    " commands can change what you can, with --unsandboxed"
-)
+_UNSANDBOXED = ", or accept that the commands can change what you can, with --unsandboxed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +143,7 @@ def run_in(  # noqa: PLR0913 — the inputs of a run
         wrong = "needs the sandbox, which has the image as its root directory"
         raise CommandsError(AS_ROOT, f"{wrong}; leave out --unsandboxed")
     which = todo[0].which if todo else AS_ROOT
-    with opened_scratch(_owner(which) if sandboxed else None) as place:
+    with opened_scratch(_owner(which, recipe) if sandboxed else None) as place:
         tree = make(place)
         if todo:
             write(tree, place, mtime)
@@ -162,11 +155,20 @@ def run_in(  # noqa: PLR0913 — the inputs of a run
         yield tree
 
 
-def _owner(which: str) -> tuple[int, int] | None:
+def _owner(which: str, recipe: Recipe) -> tuple[int, int] | None:
     try:
         return isolation.owner()
     except isolation.NoSandboxError as error:
-        raise CommandsError(which, _UNSANDBOXED.format(reason=f" ({error})")) from None
+        raise _no_sandbox(which, recipe, str(error)) from None
+
+
+def _no_sandbox(which: str, recipe: Recipe, reason: str) -> CommandsError:
+    """Return the error for a machine on which no sandbox can be made."""
+    shown = f" ({reason})" if reason else ""
+    other = "" if recipe.changes_image else _UNSANDBOXED
+    return CommandsError(
+        which, f"bubblewrap cannot make a sandbox here{shown}; allow user namespaces{other}"
+    )
 
 
 def _hidden(tree: Tree, place: Scratch) -> Iterator[tuple[Inode, Node]]:
@@ -232,7 +234,10 @@ class _Runs:
         needed = {"fakeroot": fake, "bash": True, isolation.BUBBLEWRAP: self.sandboxed}
         for program in (program for program, is_needed in needed.items() if is_needed):
             if shutil.which(program, path=path) is None:
-                how = _HOW_TO_GET.get(program, "install it")
+                how = "install it"
+                if program == isolation.BUBBLEWRAP:
+                    other = "" if self.recipe.changes_image else _UNSANDBOXED
+                    how = f"install bubblewrap{other}"
                 raise CommandsError(which, f"{program} is not on PATH; {how}")
         root = self._prepare_root(step, path) if step.rooted else None
         request = {
@@ -342,8 +347,7 @@ class _Runs:
 
     def _read(self, which: str, commands: str, ended: Ended) -> Report:
         if not ended.report:
-            reason = f" ({ended.last_words})" if ended.last_words else ""
-            raise CommandsError(which, _UNSANDBOXED.format(reason=reason))
+            raise _no_sandbox(which, self.recipe, ended.last_words)
         if not ended.orderly:
             reason = f": {ended.last_words}" if ended.last_words else ""
             raise CommandsError(which, f"the command runner {ended.description}{reason}")
