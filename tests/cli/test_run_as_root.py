@@ -3,15 +3,17 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from consumers.requirements import require, unmet
 from handmade import Base, layer_tar
-from support import COMMAND
+from support import COMMAND, Run, leftovers, until
 
 import stream
 
@@ -96,3 +98,60 @@ def test_bad_usage(base: Path, words: list[str], said: str) -> None:
     assert line.startswith("stream-image: ")
     assert said in line
     assert os.listdir(base.parent) == ["base.tar"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("sandbox")
+@pytest.mark.parametrize(
+    "signum", [signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGQUIT, signal.SIGTERM]
+)
+def test_ended_by_a_signal(base: Path, signum: signal.Signals) -> None:
+    """Without it an image, unpacked, or a process of its commands would be left."""
+    place = base.parent
+    (place / "tmp").mkdir()
+    seconds = f"{100_000 + os.getpid()}.25"
+    (place / "script").write_text(f"echo started; sleep {seconds} & sleep {seconds}")
+    environment = {"TMPDIR": str(place / "tmp")}
+    with Run("run-as-root", base, place / "script", "-o", place / "layer", env=environment) as run:
+        until(lambda: "started" in run.stderr())
+        outcome, _ = run.stopped_by(signum)
+    assert outcome.status == (-signum if signum == signal.SIGKILL else 128 + signum)
+    until(lambda: not os.listdir(place / "tmp") and not running(seconds))
+    assert leftovers(place) == ["base.tar", "script", "tmp"]
+    assert str(place) not in Path("/proc/self/mountinfo").read_text()
+
+
+def running(argument: str) -> bool:
+    """Return True if a process has this argument."""
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if argument.encode() in file.read_bytes().split(b"\0"):
+                return True
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("sandbox")
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [(32, "staged/0: cannot be written: No space left"), (512, "runAsRoot: failed at line 1")],
+)
+def test_no_space(tmp_path: Path, size: int, said: str) -> None:
+    """Without it half an image would be left where there is no space for it."""
+    content = {"a": bytes(100_000)}
+    (tmp_path / "base.tar").write_bytes(Base(layers=[layer_tar(content)]).docker_archive())
+    (tmp_path / "script").write_text("head -c 1M /dev/zero > /big")
+    (tmp_path / "tmp").mkdir()
+    shell = (
+        f"mount -t tmpfs -o mode=1777,size={size}k tmpfs tmp; "
+        '"$@"; test $? = 1 -a -z "$(ls -A tmp)" && exit 1'
+    )
+    with Run(
+        "run-as-root", "base.tar", "script", "-o", "layer",
+        prefix=["unshare", "-rm", "--wd", str(tmp_path), "sh", "-c", shell, "sh"],
+        env={"TMPDIR": str(tmp_path / "tmp")},
+    ) as run:  # fmt: skip
+        outcome = run.wait()
+    assert outcome.status == 1
+    assert said in outcome.stderr.splitlines()[-1]
+    assert sorted(os.listdir(tmp_path)) == ["base.tar", "script", "tmp"]

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from consumers.requirements import require, unmet
@@ -19,12 +20,24 @@ from sources.customisation.sandbox.nobody import SITES, TESTS, call_as_nobody
 from stream.model import Recipe
 from stream.nix.store_root import Disk
 from stream.sources.customisation.sandbox import isolation
-from stream.sources.customisation.sandbox.commands import run_commands
+from stream.sources.customisation.sandbox.commands import Steps, in_image, in_layer, run_commands
 from stream.sources.customisation.tree import Tree
 
 REPOSITORY = Path(__file__).parents[4]
 ADR = REPOSITORY / "docs/adr/0008-commands-in-namespaces.md"
-MODES = ("extraCommands", "fakeRootCommands", "enableFakechroot")
+# How each is run.
+MODES: dict[str, tuple[Steps, dict[str, Any]]] = {
+    "extraCommands": (in_layer, {}),
+    "fakeRootCommands": (in_layer, {}),
+    "enableFakechroot": (in_layer, {"fakechroot": True}),
+    "runAsRoot": (in_image, {}),
+    "postMount": (in_image, {}),
+}
+FIELDS = {
+    "extraCommands": "extra_commands",
+    "runAsRoot": "run_as_root",
+    "postMount": "post_mount",
+}
 WORD = "31459.5"  # an argument of a process of this machine
 PYTHON = os.path.realpath(sys.executable)
 
@@ -73,8 +86,8 @@ PROBES = {
     "the file that is our standard error": "[[ $(readlink /proc/$$/fd/2) == pipe:* ]]",
     "other descriptors of ours": "! ls -l /proc/[0-9]*/fd | grep /secret",
     "capabilities, and those of set-user-ID programs": (
-        "grep -q '^CapEff:.0000000000000000$' /proc/self/status"
-        " && grep -q '^CapBnd:.0000000000000000$' /proc/self/status"
+        "grep -q '^CapEff:.CAPABILITIES$' /proc/self/status"
+        " && grep -q '^CapBnd:.CAPABILITIES$' /proc/self/status"
         " && grep -q '^NoNewPrivs:.1$' /proc/self/status"
     ),
 }  # fmt: skip
@@ -120,19 +133,21 @@ def reached(values: dict[str, str]) -> list[bool]:
         f"if ( {probe} ) > /dev/null 2>&1; then echo 1; else echo 0; fi >> results"
         for probe in PROBES.values()
     )
-    for name, value in values.items():
+    # Of runAsRoot: CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_SYS_CHROOT.
+    kept = 1 << 1 | 1 << 3 | 1 << 18 if mode in {"runAsRoot", "postMount"} else 0
+    for name, value in {**values, "CAPABILITIES": f"{kept:016x}"}.items():
         probes = probes.replace(name, value)
     # A process that runs outside of the tree: the one that starts us.
-    script = f"A=/proc/$PPID/root; ls $A > /dev/null 2>&1 || A=\n{probes}\n"
-    recipe = (
-        Recipe(extra_commands=script)
-        if mode == "extraCommands"
-        else Recipe(fake_root_commands=script, fakechroot=mode == "enableFakechroot")
+    script = (
+        f"cd mnt 2> /dev/null || :; A=/proc/$PPID/root; ls $A > /dev/null 2>&1 || A=\n{probes}\n"
     )
+    steps, more = MODES[mode]
+    fields: dict[str, Any] = {FIELDS.get(mode, "fake_root_commands"): script, **more}
+    recipe = Recipe(**fields)
     disk = Disk(os.fsencode(values["STORE"]))
     with (
         left_open("secret"),
-        run_commands(Tree(), recipe, disk=disk, mtime=1, warn=print) as tree,
+        run_commands(Tree(), recipe, disk=disk, mtime=1, warn=print, steps=steps) as tree,
     ):
         node = tree.find(b"results")
         assert node is not None
