@@ -35,7 +35,7 @@ from stream.limits import (
 from stream.model import Digest
 from stream.oci.manifests import is_image, is_index
 from stream.oci.platform import Platform
-from stream.oci.reference import IMAGE_NAME, REF_NAME, qualified
+from stream.oci.reference import IMAGE_NAME, REF_NAME, fits
 from stream.text import one_line
 
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
@@ -105,15 +105,15 @@ class Archive(Generic[T_co]):
             yield content_of(source, layer.blob)
 
     def choose(self, reference: str | None, platform: Platform | None = None) -> ArchiveImage:
-        """Return the image tagged `reference`, or any for None. Of several, the one that fits
-        `platform` best; without a platform, the first one for Linux. An image that is the only
-        one need only be for the same operating system. Raises ArchiveError if there is none.
+        """Return the image tagged `reference`, whose name or tag may be `*`, or any for None. Of
+        several, the one that fits `platform` best; without a platform, the first one for Linux. An
+        image that is the only one need only be for the same operating system. Raises ArchiveError
+        if there is none.
         """
         images = self.images
         if reference is not None:
-            wanted = qualified(reference)
             images = tuple(
-                image for image in images if wanted in {qualified(tag) for tag in image.repo_tags}
+                image for image in images if any(fits(tag, reference) for tag in image.repo_tags)
             )
             if not images:
                 known = sorted({tag for image in self.images for tag in image.repo_tags})

@@ -153,3 +153,15 @@ def qualified(reference: str) -> str:
     if domain == "docker.io" and "/" not in rest:
         rest = f"library/{rest}"
     return f"{domain}/{rest}:{tag}"
+
+
+def fits(reference: str, pattern: str) -> bool:
+    """Return True if `reference` and `pattern` are the same with Docker's defaults filled in; the
+    name or the tag of `pattern` may be `*`, for any.
+    """
+    name, tag = split(qualified(reference))
+    wanted_name, wanted_tag = split(qualified(pattern))
+    return wanted_name in (name, _ANY_NAME) and wanted_tag in (tag, "*")
+
+
+_ANY_NAME = split(qualified("*"))[0]

@@ -313,21 +313,17 @@ class _Reader(Fields):
         """Return the base image in the notation of a conf, with an absolute path."""
         path = self.text("fromImage")
         name, tag = self.text("fromImageName"), self.text("fromImageTag")
-        if bool(name) != bool(tag):
-            self.fault(
-                "fromImageTag" if name else "fromImageName", "is missing; give both or neither"
-            )
         if not path:
-            if name and tag:
+            if name or tag:
                 self.fault(
                     "fromImage", "is missing; fromImageName and fromImageTag select an image in it"
                 )
             return None
         file, chosen = split_archive(path)
-        if name and tag:
+        if name or tag:
             if chosen:
                 self.fault("fromImageName", f"is given twice; fromImage already selects {chosen}")
-            chosen = f"{name}:{tag}"
+            chosen = f"{name or '*'}:{tag or '*'}"
         file = os.path.abspath(file)
         return f"{file}:{chosen}" if chosen else file
 

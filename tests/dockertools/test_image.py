@@ -203,7 +203,7 @@ def test_chooses_the_base(functions: Functions) -> None:
     image = functions.image(f"""buildImage {{
       name = "top";
       fromImage = {base_image(functions, archive, "two.tar")};
-      fromImageName = "b";
+      fromImageName = null;
       fromImageTag = "2";
       config.Env = [ "B=ours" ];
     }}""")
@@ -213,23 +213,30 @@ def test_chooses_the_base(functions: Functions) -> None:
 
 
 def test_chain(functions: Functions) -> None:
-    """Images build on each other: nothing is shipped twice, layers stay as they are, and a base whose
-    layers are links to one file, or occur twice, is read.
+    """Images build on each other: nothing is shipped twice, layers stay as they are, and a base with
+    130 layers, of which some are links to one file or occur twice, is read.
     """
     layer = layer_tar({"first": b"1"})
-    base = Base(layers=[layer, layer, layer_tar({"second": b"2"})])
-    names = ["a/layer.tar", "b/layer.tar", "c/layer.tar"]
+    more = [layer_tar({f"f{number}": b""}) for number in range(128)]
+    base = Base(layers=[layer, layer, *more])
+    names = [f"{number}/layer.tar" for number in range(130)]
     members, item = base.docker_members(names=names)
-    members[1] = (names[1], link("../a/layer.tar"))
+    members[1] = (names[1], link("../0/layer.tar"))
     archive = tar_of([*members, ("manifest.json", json.dumps([item]).encode())])
     chain = f"""
       base = {base_image(functions, archive, "links.tar")};
-      first = streamLayeredImage {{ name = "first"; fromImage = base; contents = hello; }};
+      first = streamLayeredImage {{
+        name = "first"; fromImage = base; contents = hello; maxLayers = 150;
+      }};
       second = buildImage {{
         name = "second"; fromImage = first; copyToRoot = other; config.Cmd = [ "${{library}}" ];
       }};
-      third = buildImage {{ name = "third"; fromImage = second; extraCommands = "touch third"; }};
-      fourth = buildLayeredImage {{ name = "fourth"; fromImage = third; contents = other; }};
+      third = buildImage {{
+        name = "third"; fromImage = second; runAsRoot = "rm /first; cat /bin/hello > /third";
+      }};
+      fourth = buildLayeredImage {{
+        name = "fourth"; fromImage = third; contents = other; maxLayers = 150;
+      }};
     in"""
     start = CONTENTS.rstrip().removesuffix("in")
     images = [
@@ -240,7 +247,8 @@ def test_chain(functions: Functions) -> None:
     assert images[0].layers[:2] == [layer, layer]
     # /doc is a link in the base: what is copied there goes to its target.
     assert named(images[1]) == [".", "./bin", "./bin/hello", "./share", "./share/other"]
-    assert named(images[2]) == [".", "./third"]
+    assert named(images[2]) == [".", "./.wh.first", "./third"]
+    assert images[2].content("./third") == b"other\n"
 
 
 def test_database(functions: Functions) -> None:

@@ -296,8 +296,10 @@ def test_choice_among_images(build: Build, tmp_path: Path) -> None:
     path = tmp_path / "several:images.tar"
     path.write_bytes(handmade.tar_of([*first, *second, ("manifest.json", manifest)]))
     assert diff_ids(build(path)[1])[:-1] == EXPECTED[:1]
-    for tag in ("two:2", "reg.example:5000/two:latest", "docker.io/library/two:2"):
+    for tag in ("two:2", "reg.example:5000/two:latest", "docker.io/library/two:2", "two:*", "*:2"):
         assert diff_ids(build(f"{path}:{tag}")[1])[:-1] == EXPECTED[1:]
+    with pytest.raises(ArchiveError, match=r"has no image \*:3"):
+        build(f"{path}:*:3")
     with pytest.raises(ArchiveError, match=r"has no image three:3 \(it has: one:1, "):
         build(f"{path}:three:3")
 
