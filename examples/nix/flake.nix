@@ -20,6 +20,8 @@
         base = call ./base.nix;
         web = call ./web.nix;
         accounts = call ./accounts.nix;
+        shell = call ./shell.nix;
+        stable = call ./stable.nix;
       };
     in
     {
