@@ -18,7 +18,8 @@ PAGE = (ROOT / "docs" / "nix.md").read_text("utf-8")
 
 def blocks(language: str) -> list[str]:
     """Return the page's code blocks in a language."""
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", PAGE, re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(text) for _indent, text in found]
 
 
 def side(diff: str, sign: str) -> str:
@@ -48,6 +49,7 @@ def write(directory: Path, outputs: dict[str, str]) -> Path:
     text = re.sub(r"\./stream-image/(\S+)", r'"${stream-image}/\1"', text)
     made = FLAKE.format(system=SYSTEM, outputs=textwrap.indent(text, 8 * " "))
     (directory / "flake.nix").write_text(made, "utf-8")
+    (directory / "layers.json").write_text('{"store_layers": []}', "utf-8")
     return directory
 
 
