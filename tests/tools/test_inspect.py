@@ -402,13 +402,13 @@ def test_terminal(conf: Path) -> None:
 
 
 def bomb(size: int) -> bytes:
-    """Return a layer of `size` zeros, compressed twice; neither compression alone is a bomb."""
+    """Return a layer that begins with `size` zeros, compressed twice; neither compression alone is a bomb."""
     import zlib
 
     packer = zlib.compressobj(9, wbits=31)
-    packed = [packer.compress(layer_tar({"x": b""})[:512])]
-    packed += [packer.compress(bytes(1 << 20)) for _ in range(size >> 20)]
-    return b"".join([*packed, packer.flush()])
+    head = packer.compress(layer_tar({"x": b""})[:512]) + packer.flush(zlib.Z_FULL_FLUSH)
+    piece = packer.compress(bytes(1 << 26)) + packer.flush(zlib.Z_FULL_FLUSH)
+    return head + piece * (size >> 26)
 
 
 def with_manifest(manifest: bytes, *members: tuple[str, Any]) -> bytes:
