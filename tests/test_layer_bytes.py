@@ -319,10 +319,10 @@ def test_names_like_whiteouts(store_dir: bytes) -> None:
 
 @pytest.mark.slow
 def test_many_in_a_directory(store_dir: bytes) -> None:
-    """100,000 items of one directory are sorted and written, and none is lost."""
+    """Items of one directory that take several calls to list are sorted and written, and none is lost."""
     os.mkdir(store_dir + b"/0")
-    for number in range(100_000):
-        os.symlink(b"x", store_dir + b"/0/%d" % (number * 7919 % 100_000))
+    for number in range(20_000):
+        os.symlink(b"x", store_dir + b"/0/%d" % (number * 7919 % 20_000))
     assert_same(conf_of(store_dir, "0"))
 
 
