@@ -502,16 +502,16 @@ def test_large_conf(conf: Path) -> None:
 @pytest.mark.slow
 def test_too_large_to_embed(conf: Path, tmp_path: Path) -> None:
     """Without it wrapping a conf at the size limit could exceed it."""
-    os.truncate(conf, 0)
-    with conf.open("wb") as file:
-        file.write(b'{"repo_tag": "x:1"}' + b" " * MAX_CONF)
-        file.truncate(MAX_CONF)
+    conf.write_bytes(b'{"repo_tag": "x:1"}')
+    expected = _streamed(conf)
+    with conf.open("ab") as file:
+        file.write(b" " * (MAX_CONF - file.tell()))
     done = _wrap(conf, "--embed", "-o", tmp_path / "stream-hello")
     assert done.returncode == 2
     assert done.stderr.decode() == (
         f"stream-image: {conf}: is too large to embed; leave out --embed\n"
     )
-    _assert_streams([_wrapped(conf)], _streamed(conf))
+    _assert_streams([_wrapped(conf)], expected)
 
 
 @pytest.mark.slow
