@@ -46,7 +46,10 @@ def with_layers(image: BuiltImage, directory: Path, count: int) -> tuple[Path, s
 def test_as_many_as_it_takes(
     limit: Limit, runner: Runner, image: BuiltImage, tmp_path: Path
 ) -> None:
-    """Without it users could flatten images that would have run."""
+    """Without it users could flatten images that would have run, or a warning speak of a limit that has changed.
+
+    The store is cold only for the image that runs: both have the same layers, but for the one too many.
+    """
     conf, said = with_layers(image, tmp_path, limit.layers)
     loaded = runner.load(producer(conf))
     ran = runner.run(REPO_TAG)
@@ -54,22 +57,18 @@ def test_as_many_as_it_takes(
     assert loaded.producer is not None
     assert f": {limit.layers} layers" in loaded.producer.stderr
     assert (ran.returncode, ran.stdout) == (0, said), ran.stderr
+    if not limit.beyond:
+        return
 
-
-@pytest.mark.parametrize(
-    "limit", [limit for limit in LIMITS if limit.beyond], ids=lambda limit: limit.consumer
-)
-def test_one_more(limit: Limit, runner: Runner, image: BuiltImage, tmp_path: Path) -> None:
-    """Without it a limit of which a warning speaks could have changed or gone."""
     conf, _ = with_layers(image, tmp_path, limit.layers + 1)
     if limit.beyond == "refused":
         with pytest.raises(LoadError, match=DEPTH):
             runner.load(producer(conf))
-        assert runner.images() == {}
+        assert runner.images() == loaded.images
         return
-    loaded = runner.load(producer(conf))
+    runner.load(producer(conf))
     ran = runner.run(REPO_TAG)
 
-    assert set(loaded.images) == {runner.reference(REPO_TAG)}
+    assert runner.image_id(REPO_TAG) not in {None, *loaded.images.values()}
     assert ran.returncode != 0
     assert DEPTH in ran.stderr
