@@ -43,6 +43,7 @@ _BASE_LIMIT = 1.3  # of the time of `cat base | openssl sha256`
 _JOIN_LIMIT = 0.75  # of the time of a link farm, in memory, and tar
 _PLAN_LIMITS = {1_000: 0.15, 10_000: 1.0}  # seconds, by store paths
 _PLAN_BUDGET = 99
+_EVALUATION_LIMIT = 1.5  # seconds
 _COMMAND = "the command"
 _STORE_LIMIT = 1.1  # of the time of one more `cat` in the pipe
 
@@ -275,6 +276,23 @@ def plan(options: Options) -> Section:
     return section
 
 
+def evaluate(options: Options) -> Section:
+    """Measure how long Nix evaluates a repository of images, without building anything."""
+    images = os.path.join(os.path.dirname(os.path.abspath(__file__)), "images.nix")
+    words = ("--eval", "--strict", "--json", "--readonly-mode", "--store", "dummy://")
+    without_builds = ("--option", "allow-import-from-derivation", "false")
+    command = ("nix-instantiate", *words, *without_builds, images)
+    runs = [measure.run((command,)) for _ in range(options.runs)]
+    times = sorted(run.seconds for run in runs)
+    text = f"median {median(times):.2f} s, {times[0]:.2f}-{times[-1]:.2f} s"
+    target = verdict(f"< {_EVALUATION_LIMIT:g} s", met=median(times) < _EVALUATION_LIMIT)
+    return Section(
+        title="evaluate: 200 images by Nix",
+        lines=[f"{text}, {max(run.peak_rss for run in runs) / _MIB:.0f} MiB; target {target}"],
+        numbers={"seconds": times},
+    )
+
+
 def _program(graph: Graph) -> list[object]:
     """Return a program with the operations that take the most time."""
     largest = sorted(graph, key=lambda path: (graph[path].size, path))[-3:]
@@ -314,4 +332,5 @@ BENCHMARKS: dict[str, Callable[[Options], Section]] = {
     "join": join,
     "layering": layering,
     "plan": plan,
+    "evaluate": evaluate,
 }

@@ -197,7 +197,9 @@ class Functions:
         for name in sorted({*os.listdir("/")} - {"dev", "nix", "proc"}):
             path = f"/{name}"
             linked = os.path.islink(path)
-            options += ["--symlink", os.readlink(path), path] if linked else ["--bind", path, path]
+            options += (
+                ["--symlink", os.readlink(path), path] if linked else ["--bind-try", path, path]
+            )
         return [*options, "--bind", str(self.nix.root / "nix"), "/nix"]
 
     def image(self, expression: str, *words: str) -> Image:
