@@ -1,4 +1,6 @@
-"""docs/nix.md: its examples are evaluated and built as its readers would, with a stub of nixpkgs."""
+"""docs/nix.md, and the README's section for Nix: their examples are evaluated and built as their
+readers would, with a stub of nixpkgs.
+"""
 
 import os
 import re
@@ -14,11 +16,12 @@ from .test_examples import check
 
 pytestmark = [pytest.mark.consumers]
 PAGE = (ROOT / "docs" / "nix.md").read_text("utf-8")
+README = (ROOT / "README.md").read_text("utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    """Return the page's code blocks in a language."""
-    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", PAGE, re.DOTALL | re.MULTILINE)
+def blocks(language: str, page: str = PAGE) -> list[str]:
+    """Return a page's code blocks in a language."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", page, re.DOTALL | re.MULTILINE)
     return [textwrap.dedent(text) for _indent, text in found]
 
 
@@ -72,6 +75,14 @@ def test_switching_otherwise(flakes: Flakes, tmp_path: Path) -> None:
     check("call", call)
 
 
+def test_readme() -> None:
+    """Without it the first screen could have another line than the page, which is tested."""
+    (diff,) = blocks("diff", README)
+    assert {line.replace(" ", "") for line in diff.splitlines()} <= {
+        line.replace(" ", "") for line in IN_A_FLAKE.splitlines()
+    }
+
+
 @pytest.mark.parametrize("diff", [IN_A_FLAKE, WITH_AN_OVERLAY, IN_ONE_CALL])
 def test_what_one_had(diff: str, tmp_path: Path, flakes: Flakes) -> None:
     """Without it a diff could begin from something that nobody has."""
@@ -81,7 +92,8 @@ def test_what_one_had(diff: str, tmp_path: Path, flakes: Flakes) -> None:
 
 def test_expressions(flakes: Flakes, tmp_path: Path) -> None:
     """Without it an example on the page could fail, or make an unsound image."""
-    outputs = {f"example{number}": text for number, text in enumerate(blocks("nix"))}
+    examples = blocks("nix") + blocks("nix", README)
+    outputs = {f"example{number}": text for number, text in enumerate(examples)}
     # A set of functions is not built, only evaluated; nor is what would be fetched.
     functions = {name for name, text in outputs.items() if text.startswith("import ")}
     fetched = {name for name, text in outputs.items() if "pullImage" in text}
