@@ -453,7 +453,7 @@ SPEC = stream.parse_spec(b'{"name": "x", "contents": []}')
         (
             "merge",
             (
-                [CONF],
+                [3],
                 NULL,
             ),
             {},

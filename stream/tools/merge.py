@@ -76,6 +76,7 @@ def find_inputs(
         raise ArgumentError("targets", "-", "standard input can only be read once")
     inputs: list[Input] = []
     for target in targets:
+        ArgumentError.require("targets", target, ImageConf, str, os.PathLike)
         found = (
             target if isinstance(target, ImageConf) else read_target(target, warn=observer.warning)
         )

@@ -88,7 +88,7 @@ def test_a_new_verb_is_one_new_file(tmp_path: Path) -> None:
             cwd=tmp_path, capture_output=True, text=True, check=False,
         )  # fmt: skip
 
-    assert "\n  greet     greet somebody\n" in run("--help").stdout
+    assert "\n  greet       greet somebody\n" in run("--help").stdout
     assert "usage: stream-image greet" in run("greet", "--help").stdout
     done = run("greet", "world")
     assert (done.returncode, done.stdout, done.stderr) == (7, "hello world\n", "")
