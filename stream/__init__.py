@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from stream.tools.merge import merge as merge
     from stream.tools.pull import pull as pull
     from stream.tools.tarsum import tarsum as tarsum
+    from stream.tools.trees import merge_trees as merge_trees
     from stream.tools.verify.documents import CheckedImage as CheckedImage
     from stream.tools.verify.documents import CheckedLayer as CheckedLayer
     from stream.tools.verify.findings import Finding as Finding

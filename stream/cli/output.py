@@ -13,6 +13,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
 import sys
 from collections.abc import Iterable, Iterator
@@ -166,16 +167,8 @@ def output_directory(path: str, large: str) -> Iterator[NewDirectory]:
     Where the file system allows it, nothing has a name until the large file is complete, so
     that not even SIGKILL before that leaves anything. Raises UsageError and OutputError.
     """
-    if path in ("", "-"):
-        raise UsageError("-o: give the name of a directory, which will be made")
-    with _writing(path):
-        target = os.path.abspath(path)  # fails in a deleted working directory
-        if os.path.lexists(target):
-            raise OutputError(
-                errno.EEXIST, f"{path}: exists already; remove it, or choose another name"
-            )
+    target, beside = _new_place(path)
     above = os.path.dirname(target)
-    beside = os.path.join(above, f".stream-image.{secrets.token_hex(8)}")
     file, directory = f"{beside}.file.part", f"{beside}.part"
     made = {large: ""}
     try:
@@ -207,6 +200,39 @@ def output_directory(path: str, large: str) -> Iterator[NewDirectory]:
         with suppress(OSError):
             os.rmdir(directory)
         raise
+
+
+@contextmanager
+def new_tree(path: str) -> Iterator[str]:
+    """Return the path of a new directory to be filled. It appears at `path`, where nothing may
+    be yet, on success; a failure or a signal leaves nothing. Raises UsageError and OutputError.
+    """
+    target, beside = _new_place(path)
+    directory = f"{beside}.part"
+    try:
+        with _writing(path):
+            os.mkdir(directory)
+        yield directory
+        with _writing(path):
+            os.rename(directory, target)
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+
+
+def _new_place(path: str) -> tuple[str, str]:
+    """Return the absolute path of a directory to be made at `path`, and one beside it for what
+    is not complete. Raises UsageError and OutputError.
+    """
+    if path in ("", "-"):
+        raise UsageError("-o: give the name of a directory, which will be made")
+    with _writing(path):
+        target = os.path.abspath(path)  # fails in a deleted working directory
+    if os.path.lexists(target):
+        raise OutputError(
+            errno.EEXIST, f"{path}: exists already; remove it, or choose another name"
+        )
+    return target, os.path.join(os.path.dirname(target), f".stream-image.{secrets.token_hex(8)}")
 
 
 def _open_new(directory: str, beside: str) -> tuple[int, bool]:
