@@ -191,6 +191,8 @@ let
             } > "$out"
           '';
 
+      meta.mainProgram = "stream-${baseName}";
+
       stream =
         runCommand "stream-${baseName}"
           {
@@ -205,12 +207,12 @@ let
                 runCommand "${baseName}-layer-digests.json" { }
                   ''${command} digests ${conf} > "$out"'';
               # The executable where `lib.getExe` looks for it.
-              bin = runCommand "stream-${baseName}-bin" { } ''
+              bin = runCommand "stream-${baseName}-bin" { inherit meta; } ''
                 mkdir -p "$out/bin"
                 ln -s ${stream} "$out/bin/stream-${baseName}"
               '';
             };
-            meta.mainProgram = "stream-${baseName}";
+            inherit meta;
             # Commands that are given the executable find its conf by what follows the call, which is
             # not run: see stream/schema/reading.py.
             script = ''
