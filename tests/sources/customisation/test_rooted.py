@@ -227,6 +227,38 @@ def test_another_c_library(place: Path) -> None:
     assert "etc/shadow" not in read(layer)
 
 
+def system_base() -> bytes:
+    """Return a layer with programs of this machine, which run with libraries in the image alone."""
+    files: set[Path] = set()
+    for name in ("bash", "chown", "mkdir", "setcap", "stat"):
+        found = shutil.which(name, path="/usr/bin:/usr/sbin:/sbin")
+        if found is None:
+            pytest.skip(f"no {name} here")
+        files.add(Path(found))
+        listed = subprocess.run(["ldd", found], check=True, capture_output=True, text=True).stdout
+        files |= {Path(word) for word in listed.split() if word.startswith("/")}
+    members: dict[str, Any] = {}
+    for file in sorted(files):
+        for above in reversed(file.parents[:-1]):
+            members.setdefault(str(above)[1:], directory())
+        members[str(file)[1:]] = (member(mode=0o755), file.read_bytes())
+    return layer_tar(members)
+
+
+def test_programs_of_the_image(place: Path) -> None:
+    """Programs of this machine, or its libraries, would run in the place of the image's own."""
+    base = system_base()
+    script = """
+        [[ $BASH == /usr/bin/bash && $(type -P stat) == /usr/bin/stat && ! -e /usr/share ]]
+        mkdir /new; chown 5:6 /new; [[ $(stat -c %u:%g /new) == 5:6 ]]
+        setcap cap_net_raw=ep /usr/bin/mkdir
+    """
+    root = flattened([base, made({"fromImage": archive_at(place, base), "runAsRoot": script})])
+    assert (root["new"].uid, root["new"].gid) == (5, 6)
+    assert root["usr/bin/mkdir"].xattrs
+    assert root["usr/bin/mkdir"].content
+
+
 def test_nothing_changed(place: Path) -> None:
     """What is there for the commands alone would be in the image, and hide the base's own."""
     base = archive_at(place, LOWER, UPPER)
