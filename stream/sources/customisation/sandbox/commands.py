@@ -102,7 +102,8 @@ def run_commands(  # noqa: PLR0913 — the inputs of a run
     """Run the commands of `recipe` in `tree`; the value is the tree that they leave, or `tree` if
     there are none. Its files are in a scratch directory, which exists until the context ends.
 
-    Commands have no privileges, even if they run as root; their output goes to standard error.
+    Commands have no privileges, even if they run as root, except that modes do not keep those of
+    a privileged step from files of the tree; their output goes to standard error.
     In the sandbox they can change nothing but the tree. Files they make are owned by root in
     the image unless fakeRootCommands change that. `mtime` (seconds) is SOURCE_DATE_EPOCH and the
     time of all files they find. `warn` is called for files left out and processes killed.
@@ -187,7 +188,9 @@ def _is_hidden(node: Node) -> bool:
 
 def _imposed(tree: Tree) -> list[list[Any]]:
     """Return the metadata of `tree` that fakeroot has to know beforehand, for `session`."""
-    distinct = {id(node): (path, node) for path, node in tree.entries()}
+    distinct: dict[int, tuple[bytes, Node]] = {}  # hard links once
+    for path, node in tree.entries():
+        distinct.setdefault(id(node), (path, node))
     return [
         [
             session.text(path), FORMATS[node.typeflag] | node.mode, node.uid, node.gid, *node.device,
