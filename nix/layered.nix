@@ -62,6 +62,7 @@ let
       base_history ? null,
       skip_base_paths ? null,
       network ? null, # of the commands, in a build that has one
+      unsandboxed ? false, # run commands in Nix's sandbox alone, where it allows no other in it
     }:
     assert lib.assertMsg (layeringPipeline != null || maxLayers > 1)
       "the maxLayers argument of dockerTools.buildLayeredImage function must be greather than 1 (current value: ${toString maxLayers})";
@@ -134,7 +135,9 @@ let
           }
           ''
             ${tools.findAttributes}
-            printf %s "$spec" | ${command} customise - -o "$out"
+            printf %s "$spec" | ${command} customise - ${
+              lib.optionalString unsandboxed "--unsandboxed"
+            } -o "$out"
           '';
 
       baseImage = tools.baseImage fromImage;

@@ -75,7 +75,7 @@ rec {
 
   # In a builder: sets an empty `imageTag` to the hash part of the output.
   findTag = ''
-    if [ -z "$imageTag" ]; then
+    if [ -z "''${imageTag-}" ]; then
       imageTag=''${out##*/}
       imageTag=''${imageTag%%-*}
     fi'';

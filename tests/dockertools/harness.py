@@ -56,7 +56,10 @@ let
         ln -s ${busybox}/bin/sh $out/bin/bash
       '';
       coreutils = busybox;
-      shadow = busybox;
+      shadow = pkgs.runCommand "shadow" { } ''
+        mkdir -p $out/bin
+        ln -s ${busybox}/bin/busybox $out/bin/useradd
+      '';
       cacert = pkgs.runCommand "cacert" { } ''
         mkdir -p $out/etc/ssl/certs
         echo certificates > $out/etc/ssl/certs/ca-bundle.crt

@@ -145,6 +145,21 @@ def test_architecture(evaluated: Functions, system: str, architecture: str) -> N
     assert json.loads(spec)["architecture"] == architecture
 
 
+def test_cross_compilation(evaluated: Functions) -> None:
+    """Builds run on the machine that one has, with its programs; the image is for another."""
+    found = evaluated.evaluate("""
+        let
+          host = minimal { system = "aarch64-linux"; };
+          build = minimal { system = "x86_64-linux"; };
+          cross = host // { buildPackages = build; pkgsBuildBuild = build; };
+          image = (functions cross).streamLayeredImage { name = "a"; extraCommands = "x"; };
+        in
+        [ image.system image.conf.system image.conf.spec ]
+    """)
+    assert found[:2] == ["x86_64-linux", "x86_64-linux"]
+    assert json.loads(found[2])["architecture"] == "arm64"
+
+
 def test_fakechroot_is_refused_on_darwin(evaluated: Functions) -> None:
     """It needs namespaces of Linux; on Darwin the build would fail after an hour."""
     functions = '(functions (minimal { system = "aarch64-darwin"; }))'

@@ -229,6 +229,66 @@ def test_fakechroot(functions: Functions) -> None:
     assert not members.keys() & {"dev", "proc", "sys", "nix/store"}
 
 
+def test_commands_without_a_sandbox_of_their_own(functions: Functions) -> None:
+    """Where a build cannot make namespaces, Nix's sandbox has to do."""
+    image = functions.image("""
+        streamLayeredImage { name = "a"; unsandboxed = true; extraCommands = "id -u > user"; }
+    """)
+    assert image.content("./user") == b"1000\n"
+
+
+def test_the_layer_of_docker_tools(functions: Functions) -> None:
+    """Byte by byte what nixpkgs' builder packs, so that both make the same layer."""
+    commands = (
+        "extraCommands = ''mkdir -p data/a; echo x > data/x; chmod 0640 data/x; ln data/x b'';"
+    )
+    fake = "fakeRootCommands = ''chown 7:8 data/x; mknod null c 1 3'';"
+    image = functions.image(
+        f'{CONTENTS} streamLayeredImage {{ name = "a"; contents = hello; {commands} {fake} }}'
+    )
+    expected = functions.build(f"""
+        {CONTENTS}
+        pkgs.runCommand "layer.tar" {{ {commands} {fake} }} ''
+          mkdir -p tree/bin
+          cd tree
+          ln -s ${{hello}}/bin/hello bin/hello
+          eval "$extraCommands"
+          echo "$fakeRootCommands" > ../commands
+          cat >> ../commands << END
+          tar --sort=name --numeric-owner --mtime=@315532800 --hard-dereference -cf $out .
+          END
+          # nixpkgs patches fakeroot: Nix's sandbox forbids other owners with another error.
+          FAKEROOTDONTTRYCHOWN=1 fakeroot bash -e ../commands
+        ''
+    """)
+    assert image.layers[-1] == expected.read_bytes()
+
+
+# A needs B and G, B needs C and E, C needs D and E; D and E need F.
+POPULAR = """
+    let
+      path = name: needed: pkgs.writeText name (toString needed);
+      F = path "F" [ ];
+      E = path "E" [ F ];
+      D = path "D" [ F ];
+      C = path "C" [ D E ];
+      B = path "B" [ C E ];
+      G = path "G" [ ];
+      A = path "A" [ B G ];
+    in
+"""
+
+
+def test_order_by_popularity(functions: Functions) -> None:
+    """The layers of images that were made before this was the default are shared with those."""
+    pipeline = '[ [ "popularity_contest" ] ]'
+    conf = functions.build(
+        f'{POPULAR} (streamLayeredImage {{ name = "a"; config.Cmd = [ A ]; layeringPipeline = {pipeline}; }}).conf'
+    )
+    layers = json.loads(conf.read_bytes())["store_layers"]
+    assert [[path[44:] for path in layer] for layer in layers] == [[name] for name in "FEDCBGA"]
+
+
 def test_commands_that_fail(functions: Functions) -> None:
     """A build that goes on after an error would be an image without what it was made for."""
     for commands in (
