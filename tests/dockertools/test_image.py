@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from handmade import Base, layer_tar, link, tar_of
-from support import COMMAND
+from support import COMMAND, unpack
 
 from .harness import Functions, Image, NixError
 
@@ -251,8 +251,8 @@ def test_chain(functions: Functions) -> None:
     assert images[2].content("./third") == b"other\n"
 
 
-def test_database(functions: Functions) -> None:
-    """Nix in the container knows the store paths that were copied, which the image holds."""
+def test_database(functions: Functions, tmp_path: Path) -> None:
+    """Nix in the container knows the store paths that were copied, and the image holds them unchanged."""
     image = functions.image(
         f'{CONTENTS} buildImageWithNixDb {{ name = "db"; copyToRoot = hello; compressor = "none"; }}'
     )
@@ -261,6 +261,14 @@ def test_database(functions: Functions) -> None:
         *names
     }
     assert [name for name in names if "gcroots/docker/" in name]
+    root = tmp_path / "root"
+    with tarfile.open(fileobj=io.BytesIO(image.layers[0])) as tar:
+        unpack(tar, root)
+    functions.nix.run("--verify", "--check-contents", store=str(root))
+    (hello,) = (root / "nix" / "store").glob("*-hello")
+    path = f"/{hello.relative_to(root)}"
+    needed = functions.nix.run("--query", "--requisites", path, store=str(root)).split()
+    assert [without_hash(name[1:]) for name in needed] == ["nix/store/library", "nix/store/hello"]
 
 
 def test_failing_commands(functions: Functions) -> None:
