@@ -259,6 +259,15 @@ def test_programs_of_the_image(place: Path) -> None:
     assert root["usr/bin/mkdir"].content
 
 
+def test_shell_that_cannot_start(place: Path) -> None:
+    """Without it nobody would know what is missing in the image."""
+    shell = member(mode=0o755), b"#!/nowhere/shell"
+    base = layer_tar({"bin": directory(), "bin/bash": shell})
+    wrong = "/bin/bash cannot be run: No such file or directory; the program that interprets it"
+    with pytest.raises(CommandsError, match=f"runAsRoot: {wrong}"):
+        made({"fromImage": archive_at(place, base), "runAsRoot": ":"})
+
+
 def test_nothing_changed(place: Path) -> None:
     """What is there for the commands alone would be in the image, and hide the base's own."""
     base = archive_at(place, LOWER, UPPER)

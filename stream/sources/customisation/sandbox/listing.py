@@ -91,13 +91,16 @@ class Listing:
 
     def _node(self, top: bytes, path: bytes, found: os.stat_result) -> Node | None:
         """Return the node of an entry; None for a socket."""
-        typeflag = _TYPES.get(stat.S_IFMT(found.st_mode))
+        form = stat.S_IFMT(found.st_mode)
+        typeflag = _TYPES.get(form) or _DEVICES.get(form)
         if typeflag is None:
             return None
         place = top + b"/" + path
         node = Node(typeflag=typeflag, mode=stat.S_IMODE(found.st_mode), origin=self.which.encode())
         if typeflag == LINK:
             node.link = os.readlink(place)
+        if form in _DEVICES:  # anybody can make 0:0, the whiteout of an overlay
+            node.device = os.major(found.st_rdev), os.minor(found.st_rdev)
         if self.metadata is None:
             node.xattrs = _user_xattrs(place) or None
             if before := self.hidden.get((found.st_dev, found.st_ino)):

@@ -11,6 +11,7 @@ package. The program `recording` is an argument of this one.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -237,7 +238,13 @@ def _become_shell(
     code = _SHELL.replace("{fakery}", fakery).format(
         which=which, lines=highest, commands=highest - 1
     )
-    os.execv(bash, ["bash", "-eo", "pipefail", "-c", code, which])  # noqa: S606
+    try:
+        os.execv(bash, ["bash", "-eo", "pipefail", "-c", code, which])  # noqa: S606
+    except OSError as error:
+        wrong = f"{bash} cannot be run: {error.strerror}"
+        if error.errno == errno.ENOENT:
+            wrong += "; the program that interprets it or loads it is missing"
+        raise _Refused(wrong) from None
 
 
 def _named(tree: str, name: str, which: str) -> str:

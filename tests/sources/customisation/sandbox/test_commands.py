@@ -354,6 +354,13 @@ def test_static_programs() -> None:
         assert _content(tree.find(b"listed")).startswith(b"-rw------- 1 5 7 ")
 
 
+def test_device_that_anybody_can_make() -> None:
+    """Without it the whiteout of an overlay would be left out as a socket."""
+    with _ran("mknod w c 0 0 || touch w") as tree:
+        node = _node(tree, b"w")
+        assert (node.typeflag, node.device) in [(CHARACTER_DEVICE, (0, 0)), (FILE, (0, 0))]
+
+
 @pytest.mark.usefixtures("fakeroot")
 def test_nothing_is_given_away_on_disk() -> None:
     """Without it a run as root would make real devices, and files of other owners."""
