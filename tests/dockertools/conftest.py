@@ -1,13 +1,14 @@
 """The functions of `nix/` with each Nix: the one on PATH, and a newer one that STREAM_IMAGE_NIX names."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from consumers.nix import VERSIONS, Nix, find_programs
 from consumers.requirements import require
 
-from .flakes import Flakes, copy_flake, write_nixpkgs
+from .flakes import Flakes, copy_flake, write_nixpkgs, write_programs, write_stub
 from .harness import Functions, write_command
 
 
@@ -43,7 +44,11 @@ def flakes(flake: Path, programs: str, tmp_path_factory: pytest.TempPathFactory)
     """Return flakes that get this project's flake, and a stub of nixpkgs with this installation."""
     require(["bwrap", "fakeroot"])
     place = tmp_path_factory.mktemp("flakes")
-    command = write_command(place / "installed")
-    nixpkgs = write_nixpkgs(place / "nixpkgs", **{"stream-image": str(command)})
-    inputs = {"nixpkgs": nixpkgs, "stream-image": flake}
-    return Flakes(nix=Nix.below(place / "nix", programs), inputs=inputs)
+    command = {"stream-image": str(write_command(place / "installed"))}
+    inputs = {"nixpkgs": write_nixpkgs(place / "nixpkgs", **command), "stream-image": flake}
+    project = shutil.copytree(flake, place / "project")
+    write_stub(project, **command)
+    nix = Nix.below(place / "nix", programs)
+    return Flakes(
+        nix=nix, inputs=inputs, programs=write_programs(place / "bin", nix, inputs, project)
+    )

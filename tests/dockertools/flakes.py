@@ -4,9 +4,11 @@ Knows Nix's command line; must not know images.
 """
 
 import json
+import os
 import shutil
+import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +20,25 @@ SYSTEM: Final = "x86_64-linux"
 _NIXPKGS: Final = """{
   outputs = _: { legacyPackages.%s = import ./. { system = "%s"; }; };
 }
+"""
+
+# In place of docker, and of skopeo with a registry that is a list of what was pushed.
+_DOCKER: Final = """#!/bin/sh
+exec tar -t > /dev/null
+"""
+_SKOPEO: Final = """#!/bin/sh
+case $1 in
+    inspect) grep -qxF "$2" pushed ;;
+    copy) tar --zstd -t > /dev/null && echo "$3" >> pushed ;;
+esac
+"""
+# Nix with a test's flakes wherever others would be fetched.
+_NIX: Final = """#!/bin/bash
+verb=($1) options=({options})
+shift
+if [ "$verb" = flake ]; then verb+=($1) options=(); shift; fi
+fetched=github:stream-image/stream-image
+exec {nix} --extra-experimental-features flakes "${{verb[@]}}" "${{options[@]}}" "${{@/#$fetched/path:{project}}}"
 """
 
 
@@ -56,12 +77,45 @@ def write_nixpkgs(nixpkgs: Path, **arguments: str) -> Path:
     return nixpkgs
 
 
+def write_programs(directory: Path, nix: Nix, inputs: dict[str, Path], project: Path) -> Path:
+    """Write `nix`, which has these flakes in place of those it would fetch, and stubs of docker and skopeo."""
+    options = [f"--override-input {name} path:{path}" for name, path in inputs.items()]
+    texts = {
+        "docker": _DOCKER,
+        "nix": _NIX.format(
+            nix=shutil.which("nix", path=nix.environment["PATH"]),
+            options=" ".join(["--no-write-lock-file", *options]),
+            project=project,
+        ),
+        "skopeo": _SKOPEO,
+    }
+    directory.mkdir()
+    for name, text in texts.items():
+        (directory / name).write_text(text, "utf-8")
+        (directory / name).chmod(0o755)
+    return directory
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flakes:
-    """A Nix that knows flakes. `inputs` replaces inputs by name, so that none is fetched."""
+    """A Nix that knows flakes. `inputs` replaces inputs by name, so that none is fetched; `programs`
+    is what `write_programs` made.
+    """
 
     nix: Nix
-    inputs: dict[str, Path]
+    inputs: dict[str, Path] = field(default_factory=dict)
+    programs: Path | None = None
+
+    def shell(self, directory: Path, script: str) -> None:
+        """Run a script of bash in a directory, with `programs` in its PATH."""
+        environment = {**os.environ, **self.nix.environment}
+        subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=directory,
+            env={**environment, "PATH": f"{self.programs}:{environment['PATH']}"},
+            check=True,
+            timeout=300,
+        )
 
     def run(self, verb: str, *words: object) -> str:
         """Return the output of `nix VERB WORDS`."""

@@ -1,6 +1,7 @@
 """examples/nix, built as its users build it."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -24,16 +25,24 @@ def test_examples(flakes: Flakes) -> None:
         check(name, path)
 
 
-def test_template(flakes: Flakes, flake: Path, tmp_path: Path) -> None:
+def test_template(flakes: Flakes, tmp_path: Path) -> None:
     """Without it `nix flake init` could leave people with another flake than the one that is tested."""
-    flakes.nix.run(
-        "bash",
-        "-c",
-        f"""cd {tmp_path} && nix --extra-experimental-features flakes flake init --template path:{flake}""",
-    )
+    flakes.shell(tmp_path, "nix flake init --template github:stream-image/stream-image")
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {
         file.name: file.read_bytes() for file in EXAMPLES.iterdir()
     }
+
+
+def test_push(flakes: Flakes, tmp_path: Path) -> None:
+    """Without it the script that people run in CI could fail, or push each image each time."""
+    here = shutil.copytree(EXAMPLES, tmp_path / "examples")
+    for _ in range(2):
+        flakes.shell(here, "sh push.sh registry.example")
+    pushed = (here / "pushed").read_text("utf-8").splitlines()
+    assert [image.rpartition(":")[0] for image in pushed] == [
+        "docker://registry.example/hello",
+        "docker://registry.example/stable",
+    ]
 
 
 def check(name: str, path: Path) -> None:

@@ -28,7 +28,7 @@ def stubbed(flake: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def nix(programs: str, tmp_path_factory: pytest.TempPathFactory) -> Flakes:
     """Return each Nix with a store of its own."""
-    return Flakes(nix=Nix.below(tmp_path_factory.mktemp("nix"), programs), inputs={})
+    return Flakes(nix=Nix.below(tmp_path_factory.mktemp("nix"), programs))
 
 
 def test_run(nix: Flakes, stubbed: Path, tmp_path: Path) -> None:

@@ -2,16 +2,13 @@
 readers would, with a stub of nixpkgs.
 """
 
-import os
 import re
-import shutil
-import subprocess
 import textwrap
 from pathlib import Path
 
 import pytest
 
-from .flakes import ROOT, SYSTEM, Flakes, write_stub
+from .flakes import ROOT, SYSTEM, Flakes
 from .test_examples import check
 
 pytestmark = [pytest.mark.consumers]
@@ -108,47 +105,8 @@ def test_expressions(flakes: Flakes, tmp_path: Path) -> None:
             check(name, path)
 
 
-# Stands for a program that reads an image from its standard input.
-CONSUMER = """#!/bin/sh
-exec tar {option} -t > /dev/null
-"""
-# Nix with the inputs of the tests, wherever they stand for those that would be fetched.
-NIX = """#!/bin/bash
-verb=($1) options=({options})
-shift
-if [ "$verb" = flake ]; then verb+=($1) options=(); shift; fi
-project={project}
-exec {nix} --extra-experimental-features flakes "${{verb[@]}}" "${{options[@]}}" "${{@/#$project/path:{stubbed}}}"
-"""
-
-
-def test_commands(flakes: Flakes, flake: Path, tmp_path: Path) -> None:
+def test_commands(flakes: Flakes, tmp_path: Path) -> None:
     """Without it a command that people copy from the page could fail."""
-    stubbed = shutil.copytree(flake, tmp_path / "stubbed")
-    write_stub(stubbed, **{"stream-image": str(flakes.inputs["nixpkgs"].parent / "installed")})
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    environment = {**os.environ, **flakes.nix.environment}
-    options = [f"--override-input {name} path:{path}" for name, path in flakes.inputs.items()]
-    nix = NIX.format(
-        nix=shutil.which("nix", path=environment["PATH"]),
-        options=" ".join(["--no-write-lock-file", *options]),
-        project="github:stream-image/stream-image",
-        stubbed=stubbed,
-    )
-    scripts = {
-        "nix": nix,
-        "docker": CONSUMER.format(option=""),
-        "skopeo": CONSUMER.format(option="--zstd"),
-    }
-    for name, text in scripts.items():
-        (programs / name).write_text(text, "utf-8")
-        (programs / name).chmod(0o755)
-    here = tmp_path / "here"
-    here.mkdir()
-    (here / "flake.nix").write_text(side(IN_A_FLAKE, "+"), "utf-8")
+    (tmp_path / "flake.nix").write_text(side(IN_A_FLAKE, "+"), "utf-8")
     for script in blocks("sh"):
-        subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script],
-            cwd=here, env={**environment, "PATH": f"{programs}:{environment['PATH']}"}, check=True,
-        )  # fmt: skip
+        flakes.shell(tmp_path, script)
