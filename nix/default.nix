@@ -22,7 +22,8 @@ let
   tools = family ./tools.nix;
 
   functions =
-    family ./contents.nix
+    family ./archives.nix
+    // family ./contents.nix
     // family ./image.nix
     // family ./layered.nix
     // family ./pull.nix

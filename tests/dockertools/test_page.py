@@ -98,10 +98,16 @@ def test_expressions(flakes: Flakes, tmp_path: Path) -> None:
     for name in fetched:
         flakes.run("eval", "--raw", f"path:{tmp_path}#{name}.imageTag")
     built = [name for name in outputs if name not in fetched]
+    # What is made of images is not one: a file system, a tree.
+    others = {
+        name for name, text in outputs.items() if re.match("dockerTools.(export|mergeD)", text)
+    }
     for name, path in zip(built, flakes.build(tmp_path, *built), strict=True):
-        if path.is_dir() and name not in functions:
+        if name in functions | others:
+            continue
+        if path.is_dir():
             assert (path / "layer.tar").is_file()  # a layer alone
-        elif name not in functions:
+        else:
             check(name, path)
 
 
