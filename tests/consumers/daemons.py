@@ -78,6 +78,7 @@ class Containerd(Runner):
         """Start a daemon on an empty root."""
         super().__init__(isolation)
         self._containers = count()
+        self._image_ids: dict[str, str] = {}
         # Without plugins that need kernel modules or networks, or write below /opt.
         unused = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
         unused += [
@@ -128,8 +129,10 @@ class Containerd(Runner):
         return ended
 
     def _image_id(self, manifest_digest: str) -> str:
-        manifest = json.loads(self.output(*self._ctr("content", "get", manifest_digest)))
-        return str(manifest["config"]["digest"])
+        if manifest_digest not in self._image_ids:
+            manifest = json.loads(self.output(*self._ctr("content", "get", manifest_digest)))
+            self._image_ids[manifest_digest] = str(manifest["config"]["digest"])
+        return self._image_ids[manifest_digest]
 
     def _ctr(self, *argv: str) -> Sequence[str]:
         return ("ctr", "--address=/run/containerd/grpc.sock", "--namespace=stream-image", *argv)
