@@ -5,6 +5,7 @@ import re
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,6 @@ from .table import COMPRESSIONS, FORMATS, PIPE, ROWS, TAR, VERSIONS, Refusal, Ro
 pytestmark = pytest.mark.consumers
 
 Saved = Callable[[str, str], Path]
-Load = Callable[[], Loaded]
 
 _DAEMONS = {"docker": "dockerd"}
 
@@ -49,6 +49,21 @@ CELLS = [
 ]
 
 
+REFUSED = [
+    [*cells]
+    for _, cells in groupby(
+        (cell for cell in CELLS if cell.refusal), lambda cell: (cell.row, cell.archive_format)
+    )
+]
+"""The cells that are refused, by row and format: each list shares a consumer."""
+
+Load = Callable[[Cell], Loaded]
+
+
+def _named(cells: Sequence[Cell]) -> str:
+    return ", ".join((str(cells[0]), *(cell.compression for cell in cells[1:])))
+
+
 def options(archive_format: str, compression: str) -> Sequence[str]:
     """Return the options that select an output."""
     return ("--format", archive_format, "--compress", compression)
@@ -71,26 +86,32 @@ def saved(image: BuiltImage, tmp_path_factory: pytest.TempPathFactory) -> Saved:
 
 
 @pytest.fixture
-def consumer(request: pytest.FixtureRequest, cell: Cell) -> Consumer:
-    """Return the cell's consumer, with a cold store."""
-    chosen = request.getfixturevalue(cell.row.fixtures[cell.archive_format])
+def consumer(request: pytest.FixtureRequest, cells: Sequence[Cell]) -> Consumer:
+    """Return the cells' consumer, with a cold store."""
+    chosen = request.getfixturevalue(cells[0].row.fixtures[cells[0].archive_format])
     assert isinstance(chosen, Consumer)
     return chosen
 
 
 @pytest.fixture
-def load(consumer: Consumer, cell: Cell, image: BuiltImage, saved: Saved) -> Load:
-    """Return the cell's way to load."""
-    if cell.row.way == PIPE:
-        argv = producer(image.conf, *options(cell.archive_format, cell.compression))
-        return lambda: consumer.load_unfiltered(argv)
-    return lambda: consumer.load_file(saved(cell.archive_format, cell.compression))
+def load(consumer: Consumer, image: BuiltImage, saved: Saved) -> Load:
+    """Return a function that loads as a cell says."""
+
+    def load(cell: Cell) -> Loaded:
+        if cell.row.way == PIPE:
+            argv = producer(image.conf, *options(cell.archive_format, cell.compression))
+            return consumer.load_unfiltered(argv)
+        return consumer.load_file(saved(cell.archive_format, cell.compression))
+
+    return load
 
 
-@pytest.mark.parametrize("cell", [cell for cell in CELLS if cell.refusal is None], ids=str)
-def test_reads(consumer: Consumer, load: Load, image: BuiltImage, expected_id: str) -> None:
+@pytest.mark.parametrize("cells", [[cell] for cell in CELLS if not cell.refusal], ids=_named)
+def test_reads(
+    consumer: Consumer, load: Load, cells: Sequence[Cell], image: BuiltImage, expected_id: str
+) -> None:
     """Without it the page could promise a way that leads to no running container, or to another image."""
-    loaded = load()
+    loaded = load(cells[0])
 
     assert loaded.images == {consumer.reference(REPO_TAG): expected_id}
     if loaded.producer is not None:
@@ -100,19 +121,23 @@ def test_reads(consumer: Consumer, load: Load, image: BuiltImage, expected_id: s
         assert (ran.returncode, ran.stdout) == (0, image.greeting("hello")), ran.stderr
 
 
-@pytest.mark.parametrize("cell", [cell for cell in CELLS if cell.refusal is not None], ids=str)
-def test_refuses(consumer: Consumer, load: Load, cell: Cell) -> None:
-    """Without it the page could warn of something that works by now, or a consumer load half an image silently."""
-    assert cell.refusal is not None
+@pytest.mark.parametrize("cells", REFUSED, ids=_named)
+def test_refuses(consumer: Consumer, load: Load, cells: Sequence[Cell]) -> None:
+    """Without it the page could warn of something that works by now, or a consumer load half an image silently.
 
-    with pytest.raises(LoadError) as refused:
-        load()
+    The store stays cold: after each refusal it holds no image.
+    """
+    for cell in cells:
+        assert cell.refusal is not None
 
-    assert cell.refusal.says in refused.value.consumer.stderr
-    assert consumer.images() == {}
-    if isinstance(consumer, Runner):
-        ran = consumer.run(REPO_TAG)
-        assert (ran.returncode != 0, ran.stdout) == (True, "")
+        with pytest.raises(LoadError) as refused:
+            load(cell)
+
+        assert cell.refusal.says in refused.value.consumer.stderr, cell
+        assert consumer.images() == {}, cell
+        if isinstance(consumer, Runner):
+            ran = consumer.run(REPO_TAG)
+            assert (ran.returncode != 0, ran.stdout) == (True, ""), cell
 
 
 @pytest.mark.parametrize("compression", [name for name in COMPRESSIONS if name != "none"])
