@@ -10,9 +10,10 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/python -m demo
 
-# On each core; eight processes collect the tests about as fast as more would run them.
+# On each core; eight processes collect the tests about as fast as more would run them. Each takes
+# whole modules at first, whose fixtures it then makes once.
 test: $(STAMP)
-	$(PYTEST) -n auto --maxprocesses=8 -m "not slow and not consumers"
+	$(PYTEST) -n auto --maxprocesses=8 --dist worksteal -m "not slow and not consumers"
 
 # Including the slow tests and those with real container tools (as root, see .ci/run).
 test-all: $(STAMP)
