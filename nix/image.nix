@@ -158,7 +158,7 @@ let
             ${tools.findAttributes}
             ${tools.findTag}
             printf %s "$spec" | ${command} plan - --repo-tag "$imageName:$imageTag" -o conf.json
-            ${command} conf.json --format docker-archive-legacy --compress ${chosen.compression} > "$out"
+            ${command} conf.json ${tools.inLog} --format docker-archive-legacy --compress ${chosen.compression} > "$out"
           '';
     in
     lib.warnIf (contents != null) (inDockerImage "The contents parameter is deprecated. Use copyToRoot for contents that are copied into the root file system, for example the buildEnv of your packages.")

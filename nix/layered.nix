@@ -208,7 +208,7 @@ let
               # The digests of the layers, for whoever has this from a binary cache: it refers to nothing.
               layerDigests =
                 runCommand "${baseName}-layer-digests.json" { }
-                  ''${command} digests ${conf} > "$out"'';
+                  ''${command} digests ${tools.inLog} ${conf} > "$out"'';
               # The executable where `lib.getExe` looks for it.
               bin = runCommand "stream-${baseName}-bin" { inherit meta; } ''
                 mkdir -p "$out/bin"
@@ -247,7 +247,7 @@ let
       inherit (stream) imageName;
       preferLocalBuild = true;
       passthru = builtins.removeAttrs stream.passthru [ "bin" "isExe" ] // { inherit stream; };
-    } ''${stream} --compress ${chosen.compression} > "$out"''
+    } ''${stream} ${tools.inLog} --compress ${chosen.compression} > "$out"''
   );
 in
 

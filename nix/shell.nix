@@ -291,5 +291,5 @@ in
         inherit (stream) imageTag;
         inherit stream;
       };
-    } ''${stream} --compress ${chosen.compression} > "$out"'';
+    } ''${stream} ${tools.inLog} --compress ${chosen.compression} > "$out"'';
 }

@@ -37,6 +37,10 @@ rec {
   # The command line.
   command = "${stream-image}/bin/stream-image";
 
+  # For its commands in a build, whose standard error is a terminal to Nix: lines, as a log needs them,
+  # instead of a bar.
+  inLog = "--progress plain";
+
   # The hash part of where a derivation's output will be, known before it is built.
   hashPart =
     derivation:
@@ -87,7 +91,7 @@ rec {
   archive =
     image:
     if image.isExe or false then
-      runCommand "${baseNameOf image.imageName}.tar" { preferLocalBuild = true; } ''${image} > "$out"''
+      runCommand "${baseNameOf image.imageName}.tar" { preferLocalBuild = true; } ''${image} ${inLog} > "$out"''
     else
       image;
 

@@ -96,6 +96,16 @@ def test_compressed_archives(functions: Functions) -> None:
     assert functions.run(functions.name(streamed), "--repo_tag", "other:2") != archives["none"]
 
 
+def test_build_logs(functions: Functions) -> None:
+    """To a builder, Nix's log is a terminal: a bar would fill it with escape sequences."""
+    layered = 'buildLayeredImage { name = "logged"; contents = [ hello ]; }'
+    for image in (layered, 'buildImage { name = "logged"; copyToRoot = [ hello ]; }'):
+        log = functions.attempt("nix-build", f"{CONTENTS} {image}", "--no-out-link").stderr
+        assert "layer 1/" in log
+        assert "\x1b" not in log
+        assert "━" not in log
+
+
 def test_derived_tag(functions: Functions) -> None:
     """Scripts push the tag that they were told at evaluation."""
     expression = f'{CONTENTS} streamLayeredImage {{ name = "Tagged"; contents = hello; }}'
