@@ -25,7 +25,7 @@ let
       ...
     }@arguments:
     let
-      contentPaths = lib.optionals (contents != null) (tools.storePaths contents);
+      contentPaths = tools.storePaths contents;
       # Commands that are not in the image, and have the programs of a build.
       outside = lib.filterAttrs (
         key: _: builtins.elem key [ "extraCommands" "preMount" "postMount" "postUmount" ]

@@ -47,8 +47,9 @@ rec {
     builtins.substring 0 32 (baseNameOf (builtins.unsafeDiscardStringContext derivation.outPath));
 
   # Contents as dockerTools takes them, one or a list, nested or not, as store paths: those of
-  # derivations, copies of paths, strings as they are.
-  storePaths = contents: map (content: "${content}") (lib.flatten [ contents ]);
+  # derivations, copies of paths, strings as they are. A null is no content.
+  storePaths =
+    contents: map (content: "${content}") (builtins.filter (each: each != null) (lib.flatten [ contents ]));
 
   # The store path that a path in the store is in.
   inStore =

@@ -96,11 +96,13 @@ def test_forms_of_arguments(evaluated: Functions) -> None:
             {{ contents = binSh; }}
             {{ contents = [ binSh ]; }}
             {{ contents = [ [ [ binSh ] ] [ ] ]; }}
+            {{ contents = [ null binSh [ null ] ]; }}
             {{ contents = "${{binSh}}"; }}
           ]
           [
             {{ }}
             {{ config = {{ }}; contents = [ ]; tag = null; fromImage = null; debug = true; }}
+            {{ contents = null; }}
           ]
           [ {{ uid = 1; }} {{ uid = "1"; }} ]
           [ {{ config = null; }} {{ config.Env = null; }} {{ contents = {evaluated.stream_image}; }} ]
