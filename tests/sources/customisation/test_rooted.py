@@ -259,6 +259,21 @@ def test_programs_of_the_image(place: Path) -> None:
     assert root["usr/bin/mkdir"].content
 
 
+def test_set_id_bits_when_owners_change(place: Path) -> None:
+    """Without it a program would run as an owner that it was not meant for."""
+    require(["busybox"])
+    shutil.copy(shutil.which("busybox") or "", place / "busybox")
+    box = member(mode=0o755), (place / "busybox").read_bytes()
+    base = layer_tar({"bin": directory(), "bin/busybox": box, "a": (member(mode=0o6755), b"")})
+    script = """
+        for i in b c d; do touch $i; done; mkdir e; chmod 6755 b c d e
+        chown 5:5 a b e; busybox chown 5:5 c; busybox chown 5:5 d; busybox chmod 4711 d
+    """
+    layer = made({"fromImage": archive_at(place, base), "runAsRoot": script})
+    modes = {path: oct(read(layer)[path].mode) for path in "abcde"}
+    assert modes == {"a": "0o755", "b": "0o755", "c": "0o755", "d": "0o4711", "e": "0o6755"}
+
+
 def test_shell_that_cannot_start(place: Path) -> None:
     """Without it nobody would know what is missing in the image."""
     shell = member(mode=0o755), b"#!/nowhere/shell"

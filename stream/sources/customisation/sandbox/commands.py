@@ -255,6 +255,7 @@ class _Runs:
                 "TMPDIR": isolation.ROOTED_TEMPORARY,
             },
             "capabilities": [*_ROOTS.values()] if step.privileged else [],
+            "clearing": step.privileged,
             "outside": os.stat("/proc/self/ns/pid").st_ino,
         }
         report = self._report(step, request, path, root)

@@ -164,12 +164,20 @@ class _LeaveToTheKernelError(Exception):
 class Recorder:
     """Records what the commands' processes do. `capabilities` are the numbers of those that the
     commands have. With `faked`, this process runs under fakeroot, which is told of what programs
-    without its preload do.
+    without its preload do. fakeroot leaves set-ID bits when a file's owner changes; with
+    `clearing`, it is told to take them away, as the kernel does.
     """
 
-    def __init__(self, *, capabilities: list[int] | tuple[int, ...] = (), faked: bool) -> None:
+    def __init__(
+        self,
+        *,
+        capabilities: list[int] | tuple[int, ...] = (),
+        faked: bool,
+        clearing: bool = False,
+    ) -> None:
         self._capabilities = capabilities
         self._faked = faked
+        self._clearing = clearing
         self._records: dict[tuple[int, int], tuple[object, Record]] = {}
         self._places = _Places()
         self._room = bytearray(2 * _PAGE)  # for paths
@@ -356,6 +364,8 @@ class Recorder:
         if self._faked:
             with suppress(OSError):
                 os.fchown(fd, *(-1 if number == _KEEP else number for number in (uid, gid)))
+            if self._clearing:
+                _clear(fd)
 
     def _forget_another(self, found: _Status, identity: object) -> None:
         """Forget a file that had the same inode number: this one began as root's."""
@@ -640,6 +650,16 @@ def _status(fd: int) -> _Status:
     if not mask & _STATX_BTIME:
         birth = [0, 0]
     return _Status(mode, (os.makedev(major, minor), inode), (birth[0], birth[1]))
+
+
+def _clear(fd: int) -> None:
+    """Tell fakeroot that a file has lost its set-ID bits, if it had any."""
+    mode = os.fstat(fd).st_mode
+    runs_as_group = stat.S_ISGID if mode & stat.S_IXGRP else 0
+    cleared = mode & ~(stat.S_ISUID | runs_as_group)
+    if not stat.S_ISDIR(mode) and not stat.S_ISLNK(mode) and cleared != mode:
+        with suppress(OSError):  # as in `_change_mode`
+            os.fchmod(fd, stat.S_IMODE(cleared))
 
 
 def _put(data: ctypes.Array[ctypes.c_char], offsets: tuple[int, ...], record: Record) -> None:

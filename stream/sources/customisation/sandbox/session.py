@@ -421,7 +421,9 @@ def _run(request: dict[str, Any], recording: ModuleType) -> dict[str, Any]:
             if "libfakeroot" not in file.read():
                 raise _Refused("fakeroot has no effect on this Python")
         _impose(tree, imposed)
-        recorder = recording.Recorder(capabilities=request["capabilities"], faked=True)
+        recorder = recording.Recorder(
+            capabilities=request["capabilities"], faked=True, clearing=request["clearing"]
+        )
         _note(tree, imposed, recorder)
     alone = _is_alone(request["outside"])
     try:
@@ -450,7 +452,8 @@ def main() -> int:
     the commands are wanted. It is a JSON object of `which`, `commands`, `tree`,
     `name` (under which commands find it in their working directory, if it is not that itself),
     `root` (the directory to be the commands' root, or null) with `root_environment`,
-    `capabilities` (the numbers of those that commands keep), `imposed` (null without fakeroot)
+    `capabilities` (the numbers of those that commands keep), `clearing` (for `Recorder`), `imposed`
+    (null without fakeroot)
     and `outside`. Writes a JSON object to descriptor 3: first a space,
     as a sign that this program runs at all. The first argument is the text of `recording`.
     """
