@@ -245,6 +245,7 @@ def system_base() -> bytes:
     return layer_tar(members)
 
 
+@pytest.mark.slow
 def test_programs_of_the_image(place: Path) -> None:
     """Programs of this machine, or its libraries, would run in the place of the image's own."""
     base = system_base()
@@ -292,6 +293,7 @@ def test_nothing_changed(place: Path) -> None:
     assert read(made({"runAsRoot": "touch $TMPDIR/x; test -d /tmp"})).keys() == {""}
 
 
+@pytest.mark.slow
 def test_later_commands(place: Path) -> None:
     """They run in the layer, not in the image, and what was removed stays so."""
     keys = {
@@ -316,6 +318,7 @@ def test_tmp_of_the_image(place: Path) -> None:
     assert read(layer).keys() == {"", "tmp", "tmp/kept", "tmp/.wh.gone"}
 
 
+@pytest.mark.slow
 def test_hooks(place: Path) -> None:
     """Without it Nix's runWithOverlay could not be built on this."""
     keys = {
