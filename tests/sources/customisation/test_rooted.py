@@ -2,6 +2,7 @@
 
 import io
 import os
+import shlex
 import shutil
 import subprocess
 import tarfile
@@ -399,6 +400,17 @@ def test_closure(place: Path) -> None:
     )
     conf = plan(spec).conf
     assert conf.store_layers[0].store_paths == (f"/nix/store/{name}".encode(),)
+
+
+@pytest.mark.skipif(not os.path.exists("/etc/resolv.conf"), reason="no name servers here")
+@pytest.mark.usefixtures("place")
+def test_network() -> None:
+    """With the network and no name server, most of what commands fetch would not be found."""
+    script = (
+        f"[[ $(</etc/resolv.conf) == {shlex.quote(Path('/etc/resolv.conf').read_text().strip())} ]]"
+    )
+    assert read(made({"runAsRoot": script, "network": True})).keys() == {""}
+    assert read(made({"runAsRoot": "! test -e /etc/resolv.conf"})).keys() == {""}
 
 
 def test_failure(place: Path) -> None:
