@@ -181,11 +181,10 @@ let
                 lib.escapeShellArgs (map asVariable ([ drv.drvAttrs.builder ] ++ drv.drvAttrs.args or [ ]))
               }
             '';
-            passAsFile = [ "script" ];
           }
           ''
             mkdir -p "$out/bin"
-            cp "$scriptPath" "$out/bin/buildDerivation"
+            printf %s "$script" > "$out/bin/buildDerivation"
             chmod +x "$out/bin/buildDerivation"
           '';
 

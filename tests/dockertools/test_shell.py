@@ -11,7 +11,7 @@ from consumers.daemonless import Podman
 from consumers.isolation import IsolationError, isolated
 from consumers.requirements import require, unmet
 
-from .harness import REPOSITORY, Functions, NixError
+from .harness import REPOSITORY, Functions, Image, NixError
 
 pytestmark = [pytest.mark.consumers]
 
@@ -95,6 +95,7 @@ let
     __structuredAttrs = true;
     outputs = [ "out" "dev" ];
     table = { a = 1; b = [ true null ]; };
+    exportReferencesGraph.graph = [ tool ];
     buildPhase = ''
       echo "$greeting" > $out/result
       echo "''${table[a]} ''${numbers[@]} ''${outputs[dev]}" >> $out/result
@@ -219,6 +220,41 @@ def test_arguments(evaluated: Functions, scope: str) -> None:
         evaluated.evaluate(
             f'{scope} (streamNixShellImage {{ drv = thing; command = "a"; run = "b"; }}).name'
         )
+
+
+def test_shell_at_a_prompt(functions: Functions, scope: str) -> None:
+    """Without it the container would start with a shell that does not know the derivation."""
+    hook = "PATH=$PATH:/hooked; false"
+    drv = f'derivation (attributes // {{ shellHook = "{hook}"; }})'
+    stdenv = functions.name(functions.build(f"{scope} stdenv"))
+    asked = 'echo "$PATH"; echo "$PS1"; shopt -q execfail && echo "$SHELL"'
+    answers = []
+    for command in ("null", '"echo commanded; false"'):
+        image = f"streamNixShellImage {{ drv = {drv}; command = {command}; }}"
+        change = "old: { passthru.rc = builtins.elemAt old.config.Cmd 2; }"
+        rc = f'pkgs.runCommand "rc" {{ }} "cp ${{(({image}).override ({change})).rc}} $out"'
+        file = functions.name(functions.build(f"{scope} {rc}"))
+        run = f"env -i stdenv={stdenv} shellHook='{hook}' bash --rcfile {file} -i"
+        answers.append(functions.run("sh", "-c", f"echo '{asked}' | {run} 2> /dev/null || true"))
+    path, prompt, shell = answers[0].decode().splitlines()
+    assert re.fullmatch(r"\S*-bash/bin:\S*-buildDerivation/bin:\S*-bash/bin:/hooked", path)
+    assert "[nix-shell:\\w]$" in prompt
+    assert shell.endswith("-bash/bin/bash")
+    assert answers[1] == b"commanded\n"
+
+
+def test_built_image(functions: Functions, scope: str) -> None:
+    """Without it the file could hold another image than the executable streams."""
+    image = 'buildNixShellImage { drv = thing; compressor = "none"; }'
+    built = Image.read(functions.build(f"{scope} {image}").read_bytes())
+    tag = functions.evaluate(f"{scope} ({image}).imageTag")
+    assert built.tags == [f"thing-1.0-env:{tag}"]
+    members = built.members()
+    owners = {
+        name: (members[name].uid, members[name].mode)
+        for name in ("nix", "nix/store", "nix/var/nix", "etc/nix", "build")
+    }
+    assert {*owners.values()} == {(1000, 0o755)}
 
 
 RUN = """
