@@ -7,7 +7,7 @@ returns, so code that needs one before the bytes have passed cannot be written.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -99,11 +99,11 @@ class ImageSources(Protocol):
     def known_layers(self) -> Sequence[KnownLayer]:
         """Return the distinct layers whose diff_ids are known before they are written."""
 
-    def unknown_sizes(self) -> Iterator[int]:
-        """Yield the size in bytes of every other layer. Raises SourceError."""
+    def unknown_layers(self) -> Sequence[Hashable]:
+        """Return a key for every other layer. Layers with equal keys are equal."""
 
-    def unknown_count(self) -> int:
-        """Return the number of those other layers."""
+    def unknown_sizes(self) -> Iterator[int]:
+        """Yield the size in bytes of each of those, in order. Raises SourceError."""
 
     def layers(self, takes: Takes, skip: Collection[Digest]) -> Generator[LayerSource, None, None]:
         """Yield each layer to write, in the order in which they are best read. A base layer

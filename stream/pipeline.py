@@ -52,13 +52,18 @@ class _LayersLeft:
 
     def count(self) -> int:
         """Return how many they are."""
-        return len(self._known) + sum(sources.unknown_count() for sources in self._images)
+        keys = {key for sources in self._images for key in sources.unknown_layers()}
+        return len(self._known) + len(keys)
 
     def sizes(self) -> Iterator[int | None]:
         """Yield the size of each in bytes, None where it is unknown. Raises SourceError."""
         yield from (layer.size for layer in self._known)
+        seen = set()
         for sources in self._images:
-            yield from sources.unknown_sizes()
+            for key, size in zip(sources.unknown_layers(), sources.unknown_sizes(), strict=True):
+                if key not in seen:
+                    seen.add(key)
+                    yield size
 
 
 class _LayerWriting:

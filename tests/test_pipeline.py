@@ -137,9 +137,9 @@ class Sources:
         """Yield the sizes of the others."""
         return (source.size for source in self._sources if not source.known)
 
-    def unknown_count(self) -> int:
-        """Return the number of the others."""
-        return sum(not source.known for source in self._sources)
+    def unknown_layers(self) -> list[str]:
+        """Return the fingerprints of the others."""
+        return [source.fingerprint for source in self._sources if not source.known]
 
     def layers(self, takes: Takes, skip: Collection[Digest]) -> Generator[LayerSource, None, None]:
         """Yield all layers; only sources that are costly to read omit held ones."""
@@ -225,13 +225,14 @@ def test_a_layer_is_written_once(*, slow: bool) -> None:
 @pytest.mark.parametrize("slow", [False, True])
 def test_a_layer_of_unknown_digest_is_written_once(*, slow: bool) -> None:
     """Without it two confs with a store layer in common could have it twice in an archive."""
-    sink = Sink(slow=slow)
+    sink, count = Sink(slow=slow), Count()
     one = Sources(Source(fingerprint="a"), Source(fingerprint="b"))
     two = Sources(Source(fingerprint="a", comment="!"), Source(fingerprint="c"))
-    write_images([one, two], sink, Observer())
+    write_images([one, two], sink, count)
     begun = [line for line in sink.log if line.startswith("begin")]
     assert begun == ["begin a", "begin b", "begin c"]
     assert sink.log[-3:] == ["image a b", "image a! c", "finish"]
+    assert (count.announced, count.begun) == (3, [1, 2, 3])
 
 
 def test_an_image_is_written_once() -> None:

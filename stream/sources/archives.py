@@ -34,13 +34,13 @@ class ArchiveSources:
         """See the interface."""
         return distinct_layers(self._layers())
 
+    def unknown_layers(self) -> tuple[()]:
+        """See the interface: none."""
+        return ()
+
     def unknown_sizes(self) -> Iterator[int]:
         """See the interface: none."""
         return iter(())
-
-    def unknown_count(self) -> int:
-        """See the interface: none."""
-        return 0
 
     def layers(self, takes: Takes, skip: Collection[Digest]) -> Generator[LayerSource, None, None]:
         """See the interface."""

@@ -6,7 +6,7 @@ it goes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -39,7 +39,7 @@ class ImageSources:
     @property
     def warnings(self) -> Iterator[str]:
         """Warnings about the image as a whole, each a line for a person."""
-        total = self.unknown_count() + len(self.base.layers if self.base else ())
+        total = len(self.unknown_layers()) + len(self.base.layers if self.base else ())
         total += self.customisation is not None and self.customisation.diff_id is not None
         if total > DOCKER_MAX_LAYERS:
             yield f"{total} layers: docker allows at most {DOCKER_MAX_LAYERS}, podman and buildah {OVERLAY_MAX_LAYERS}"
@@ -77,16 +77,22 @@ class ImageSources:
             known.append(KnownLayer(diff_id=top.diff_id, size=top.size))
         return known
 
+    def unknown_layers(self) -> Sequence[Hashable]:
+        """See the interface. Two images can have a store layer in common."""
+        conf = self.conf
+        keys: list[Hashable] = [
+            (plan.store_paths, conf.owner, conf.mtime, conf.store_root)
+            for plan in conf.store_layers
+        ]
+        if self.customisation is not None and self.customisation.diff_id is None:
+            keys.append(self.customisation.fingerprint)
+        return keys
+
     def unknown_sizes(self) -> Iterator[int]:
         """See the interface."""
         yield from (layer.size for layer in self.walk_store_layers())
         if self.customisation is not None and self.customisation.diff_id is None:
             yield self.customisation.size
-
-    def unknown_count(self) -> int:
-        """See the interface."""
-        made = self.customisation is not None and self.customisation.diff_id is None
-        return len(self.conf.store_layers) + made
 
     def layers(self, takes: Takes, skip: Collection[Digest]) -> Generator[LayerSource, None, None]:
         """See the interface. Store layers are walked in the background, ahead of the writing."""

@@ -179,6 +179,7 @@ def test_confs(inputs: list[str], stream_image: Run, tmp_path: Path) -> None:
         "merge", "-", inputs[1], program, stdin=(tmp_path / "one.json").read_bytes()
     )
     assert done.returncode == 0, done.stderr
+    assert b"layer 6/6 " in done.stderr
     manifest, members = _read(done.stdout)
     assert [item["Config"] for item in (manifest[0], manifest[2])] == [
         item["Config"] for item in expected
