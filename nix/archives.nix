@@ -22,21 +22,24 @@ in
     {
       name ? fromImage.name,
       fromImage,
-      # Both choose the image of an archive; else it is the first.
+      # These choose the image of an archive; else it is the first.
       fromImageName ? null,
       fromImageTag ? null,
       # Of no use: nothing is mounted.
       diskSize ? 1024,
     }:
     let
-      isChosen = fromImageName != null && fromImageTag != null && !isStream fromImage;
-      chosen = source fromImage + lib.optionalString isChosen ":${fromImageName}:${fromImageTag}";
+      isChosen = (fromImageName != null || fromImageTag != null) && !isStream fromImage;
+      given = value: if value == null then "*" else value;
+      chosen =
+        source fromImage + lib.optionalString isChosen ":${given fromImageName}:${given fromImageTag}";
     in
     runCommand name { preferLocalBuild = true; } ''
       ${command} export ${lib.escapeShellArg chosen} > "$out"
     '';
 
-  # The images of archives and streams in one archive, compressed like the last of the archives.
+  # The images of archives and streams in one archive, compressed like the last of the archives, with
+  # `repositories` as all of theirs.
   mergeImages =
     images:
     let
@@ -54,7 +57,8 @@ in
           *) compression=none ;;
         esac
       fi
-      ${command} merge ${lib.escapeShellArgs (map source images)} --compress "$compression" > "$out"
+      ${command} merge ${lib.escapeShellArgs (map source images)} \
+        --format docker-archive-legacy --compress "$compression" > "$out"
     '';
 
   # Directories and tars merged into one tree; with onlyDeps, a file that lists them.

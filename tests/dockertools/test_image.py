@@ -237,6 +237,8 @@ def test_chain(functions: Functions) -> None:
       fourth = buildLayeredImage {{
         name = "fourth"; fromImage = third; contents = other; maxLayers = 150;
       }};
+      merged = mergeImages [ first third fourth ];
+      exported = exportImage {{ fromImage = merged; fromImageName = "third"; }};
     in"""
     start = CONTENTS.rstrip().removesuffix("in")
     images = [
@@ -249,6 +251,15 @@ def test_chain(functions: Functions) -> None:
     assert named(images[1]) == [".", "./bin", "./bin/hello", "./share", "./share/other"]
     assert named(images[2]) == [".", "./.wh.first", "./third"]
     assert images[2].content("./third") == b"other\n"
+    with tarfile.open(functions.build(f"{start}{chain} merged")) as tar:
+        repositories = tar.extractfile("repositories")
+        assert repositories is not None
+        assert {*json.load(repositories)} == {"first", "third", "fourth"}
+        assert sum(name.endswith("/layer.tar") for name in tar.getnames()) >= 135
+    with tarfile.open(functions.build(f"{start}{chain} exported")) as tar:
+        found = {member.name.removeprefix("./") for member in tar}
+        assert "first" not in found
+        assert found >= {"third", "f0", "f127", "bin/hello", "share/other"}
 
 
 def test_database(functions: Functions, tmp_path: Path) -> None:
