@@ -352,7 +352,7 @@ class Recorder:
             raise _LeaveToTheKernelError
         found, identity = _status(fd), _identity(fd)
         self._check(question)
-        self._forget_another(found, identity)
+        self._forget_another(fd, found, identity)
         _, before = self._records.get(found.inode, (None, Record()))
         after = before._replace(
             uid=before.uid if uid == _KEEP else uid, gid=before.gid if gid == _KEEP else gid
@@ -367,11 +367,16 @@ class Recorder:
             if self._clearing:
                 _clear(fd)
 
-    def _forget_another(self, found: _Status, identity: object) -> None:
+    def _forget_another(self, fd: int, found: _Status, identity: object) -> None:
         """Forget a file that had the same inode number: this one began as root's."""
         known, _ = self._records.get(found.inode, (identity, None))
         if known != identity:
             self._records[found.inode] = identity, Record(0, 0)
+            if self._faked:
+                with suppress(OSError):
+                    os.fchown(fd, 0, 0)
+                with suppress(OSError):  # as in `_change_mode`
+                    os.fchmod(fd, stat.S_IMODE(found.mode))
 
     @staticmethod
     def _whole(question: _Question, number: int) -> int:
@@ -400,7 +405,7 @@ class Recorder:
         """Tell fakeroot of a mode, and have the kernel set it."""
         mode = stat.S_IMODE(mode)
         self._check(question)
-        self._forget_another(_status(fd), _identity(fd))
+        self._forget_another(fd, _status(fd), _identity(fd))
         known = os.fstat(fd).st_mode
         # Its preload sets the mode on disk once fakeroot knows it, with access for the owner.
         if stat.S_IMODE(known) | _OWNER_ACCESS.get(stat.S_IFMT(known), 0o600) != mode:

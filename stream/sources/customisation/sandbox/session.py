@@ -356,9 +356,9 @@ def _entries(tree: bytes, recorder: Recorder) -> Iterator[list[Any]]:
     gid, major, minor, xattrs], parents before children. Files that their owner cannot read are
     made readable on disk. Raises _Refused.
 
-    fakeroot hears of changes of owner only from programs with its preload, the recorder of all
-    changes: so its owners count. Modes and attributes are fakeroot's; the recorder tells it of
-    others' changes of mode.
+    fakeroot knows owners, modes and attributes, as the recorder tells it of what programs without
+    its preload did. The recorder knows their devices, and a file that fakeroot takes for another
+    one, now removed, with the same inode number.
     """
     waiting = [b""]
     while waiting:
@@ -391,15 +391,11 @@ def _entries(tree: bytes, recorder: Recorder) -> Iterator[list[Any]]:
 
 def _correct(entry: list[Any], record: Record) -> None:
     """Put into `entry` what was recorded of the file."""
-    _, mode, uid, gid, *_ = entry
-    if record.mode is not None:  # fakeroot's is that of another file
-        mode, entry[4:] = record.mode, [0, 0, {}]
-    uid = uid if record.uid is None else record.uid
-    gid = gid if record.gid is None else record.gid
-    entry[1:4] = mode, uid, gid
-    if record.device is not None and stat.S_ISREG(mode):
+    if record.mode is not None:
+        entry[1:] = record.mode, record.uid, record.gid, 0, 0, {}
+    elif record.device is not None and stat.S_ISREG(entry[1]):
         kind, *entry[4:6] = record.device
-        entry[1] = kind | stat.S_IMODE(mode)
+        entry[1] = kind | stat.S_IMODE(entry[1])
 
 
 def _note(tree: bytes, entries: list[list[Any]], recorder: Recorder) -> None:

@@ -324,6 +324,7 @@ MIXED = """
     b touch a; b chown 5:6 a; chown :7 a; chmod 640 a; b chmod 600 a
     touch d; chown 5:6 d; b chown :8 d; b stat -c '%u %g' d c > seen
     for i in 1 2 3 4 5 6 7 8; do touch old; chown 5:6 old; chmod 4755 old; b rm old; b touch new$i; done
+    for i in 2 4 6 8; do b chown :0 new$i; done; for i in 3 6; do b chmod 644 new$i; done
     b mknod disk b 8 1; b chown 0:6 disk; chmod 660 disk; b ls -ln c | b cut -c 1-10 >> seen
     b cp -a d copy; ls -ln a > listed
 """
