@@ -84,8 +84,8 @@ def zstd(window: int | None = None, limit: int = MAX_SIZE - 4096) -> Squeezed:
 
 def large_file(compress: Callable[[bytes], bytes], mebibytes: int, content: bytes) -> bytes:
     """Return a tar of one file that repeats `content`, compressed as many streams in a row."""
-    piece = (content * (32 * MIB // len(content) + 1))[: 32 * MIB]
-    count = mebibytes // 32
+    piece = (content * (8 * MIB // len(content) + 1))[: 8 * MIB]
+    count = mebibytes // 8
     return compress(header(b"large", size=count * len(piece))) + compress(piece) * count
 
 
