@@ -429,5 +429,6 @@ def _describe_failure(commands: str, status: int, line: int) -> str:
         return f"failed with exit status {status}"
     command = lines[line - 1].strip()
     if len(command) > MAX_COMMAND:
-        command = command[:MAX_COMMAND] + "…"
+        # Callers that put a preparation before the commands, as nix/ does, have theirs at the end.
+        command = f"{command[: MAX_COMMAND // 2]}…{command[-MAX_COMMAND // 2 :]}"
     return f"failed at line {line} with exit status {status}: {command}"

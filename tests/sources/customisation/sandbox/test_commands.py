@@ -725,6 +725,10 @@ def test_owner_that_fakeroot_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> N
             "\nf() {\n  nonexistent-program\n}\nf", 127,
             "extraCommands: failed at line 3 with exit status 127: nonexistent-program",
         ),
+        (
+            f"long={'x' * 80}; false", 1,
+            f"extraCommands: failed at line 1 with exit status 1: long={'x' * 35}…{'x' * 33}; false",
+        ),
         ("kill -TERM $$", -15, "extraCommands: killed by signal SIGTERM"),
         ("if", 2, "extraCommands: failed"),
         ("kill -KILL $PPID; sleep 9", None, "extraCommands: the command runner was killed by signal SIGKILL"),
