@@ -57,6 +57,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Path:
         subprocess.run(
             [sys.executable, "-m", "stream", "-q", "conf.json", "-o", name], cwd=here, check=True
         )
+    (here / "setup.sh").write_text("echo made > /made\n", "utf-8")
     (here / "layer.tar").write_bytes((here / "image.tar").read_bytes())
     return here
 
