@@ -531,7 +531,7 @@ def test_all_faults_together(store: str) -> None:
             "customisation_layer": "/missing", "created": "x", "mtime": "y", "customisation_mtime": "z",
             "uid": -1, "gid": "z", "uname": 3, "gname": None,
             "base_config": 1, "base_history": "x", "skip_base_paths": 0,
-            "annotations": 1, "labels": [],
+            "annotations": 1, "labels": [], "customisation_store_paths": 1,
         }
     )  # fmt: skip
     assert found.keys() == (KEYS - {"store_dir", "store_layers", "store_root"}) | {

@@ -40,9 +40,9 @@ Its keys, described in docs/plan.md:
   directories, enableFakechroot, extraCommands, fakeRootCommands, fromImage,
   fromImageName, fromImageTag, gid, gname, groups, includeNixDB,
   includeStorePaths, keepContentsDirlinks, labels, layering, layeringPipeline,
-  maxLayers, mtime, name, network, nix_store, os, owner, perms,
-  references_graph, roots, skip_base_paths, store_dir, store_root, tag, uid,
-  uname, unshipped, users
+  maxLayers, mtime, name, network, nix_store, os, owner, perms, postMount,
+  postUmount, preMount, references_graph, roots, runAsRoot, skip_base_paths,
+  store_dir, store_root, tag, uid, uname, unshipped, users
 """
 HAS_PROGRESS = False
 
