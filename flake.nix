@@ -17,8 +17,14 @@
         );
     in
     {
-      # The functions, with the tools of a nixpkgs: `stream-image.lib.dockerTools pkgs`.
-      lib.dockerTools = pkgs: import ./nix { inherit pkgs; };
+      # The functions, with the tools of a nixpkgs: `stream-image.lib.dockerTools pkgs`. They call the
+      # command of this revision, whichever that nixpkgs may have.
+      lib.dockerTools =
+        pkgs:
+        import ./nix {
+          inherit pkgs;
+          stream-image = pkgs.buildPackages.callPackage ./nix/package.nix { };
+        };
 
       overlays = {
         # `pkgs.stream-image`, the command, and `pkgs.streamImage`, the functions.
