@@ -108,21 +108,27 @@ class Flakes:
 
     def shell(self, directory: Path, script: str) -> None:
         """Run a script of bash in a directory, with `programs` in its PATH."""
-        environment = {**os.environ, **self.nix.environment}
-        subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script],
-            cwd=directory,
-            env={**environment, "PATH": f"{self.programs}:{environment['PATH']}"},
-            check=True,
-            timeout=300,
-        )
+        path = f"{self.programs}:{self.nix.environment['PATH']}"
+        self._run("bash", "-euo", "pipefail", "-c", script, cwd=directory, PATH=path)
 
     def run(self, verb: str, *words: object) -> str:
         """Return the output of `nix VERB WORDS`."""
         options = ["--extra-experimental-features", "flakes"]
         for name, path in self.inputs.items():
             options += ["--no-write-lock-file", "--override-input", name, f"path:{path}"]
-        return self.nix.run("nix", *verb.split(), *options, *map(str, words))
+        return self._run("nix", *verb.split(), *options, *map(str, words))
+
+    def _run(self, *argv: str, cwd: Path | None = None, **environment: str) -> str:
+        unset = {key: value for key, value in os.environ.items() if not key.startswith("NIX_")}
+        return subprocess.run(
+            argv,
+            check=True,
+            cwd=cwd,
+            env={**unset, **self.nix.environment, **environment},
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=300,
+        ).stdout
 
     def build(self, flake: Path, *names: str) -> list[Path]:
         """Build outputs of a flake; return where they are."""
