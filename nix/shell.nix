@@ -73,7 +73,7 @@ let
     in
     builtins.listToAttrs (map variable names) // outputsOf drv;
 
-  # Attributes that decide about outputs, which the derivation of `attributesFile` has otherwise.
+  # Attributes that decide about outputs, which a derivation that keeps a file has otherwise.
   ofOutputs = [
     "allowedReferences"
     "allowedRequisites"
@@ -88,27 +88,30 @@ let
     "outputs"
   ];
 
-  # Copies a file of structured attributes, "sh" or "json", to $2. In it $3 is replaced by $4, and $5 by $6.
-  # With bash alone: the attributes may come without any other program.
-  copyAttributes =
-    runCommand "copy-attributes"
+  # Copies $1, a file that Nix has made for the builder, to $2. In it $3 is replaced by $4, $5 by $6, and
+  # so on. With bash alone: the attributes may come without any other program.
+  copyFile =
+    runCommand "copy-file"
       {
         preferLocalBuild = true;
         script = ''
           #!${pkgs.buildPackages.runtimeShell}
           set -e
-          # In some versions of Nix, the variable names a file outside of the sandbox.
-          file=$NIX_BUILD_TOP/.attrs.$1
+          file=$NIX_BUILD_TOP/$1 out=$2
+          # In some versions of Nix, the variables name files outside of the sandbox.
           if [ ! -e "$file" ]; then
             case $1 in
-              json) file=$NIX_ATTRS_JSON_FILE ;;
-              *) file=$NIX_ATTRS_SH_FILE ;;
+              *.json) file=$NIX_ATTRS_JSON_FILE ;;
+              *.sh) file=$NIX_ATTRS_SH_FILE ;;
             esac
           fi
           IFS= read -r -d "" text < "$file" || true
-          text=''${text//"$3"/"$4"}
-          text=''${text//"$5"/"$6"}
-          printf %s "$text" > "$2"
+          shift 2
+          while [ "$#" -gt 0 ]; do
+            text=''${text//"$1"/"$2"}
+            shift 2
+          done
+          printf %s "$text" > "$out"
         '';
       }
       ''
@@ -116,36 +119,58 @@ let
         chmod +x "$out"
       '';
 
-  # The file with structured attributes that Nix gives to the builder: .attrs.sh or .attrs.json. Nix makes
-  # it, for a derivation with the same attributes, whose builder keeps it.
-  attributesFile =
-    drv: kind:
+  # The files that Nix puts beside a builder, by name. Nix makes them here as well, for a derivation with
+  # the same attributes whose builder keeps one.
+  filesOf =
+    drv:
     let
-      quoted = builtins.toJSON;
+      attributes = drv.drvAttrs;
+      out = builtins.placeholder "out";
+      kept =
+        file: attributes: words:
+        derivation (
+          attributes
+          // {
+            builder = "${copyFile}";
+            args = [
+              file
+              out
+            ]
+            ++ words;
+          }
+        );
+
       outputs = outputsOf drv;
+      quoted = builtins.toJSON;
       inShell = lib.concatStringsSep " " (
         lib.mapAttrsToList (name: path: "['${name}']='${path}'") outputs
       );
       inJson = lib.concatStringsSep "," (
         lib.mapAttrsToList (name: path: "${quoted name}:${quoted path}") outputs
       );
-      out = builtins.placeholder "out";
+      # With the outputs and the builder of the derivation itself.
+      structured =
+        file: own: real:
+        kept file (builtins.removeAttrs attributes ofOutputs) [ own real copyFile attributes.builder ];
+
+      # The words of exportReferencesGraph: a file's name and a store path, in turn.
+      words = lib.splitString " " (asVariable attributes.exportReferencesGraph);
+      graphs = builtins.genList (number: builtins.elemAt words (2 * number)) (builtins.length words / 2);
+      graph = file: {
+        name = file;
+        value = kept file {
+          name = "references-graph";
+          inherit (attributes) system exportReferencesGraph;
+        } [ ];
+      };
     in
-    derivation (
-      builtins.removeAttrs drv.drvAttrs ofOutputs
-      // {
-        builder = "${copyAttributes}";
-        args = [
-          kind
-          out
-        ]
-        ++ (if kind == "sh" then [ "['out']='${out}'" inShell ] else [ "\"out\":\"${out}\"" inJson ])
-        ++ [
-          copyAttributes
-          drv.drvAttrs.builder
-        ];
+    if isStructured drv then
+      {
+        ".attrs.sh" = structured ".attrs.sh" "['out']='${out}'" inShell;
+        ".attrs.json" = structured ".attrs.json" "\"out\":\"${out}\"" inJson;
       }
-    );
+    else
+      lib.optionalAttrs (attributes ? exportReferencesGraph) (builtins.listToAttrs (map graph graphs));
 
   isStructured = drv: drv.drvAttrs.__structuredAttrs or false;
 
@@ -253,11 +278,12 @@ let
       fakeRootCommands = ''
         mkdir -p ./nix/store ./nix/var/nix ./etc/nix .${buildDirectory}
       ''
-      + lib.optionalString (isStructured drv) ''
-        cp ${attributesFile drv "sh"} .${buildDirectory}/.attrs.sh
-        cp ${attributesFile drv "json"} .${buildDirectory}/.attrs.json
-        chmod 0644 .${buildDirectory}/.attrs.*
-      ''
+      + lib.concatStrings (
+        lib.mapAttrsToList (file: kept: ''
+          cp ${kept} ${lib.escapeShellArg ".${buildDirectory}/${file}"}
+          chmod 0644 ${lib.escapeShellArg ".${buildDirectory}/${file}"}
+        '') (filesOf drv)
+      )
       + ''
         chown -R ${user}:${group} ./nix ./etc/nix .${buildDirectory}
       '';
