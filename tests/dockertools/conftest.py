@@ -2,11 +2,14 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from consumers.daemonless import Podman
+from consumers.isolation import IsolationError, isolated
 from consumers.nix import VERSIONS, Nix, find_programs
-from consumers.requirements import require
+from consumers.requirements import require, unmet
 
 from .flakes import Flakes, copy_flake, write_nixpkgs, write_programs, write_stub
 from .harness import Functions, write_command
@@ -52,3 +55,14 @@ def flakes(flake: Path, programs: str, tmp_path_factory: pytest.TempPathFactory)
     return Flakes(
         nix=nix, inputs=inputs, programs=write_programs(place / "bin", nix, inputs, project)
     )
+
+
+@pytest.fixture
+def podman(tmp_path: Path) -> Iterator[Podman]:
+    """Return a podman with a cold store."""
+    require(["unshare", "nsenter", "mount", "umount", "ip", *Podman.programs])
+    try:
+        with isolated(tmp_path) as namespaces:
+            yield Podman(namespaces)
+    except IsolationError as error:
+        unmet(str(error))

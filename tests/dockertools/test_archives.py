@@ -4,9 +4,11 @@ import io
 import json
 import subprocess
 import tarfile
+from pathlib import Path
 from typing import Any
 
 import pytest
+from consumers.daemonless import Podman
 from support import COMMAND
 
 import stream
@@ -83,14 +85,14 @@ def test_export_of_one_of_several(functions: Functions) -> None:
         ('fromImageName = "gzipped";', "gzipped"),
     ):
         found = files(content(functions, f"exportImage {{ fromImage = {merged}; {given} }}"))
-        assert found["own"].size == len(f"{own}\n")
+        assert (found["own"].size, found["own"].uid) == (len(f"{own}\n"), 7)
     names = '[ (exportImage { fromImage = plain; }).name (exportImage { fromImage = plain; name = "x"; }).name ]'
     assert functions.evaluate(f"{SCOPE} {names}") == ["plain.tar", "x"]
 
 
-def test_merged_images(functions: Functions) -> None:
+def test_merged_images(functions: Functions, podman: Podman, tmp_path: Path) -> None:
     """Without it a tag could be missing, or an executable have to be built into a file first."""
-    inputs = {"zipped": b"\x28\xb5", "plain": b"", "gzipped": b"\x1f\x8b"}
+    inputs = {"zipped": b"\x28\xb5", "gzipped": b"\x1f\x8b", "plain": b""}
     for last, magic in inputs.items():
         others = " ".join(name for name in inputs if name != last)
         archive = content(functions, f"mergeImages [ {others} {last} streamed ]")
@@ -104,6 +106,9 @@ def test_merged_images(functions: Functions) -> None:
         [*COMMAND, "verify", "-"], input=archive, check=False, capture_output=True
     )
     assert done.returncode == 0, done.stdout
+    (tmp_path / "merged.tar").write_bytes(archive)
+    loaded = podman.load_file(tmp_path / "merged.tar")
+    assert {*loaded.images} == {podman.reference(f"{name}:1") for name in order}
     only = content(functions, "mergeImages [ streamed ]")
     assert only.startswith(b"\x1f\x8b")
     name = "(mergeImages [ ]).name"

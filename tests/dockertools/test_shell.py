@@ -2,14 +2,11 @@
 
 import base64
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from consumers.daemonless import Podman
-from consumers.isolation import IsolationError, isolated
-from consumers.requirements import require, unmet
 
 from .harness import REPOSITORY, Functions, Image, NixError
 
@@ -128,17 +125,6 @@ def scope(tmp_path_factory: pytest.TempPathFactory) -> str:
     data = tmp_path_factory.mktemp("shell") / "data"
     data.write_text("data", "utf-8")
     return SCOPE.replace("./DATA", str(data))
-
-
-@pytest.fixture
-def podman(tmp_path: Path) -> Iterator[Podman]:
-    """Return a podman with a cold store."""
-    require(["unshare", "nsenter", "mount", "umount", "ip", *Podman.programs])
-    try:
-        with isolated(tmp_path) as namespaces:
-            yield Podman(namespaces)
-    except IsolationError as error:
-        unmet(str(error))
 
 
 def variables(text: bytes) -> dict[str, str]:
