@@ -2,6 +2,7 @@
 readers would, with a stub of nixpkgs.
 """
 
+import json
 import re
 import textwrap
 from pathlib import Path
@@ -70,6 +71,15 @@ def test_switching_otherwise(flakes: Flakes, tmp_path: Path) -> None:
     overlaid, ours, call = flakes.build(write(tmp_path, outputs), *outputs)
     assert overlaid == ours
     check("call", call)
+
+
+def test_every_function_is_described(flakes: Flakes, flake: Path) -> None:
+    """Without it a function could be there that nobody finds, or described that is not there."""
+    functions = f'import {flake}/nix {{ stream-image = "/usr"; }}'
+    words = ("--eval", "--strict", "--json", "-E", f"builtins.attrNames ({functions})")
+    names = json.loads(flakes.nix.run("nix-instantiate", *words))
+    described = re.findall(r"`(\w+)`", " ".join(re.findall(r"^### (.*)$", PAGE, re.MULTILINE)))
+    assert sorted([*described, "mkPureLayer", "mkRootLayer"]) == names
 
 
 def test_readme() -> None:
