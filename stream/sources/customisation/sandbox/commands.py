@@ -295,16 +295,12 @@ class _Runs:
 
     def _report(self, step: Step, request: dict[str, Any], path: str, root: Root | None) -> Report:
         """Carry out `request`, and return the report of `session`. Raises CommandsError."""
-        ended = None
-        for command in self._commands(step, path, root):
-            environment = self._environment(path, fake=step.faked)
-            try:
-                ended = run(command, environment, json.dumps(request), denied_calls())
-            except OSError as error:
-                raise CommandsError(step.which, f"cannot be run: {error.strerror}") from error
-            if ended.report:
-                break
-        assert ended is not None
+        command = self._command(step, path, root)
+        environment = self._environment(path, fake=step.faked)
+        try:
+            ended = run(command, environment, json.dumps(request), denied_calls())
+        except OSError as error:
+            raise CommandsError(step.which, f"cannot be run: {error.strerror}") from error
         return self._read(step.which, step.commands, ended)
 
     def _environment(self, path: str, *, fake: bool) -> dict[str, str]:
@@ -319,18 +315,15 @@ class _Runs:
         # No file changes its owner on disk, even if that were allowed.
         return environment | ({"FAKEROOTDONTTRYCHOWN": "1"} if fake else {})
 
-    def _commands(self, step: Step, path: str, root: Root | None) -> Iterator[list[str]]:
-        """Yield the commands that run `session`, each to be tried if the one before did not get
-        so far.
-        """
+    def _command(self, step: Step, path: str, root: Root | None) -> list[str]:
+        """Return the command that runs `session`."""
         program = [
             *("bash", "-c", _LIMITED, "bash"), *(["fakeroot", "--"] if step.faked else ()),
             # As text: the file may be closed to the sandbox's user.
             os.path.realpath(sys.executable), "-I", "-S", "-c", *map(_text, (session, recording)),
         ]  # fmt: skip
         if not self.sandboxed:
-            yield program
-            return
+            return program
         store_dir = self.disk.store_dir.decode()
         mounts = []
         if os.path.isdir(self._store()):
@@ -346,8 +339,7 @@ class _Runs:
             network=self.recipe.network,
             owner=self.place.owner,
         )
-        for fresh_proc in (True, False):
-            yield isolation.sandboxed(view, program, denied=DATA, fresh_proc=fresh_proc)
+        return isolation.sandboxed(view, program, denied=DATA)
 
     def _read(self, which: str, commands: str, ended: Ended) -> Report:
         if not ended.report:

@@ -118,14 +118,9 @@ def _is_mapped(kind: str, number: int) -> bool:
     return any(first <= number < first + count for first, _, count in ranges)
 
 
-def sandboxed(
-    view: View, program: Sequence[str], *, denied: int, fresh_proc: bool = True
-) -> list[str]:
+def sandboxed(view: View, program: Sequence[str], *, denied: int) -> list[str]:
     """Return the command that runs `program` in a sandbox with `view`. It has to have `denied`, a
-    descriptor from which the filter for system calls is read.
-
-    A container may forbid a new /proc: without `fresh_proc`, the sandbox has this machine's,
-    read-only. Raises NoSandboxError.
+    descriptor from which the filter for system calls is read. Raises NoSandboxError.
     """
     user = ["--unshare-user", "--uid", "0", "--gid", "0"]
     kept = (*_CAPABILITIES, *view.capabilities) if view.rooted or view.capabilities else ()
@@ -136,7 +131,7 @@ def sandboxed(
         apart.append("--unshare-net")
     mounted_by_root = view.owner is not None and _has(_TO_MAKE_NAMESPACES)
     by_owner = view.owner is not None and not mounted_by_root
-    files = _files(view, fresh_proc=fresh_proc, by_owner=by_owner)
+    files = _files(view, by_owner=by_owner)
     apart += ["--die-with-parent", "--new-session", "--seccomp", str(denied), *files]
     apart += ["--chdir", "/", "--remount-ro", "/", "--"]
     commands = [BUBBLEWRAP, *user, "--die-with-parent", "--dev-bind", "/", "/", "--", *program]
@@ -173,13 +168,13 @@ def _as_user(owner: tuple[int, int], before: str = "") -> list[str]:
     return [os.path.realpath(sys.executable), "-I", "-S", "-c", code]
 
 
-def _files(view: View, *, fresh_proc: bool, by_owner: bool) -> Iterator[str]:
+def _files(view: View, *, by_owner: bool) -> Iterator[str]:
     for path in _PROGRAMS:
         if os.path.islink(path):
             yield from ("--symlink", os.readlink(path), path)
         elif os.path.exists(path):
             yield from _shown(path, path)
-    yield from _pseudo("", fresh_proc=fresh_proc)
+    yield from _pseudo("")
     yield from ("--dir", "/run", "--dir", "/sys")
     for path in (TEMPORARY, "/var/tmp"):  # noqa: S108
         yield from (*_directories_above(path), "--bind", view.temporary, path)
@@ -193,7 +188,7 @@ def _files(view: View, *, fresh_proc: bool, by_owner: bool) -> Iterator[str]:
     yield from ("--bind", view.tree, TREE)
     if view.rooted:
         yield from (*_directories_above(ROOT), "--bind", view.tree, ROOT)
-        yield from _pseudo(ROOT, fresh_proc=fresh_proc)
+        yield from _pseudo(ROOT)
         yield from ("--tmpfs", f"{ROOT}/sys", "--remount-ro", f"{ROOT}/sys")
         yield from ("--tmpfs", ROOT + OURS, "--bind", view.temporary, ROOT + ROOTED_TEMPORARY)
     for mount in view.mounts:
@@ -206,9 +201,9 @@ def _files(view: View, *, fresh_proc: bool, by_owner: bool) -> Iterator[str]:
         yield from ("--remount-ro", ROOT + OURS)
 
 
-def _pseudo(root: str, *, fresh_proc: bool) -> Iterator[str]:
+def _pseudo(root: str) -> Iterator[str]:
     """Yield the arguments for /dev and /proc below `root`."""
-    yield from ("--proc", f"{root}/proc") if fresh_proc else ("--ro-bind", "/proc", f"{root}/proc")
+    yield from ("--proc", f"{root}/proc")
     for name in _KERNEL_SETTINGS:
         if os.path.exists(f"/proc/{name}"):
             yield from ("--ro-bind", f"/proc/{name}", f"{root}/proc/{name}")

@@ -532,8 +532,8 @@ class _File:
 
 
 class _Places:
-    """The directories in /proc of threads, by the numbers that they have for us. Where a container
-    forbids a new /proc, it counts as an outer PID namespace does.
+    """The directories in /proc of threads, by the numbers that they have for us. Without a sandbox,
+    /proc may count as an outer PID namespace does.
     """
 
     def __init__(self) -> None:
