@@ -38,7 +38,7 @@ let
     in
     runCommand name {
       __structuredAttrs = true;
-      exportReferencesGraph.graph = contentPaths;
+      exportReferencesGraph.graph = lib.optionals includeNixDB (map tools.inStore contentPaths);
       spec = builtins.toJSON (
         tools.given (
           builtins.removeAttrs arguments [ "contents" ]

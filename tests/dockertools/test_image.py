@@ -178,6 +178,14 @@ def test_links_to_directories(functions: Functions) -> None:
     assert members["share/other"].isfile()
 
 
+def test_contents_in_a_store_path(functions: Functions) -> None:
+    """A content can be one directory of a package."""
+    image = functions.image(f"""{CONTENTS} buildImageWithNixDb {{
+      name = "in"; copyToRoot = "${{hello}}/bin"; compressor = "none";
+    }}""")
+    assert "hello" in {name.removeprefix("./") for name in image.members()}
+
+
 def base_image(functions: Functions, archive: bytes, name: str) -> str:
     """Put an archive into the store; return an expression for it."""
     path = functions.nix.root / name
