@@ -22,20 +22,23 @@ in
     {
       name ? fromImage.name,
       fromImage,
-      # These choose the image of an archive; else it is the first.
+      # These choose the image, else it is the first. Of one that is streamed, they have to be the name
+      # and the tag.
       fromImageName ? null,
       fromImageTag ? null,
       # Of no use: nothing is mounted.
       diskSize ? 1024,
     }:
     let
-      isChosen = (fromImageName != null || fromImageTag != null) && !isStream fromImage;
       given = value: if value == null then "*" else value;
       chosen =
-        source fromImage + lib.optionalString isChosen ":${given fromImageName}:${given fromImageTag}";
+        if fromImageName == null && fromImageTag == null then
+          source fromImage
+        else
+          "${tools.archive fromImage}:${given fromImageName}:${given fromImageTag}";
     in
     runCommand name { preferLocalBuild = true; } ''
-      ${command} export ${lib.escapeShellArg chosen} > "$out"
+      ${command} export ${tools.inLog} ${lib.escapeShellArg chosen} > "$out"
     '';
 
   # The images of archives and streams in one archive, compressed like the last of the archives, with
@@ -43,10 +46,11 @@ in
   mergeImages =
     images:
     let
-      archives = builtins.filter (image: !isStream image) images;
+      inputs = lib.toList images;
+      archives = builtins.filter (image: !isStream image) inputs;
       last = lib.optionalString (archives != [ ]) "${builtins.elemAt archives (builtins.length archives - 1)}";
     in
-    runCommand "merge-docker-images" { inherit last; } ''
+    runCommand "merge-docker-images" { inherit last; } (lib.throwIf (inputs == [ ]) "mergeImages: give at least one image" ''
       compression=gzip
       if [ -f "$last" ]; then
         # Without NUL, of which the beginnings that matter have none before.
@@ -57,9 +61,9 @@ in
           *) compression=none ;;
         esac
       fi
-      ${command} merge ${lib.escapeShellArgs (map source images)} \
+      ${command} merge ${tools.inLog} ${lib.escapeShellArgs (map source inputs)} \
         --format docker-archive-legacy --compress "$compression" > "$out"
-    '';
+    '');
 
   # Directories and tars merged into one tree; with onlyDeps, a file that lists them.
   mergeDrvs =
@@ -69,9 +73,9 @@ in
     }:
     runCommand "merge-drvs" { preferLocalBuild = true; } (
       if onlyDeps then
-        ''echo ${lib.escapeShellArg (toString (map (tree: "${tree}") derivations))} > "$out"''
+        ''echo ${lib.escapeShellArg (toString (tools.storePaths derivations))} > "$out"''
       else
-        ''${command} merge-trees ${lib.escapeShellArgs (map (tree: "${tree}") derivations)} -o "$out"''
+        ''${command} merge-trees ${lib.escapeShellArgs (tools.storePaths derivations)} -o "$out"''
     );
 
   # bin/tarsum: Docker's TarSum of a tar on standard input.

@@ -13,7 +13,7 @@ from support import COMMAND
 
 import stream
 
-from .harness import Functions
+from .harness import Functions, NixError
 
 pytestmark = [pytest.mark.consumers]
 
@@ -86,6 +86,9 @@ def test_export_of_one_of_several(functions: Functions) -> None:
     ):
         found = files(content(functions, f"exportImage {{ fromImage = {merged}; {given} }}"))
         assert (found["own"].size, found["own"].uid) == (len(f"{own}\n"), 7)
+    chosen = 'exportImage { fromImage = streamed; fromImageTag = "2"; }'
+    with pytest.raises(NixError, match=r"has no image \*:2 \(it has: streamed:1\)"):
+        content(functions, chosen)
     names = '[ (exportImage { fromImage = plain; }).name (exportImage { fromImage = plain; name = "x"; }).name ]'
     assert functions.evaluate(f"{SCOPE} {names}") == ["plain.tar", "x"]
 
@@ -109,8 +112,11 @@ def test_merged_images(functions: Functions, podman: Podman, tmp_path: Path) -> 
     (tmp_path / "merged.tar").write_bytes(archive)
     loaded = podman.load_file(tmp_path / "merged.tar")
     assert {*loaded.images} == {podman.reference(f"{name}:1") for name in order}
-    only = content(functions, "mergeImages [ streamed ]")
+    only = content(functions, "mergeImages streamed")
+    assert only == content(functions, "mergeImages [ streamed ]")
     assert only.startswith(b"\x1f\x8b")
+    with pytest.raises(NixError, match="mergeImages: give at least one image"):
+        functions.build("mergeImages [ ]")
     name = "(mergeImages [ ]).name"
     assert functions.evaluate(f"{SCOPE} {name}") == "merge-docker-images"
 
@@ -129,6 +135,8 @@ def test_merged_trees(functions: Functions) -> None:
     }
     assert found == {".x": "one\n", "a/x": "two\n", "a/y": "two\n"}
     assert functions.name(both).endswith("-merge-drvs")
+    one = functions.build(f"{trees} mergeDrvs {{ derivations = two; }}")
+    assert sorted(path.name for path in (one / "a").iterdir()) == ["x", "y"]
     listed = functions.build(f"{trees} mergeDrvs {{ derivations = [ one two ]; onlyDeps = true; }}")
     paths = [str(functions.build(f"{trees} {name}")) for name in ("one", "two")]
     assert listed.read_text() == " ".join(paths).replace(str(functions.nix.root), "") + "\n"
