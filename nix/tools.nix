@@ -11,7 +11,7 @@ let
   inherit (pkgs.buildPackages) runCommand stdenvNoCC writeText;
 
   # What a builder of stdenv has, for the shell: the variables of a derivation without attributes, and the
-  # functions. One file for all images.
+  # functions. One file for all images. Nix itself sets NIX_STORE, which patchShebangs compares with.
   environment =
     let
       attributes = builtins.removeAttrs (runCommand "commands" { } "").drvAttrs [
@@ -27,6 +27,7 @@ let
     in
     writeText "commands-environment" ''
       ${lib.concatStrings (lib.mapAttrsToList export attributes)}
+      export NIX_STORE=${builtins.storeDir} NIX_BUILD_TOP=$TMPDIR
       . ${stdenvNoCC}/setup
     '';
 in

@@ -210,13 +210,13 @@ def test_commands_with_the_functions_of_stdenv(functions: Functions) -> None:
             false | true || echo pipefail >> file
             umask > mask
           '';
-          fakeRootCommands = "type -t substituteInPlace > type; basename $out > out";
+          fakeRootCommands = "type -t substituteInPlace > type; echo $out $NIX_STORE > out";
         }
     """)
     assert image.content("./file") == b"after value commands\npipefail\n"
     assert image.content("./mask") == b"0022\n"
     assert image.content("./type") == b"function\n"
-    assert image.content("./out")[33:] == b"a-customisation-layer\n"
+    assert image.content("./out")[44:] == b"a-customisation-layer /nix/store\n"
 
 
 def test_fakechroot(functions: Functions) -> None:
