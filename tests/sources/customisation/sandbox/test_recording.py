@@ -147,6 +147,21 @@ def test_calls_of_no_library(run: Run, raw: Path) -> None:
     assert said == ["ok"] * 6 + refused
 
 
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="has other old system calls")
+def test_calls_of_32_bits(run: Run, raw: Path) -> None:
+    """A program for i386 would be refused, or give files to other users than it named."""
+    said: list[str] = []
+    found = run(
+        f"touch a b; {raw} i386 212 a 70000 -1; {raw} i386 182 b 7 65535; {raw} i386 16 b -1 8"
+        f"; {raw} i386 212 nothing 1 1",
+        said,
+    )
+    if said[0] == "ENOSYS":
+        pytest.skip("the kernel has no system calls of i386")
+    assert found == {"a": owned(70000, None), "b": owned(7, 8)}
+    assert said == ["ok", "ok", "ok", "ENOENT"]
+
+
 def test_threads_at_once(run: Run, raw: Path) -> None:
     """A program's threads would get each other's owners."""
     names = " ".join(f"d{number}" for number in range(8))
