@@ -73,7 +73,7 @@ def test_conf_error_with_line_breaks_is_one_line(store: Store) -> None:
 def test_help_tells_of_every_command() -> None:
     """Without it the help could omit a verb or an option, which few would then find."""
     text = _run("--help").stdout.decode()
-    found = set(re.findall(r"^  (\w+) +\w", text.partition("Verbs")[2], re.MULTILINE))
+    found = set(re.findall(r"^  ([\w-]+) +\w", text.partition("Verbs")[2], re.MULTILINE))
     assert found == verbs.names()
 
 
