@@ -1,10 +1,12 @@
 """`streamLayeredImage` and `buildLayeredImage`: what dockerTools' users rely on."""
 
 import gzip
+import io
 import json
+import os
 import sqlite3
 import subprocess
-import tempfile
+import tarfile
 from contextlib import closing
 from pathlib import Path
 
@@ -326,18 +328,25 @@ def test_paths_that_only_commands_name(functions: Functions) -> None:
     assert [path[44:] for (path,) in layers] == ["library", "hello"]
 
 
-def test_a_database(functions: Functions) -> None:
+def test_a_database(functions: Functions, tmp_path: Path) -> None:
     """nix-store in a container knows the contents' closure, and keeps it as a garbage root."""
     expression = f"{CONTENTS} streamLayeredImage {{ {SMALL} includeNixDB = true; }}"
     image = functions.image(expression)
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(image.content("./nix/var/nix/db/db.sqlite"))
-        file.flush()
-        with closing(sqlite3.connect(file.name)) as database:
-            rows = database.execute(
-                "select substr(path, 45), registrationTime from ValidPaths order by 1"
-            ).fetchall()
+    for layer in image.layers:
+        with tarfile.open(fileobj=io.BytesIO(layer)) as tar:
+            # Names begin with a slash, and must not be written there.
+            tar.extractall(tmp_path, filter="tar")
+    with closing(sqlite3.connect(tmp_path / "nix/var/nix/db/db.sqlite")) as database:
+        rows = database.execute(
+            "select substr(path, 45), registrationTime from ValidPaths order by 1"
+        ).fetchall()
     assert rows == [("hello", 1), ("library", 1)]
+    functions.nix.run("--verify", "--check-contents", store=str(tmp_path))
+    (content,) = (path for path in os.listdir(tmp_path / "nix/store") if path.endswith("-hello"))
+    needed = functions.nix.run(
+        "--query", "--requisites", f"/nix/store/{content}", store=str(tmp_path)
+    )
+    assert sorted(path[44:] for path in needed.split()) == ["hello", "library"]
     roots = [name for name in image.members() if "/gcroots/docker/" in name]
     assert [name[-6:] for name in roots] == ["-hello"]
     with_database = functions.evaluate(
