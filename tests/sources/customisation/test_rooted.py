@@ -226,6 +226,9 @@ def test_another_c_library(place: Path) -> None:
     assert (root["other"].uid, root["other"].gid) == (3, 7)
     assert root["made"].device == (8, 1)
     assert "etc/shadow" not in read(layer)
+    hook = "chroot mnt /bin/sh other 7 8 > said"
+    layer = made({"fromImage": archive_at(place, base), "postMount": f"{hook}; grep -qx 7:8 said"})
+    assert (read(layer)["other"].uid, read(layer)["other"].gid) == (7, 8)
 
 
 def system_base() -> bytes:

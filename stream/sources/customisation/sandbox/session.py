@@ -222,7 +222,9 @@ def _become_shell(
     fakery = ""
     if recorder is not None:
         preloaded = request["root"] is None or _can_preload()
-        if recorder.attach(preloaded=preloaded):
+        # Hooks run programs of the image with chroot(1), and these may not load the preload.
+        is_hook = request["root"] is None and request["clearing"]
+        if recorder.attach(preloaded=preloaded and not is_hook):
             # So that we are asked about changes that go through fakeroot as well, in their order.
             del os.environ[UNTRIED]
         elif not preloaded:
