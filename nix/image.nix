@@ -57,7 +57,8 @@ let
       );
     } ''
       ${tools.findAttributes}
-      printf %s "$spec" | ${command} customise - -o "$out"
+      ${tools.writeSpec name}
+      ${command} customise ${name} -o "$out"
     '';
 
   buildImage = lib.makeOverridable (
@@ -157,7 +158,8 @@ let
           ''
             ${tools.findAttributes}
             ${tools.findTag}
-            printf %s "$spec" | ${command} plan - --repo-tag "$imageName:$imageTag" -o conf.json
+            ${tools.writeSpec (baseNameOf name)}
+            ${command} plan ${baseNameOf name} --repo-tag "$imageName:$imageTag" -o conf.json
             ${command} conf.json ${tools.inLog} --format docker-archive-legacy --compress ${chosen.compression} > "$out"
           '';
     in

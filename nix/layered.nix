@@ -135,7 +135,8 @@ let
           }
           ''
             ${tools.findAttributes}
-            printf %s "$spec" | ${command} customise - ${
+            ${tools.writeSpec baseName}
+            ${command} customise ${baseName} ${
               lib.optionalString unsandboxed "--unsandboxed"
             } -o "$out"
           '';
@@ -189,7 +190,8 @@ let
           ''
             ${tools.findAttributes}
             ${tools.findTag}
-            printf %s "$spec" | ${command} plan - --repo-tag "$imageName:$imageTag" ${
+            ${tools.writeSpec baseName}
+            ${command} plan ${baseName} --repo-tag "$imageName:$imageTag" ${
               lib.optionalString (previous != null) "--previous ${previous}"
             } > "$out"
           '';

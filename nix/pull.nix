@@ -90,6 +90,6 @@ in
         // lib.optionalAttrs (!hasAlgorithm) { outputHashAlgo = "sha256"; }
       )
       ''
-        ${tools.command} pull ${lib.escapeShellArgs ([ "${imageName}@${imageDigest}" ] ++ words)} > "$out"
+        ${tools.command} pull ${tools.inLog} ${lib.escapeShellArgs ([ "${imageName}@${imageDigest}" ] ++ words)} > "$out"
       '';
 }

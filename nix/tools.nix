@@ -79,6 +79,10 @@ rec {
   # In a builder with structured attributes: puts them where the specification's references graph is.
   findAttributes = ''[ -e .attrs.json ] || cp "$NIX_ATTRS_JSON_FILE" .attrs.json'';
 
+  # In a builder: writes the specification to a file called after the image, which is where messages say
+  # that a mistake is. The name of a derivation needs no quotes.
+  writeSpec = name: ''printf %s "$spec" > ${name}'';
+
   # In a builder: sets an empty `imageTag` to the hash part of the output.
   findTag = ''
     if [ -z "''${imageTag-}" ]; then

@@ -467,3 +467,11 @@ def test_digests_in_the_store(functions: Functions) -> None:
     assert document["image_id"] == f"sha256:{image.image_id}"
     assert [layer["diff_id"] for layer in document["layers"]] == image.config["rootfs"]["diff_ids"]
     assert [layer["size"] for layer in document["layers"]] == [len(x) for x in image.layers]
+
+
+def test_places_of_mistakes(functions: Functions) -> None:
+    """In the log of a build with many images, a mistake without its place could be anybody's."""
+    arguments = '{ name = "a/wrong"; config.Env = "A=1"; }'
+    for function in ("streamLayeredImage", "buildImage"):
+        with pytest.raises(NixError, match=r"stream-image: wrong: config\.Env: must be a list"):
+            functions.build(f"{function} {arguments}")
