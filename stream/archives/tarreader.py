@@ -156,14 +156,21 @@ def _next_block(source: ByteSource, padding: int, *, is_argument: bool) -> bytes
         return None
     block = data[padding:]
     if len(block) != BLOCK:
-        is_conf = is_argument and source.position < BLOCK and begins_conf(block)
-        raise ArchiveError(source.name, _NO_TAR + _CONF if is_conf else "is cut short")
+        if source.position < BLOCK and _MAGIC[:5] not in block:
+            raise _no_tar(block, source, is_argument=is_argument)
+        raise ArchiveError(source.name, "is cut short")
     if not block[0] and not any(block):
         # After a single one, some tools continue, some stop, and some refuse the tar.
         if any(source.read(BLOCK)):
             raise ArchiveError(source.name, "continues after a block of zeros, which marks its end")
         return None
     return block
+
+
+def _no_tar(block: bytes, source: ByteSource, *, is_argument: bool) -> ArchiveError:
+    """Return the error for a file that begins with `block`."""
+    is_conf = is_argument and begins_conf(block)
+    return ArchiveError(source.name, _NO_TAR + _CONF if is_conf else _NO_TAR)
 
 
 def _parse(block: bytes, source: ByteSource, *, is_argument: bool) -> Member:
@@ -199,8 +206,7 @@ def _parse(block: bytes, source: ByteSource, *, is_argument: bool) -> Member:
         at = source.position - BLOCK
         # If the file is not a tar at all, the faulty field is of no interest.
         if not at and _MAGIC[:5] not in block:
-            is_conf = is_argument and begins_conf(block)
-            raise ArchiveError(source.name, _NO_TAR + _CONF if is_conf else _NO_TAR) from None
+            raise _no_tar(block, source, is_argument=is_argument) from None
         raise ArchiveError(source.name, f"is not a tar at byte {at}: {error}") from None
 
 

@@ -275,6 +275,7 @@ WHOLE = written(member("long" * 300, b"c" * 5000), form=tarfile.GNU_FORMAT)
 FAULTS = {
     "empty": (b"", "is empty"),
     "text": (b"no tar\n" * 200, "is not a tar, plain or compressed"),
+    "short-text": (b"no tar\n", "is not a tar, plain or compressed"),
     "conf": (b'{"repo_tag": "x:1"}', "plain or compressed (it looks like a conf; "),
     "long-conf": (
         b'{"repo_tag": "x:1"}' + b" " * 600,
