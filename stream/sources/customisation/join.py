@@ -164,7 +164,7 @@ class _Joiner:
             if not stat.S_ISDIR(os.stat(self._disk.follow(origin)).st_mode):
                 raise SourceError(
                     origin,
-                    "is not a directory; `contents` takes directories laid out as in the image",
+                    "is not a directory; `contents` and `copyToRoot` take directories laid out as in the image",
                 )
             if self._disk.is_split(origin):
                 raise SourceError(

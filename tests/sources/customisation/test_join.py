@@ -631,7 +631,9 @@ def test_sockets_and_fifos_are_refused(make: Make, lay: Callable[..., Shown]) ->
 def test_a_content_is_a_directory_or_a_link_to_one(make: Make, lay: Callable[..., Shown]) -> None:
     """A file has no path in the image, so the message says what to do."""
     content = make(b"c", {b"f": HELLO})
-    with pytest.raises(SourceError, match="/c/f: is not a directory; `contents` takes directories"):
+    with pytest.raises(
+        SourceError, match="/c/f: is not a directory; `contents` and `copyToRoot` take directories"
+    ):
         lay(content + b"/f")
     with pytest.raises(SourceError, match="/c/g: no such file"):
         lay(content + b"/g")
