@@ -102,7 +102,8 @@ let
 
       # Commands run in a build, once. Copies and a database, which is of the contents' closure, are made
       # there as well, so that streaming needs neither.
-      isMade = extraCommands != "" || fakeRootCommands != "" || includeNixDB || copies != [ ];
+      isMade =
+        tools.isGiven extraCommands || tools.isGiven fakeRootCommands || includeNixDB || copies != [ ];
 
       layer =
         runCommand "${baseName}-customisation-layer"

@@ -61,14 +61,15 @@ rec {
     in
     builtins.substring 0 (start + builtins.stringLength name) path;
 
+  # Whether there are commands. A null is none, as it is in dockerTools, which makes a variable of them.
+  isGiven = commands: commands != null && commands != "";
+
   # Commands of an image with what stdenv gives them: PATH, variables and shell functions. To be put
   # into the derivation whose output is `$out`.
   withSetup =
     commands:
     # On one line with the first of them, so that messages have the numbers of their lines.
-    lib.optionalString (
-      commands != ""
-    ) "export out=${builtins.placeholder "out"}; . ${environment}; ${commands}";
+    lib.optionalString (isGiven commands) "export out=${builtins.placeholder "out"}; . ${environment}; ${commands}";
 
   # 1980-01-01, SOURCE_DATE_EPOCH of stdenv: the time of everything in the customisation layer.
   stdenvEpoch = "@315532800";

@@ -102,7 +102,7 @@ def test_forms_of_arguments(evaluated: Functions) -> None:
           [
             {{ }}
             {{ config = {{ }}; contents = [ ]; tag = null; fromImage = null; debug = true; }}
-            {{ contents = null; }}
+            {{ contents = null; extraCommands = null; fakeRootCommands = null; }}
           ]
           [ {{ uid = 1; }} {{ uid = "1"; }} ]
           [ {{ config = null; }} {{ config.Env = null; }} {{ contents = {evaluated.stream_image}; }} ]
