@@ -57,8 +57,7 @@ let
       );
     } ''
       ${tools.findAttributes}
-      ${tools.writeSpec name}
-      ${command} customise ${name} -o "$out"
+      ${tools.onSpec "customise" name} -o "$out"
     '';
 
   buildImage = lib.makeOverridable (
@@ -87,7 +86,7 @@ let
     }@buildArgs:
     let
       imageName = lib.toLower name;
-      imageTag = if tag != null then tag else tools.hashPart image;
+      imageTag = if tools.isGiven tag then tag else tools.hashPart image;
       chosen = tools.chosenCompressor name compressor;
       inDockerImage = message: "in docker image ${name}: ${message}";
 
@@ -158,8 +157,7 @@ let
           ''
             ${tools.findAttributes}
             ${tools.findTag}
-            ${tools.writeSpec (baseNameOf name)}
-            ${command} plan ${baseNameOf name} --repo-tag "$imageName:$imageTag" -o conf.json
+            ${tools.onSpec "plan" (baseNameOf name)} --repo-tag "$imageName:$imageTag" -o conf.json
             ${command} conf.json ${tools.inLog} --format docker-archive-legacy --compress ${chosen.compression} > "$out"
           '';
     in

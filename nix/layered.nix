@@ -71,7 +71,7 @@ let
     let
       baseName = baseNameOf name;
       imageName = lib.toLower name;
-      imageTag = if tag != null then tag else tools.hashPart conf;
+      imageTag = if tools.isGiven tag then tag else tools.hashPart conf;
       contentPaths = tools.storePaths contents;
 
       baseJson = writeText "${baseName}-base.json" (
@@ -136,8 +136,7 @@ let
           }
           ''
             ${tools.findAttributes}
-            ${tools.writeSpec baseName}
-            ${command} customise ${baseName} ${
+            ${tools.onSpec "customise" baseName} ${
               lib.optionalString unsandboxed "--unsandboxed"
             } -o "$out"
           '';
@@ -191,8 +190,7 @@ let
           ''
             ${tools.findAttributes}
             ${tools.findTag}
-            ${tools.writeSpec baseName}
-            ${command} plan ${baseName} --repo-tag "$imageName:$imageTag" ${
+            ${tools.onSpec "plan" baseName} --repo-tag "$imageName:$imageTag" ${
               lib.optionalString (previous != null) "--previous ${previous}"
             } > "$out"
           '';

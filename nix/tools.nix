@@ -61,8 +61,8 @@ rec {
     in
     builtins.substring 0 (start + builtins.stringLength name) path;
 
-  # Whether there are commands. A null is none, as it is in dockerTools, which makes a variable of them.
-  isGiven = commands: commands != null && commands != "";
+  # Whether there is a text. A null is none, as it is in dockerTools, which makes variables of texts.
+  isGiven = text: text != null && text != "";
 
   # Commands of an image with what stdenv gives them: PATH, variables and shell functions. To be put
   # into the derivation whose output is `$out`.
@@ -80,9 +80,16 @@ rec {
   # In a builder with structured attributes: puts them where the specification's references graph is.
   findAttributes = ''[ -e .attrs.json ] || cp "$NIX_ATTRS_JSON_FILE" .attrs.json'';
 
-  # In a builder: writes the specification to a file called after the image, which is where messages say
-  # that a mistake is. The name of a derivation needs no quotes.
-  writeSpec = name: ''printf %s "$spec" > ${name}'';
+  # In a builder: a verb's command with the specification, in a file called after the image: messages
+  # say that a mistake is there. The name of a derivation needs no quotes.
+  onSpec =
+    verb: name:
+    let
+      file = if name == "" then "image" else name;
+    in
+    ''
+      printf %s "$spec" > ${file}
+      ${command} ${verb} ${file}'';
 
   # In a builder: sets an empty `imageTag` to the hash part of the output.
   findTag = ''

@@ -29,6 +29,7 @@ def test_attributes(evaluated: Functions, function: str) -> None:
           inherit (image) imageName imageTag name;
           hash = builtins.substring 0 32 (baseNameOf conf.outPath);
           givenTag = given.imageTag;
+          emptyTag = ({function} {{ name = "a"; tag = ""; }}).imageTag != "";
           mine = given.mine or null;
           stream = {{ inherit (image.stream or image) isExe streamScript; }};
           context = builtins.hasContext image.imageTag;
@@ -41,6 +42,7 @@ def test_attributes(evaluated: Functions, function: str) -> None:
         "name": "Hello.tar.gz" if layered else "stream-Hello",
         "hash": found["hash"],
         "givenTag": "V1",
+        "emptyTag": True,  # which is derived, as the one in the image
         "mine": 5,
         "stream": {"isExe": True, "streamScript": f"{evaluated.stream_image}/bin/stream-image"},
         "context": False,

@@ -475,3 +475,5 @@ def test_places_of_mistakes(functions: Functions) -> None:
     for function in ("streamLayeredImage", "buildImage"):
         with pytest.raises(NixError, match=r"stream-image: wrong: config\.Env: must be a list"):
             functions.build(f"{function} {arguments}")
+        with pytest.raises(NixError, match="'' is not a repository name"):
+            functions.build(f'{function} {{ name = ""; }}')
