@@ -65,7 +65,7 @@ let
       unsandboxed ? false, # run commands in Nix's sandbox alone, where it allows no other in it
     }:
     assert lib.assertMsg (layeringPipeline != null || maxLayers > 1)
-      "the maxLayers argument of dockerTools.buildLayeredImage function must be greather than 1 (current value: ${toString maxLayers})";
+      "the maxLayers argument of dockerTools.buildLayeredImage function must be greater than 1 (current value: ${toString maxLayers})";
     assert lib.assertMsg (enableFakechroot -> !pkgs.stdenv.hostPlatform.isDarwin)
       "cannot use enableFakechroot because it is not portable to Darwin; build the image for Linux, or use paths relative to the current directory in fakeRootCommands";
     let

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from consumers.nix import Nix
+from handmade import Base, Layout, layer_tar
+from registries import DirectoryRegistry, add_image
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 PROSE = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
@@ -31,6 +34,24 @@ with tarfile.open(fileobj=io.BytesIO(data)) as tar:
     names = tar.getnames()
 assert "manifest.json" in names, names
 """
+# A consumer as well, but for images of the registry.
+SKOPEO = """#!/bin/sh
+case "$*" in
+  *docker://*) exec "$REGISTRY/bin/skopeo" "$@";;
+  *) exec docker "$@";;
+esac
+"""
+
+
+def make_registry(directory: Path) -> str:
+    """Make a registry with the image that is pulled. Return the digest of its index."""
+    directory.mkdir()
+    base = Base(layers=[layer_tar({"one": b"1"})], tags=None)
+    layout = Layout()
+    images = [add_image(layout, base, architecture=name, os="linux") for name in ("amd64", "arm64")]
+    index = layout.index(images)
+    DirectoryRegistry.below(directory).push(layout, ("3.20", index))
+    return str(index["digest"])
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +61,8 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Path:
     programs = here / "bin"
     programs.mkdir()
     for name in ("docker", "podman", "ctr", "skopeo", "buildah"):
-        (programs / name).write_text(CONSUMER.format(python=sys.executable), "utf-8")
+        text = SKOPEO if name == "skopeo" else CONSUMER.format(python=sys.executable)
+        (programs / name).write_text(text, "utf-8")
         (programs / name).chmod(0o755)
     store = here / "store"
     for name in ("hello", "bash"):
@@ -72,6 +94,9 @@ def test_readme_has_commands() -> None:
 def results(shell: Path) -> dict[str, subprocess.CompletedProcess[str]]:
     """The commands, run in the order in which they stand there, whatever that of the tests is."""
     path = f"{shell}/bin:{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    pulled = make_registry(shell / "registry")
+    # An image that is prefetched is added to the store, if there is one: not to this machine's.
+    registry = {"REGISTRY": f"{shell}/registry", **Nix.below(shell / "nix").environment}
     results = {}
     for command in COMMANDS:
         if command in MAKE:
@@ -79,10 +104,11 @@ def results(shell: Path) -> dict[str, subprocess.CompletedProcess[str]]:
         run = command.replace('{"name"', f'{{"store_dir": "{shell}/store", "name"')
         for name in ("hello", "bash"):
             run = run.replace(f"/nix/store/…-{name}", f"{shell}/store/{name}")
+        run = run.replace("sha256:…", pulled)
         results[command] = subprocess.run(
             ["bash", "-c", f"set -euo pipefail; {run}"],
             cwd=shell,
-            env={**os.environ, "PATH": path},
+            env={**os.environ, **(registry if "/alpine" in run else {}), "PATH": path},
             capture_output=True,
             text=True,
             timeout=60,

@@ -24,7 +24,7 @@ ZERO = "0" * 64
 DIGEST = f"sha256:{ZERO}"
 SRI = f"sha256-{'A' * 43}="
 NONE = '"/none"'
-GIVEN = f'imageName = "quay.io/me/app"; imageDigest = "{DIGEST}";'
+GIVEN = f'imageName = "registry.example/app"; imageDigest = "{DIGEST}";'
 
 
 def function(certificates: Path | str) -> str:
@@ -43,7 +43,7 @@ def test_attributes(evaluated: Functions) -> None:
     """Without them other functions could not name the image, nor find what prefetch has fetched."""
     attributes = "{ inherit (image) name imageName imageTag imageDigest outputHashMode; }"
     for more, name, tag in (
-        ("", "quay.io/me/app", "latest"),
+        ("", "registry.example/app", "latest"),
         ('finalImageName = "a:1/b"; finalImageTag = "2";', "a:1/b", "2"),
     ):
         call = pull_image(f'{GIVEN} {more} hash = "{SRI}";')

@@ -28,7 +28,7 @@ and print pullImage's arguments. Options and output are those of nix-prefetch-do
 is that of the chosen platform's image, also where the registry has an index of several."""
 EPILOG = """\
 Examples: stream-image prefetch nixos/nix 2.20.0
-          stream-image prefetch --json --arch arm64 quay.io/me/app sha256:…
+          stream-image prefetch --json --arch arm64 registry.example/app sha256:…
 
 NIX_HASH_ALGO chooses the hash: sha256 (default), sha512, sha1 or md5.
 """

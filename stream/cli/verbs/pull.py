@@ -22,8 +22,8 @@ Fetch an image from a registry with skopeo, and write it as a docker-archive who
 on the image alone: not on skopeo's version, nor on how the registry compresses layers. Everything
 is verified, from the digest to the content of each layer."""
 EPILOG = """\
-Examples: stream-image pull docker.io/library/alpine@sha256:… | docker load
-          stream-image pull quay.io/me/app:v2@sha256:… --arch arm64 -o base.tar.zst
+Examples: stream-image pull registry.example/alpine@sha256:… | docker load
+          stream-image pull registry.example/app:v2@sha256:… --arch arm64 -o base.tar.zst
 
 The digest is that of an image's manifest, or of an index of several platforms. Credentials are
 those of 'skopeo login', 'podman login' and 'docker login'. stream-image prefetch finds the digest
