@@ -29,6 +29,7 @@ settings.load_profile(
 # signals to would inherit that through pytest.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # An unbuffered standard error never fails again when Python exits: tests would pass that fail

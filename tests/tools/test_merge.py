@@ -239,7 +239,7 @@ def test_layer_that_is_not_a_tar(stream_image: Run, tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(base.docker_archive())
     done = stream_image("merge", "x.tar", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, b"")
-    assert done.stderr == b"stream-image: x.tar: 1/layer.tar: is cut short\n"
+    assert done.stderr == b"stream-image: x.tar: 1/layer.tar: is not a tar, plain or compressed\n"
 
 
 def test_artifacts_stay_behind(stream_image: Run, tmp_path: Path) -> None:

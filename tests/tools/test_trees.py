@@ -178,8 +178,9 @@ def test_made_in_one_of_them(trees: list[Path], stream_image: Run) -> None:
 def test_no_space(trees: list[Path], stream_image: Run, tmp_path: Path) -> None:
     """Without it a tree that is cut short could appear, or what is there be left."""
     shutil.rmtree(trees[1])
-    (trees[0] / "large").write_bytes(bytes(1 << 20))
-    limit = ["sh", "-c", 'ulimit -f 100; exec "$@"', "sh"]
+    (trees[0] / "large").touch()
+    os.truncate(trees[0] / "large", 1 << 26)
+    limit = ["sh", "-c", 'ulimit -f 20000; exec "$@"', "sh"]
     done = stream_image("merge-trees", str(trees[0]), "-o", str(tmp_path / "out"), prefix=limit)
     assert done.returncode == 1
     assert done.stderr == b"stream-image: cannot write the tree: File too large\n"
