@@ -85,7 +85,7 @@ def test_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_commands(tmp_path: Path) -> None:
-    """The commands run a container by the derived tag."""
+    """The commands run a container by the derived tag, and make a layer."""
     commands = re.findall(r"^ {4}(\S.*)$", PAGE, re.MULTILINE)
     assert len(commands) >= 4
     for name, script in PROGRAMS.items():
@@ -93,6 +93,7 @@ def test_commands(tmp_path: Path) -> None:
         (tmp_path / name).chmod(0o755)
     (tmp_path / "spec.json").write_text('{"name": "hello", "contents": "fakeNss"}', "utf-8")
     path = f"{tmp_path}:{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    commands = ["stream-image plan spec.json | stream-image - -o base.tar", *commands]
     subprocess.run(
         ["bash", "-euo", "pipefail", "-c", "\n".join(commands)],
         cwd=tmp_path,
@@ -100,3 +101,4 @@ def test_commands(tmp_path: Path) -> None:
         check=True,
         timeout=60,
     )
+    assert (tmp_path / "layer" / "layer.tar").exists()
