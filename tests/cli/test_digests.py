@@ -34,5 +34,5 @@ def test_digests_are_those_of_the_image(tmp_path: Path) -> None:
         ],
     }
     # In Nix, a name would be a reference to what the file must not keep alive.
-    assert b"abc" not in printed
+    assert b"abc-app" not in printed
     assert b"test" not in printed
