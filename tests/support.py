@@ -25,7 +25,7 @@ from typing import Self
 COMMAND = (sys.executable, "-m", "stream")
 MIB = 1 << 20
 BALLAST = 32 * MIB  # more than the buffers between a file and the reader of the pipe hold
-PATIENCE = 15.0  # seconds until a test gives up waiting
+PATIENCE = 60.0  # seconds until a test gives up waiting, on a busy machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
