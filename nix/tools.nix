@@ -48,7 +48,7 @@ rec {
     builtins.substring 0 32 (baseNameOf (builtins.unsafeDiscardStringContext derivation.outPath));
 
   # Contents as dockerTools takes them, one or a list, nested or not, as store paths: those of
-  # derivations, copies of paths, strings as they are. A null is no content.
+  # derivations, copies of paths, strings as they are. A null adds nothing.
   storePaths =
     contents: map (content: "${content}") (builtins.filter (each: each != null) (lib.flatten [ contents ]));
 

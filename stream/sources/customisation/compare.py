@@ -1,7 +1,7 @@
-"""What has changed in a tree, as a layer: the entries that are new or different, and the paths
-that are gone.
+"""The changes to a tree, as a layer: entries that are new or different, and paths that were
+removed.
 
-A path that is gone becomes a whiteout of its own, also in a directory that was made anew: an
+Each removed path becomes a whiteout of its own, also in a directory that was made again: an
 opaque directory would mean the same in fewer entries, but consumers differ in what it hides if
 the layer has entries in it, and in whether its mark must come first. Memory grows with the
 number of entries. Knows trees; not where they come from, nor how whiteouts are written.
@@ -96,7 +96,7 @@ def _attributes(node: Node) -> tuple[object, ...]:
 
 
 def _split_links(old: dict[bytes, Node], new: dict[bytes, Node], changed: set[bytes]) -> None:
-    """Add to `changed` the names of a file that is no longer the one at its first name."""
+    """Add to `changed` each name that was a hard link to an earlier one, and no longer is."""
     first: dict[int, Node] = {}
     for path, node in old.items():
         if node.is_directory or path in changed or path not in new:
