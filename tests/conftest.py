@@ -1,5 +1,6 @@
 """Fixtures for all tests: hypothesis profiles, a store to fill, the command to run."""
 
+import atexit
 import os
 import shutil
 import signal
@@ -35,6 +36,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # An unbuffered standard error never fails again when Python exits: tests would pass that fail
 # for users, who do not have this.
 os.environ.pop("PYTHONUNBUFFERED", None)
+
+# Programs that tests start keep their caches here, not in the user's home.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="stream-image-tests-cache-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
