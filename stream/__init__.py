@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from stream.planning.plan import plan as plan
     from stream.planning.spec import Spec as Spec
     from stream.planning.spec import parse_spec as parse_spec
-    from stream.registry import Access as Access
+    from stream.registry.trust import Access as Access
     from stream.sinks import ArchiveFormat as ArchiveFormat
     from stream.tools.earlier import EarlierImage as EarlierImage
     from stream.tools.earlier import read_earlier as read_earlier

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from stream.oci.platform import Platform
-from stream.registry import Access
+from stream.registry.trust import Access
 
 _STDERR = 2
 

@@ -16,7 +16,7 @@ from stream.nix import query
 from stream.observer import Observer
 from stream.oci.platform import Platform
 from stream.oci.reference import Location, Reference
-from stream.registry import Access
+from stream.registry.trust import Access
 from stream.temporary.directory import private_directory
 from stream.tools.pull import fetched, resolve, warn_of_platform, write_pulled
 

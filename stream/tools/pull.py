@@ -26,7 +26,8 @@ from stream.oci.manifests import is_index
 from stream.oci.platform import Platform
 from stream.oci.reference import BadReference, Location, Reference, parse_digest
 from stream.pipeline import write_images
-from stream.registry import Access, fetch, read_manifest
+from stream.registry.skopeo import fetch, read_manifest
+from stream.registry.trust import Access
 from stream.sinks import check_output, opened_archive
 from stream.sources.archives import ArchiveSources, begins_tar, check_images
 from stream.temporary.directory import private_directory

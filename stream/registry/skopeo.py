@@ -10,25 +10,15 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
 from typing import IO
 
 from stream.errors import RegistryError
 from stream.oci.reference import Location
+from stream.registry.trust import Access
 from stream.text import one_line
 
 PROGRAM = "skopeo"
 _MESSAGE = re.compile(r'level=fatal msg="((?:[^"\\]|\\.)*)"')
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Access:
-    """How registries are reached. Without `tls_verify`, plain HTTP and any certificate will do.
-    `authfile` replaces the files in which credentials are looked up.
-    """
-
-    tls_verify: bool = True
-    authfile: str | None = None
 
 
 def read_manifest(location: Location, access: Access) -> bytes:

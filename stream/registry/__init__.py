@@ -1,0 +1,1 @@
+"""Images in registries: how a registry is reached, and what it gives and takes."""
