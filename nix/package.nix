@@ -53,6 +53,7 @@ python3Packages.buildPythonApplication {
     python3Packages.orjson
     python3Packages.pyzstd
     python3Packages.rich
+    python3Packages.urllib3
     python3Packages.xxhash
     python3Packages.zstandard
   ];

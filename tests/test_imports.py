@@ -104,6 +104,7 @@ HEAVY = {
     "tarfile",
     "unittest",
     "urllib.request",
+    "urllib3",
 }
 
 
