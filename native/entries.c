@@ -179,6 +179,21 @@ static PyObject *entries_list(PyObject *object, PyObject *Py_UNUSED(ignored))
     return list;
 }
 
+static PyObject *entries_identities(PyObject *object, void *Py_UNUSED(closure))
+{
+    struct entries *self = (struct entries *)object;
+    if (tarhash_claim(&self->busy) < 0)
+        return NULL;
+    size_t count = self->records.count;
+    PyObject *bytes =
+        PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(count * RECORDS_IDENTITY_SIZE));
+    uint64_t newest = 0;
+    if (bytes)
+        newest = records_identities(&self->records, (uint8_t *)PyBytes_AsString(bytes));
+    self->busy = 0;
+    return bytes ? Py_BuildValue("(NK)", bytes, (unsigned long long)newest) : NULL;
+}
+
 static PyObject *entries_tar_size(PyObject *object, void *Py_UNUSED(closure))
 {
     return PyLong_FromUnsignedLongLong(((struct entries *)object)->records.tar_size);
@@ -223,6 +238,10 @@ static PyMethodDef entries_methods[] = {
 static PyGetSetDef entries_getset[] = {
     {"tar_size", entries_tar_size, NULL,
      "Bytes of all entries in a tar: headers, content and padding, no trailer.", NULL},
+    {"identities", entries_identities, NULL,
+     "The device, inode, modification time and ctime of every entry, as bytes; zeros for\n"
+     "one that was not walked. And the latest ctime. Times are nanoseconds since the\n"
+     "epoch, modulo 2**64.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { SLOTS = 64, SLOT_SIZE = 256 * 1024, MAX_HASHERS = 4 };
+enum { SLOTS = POOL_MAX_SLOTS, SLOT_SIZE = POOL_SLOT_SIZE, MAX_HASHERS = 4 };
 /* After waiting for a free slot, resume only once this many are free: waking a thread
  * costs more than hashing some kilobytes. */
 enum { SLOTS_AT_ONCE = 4 };
@@ -165,7 +165,7 @@ static size_t hasher_count(void)
 
 /* ---- life --------------------------------------------------------------- */
 
-struct pool *pool_new(int fd, int (*interrupted)(void *), void *context,
+struct pool *pool_new(int fd, size_t slots, int (*interrupted)(void *), void *context,
                       struct fault *fault)
 {
     struct pool *pool = calloc(1, sizeof *pool);
@@ -179,7 +179,7 @@ struct pool *pool_new(int fd, int (*interrupted)(void *), void *context,
     pool->context = context;
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->progress, NULL);
-    for (size_t i = SLOTS; i-- > 0;)
+    for (size_t i = slots; i-- > 0;)
         release(pool, &pool->slots[i]);
     pool->hasher_count = hasher_count();
     for (size_t i = 0; i < pool->hasher_count; i++) {

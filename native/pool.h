@@ -14,8 +14,9 @@
  * first layer, ends in pool_free(), blocks all signals, and calls neither `interrupted`
  * nor Python.
  *
- * A pool's buffers take 16 MiB at most, however much is written: 64 slots of 256 KiB, each
- * allocated when it is first needed. A layer's digest takes some 40 bytes. */
+ * A pool's buffers take as many slots of 256 KiB as its caller asks for, at most 64 (16 MiB),
+ * however much is written; each is allocated when it is first needed. A layer's digest takes
+ * some 40 bytes. */
 #ifndef STREAM_IMAGE_POOL_H
 #define STREAM_IMAGE_POOL_H
 
@@ -25,19 +26,20 @@
 #include <stdint.h>
 
 enum { POOL_DIGEST_SIZE = 32 }; /* bytes of a SHA-256 */
+enum { POOL_SLOT_SIZE = 256 * 1024, POOL_MIN_SLOTS = 8, POOL_MAX_SLOTS = 64 };
 
 /* All functions but pool_position() belong to one thread at a time, "the caller". */
 struct pool;
 
-/* Return a pool that writes to `fd`, or NULL with the fault filled in. The descriptor
- * stays the caller's and must outlive the pool; a pipe is enlarged to 1 MiB if that is
+/* Return a pool of `slots` slots, POOL_MIN_SLOTS to POOL_MAX_SLOTS, that writes to `fd`, or
+ * NULL with the fault filled in. The descriptor stays the caller's and must outlive the pool; a pipe is enlarged to 1 MiB if that is
  * allowed.
  *
  * `interrupted(context)` is called in the caller's thread, from within other pool
  * functions: after a system call that a signal interrupted, and after every few slots. If
  * it returns non-zero, the running call fails with FAULT_INTERRUPTED. Of the pool's
  * functions it may call only pool_position(). */
-struct pool *pool_new(int fd, int (*interrupted)(void *), void *context,
+struct pool *pool_new(int fd, size_t slots, int (*interrupted)(void *), void *context,
                       struct fault *fault);
 
 /* Return whether the pool was made by another process, from which this one was forked. Then

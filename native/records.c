@@ -111,6 +111,20 @@ int records_add(struct records *records, const struct header_entry *entry,
     return 0;
 }
 
+uint64_t records_identities(const struct records *records, uint8_t *bytes)
+{
+    uint64_t newest = 0;
+    for (size_t i = 0; i < records->count; i++) {
+        const struct records_witness *witness = &records->witnesses[i];
+        uint64_t numbers[4] = {htole64(witness->device), htole64(witness->inode),
+                               htole64(witness->mtime), htole64(witness->ctime)};
+        memcpy(bytes + i * RECORDS_IDENTITY_SIZE, numbers, RECORDS_IDENTITY_SIZE);
+        if (witness->ctime > newest)
+            newest = witness->ctime;
+    }
+    return newest;
+}
+
 int records_decode(const struct records *records, struct records_cursor *cursor,
                    struct header_entry *entry, struct fault *fault)
 {

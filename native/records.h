@@ -16,6 +16,8 @@
 #include <stdint.h>
 #include <sys/stat.h>
 
+enum { RECORDS_IDENTITY_SIZE = 4 * 8 };
+
 /* The state of a file that must not change between the walk and the copy. Times are in
  * nanoseconds since the epoch, modulo 2^64. */
 struct records_witness {
@@ -68,6 +70,11 @@ void records_free(struct records *records);
  * `bytes` may move. On failure no entry has been added. */
 int records_add(struct records *records, const struct header_entry *entry,
                 const struct records_witness *witness, struct fault *fault);
+
+/* Write the device, inode, modification time and ctime of every entry to `bytes`, each a
+ * little-endian number of 8 bytes: RECORDS_IDENTITY_SIZE for an entry. Return the latest
+ * ctime. */
+uint64_t records_identities(const struct records *records, uint8_t *bytes);
 
 /* Decode the entry at the cursor and advance to the next. To be called `count` times at
  * most. The entry's name is valid until the next call with this cursor, its link until

@@ -27,18 +27,23 @@ static int run_signal_handlers(void *context)
 
 static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"fd", NULL};
+    static char *keywords[] = {"fd", "slots", NULL};
     const struct tarhash_state *state = PyType_GetModuleState(type);
     struct fault fault;
-    int fd;
+    int fd, slots = POOL_MAX_SLOTS;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i:Writer", keywords, &fd))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|i:Writer", keywords, &fd, &slots))
         return NULL;
+    if (slots < POOL_MIN_SLOTS || slots > POOL_MAX_SLOTS) {
+        PyErr_Format(PyExc_ValueError, "slots must be %d to %d", POOL_MIN_SLOTS,
+                     POOL_MAX_SLOTS);
+        return NULL;
+    }
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     struct writer *self = (struct writer *)allocate(type, 0);
     if (!self)
         return NULL;
-    self->pool = pool_new(fd, run_signal_handlers, self, &fault);
+    self->pool = pool_new(fd, (size_t)slots, run_signal_handlers, self, &fault);
     if (!self->pool) {
         Py_DECREF(self);
         return tarhash_raise(state, &fault);
@@ -301,9 +306,9 @@ static PyGetSetDef writer_getset[] = {
 };
 
 PyDoc_STRVAR(writer_doc,
-"Writer(fd)\n--\n\n"
-"Writes to a file descriptor through fixed buffers. Layers, marked by begin_hash()\n"
-"and end_hash(), are hashed (SHA-256) in up to four threads of its own.");
+"Writer(fd, slots=64)\n--\n\n"
+"Writes to a file descriptor through `slots` buffers of 256 KiB, 8 to 64. Layers, marked\n"
+"by begin_hash() and end_hash(), are hashed (SHA-256) in up to four threads of its own.");
 
 static PyType_Slot writer_slots[] = {
     {Py_tp_doc, (void *)writer_doc},

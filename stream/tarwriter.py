@@ -23,6 +23,10 @@ BLOCK = 512
 RECORD = 20 * BLOCK  # an archive's size is a multiple of this
 MEMBER_MODE = 0o644
 
+# Bytes that a writer's buffers may take.
+_SLOT = 256 * 1024
+MIN_BUFFERS, MAX_BUFFERS = 8 * _SLOT, 64 * _SLOT
+
 encode_header = _tarhash.encode_header
 
 
@@ -106,6 +110,14 @@ class Entries:
         return memoryview(self._native)
 
     @property
+    def identities(self) -> tuple[bytes, int]:
+        """The device, inode, modification time and ctime of each file, encoded, and the latest
+        ctime. A file keeps them only as long as nobody changes it; times are in ns since the
+        epoch, modulo 2⁶⁴.
+        """
+        return self._native.identities
+
+    @property
     def size(self) -> int:
         """The number of bytes that the entries take in a tar, content and padding included."""
         return self._native.tar_size
@@ -172,24 +184,81 @@ def write_layer(fd: int, size: int, write_to: Callable[[TarContent], None]) -> N
         native.close()
 
 
+class _HashedTar(TarContent):
+    """A tar of `size` bytes that is hashed as it is written. Write the content, then call
+    `close`, then `hashed`. Errors name it as `name`.
+    """
+
+    def __init__(self, native: _tarhash.Writer, name: str, size: int) -> None:
+        super().__init__(native, size)
+        self._name = name
+        self._digest_number: int | None = None
+
+    def close(self) -> None:
+        """End the tar. Raises SizeMismatch if its size is not the one announced."""
+        if self.written != self.size:
+            raise SizeMismatch(self._name, self.size, self.written)
+        with _translate_errors():
+            self._digest_number = self._native.end_hash()
+            self._end()
+
+    def _end(self) -> None:
+        """Write what follows the tar."""
+        raise NotImplementedError
+
+    def is_hashed(self) -> bool:
+        """Return whether `hashed` would not wait."""
+        number = self._digest_number
+        return number is not None and self._native.digest(number, wait=False) is not None
+
+    def hashed(self) -> Digest:
+        """Return the digest of the closed tar; wait until it is hashed."""
+        if self._digest_number is None:
+            raise ValueError("the tar is not closed")
+        return Digest("sha256:" + self._native.digest(self._digest_number).hex())
+
+
+class HashedContent(_HashedTar):
+    """A tar of `size` bytes written to a descriptor of its own, and hashed: see MemberWriter.
+    A context manager, which frees `buffers` bytes; several can be written at the same time, each
+    in a thread. Errors name it as `name`. The descriptor stays open.
+    """
+
+    def __init__(
+        self, fd: int, size: int, *, name: str = "layer.tar", buffers: int = MAX_BUFFERS
+    ) -> None:
+        native = _tarhash.Writer(fd, min(max(buffers, MIN_BUFFERS), MAX_BUFFERS) // _SLOT)
+        super().__init__(native, name, size)
+        with _translate_errors():
+            native.begin_hash()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._native.close()
+
+    def _end(self) -> None:
+        self._native.flush()
+
+
 def write_hashed_layer(fd: int, size: int, write_to: Callable[[TarContent], None]) -> Digest:
     """Write a tar as `write_layer` does, and return its digest. Raises SizeMismatch if its size is
     not the one announced.
     """
-    native = _tarhash.Writer(fd)
-    try:
-        with _translate_errors():
-            native.begin_hash()
-        content = TarContent(native, size)
+    with HashedContent(fd, size) as content:
         write_to(content)
-        if content.written != size:
-            raise SizeMismatch("layer.tar", size, content.written)
-        with _translate_errors():
-            number = native.end_hash()
-            native.flush()
-        return Digest("sha256:" + native.digest(number).hex())
+        content.close()
+        return content.hashed()
+
+
+def hash_layer(size: int, write_to: Callable[[TarContent], None]) -> Digest:
+    """Write a tar as `write_hashed_layer` does, but to nowhere."""
+    fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        return write_hashed_layer(fd, size, write_to)
     finally:
-        native.close()
+        os.close(fd)
 
 
 class TarWriter:
@@ -277,46 +346,14 @@ class ArchiveWriter(TarWriter):
             self._write_header(name, 0, target)
 
 
-class MemberWriter(TarContent):
+class MemberWriter(_HashedTar):
     """A member of an archive: `size` bytes, hashed as they are written. Write the content,
     then call `close`, then `hashed`.
     """
 
     def __init__(self, archive: ArchiveWriter, archive_name: str, size: int) -> None:
-        super().__init__(archive.begin_member(archive_name, size), size)
+        super().__init__(archive.begin_member(archive_name, size), archive_name, size)
         self.archive_name = archive_name
-        self._digest_number: int | None = None
 
-    def close(self) -> None:
-        """End the member. Raises SizeMismatch if its size is not the one announced."""
-        if self.written != self.size:
-            raise SizeMismatch(self.archive_name, self.size, self.written)
-        with _translate_errors():
-            self._digest_number = self._native.end_hash()
-            self._native.write_zeros(_padding(self.size, BLOCK))
-
-    def is_hashed(self) -> bool:
-        """Return whether `hashed` would not wait."""
-        number = self._digest_number
-        return number is not None and self._native.digest(number, wait=False) is not None
-
-    def hashed(self) -> Digest:
-        """Return the digest of the closed member; wait until it is hashed."""
-        if self._digest_number is None:
-            raise ValueError("the member is not closed")
-        return Digest("sha256:" + self._native.digest(self._digest_number).hex())
-
-
-def hash_layer(size: int, write_to: Callable[[TarContent], None]) -> Digest:
-    """Call `write_to` to write a tar of `size` bytes that is discarded. Return its digest.
-    Raises SizeMismatch if its size is another.
-    """
-    fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        with ArchiveWriter(fd, mtime=0) as archive:
-            layer = MemberWriter(archive, "layer.tar", size)
-            write_to(layer)
-            layer.close()
-            return layer.hashed()
-    finally:
-        os.close(fd)
+    def _end(self) -> None:
+        self._native.write_zeros(_padding(self.size, BLOCK))

@@ -9,6 +9,7 @@ import os
 import random
 import re
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -225,6 +226,41 @@ def test_digests_of_many_stretches(tmp_path: Path, writer: Writer) -> None:
     assert written == b"".join(b"between" + content for content in stretches)
     with pytest.raises((RuntimeError, ValueError, IndexError)):
         writer.digest(len(stretches))
+
+
+@pytest.mark.parametrize("slots", [8, 64])
+def test_buffers_of_any_size_hash_the_same(tmp_path: Path, slots: int) -> None:
+    """Without it several writers could not share a bound on memory, or one would wait forever."""
+    content = b"".join(bytes([number]) * MIB for number in range(5))
+    with (tmp_path / "written").open("wb") as file:
+        writer = Writer(file.fileno(), slots)
+        writer.begin_hash()
+        writer.write(content)
+        assert writer.digest(writer.end_hash()) == hashlib.sha256(content).digest()
+        writer.flush()
+        writer.close()
+    assert (tmp_path / "written").read_bytes() == content
+
+
+@pytest.mark.parametrize("slots", [-1, 0, 7, 65])
+def test_number_of_buffers_is_bounded(slots: int) -> None:
+    """Without it a writer could wait for buffers that it does not have."""
+    with pytest.raises(ValueError, match="slots"):
+        Writer(1, slots)
+
+
+def test_identities(tree: Path) -> None:
+    """Without it a file changed in place could be taken for the one that was hashed."""
+    entries = _entries(tree)
+    entries.add(b"5", b"made/", 0o755)
+    found = [tree.lstat(), *((tree / name).lstat() for name in sorted(os.listdir(tree)))]
+    numbers = [
+        number
+        for one in found
+        for number in (one.st_dev, one.st_ino, one.st_mtime_ns, one.st_ctime_ns)
+    ]
+    expected = struct.pack(f"<{len(numbers) + 4}Q", *numbers, 0, 0, 0, 0)
+    assert entries.identities == (expected, max(one.st_ctime_ns for one in found))
 
 
 def test_non_blocking_pipe() -> None:

@@ -27,7 +27,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     int hashing = 0;
     int fd = memfd_create("output", MFD_CLOEXEC);
     CHECK(fd >= 0);
-    struct pool *pool = pool_new(fd, never, NULL, &fault);
+    struct pool *pool = pool_new(fd, POOL_MAX_SLOTS, never, NULL, &fault);
     CHECK(pool);
 
     while (input.length && ended < MAX_ENDED) {

@@ -89,7 +89,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (result == 0) {
         CHECK(records.count == made);
         int fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
-        struct pool *pool = pool_new(fd, never, NULL, &fault);
+        struct pool *pool = pool_new(fd, POOL_MAX_SLOTS, never, NULL, &fault);
         CHECK(pool && copy_records(pool, &records, &fault) == 0);
         CHECK(pool_flush(pool, &fault) == 0 && pool_position(pool) == records.tar_size);
         pool_free(pool);
