@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from stream.compression import Compression as Compression
     from stream.config import load_conf as load_conf
     from stream.config import parse_conf as parse_conf
+    from stream.digests import DigestCache as DigestCache
+    from stream.digests import Digests as Digests
     from stream.errors import ArchiveError as ArchiveError
     from stream.errors import ArgumentError as ArgumentError
     from stream.errors import CommandsError as CommandsError
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from stream.errors import RegistryError as RegistryError
     from stream.errors import SizeMismatch as SizeMismatch
     from stream.errors import SourceError as SourceError
+    from stream.errors import StaleDigest as StaleDigest
     from stream.errors import StreamImageError as StreamImageError
     from stream.errors import ThreadError as ThreadError
     from stream.model import BaseReference as BaseReference
@@ -47,7 +50,9 @@ if TYPE_CHECKING:
     from stream.model import Group as Group
     from stream.model import Image as Image
     from stream.model import ImageConf as ImageConf
+    from stream.model import KnownLayer as KnownLayer
     from stream.model import Layer as Layer
+    from stream.model import LayerKey as LayerKey
     from stream.model import LayerPlan as LayerPlan
     from stream.model import NixDatabase as NixDatabase
     from stream.model import Owner as Owner

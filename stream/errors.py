@@ -14,7 +14,13 @@ from stream.text import one_line, printable
 
 
 class StreamImageError(Exception):
-    """The base class of all exceptions that this package raises on purpose."""
+    """The base class of all exceptions that this package raises on purpose. One that
+    `is_passing` need not occur again if the same is tried once more, after `retry_after`
+    seconds if that is said.
+    """
+
+    is_passing: bool = False
+    retry_after: float | None = None
 
     def __str__(self) -> str:
         """Return the message on one line; characters that are not printable are escaped."""
@@ -149,6 +155,18 @@ class DigestMismatch(StreamImageError, ValueError):
         super().__init__(
             f"{where}: sha256 is {found.removeprefix('sha256:')}, expected {expected.removeprefix('sha256:')}"
         )
+
+
+class StaleDigest(DigestMismatch):
+    """A known digest that is not that of the layer's bytes. `entry` is the path of the record
+    that had it, which is removed; None if nothing is recorded any more.
+    """
+
+    def __init__(self, where: str, expected: str, found: str, entry: str | None) -> None:
+        super().__init__(where, expected, found)
+        self.entry = entry
+        gone = f"its record {entry} was wrong and is removed" if entry else "its record was wrong"
+        self.args = (f"{self.args[0]}; {gone}; run the command again",)
 
 
 class SizeMismatch(StreamImageError, ValueError):

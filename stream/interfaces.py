@@ -11,18 +11,20 @@ from collections.abc import Collection, Generator, Hashable, Iterator, Mapping, 
 from dataclasses import dataclass
 from typing import Protocol
 
-from stream.model import Digest, Image, ImageDocuments, KnownLayer, Layer
+from stream.model import Digest, Image, ImageDocuments, KnownLayer, Layer, LayerKey
 from stream.tarwriter import Entries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Takes:
     """The features that a sink supports: annotations of a manifest, and layers that are
-    compressed individually.
+    compressed individually. `encoding` says how it stores layers: empty for uncompressed ones,
+    else everything that their compressed bytes depend on, such as codec, level and version.
     """
 
     annotations: bool = False
     compressed_layers: bool = False
+    encoding: str = ""
 
 
 class ContentWriter(Protocol):
@@ -59,7 +61,12 @@ class LayerWriter(ContentWriter, Protocol):
         """Return whether `complete` would not wait."""
 
     def complete(self) -> Layer:
-        """Return the record of the closed layer; wait until it is hashed."""
+        """Return the record of the closed layer; wait until it is hashed and stored."""
+
+    def abort(self) -> None:
+        """Give the layer up: what waits for the sink in another thread ends with an error, and
+        nothing of the layer stays. May be called at any time, also after `complete`.
+        """
 
 
 class LayerSource(Protocol):
@@ -70,6 +77,10 @@ class LayerSource(Protocol):
     tar entries held in memory; `label` is for people, `comment` for the image's history.
     `diff_id` is the digest of the tar and `digest` that of the compressed bytes, if they are
     known beforehand; then the bytes written must have them.
+
+    The bytes depend on nothing but what each of `keys` stands for, so that a digest recorded
+    under one of them is that of this layer; without keys it is never recorded. A `repeatable`
+    source may be written more than once, at any time, in any thread.
     """
 
     @property
@@ -88,6 +99,10 @@ class LayerSource(Protocol):
     def diff_id(self) -> Digest | None: ...
     @property
     def digest(self) -> Digest | None: ...
+    @property
+    def keys(self) -> tuple[LayerKey, ...]: ...
+    @property
+    def repeatable(self) -> bool: ...
 
     def write_to(self, writer: LayerWriter) -> None:
         """Write the layer's bytes. Raises SourceError or ArchiveError."""
@@ -96,8 +111,10 @@ class LayerSource(Protocol):
 class ImageSources(Protocol):
     """The layers of one or more images, and their documents once the layers are written."""
 
-    def known_layers(self) -> Sequence[KnownLayer]:
-        """Return the distinct layers whose diff_ids are known before they are written."""
+    def known_layers(self, takes: Takes) -> Sequence[KnownLayer]:
+        """Return the distinct layers whose diff_ids are known before they are written, with
+        the blobs that a sink would get that `takes` this.
+        """
 
     def unknown_layers(self) -> Sequence[Hashable]:
         """Return a key for every other layer. Layers with equal keys are equal."""
@@ -122,13 +139,16 @@ class ImageSources(Protocol):
 class Sink(Protocol):
     """A destination of images. Layers come first, then each image's documents, then the end.
 
-    `position` is the number of bytes written so far; any thread may read it.
+    `position` is the number of bytes written so far; any thread may read it. `concurrency` is
+    the number of layers that may be written at once, each in a thread of its own.
     """
 
     @property
     def takes(self) -> Takes: ...
     @property
     def position(self) -> int: ...
+    @property
+    def concurrency(self) -> int: ...
 
     def holds(self, known: KnownLayer) -> Layer | None:
         """Return the record of `known` if the sink has it already, so that it need not be
@@ -138,8 +158,10 @@ class Sink(Protocol):
     def layer_name(self, source: LayerSource) -> str:
         """Return the name of a layer in this sink."""
 
-    def begin_layer(self, source: LayerSource) -> LayerWriter:
-        """Begin the next layer."""
+    def begin_layer(self, source: LayerSource, known: KnownLayer | None) -> LayerWriter:
+        """Begin the next layer. If its digests are `known`, a sink that does not need to hash
+        it for itself may take them for the record.
+        """
 
     def add_image(self, documents: ImageDocuments) -> Image:
         """Add an image whose layers are all written or held. The record's `size` is still 0."""

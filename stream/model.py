@@ -186,6 +186,7 @@ class ImageConf:
     `customisation_mtime` for a customisation layer made from a recipe, are in seconds since the
     epoch; `container_config` is passed through unchanged; `annotations` are the OCI manifest's.
     `customisation_store_paths` are in the customisation layer, behind its own files.
+    `store_path_hashes` has the NAR hash of store paths, so far as Nix knows them.
     On disk, paths in the store directory are prefixed with `store_root`: see
     `stream.nix.store_root`.
 
@@ -207,6 +208,7 @@ class ImageConf:
     annotations: dict[str, str] = field(default_factory=dict)
     store_root: bytes = b""
     customisation_store_paths: tuple[bytes, ...] = ()
+    store_path_hashes: Mapping[bytes, str] = field(default_factory=dict)
     commands: Commands = "sandboxed"
 
     @property
@@ -226,14 +228,26 @@ class Descriptor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LayerKey:
+    """Everything that a layer's bytes depend on, as a SHA-256 (`value`, 64 hex digits). Nothing
+    may be recorded under a key that is not `recordable`: a file was changed so recently that it
+    may change again without a new ctime.
+    """
+
+    value: str
+    recordable: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KnownLayer:
     """A layer known before its bytes are written. `diff_id` is the digest of its tar, `size`
-    the tar's size in bytes, if known; `digest` is that of the blob as stored, if known.
+    the tar's size in bytes, if known; `descriptor` describes the blob as the sink at hand
+    stores it, if known.
     """
 
     diff_id: Digest
     size: int | None = None
-    digest: Digest | None = None
+    descriptor: Descriptor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

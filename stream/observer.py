@@ -32,6 +32,9 @@ class Observer:
     def layer_completed(self, number: int, layer: Layer) -> None:
         """Layer `number` is hashed."""
 
+    def layer_held(self, number: int, label: str, layer: Layer) -> None:
+        """Layer `number`, called `label` in messages, is there already and is not written."""
+
     def finished(self, *images: Image) -> None:
         """Everything is written; the output holds `images`."""
 

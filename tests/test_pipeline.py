@@ -1,13 +1,13 @@
 """The order of events, seen by the tests' own source and sink: no tar, no files."""
 
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
-from stream.errors import DigestMismatch
+from stream.errors import DigestMismatch, StaleDigest
 from stream.interfaces import LayerSource, LayerWriter, Takes
-from stream.model import Descriptor, Digest, Image, ImageDocuments, KnownLayer, Layer
+from stream.model import Descriptor, Digest, Image, ImageDocuments, KnownLayer, Layer, LayerKey
 from stream.observer import Observer
 from stream.pipeline import write_images
 
@@ -30,6 +30,8 @@ class Source:
     entry_count: int = 1
     compression: str | None = None
     digest: Digest | None = None
+    keys: tuple[LayerKey, ...] = ()
+    repeatable: bool = False
 
     @property
     def diff_id(self) -> Digest | None:
@@ -85,6 +87,7 @@ class Sink:
 
     takes = Takes()
     position = 0
+    concurrency = 1
 
     def __init__(self, *held: str, slow: bool = False) -> None:
         self.log: list[str] = []
@@ -100,7 +103,7 @@ class Sink:
         """Its name here."""
         return source.fingerprint
 
-    def begin_layer(self, source: LayerSource) -> LayerWriter:
+    def begin_layer(self, source: LayerSource, known: KnownLayer | None) -> LayerWriter:
         """Begin a layer."""
         self.log.append(f"begin {source.fingerprint}")
         return Writer(source, self.log, slow=self._slow)  # type: ignore[return-value]
@@ -128,7 +131,7 @@ class Sources:
         self._sources = sources
         self._tags = (*tags,)
 
-    def known_layers(self) -> list[KnownLayer]:
+    def known_layers(self, takes: Takes) -> list[KnownLayer]:
         """Return the known layers."""
         ids = dict.fromkeys(source.diff_id for source in self._sources)
         return [KnownLayer(diff_id=diff_id) for diff_id in ids if diff_id]
@@ -272,3 +275,94 @@ def test_a_layer_that_is_not_what_was_promised_ends_it(field: str) -> None:
         write_images([Sources(Lying(fingerprint="a", digest=promised))], sink, Observer())
     assert (caught.value.expected, caught.value.found) == (digest_of("another"), digest_of("a"))
     assert "finish" not in sink.log
+
+
+class Known:
+    """Digests in memory: `diff_ids` by the values of keys."""
+
+    def __init__(self, **diff_ids: str) -> None:
+        self.diff_ids = diff_ids
+        self.recorded: dict[str, str] = {}
+        self.forgotten: list[str] = []
+
+    def lookup(self, keys: Sequence[LayerKey], encoding: str) -> KnownLayer | None:
+        """Return the layer of the first key that is known."""
+        found = [self.diff_ids[key.value] for key in keys if key.value in self.diff_ids]
+        return KnownLayer(diff_id=digest_of(found[0]), size=1) if found else None
+
+    def record(self, keys: Sequence[LayerKey], layer: Layer, encoding: str) -> None:
+        """Record the digest of a layer."""
+        self.recorded.update((key.value, layer.diff_id) for key in keys)
+
+    def forget(self, keys: Sequence[LayerKey]) -> str | None:
+        """Record what is to be forgotten."""
+        self.forgotten += [key.value for key in keys]
+        return "/cache/entry"
+
+
+def keyed(name: str, log: list[str] | None = None) -> Source:
+    """Return a source with a key of its own."""
+    return Source(
+        fingerprint=name, comment="!", keys=(LayerKey(value="key-" + name),),
+        log=[] if log is None else log,
+    )  # fmt: skip
+
+
+def test_a_known_layer_that_the_sink_holds_is_not_read() -> None:
+    """Without it an image that has not changed would be read, hashed and sent again."""
+    log: list[str] = []
+    sink, digests = Sink("a"), Known(**{"key-a": "a", "key-b": "b"})
+    write_images([Sources(keyed("a", log), keyed("b", log))], sink, Observer(), digests)
+    assert log == ["write b"]
+    assert sink.log[-2:] == ["image a! b!", "finish"]
+
+
+def test_a_digest_is_recorded_once_the_layer_is_complete() -> None:
+    """Without it the next run would hash it again."""
+    digests = Known()
+    write_images([Sources(keyed("a"))], Sink(), Observer(), digests)
+    assert digests.recorded == {"key-a": digest_of("a")}
+
+
+def test_a_stale_digest_ends_it_and_is_forgotten() -> None:
+    """Without it a wrong record would be shipped once, and believed for ever."""
+    digests = Known(**{"key-a": "other"})
+    sink = Sink()
+    with pytest.raises(StaleDigest, match="/cache/entry") as caught:
+        write_images([Sources(keyed("a"))], sink, Observer(), digests)
+    assert (caught.value.expected, caught.value.found) == (digest_of("other"), digest_of("a"))
+    assert caught.value.entry == "/cache/entry"
+    assert digests.forgotten == ["key-a"]
+    assert "finish" not in sink.log
+
+
+def test_a_record_with_another_size_is_not_believed() -> None:
+    """Without it a record that cannot be right would end the run, or be shipped."""
+    digests = Known(**{"key-a": "a"})
+    source = replace(keyed("a"), size=2)
+    sink = Sink("a")
+    write_images([Sources(source)], sink, Observer(), digests)
+    assert source.log == ["write a"]
+    assert digests.forgotten == ["key-a"]
+
+
+def test_a_promised_digest_is_checked_although_it_is_known() -> None:
+    """Without it a base image that is corrupt could be copied unseen."""
+    digests = Known(**{"key-a": "a"})
+    passed: list[KnownLayer | None] = []
+
+    class Watching(Sink):
+        def begin_layer(self, source: LayerSource, known: KnownLayer | None) -> LayerWriter:
+            passed.append(known)
+            return super().begin_layer(source, known)
+
+    sources = [replace(keyed("a"), known=True), keyed("b")]
+    write_images([Sources(*sources)], Watching(), Observer(), digests)
+    assert passed == [None, None]
+    write_images([Sources(keyed("a"))], Watching(), Observer(), digests)
+    assert passed[-1] == KnownLayer(
+        diff_id=digest_of("a"), size=1,
+        descriptor=Descriptor(
+            media_type="application/vnd.oci.image.layer.v1.tar", digest=digest_of("a"), size=1
+        ),
+    )  # fmt: skip

@@ -20,11 +20,23 @@ INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"  # compressed: +gzip, +zstd
+# The compressions that there are media types for.
+LAYER_COMPRESSIONS = frozenset({"gzip", "zstd"})
 OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
 # Members that apply only to the base's own container, or have already taken effect.
 _NOT_INHERITED = frozenset({"Hostname", "Domainname", "Image", "OnBuild"})
 _MERGED_BY_KEY = ("ExposedPorts", "Labels", "Volumes")
+
+
+def layer_type(compression: str | None) -> str:
+    """Return the media type of a layer's blob with this compression."""
+    return f"{LAYER_TYPE}+{compression}" if compression else LAYER_TYPE
+
+
+def uncompressed(diff_id: Digest, size: int) -> Descriptor:
+    """Return the descriptor of a layer's blob that is not compressed."""
+    return Descriptor(media_type=LAYER_TYPE, digest=diff_id, size=size)
 
 
 def image_config(

@@ -40,16 +40,18 @@ class _ArchiveLayer(MemberWriter):
         """See the interface."""
         digest = self.hashed()
         diff_id, size = self._content or (digest, self.size)
-        suffix = f"+{self._compression}" if self._compression else ""
         return Layer(
             archive_name=self.archive_name,
             diff_id=diff_id,
             size=size,
             comment=self._comment,
             descriptor=Descriptor(
-                media_type=documents.LAYER_TYPE + suffix, digest=digest, size=self.size
+                media_type=documents.layer_type(self._compression), digest=digest, size=self.size
             ),
         )
+
+    def abort(self) -> None:
+        """See the interface. The archive ends with it."""
 
 
 class DockerArchive:
@@ -58,6 +60,7 @@ class DockerArchive:
     """
 
     takes: ClassVar[Takes] = Takes()
+    concurrency: ClassVar[int] = 1
 
     def __init__(self, fd: int, *, mtime: int) -> None:
         self._archive = ArchiveWriter(fd, mtime=mtime)
@@ -82,7 +85,7 @@ class DockerArchive:
         """See the interface: the name of the layer's member."""
         return layer_name(source)
 
-    def begin_layer(self, source: LayerSource) -> LayerWriter:
+    def begin_layer(self, source: LayerSource, known: KnownLayer | None) -> LayerWriter:
         """See the interface."""
         return _ArchiveLayer(self._archive, self.layer_name(source), source)
 

@@ -30,9 +30,9 @@ class ArchiveSources:
         self._archive = archive
         self._images = images
 
-    def known_layers(self) -> list[KnownLayer]:
+    def known_layers(self, takes: Takes) -> list[KnownLayer]:
         """See the interface."""
-        return distinct_layers(self._layers())
+        return distinct_layers(self._layers(), takes)
 
     def unknown_layers(self) -> tuple[()]:
         """See the interface: none."""

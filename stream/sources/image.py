@@ -69,10 +69,10 @@ class ImageSources:
 
     # ---- for the pipeline
 
-    def known_layers(self) -> Sequence[KnownLayer]:
+    def known_layers(self, takes: Takes) -> Sequence[KnownLayer]:
         """See the interface."""
         top = self.customisation
-        known = self.base.known_layers() if self.base else []
+        known = self.base.known_layers(takes) if self.base else []
         if top is not None and top.diff_id is not None:
             known.append(KnownLayer(diff_id=top.diff_id, size=top.size))
         return known

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stream.interfaces import ContentWriter
-from stream.model import Digest
+from stream.model import Digest, LayerKey
 from stream.tarwriter import hash_layer, write_layer
 
 if TYPE_CHECKING:
@@ -28,11 +28,15 @@ class SourceFields:
     compression: str | None = None
     diff_id: Digest | None = None
     digest: Digest | None = None
+    keys: tuple[LayerKey, ...] = ()
+    repeatable: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadableLayer(SourceFields):
     """A layer whose tar can be written more than once, and so be read as well."""
+
+    repeatable: bool = True
 
     def write_to(self, writer: ContentWriter) -> None:
         """Write the layer's tar. Raises SourceError."""

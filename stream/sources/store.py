@@ -7,15 +7,18 @@ ancestors first, then each store path.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import xxhash
 
+from stream.digests import file_key, is_settled, path_key
 from stream.interfaces import ContentWriter
-from stream.model import ImageConf, LayerPlan, Owner
+from stream.model import ImageConf, LayerKey, LayerPlan, Owner
+from stream.nix.hashes import is_hashed_path
 from stream.oci.documents import store_paths_comment
 from stream.sources.layer import ReadableLayer
 from stream.tarwriter import Entries
@@ -65,16 +68,37 @@ def ancestors(store_dir: bytes) -> list[bytes]:
 def _fingerprint(owner: Owner, mtime: int, entries: Entries) -> str:
     """Return 128 bits of xxh3 over everything in the layer except file content, in hex."""
     digest = xxhash.xxh3_128(entries.records)
-    digest.update(f"\0{owner.uid}\0{owner.gid}\0{owner.uname}\0{owner.gname}\0{mtime}".encode())
+    digest.update(_stamp(owner, mtime))
     return digest.hexdigest()
+
+
+def _stamp(owner: Owner, mtime: int) -> bytes:
+    """Return what all entries have in common, encoded."""
+    return f"\0{owner.uid}\0{owner.gid}\0{owner.uname}\0{owner.gname}\0{mtime}".encode()
+
+
+def _keys(conf: ImageConf, layer: StoreLayer, began_ns: int) -> tuple[LayerKey, ...]:
+    """Return the keys of a layer whose walk began at `began_ns`. Only the content of a path with
+    a hash in its name stays what Nix says it is.
+    """
+    metadata = (layer.entries.records, _stamp(layer.owner, layer.mtime))
+    identities, newest = layer.entries.identities
+    keys = [file_key(metadata, [identities], settled=is_settled(newest, began_ns))]
+    hashes = conf.store_path_hashes
+    paths = layer.store_paths
+    if all(path in hashes and is_hashed_path(path, conf.store_dir) for path in paths):
+        keys.append(path_key(metadata, ((path, hashes[path]) for path in paths)))
+    return tuple(keys)
 
 
 def walk(conf: ImageConf, plan: LayerPlan) -> StoreLayer:
     """Read the metadata of `plan`'s store paths. Raises SourceError."""
+    began_ns = time.time_ns()
     entries = Entries(owner=conf.owner, mtime=conf.mtime, root=conf.store_root)
     for ancestor in ancestors(conf.store_dir):
         entries.add_directory(ancestor, ANCESTOR_MODE)
-    return _walk_into(entries, plan.store_paths, plan, conf.owner, conf.mtime)
+    layer = _walk_into(entries, plan.store_paths, plan, conf.owner, conf.mtime)
+    return replace(layer, keys=_keys(conf, layer, began_ns))
 
 
 def walk_relative(

@@ -213,7 +213,7 @@ def test_compressed_layer(tmp_path: Path) -> None:
         diff_id=stream.Digest(digest(FIRST)), source=StreamBytes(io.BytesIO(data), "layer"),
     )  # fmt: skip
     with open(tmp_path / "x.tar", "wb") as file, OciArchive(file.fileno(), mtime=1) as sink:
-        writer = sink.begin_layer(source)
+        writer = sink.begin_layer(source, None)
         source.write_to(writer)
         writer.close()
         layer = writer.complete()

@@ -17,7 +17,7 @@ from stream.archives.bytesource import ByteSource
 from stream.archives.container import Blob
 from stream.archives.images import Archive, ArchiveImage, ArchiveLayer, open_archive
 from stream.archives.tarreader import Member
-from stream.interfaces import LayerSource
+from stream.interfaces import LayerSource, Takes
 from stream.model import BaseReference, Digest, ImageConf, KnownLayer, Layer, LayerPlan, Recipe
 from stream.nix.hashes import is_hashed_path
 from stream.oci.documents import store_paths_comment
@@ -128,9 +128,9 @@ class BaseImage:
             carry_compressed=carry_compressed,
         )
 
-    def known_layers(self) -> list[KnownLayer]:
-        """Return each distinct layer."""
-        return distinct_layers(self.layers)
+    def known_layers(self, takes: Takes) -> list[KnownLayer]:
+        """Return each distinct layer: see `distinct_layers`."""
+        return distinct_layers(self.layers, takes)
 
     @contextmanager
     def layer_content(self, index: int) -> Iterator[ByteSource]:

@@ -14,9 +14,11 @@ from stream.archives.bytesource import ByteSource, FileBytes, pieces, read_exact
 from stream.archives.container import Blob, Container
 from stream.archives.decompress import decompress
 from stream.archives.images import ArchiveImage, ArchiveLayer
+from stream.digests import content_key
 from stream.errors import ArchiveError, DigestMismatch
-from stream.interfaces import ContentWriter, LayerSource, LayerWriter
-from stream.model import Digest, KnownLayer
+from stream.interfaces import ContentWriter, LayerSource, LayerWriter, Takes
+from stream.model import Descriptor, Digest, KnownLayer
+from stream.oci import documents
 from stream.oci.documents import store_paths_comment
 from stream.sources.layer import SourceFields
 from stream.text import one_line
@@ -97,10 +99,6 @@ class CarriedLayer(SourceFields):
         writer.describe_content(found, size)
 
 
-# The compressions that OCI has media types for.
-_CARRIED = frozenset({"gzip", "zstd"})
-
-
 def archive_layers(
     container: Container[object],
     layers: Iterable[ArchiveLayer],
@@ -112,7 +110,7 @@ def archive_layers(
     stored with a compression that OCI allows stay compressed. `owner` says in messages whose
     layers they are.
     """
-    carried = _CARRIED if carry_compressed else frozenset()
+    carried = documents.LAYER_COMPRESSIONS if carry_compressed else frozenset()
     first = {layer.diff_id: layer for layer in reversed(list(layers))}
     by_blob = {
         blob if blob.compression in carried else _measure(container, blob): layer
@@ -144,20 +142,36 @@ def archive_layers(
                     comment=comment,
                     label=label,
                     diff_id=layer.diff_id,
+                    keys=(content_key(layer.diff_id),),
                     source=source,
                     stored_compression=blob.compression,
                 )
 
 
-def distinct_layers(layers: Iterable[ArchiveLayer]) -> list[KnownLayer]:
-    """Return each distinct layer once, in the order given."""
+def distinct_layers(layers: Iterable[ArchiveLayer], takes: Takes) -> list[KnownLayer]:
+    """Return each distinct layer once, in the order given, with its blob in a sink that `takes`
+    this.
+    """
     found: dict[Digest, KnownLayer] = {}
     for layer in layers:
         if layer.diff_id not in found:
             found[layer.diff_id] = KnownLayer(
-                diff_id=layer.diff_id, size=layer.blob.content_size, digest=layer.digest
+                diff_id=layer.diff_id,
+                size=layer.blob.content_size,
+                descriptor=_descriptor(layer, takes),
             )
     return list(found.values())
+
+
+def _descriptor(layer: ArchiveLayer, takes: Takes) -> Descriptor | None:
+    """Return the descriptor of the layer's blob if it is carried as it is stored."""
+    compression = layer.blob.compression
+    carried = takes.compressed_layers and compression in documents.LAYER_COMPRESSIONS
+    if not carried or layer.digest is None:
+        return None
+    return Descriptor(
+        media_type=documents.layer_type(compression), digest=layer.digest, size=layer.blob.size
+    )
 
 
 def _measure(container: Container[object], blob: Blob) -> Blob:

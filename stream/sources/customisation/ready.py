@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stream.digests import content_key
 from stream.errors import DigestMismatch, SourceError
 from stream.interfaces import ContentWriter
 from stream.model import CustomisationLayer, Digest
@@ -99,4 +100,5 @@ def ready_layer(plan: CustomisationLayer) -> ReadyLayer:
         label="customisation layer",
         path=f"{plan.path}/layer.tar".encode(),
         diff_id=plan.checksum,
+        keys=(content_key(plan.checksum),),
     )

@@ -1,0 +1,89 @@
+"""Keys of layers, and the store of their digests."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from stream.digests import (
+    NO_DIGESTS,
+    SETTLING_NS,
+    DigestCache,
+    content_key,
+    file_key,
+    is_settled,
+    path_key,
+)
+from stream.model import Descriptor, Digest, KnownLayer, Layer, LayerKey
+
+DIFF_ID = Digest("sha256:" + "d" * 64)
+LAYER = Layer(
+    archive_name="x",
+    diff_id=DIFF_ID,
+    size=3,
+    comment="",
+    descriptor=Descriptor(media_type="t", digest=Digest("sha256:" + "b" * 64), size=2),
+)
+
+
+def test_keys_differ_in_whatever_differs() -> None:
+    """Without it two layers could have one key, and one be shipped for the other."""
+    keys = [
+        file_key([b"a"], [b"b"], settled=True),
+        file_key([b"ab"], [b""], settled=True),
+        file_key([b"a", b"b"], [], settled=True),
+        file_key([b"a"], [b"b", b""], settled=True),
+        path_key([b"a"], [(b"/p", "h")]),
+        path_key([b"a"], [(b"/ph", "")]),
+        path_key([b"a"], [(b"/p", "h"), (b"/q", "h")]),
+        path_key([b"a", b"/p", b"h"], []),
+        content_key(DIFF_ID),
+    ]
+    assert len({key.value for key in keys}) == len(keys)
+    assert all(len(key.value) == 64 and int(key.value, 16) for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("age", "settled"),
+    [(SETTLING_NS + 1, True), (SETTLING_NS, False), (0, False), (-3600 * 10**9, False)],
+    ids=["old", "just-too-young", "now", "in-the-future"],
+)
+def test_files_settle(age: int, *, settled: bool) -> None:
+    """Without it a file that changes again at once, or after the clock was set back, would keep
+    the digest of its first content.
+    """
+    now = 10**18
+    assert is_settled(now - age, now) == settled
+    assert file_key([], [], settled=settled).recordable == settled
+
+
+def test_recorded_and_looked_up(tmp_path: Path) -> None:
+    """Without it nothing would be known the next time."""
+    cache = DigestCache(str(tmp_path / "new"))
+    one, two = (file_key([name], [], settled=True) for name in (b"one", b"two"))
+    assert cache.lookup([one, two], "") is None
+    cache.record([two], LAYER, "zstd")
+    assert cache.lookup([one, two], "zstd") == KnownLayer(
+        diff_id=DIFF_ID, size=3, descriptor=LAYER.descriptor
+    )
+    assert cache.lookup([one, two], "") == KnownLayer(diff_id=DIFF_ID, size=3)
+    assert str(cache.forget([one, two])).startswith(str(tmp_path))
+    assert cache.lookup([one, two], "") is None
+    assert cache.forget([one, two]) is None
+
+
+def test_what_may_still_change_is_not_recorded(tmp_path: Path) -> None:
+    """Without it the next content of the file would be taken for this one."""
+    cache = DigestCache(str(tmp_path))
+    for number, recordable in itertools.product(range(2), [False]):
+        key = LayerKey(value=f"{number}" * 64, recordable=recordable)
+        cache.record([key], LAYER, "")
+        assert cache.lookup([key], "") is None
+
+
+def test_nothing_is_remembered() -> None:
+    """Without it a run that asked for no cache could use one."""
+    key = content_key(DIFF_ID)
+    NO_DIGESTS.record([key], LAYER, "")
+    assert NO_DIGESTS.lookup([key], "") is None
+    assert NO_DIGESTS.forget([key]) is None
