@@ -1,0 +1,1 @@
+"""Registries: the two sides of the distribution protocol."""
