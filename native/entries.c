@@ -11,18 +11,23 @@ struct entries {
     PyObject_HEAD
     struct records records;
     int busy;           /* see tarhash_claim() */
+    int readers;        /* calls that read the records without the GIL */
     Py_ssize_t exports; /* buffers that others hold: the records must not move */
 };
 
 const struct records *entries_borrow(PyObject *entries)
 {
     struct entries *self = (struct entries *)entries;
-    return tarhash_claim(&self->busy) < 0 ? NULL : &self->records;
+    if (tarhash_claim(&self->busy) < 0)
+        return NULL;
+    self->busy = 0; /* nobody changes it now, and readers do not exclude each other */
+    self->readers++;
+    return &self->records;
 }
 
 void entries_return(PyObject *entries)
 {
-    ((struct entries *)entries)->busy = 0;
+    ((struct entries *)entries)->readers--;
 }
 
 static PyObject *entries_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -67,7 +72,7 @@ static int claim_for_change(struct entries *self)
         PyErr_SetString(PyExc_BufferError, "cannot add entries while a buffer is held");
         return -1;
     }
-    return tarhash_claim(&self->busy);
+    return tarhash_claim(self->readers ? &self->readers : &self->busy);
 }
 
 PyDoc_STRVAR(entries_add_doc,
@@ -211,7 +216,7 @@ static int entries_get_buffer(PyObject *object, Py_buffer *view, int flags)
     uint8_t *records = self->records.bytes ? self->records.bytes : &empty;
 
     view->obj = NULL; /* what the protocol asks for on failure */
-    if (self->busy) {
+    if (self->busy || self->readers) {
         PyErr_SetString(PyExc_BufferError, "in use by another thread");
         return -1;
     }

@@ -11,8 +11,9 @@
 extern PyType_Spec entries_spec;
 
 /* Claim an instance of this type, which the caller holds a reference to, and return its
- * records: they do not change until entries_return(), and may be read without the GIL.
- * Returns NULL with a RuntimeError set if the instance is in use. */
+ * records: they do not change until entries_return(), and may be read without the GIL, by
+ * several callers at once. Returns NULL with a RuntimeError set if the instance is being
+ * changed. */
 const struct records *entries_borrow(PyObject *entries);
 
 /* End entries_borrow(). Does not touch the exception that may be set. */

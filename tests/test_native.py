@@ -130,6 +130,29 @@ def test_entries_in_use(tree: Path) -> None:
     writer.close()
 
 
+def test_entries_of_two_writers(tree: Path) -> None:
+    """Without it one reader of a layer that takes nothing would keep it from all others."""
+    entries = _entries(tree)
+    read_end, write_end = os.pipe()
+    stalled = Writer(write_end)
+    thread = threading.Thread(target=lambda: _ignoring_errors(stalled.write_entries, entries))
+    thread.start()
+    while stalled.position < 1024:
+        pass
+    with open(os.devnull, "wb") as nowhere:
+        writer = Writer(nowhere.fileno())
+        writer.write_entries(entries)
+        assert writer.position == entries.tar_size
+        writer.close()
+    with pytest.raises(RuntimeError):
+        entries.walk(os.fsencode(tree))
+    os.close(read_end)
+    thread.join()
+    os.close(write_end)
+    stalled.close()
+    entries.walk(os.fsencode(tree))
+
+
 def _ignoring_errors(call: Callable[..., object], *args: object) -> None:
     with contextlib.suppress(OSError):
         call(*args)
