@@ -96,7 +96,7 @@ let
         name = pname;
         value = { inherit pname; };
       })
-      [ "isal" "orjson" "pyzstd" "rich" "scikit-build-core" "setuptools" "xxhash" "zstandard" ]
+      [ "isal" "orjson" "pyzstd" "rich" "scikit-build-core" "setuptools" "urllib3" "xxhash" "zstandard" ]
   );
 
   minimal = import ../../nix/minimal.nix {
