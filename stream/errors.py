@@ -220,13 +220,30 @@ class NixError(StreamImageError, OSError):
 
 
 class RegistryError(StreamImageError, OSError):
-    """An image that a registry does not give, or that cannot be used: `reference` is its name with
-    a tag or digest.
+    """An image that a registry does not give or take, or that cannot be used: `reference` is its
+    name, with a tag or digest unless the whole repository is meant.
+
+    `status` is the HTTP status of the registry's answer, and `code` its error code, such as
+    `NAME_UNKNOWN`, empty if there is none. `is_passing` is True where another try may succeed, and
+    `retry_after` is the number of seconds to wait before it, if the registry says so.
     """
 
-    def __init__(self, reference: str, reason: str) -> None:
+    def __init__(  # noqa: PLR0913 — all but the first two have defaults
+        self,
+        reference: str,
+        reason: str,
+        *,
+        status: int | None = None,
+        code: str = "",
+        is_passing: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
         self.reference = reference
         self.reason = reason
+        self.status = status
+        self.code = code
+        self.is_passing = is_passing
+        self.retry_after = retry_after
         super().__init__(f"{reference}: {reason}")
 
 

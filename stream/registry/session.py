@@ -1,0 +1,208 @@
+"""Requests to one repository: how its registry is spoken to, who asks, and what went wrong.
+
+The first request finds out whether the registry speaks HTTPS and how it wants to be asked; what
+comes back is an expected answer or a RegistryError for a person. Must not know blobs or manifests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+
+from stream.errors import RegistryError
+from stream.registry.challenge import (
+    Authorization,
+    Challenge,
+    describe_origin,
+    parse_challenges,
+)
+from stream.registry.credentials import Credentials, find_credentials
+from stream.registry.transport import (
+    TRIES,
+    Answer,
+    ConnectionFailure,
+    Request,
+    Sleep,
+    Transport,
+)
+from stream.registry.trust import URL, Access, Origin, Trust, UntrustedURL, schemes
+
+_HINTS = {
+    "NAME_UNKNOWN": "create the repository first; this registry does not create it",
+    "413": "it is larger than the registry, or a proxy before it, accepts",
+    "429": "the registry limits requests; try again later",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """The way to the repository `name` of the registry at `origin`."""
+
+    name: str
+    origin: Origin
+    transport: Transport
+    authorization: Authorization
+
+    def request(
+        self, request: Request, what: str, expected: Container[int], tries: int = TRIES
+    ) -> Answer:
+        """Send a request, which may be repeated, and return its answer if its status is expected.
+        Errors call its subject `what`. Raises RegistryError.
+        """
+
+        def send(request: Request) -> Answer:
+            return self.transport.request(request, tries)
+
+        answer, is_passing = self._authorized(request, what, send, is_repeatable=True)
+        if answer.status not in expected:
+            raise self.refusal(request.method, what, answer, is_passing=is_passing)
+        return answer
+
+    def send(
+        self, request: Request, what: str, expected: Container[int], size: int | None
+    ) -> Answer:
+        """The same for a request with a body of `size` bytes that cannot be repeated. What the
+        body raises passes.
+        """
+
+        def send(request: Request) -> Answer:
+            return self.transport.send(request, size)
+
+        answer, is_passing = self._authorized(request, what, send, is_repeatable=False)
+        if answer.status not in expected:
+            raise self.refusal(request.method, what, answer, is_passing=is_passing)
+        return answer
+
+    def _authorized(
+        self,
+        request: Request,
+        what: str,
+        send: Callable[[Request], Answer],
+        *,
+        is_repeatable: bool,
+    ) -> tuple[Answer, bool]:
+        """Call `send` with a request that says who asks, if it is to the registry itself. Return
+        its answer, and whether another try may have another one.
+        """
+        is_own = request.url.origin == self.origin
+        try:
+            used = self.authorization.header() if is_own else None
+            answer = send(_with(request, used))
+            if answer.status != HTTPStatus.UNAUTHORIZED or not is_own:
+                return answer, answer.is_passing
+            if not self.authorization.renew(used, challenges(answer)):
+                return answer, False
+            if not is_repeatable:
+                return answer, True
+            answer = send(_with(request, self.authorization.header()))
+        except ConnectionFailure as failure:
+            raise self.error(
+                request.method, what, failure.reason, is_passing=failure.is_passing
+            ) from None
+        return answer, answer.is_passing
+
+    def follow(self, text: str, answer: Answer, what: str) -> URL:
+        """Return a URL that an answer names. Raises RegistryError unless it may be followed."""
+        try:
+            return self.transport.trust.follow(text, answer.url)
+        except UntrustedURL as wrong:
+            raise self.error("POST", what, f"the Location of its answer {wrong}") from None
+
+    def error(
+        self,
+        method: str,
+        what: str,
+        reason: str,
+        *,
+        status: int | None = None,
+        is_passing: bool = False,
+    ) -> RegistryError:
+        """Return the error for a request that failed for `reason`."""
+        message = f"{method} {what}: {self.authorization.redact(reason)}"
+        return RegistryError(self.name, message, status=status, is_passing=is_passing)
+
+    def refusal(
+        self, method: str, what: str, answer: Answer, *, is_passing: bool = False
+    ) -> RegistryError:
+        """Return the error for an answer: what was asked, what it says, and what to do."""
+        code, _ = answer.error
+        said = _said(answer)
+        if answer.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) and not is_passing:
+            said += f"; {describe_origin(self.authorization.origin)}"
+        elif hint := _HINTS.get(code) or _HINTS.get(str(answer.status)):
+            said += f"; {hint}"
+        return RegistryError(
+            self.name,
+            self.authorization.redact(f"{method} {what}: {said}"),
+            status=answer.status,
+            code=self.authorization.redact(code),
+            is_passing=is_passing,
+            retry_after=answer.retry_after,
+        )
+
+
+def open_session(name: str, access: Access, scopes: Sequence[str], sleep: Sleep) -> Session:
+    """Return the way to the repository `name`, which begins with its registry, after a first
+    request to that. Requests are authorized for `scopes`. Raises RegistryError.
+    """
+    domain, _, repository = name.partition("/")
+
+    def find() -> Credentials | None:
+        return find_credentials(domain, repository, access.authfile)
+
+    origins = [Origin.of_registry(domain, scheme) for scheme in schemes(domain, access)]
+    for number in range(1, TRIES + 1):
+        first: RegistryError | None = None
+        wait: float | None = None
+        for origin in origins:
+            transport = Transport(Trust(registry=origin, access=access), sleep)
+            try:
+                answer = transport.request(Request(method="GET", url=URL(origin, "/v2/")), tries=1)
+            except ConnectionFailure as failure:
+                reason = f"GET {origin}/v2/: {failure.reason}"
+                error = RegistryError(name, reason, is_passing=failure.is_passing)
+                if failure.is_certificate:
+                    raise error from None
+                first = first or error
+                continue
+            if answer.status in (HTTPStatus.OK, HTTPStatus.UNAUTHORIZED):
+                asked = challenges(answer) if answer.status != HTTPStatus.OK else []
+                authorization = Authorization(transport, name, asked, scopes, find)
+                return Session(
+                    name=name, origin=origin, transport=transport, authorization=authorization
+                )
+            code, _ = answer.error
+            first = first or RegistryError(
+                name,
+                f"GET {origin}/v2/: {_said(answer)}",
+                status=answer.status,
+                code=code,
+                is_passing=answer.is_passing,
+                retry_after=answer.retry_after,
+            )
+            if answer.status != HTTPStatus.BAD_REQUEST:  # the answer of HTTPS to HTTP
+                wait = answer.retry_after
+                break
+        assert first is not None
+        if number == TRIES or not first.is_passing:
+            raise first
+        transport.pause(number, wait)
+    raise AssertionError
+
+
+def challenges(answer: Answer) -> list[Challenge]:
+    """Return what an answer asks for."""
+    return parse_challenges(answer.headers.getlist("WWW-Authenticate"))
+
+
+def _with(request: Request, authorization: str | None) -> Request:
+    if authorization is None:
+        return request
+    return replace(request, headers={**request.headers, "Authorization": authorization})
+
+
+def _said(answer: Answer) -> str:
+    """Return an answer in one phrase."""
+    code, message = answer.error
+    return ": ".join(filter(None, (f"{answer.status} {code}".rstrip(), message)))
