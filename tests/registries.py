@@ -155,7 +155,10 @@ def started(
     assert program is not None
     settings: dict[str, Any] = {
         "version": 0.1,
-        "storage": {"filesystem": {"rootdirectory": str(directory / "data")}},
+        "storage": {
+            "filesystem": {"rootdirectory": str(directory / "data")},
+            "delete": {"enabled": True},
+        },
         "http": {"addr": "127.0.0.1:0", "relativeurls": True},
     }
     if private:
