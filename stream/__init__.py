@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from stream.compression import Compression as Compression
     from stream.config import load_conf as load_conf
     from stream.config import parse_conf as parse_conf
-    from stream.digests import DigestCache as DigestCache
     from stream.digests import Digests as Digests
+    from stream.digests.store import BadEntry as BadEntry
+    from stream.digests.store import CacheExtent as CacheExtent
+    from stream.digests.store import DigestCache as DigestCache
     from stream.errors import ArchiveError as ArchiveError
     from stream.errors import ArgumentError as ArgumentError
     from stream.errors import CommandsError as CommandsError

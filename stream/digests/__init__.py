@@ -1,5 +1,5 @@
-"""Known digests: keys that say what a layer's bytes depend on, and a store of what was computed
-for them.
+"""Known digests: keys that say what a layer's bytes depend on, and what was computed for them,
+which `store.py` keeps.
 
 A key is a SHA-256, because it stands for content and decides what is shipped. There are two
 forms. The *file form* is for files on this machine: their metadata, and the identity of each
@@ -10,16 +10,13 @@ computed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import Protocol
 
-import orjson
-
-from stream.model import Descriptor, Digest, KnownLayer, Layer, LayerKey
+from stream.model import Digest, KnownLayer, Layer, LayerKey
 
 # Raised whenever a layer with the same metadata and content gets other bytes.
 FORMAT = 1
@@ -117,66 +114,3 @@ def _machine() -> bytes:
     with suppress(OSError), open("/etc/machine-id", "rb") as file:
         return file.read(64)
     return b""
-
-
-# ---- the store
-
-
-class DigestCache:
-    """Known digests in files below `directory`. See Digests. Whatever is wrong with a file, it
-    is a miss.
-    """
-
-    def __init__(self, directory: str) -> None:
-        self._directory = directory
-
-    def lookup(self, keys: Sequence[LayerKey], encoding: str) -> KnownLayer | None:
-        """See Digests."""
-        for key in keys:
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                document = self._read(key)
-                blob = document["blobs"].get(encoding)
-                return KnownLayer(
-                    diff_id=Digest(document["diff_id"]),
-                    size=document["size"],
-                    descriptor=None if blob is None else Descriptor(**blob),
-                )
-        return None
-
-    def record(self, keys: Sequence[LayerKey], layer: Layer, encoding: str) -> None:
-        """See Digests."""
-        blob = layer.descriptor
-        for key in keys:
-            if not key.recordable:
-                continue
-            document: dict[str, Any] = {"diff_id": layer.diff_id, "size": layer.size, "blobs": {}}
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                known = self._read(key)
-                if known["diff_id"] == layer.diff_id:
-                    document["blobs"] = known["blobs"]
-            document["blobs"][encoding] = {
-                "media_type": blob.media_type, "digest": blob.digest, "size": blob.size,
-            }  # fmt: skip
-            with suppress(OSError):
-                os.makedirs(self._directory, mode=0o700, exist_ok=True)
-                path = self._path(key)
-                part = f"{path}.{os.getpid()}"
-                with open(part, "wb") as file:
-                    file.write(orjson.dumps(document))
-                os.replace(part, path)
-
-    def forget(self, keys: Sequence[LayerKey]) -> str | None:
-        """See Digests."""
-        removed = []
-        for key in keys:
-            with suppress(OSError):
-                os.unlink(self._path(key))
-                removed.append(self._path(key))
-        return removed[0] if removed else None
-
-    def _path(self, key: LayerKey) -> str:
-        return os.path.join(self._directory, key.value)
-
-    def _read(self, key: LayerKey) -> Any:
-        with open(self._path(key), "rb") as file:
-            return orjson.loads(file.read())

@@ -1,20 +1,16 @@
-"""Keys of layers, and the store of their digests."""
-
-import itertools
-from pathlib import Path
+"""Keys of layers."""
 
 import pytest
 
 from stream.digests import (
     NO_DIGESTS,
     SETTLING_NS,
-    DigestCache,
     content_key,
     file_key,
     is_settled,
     path_key,
 )
-from stream.model import Descriptor, Digest, KnownLayer, Layer, LayerKey
+from stream.model import Descriptor, Digest, Layer
 
 DIFF_ID = Digest("sha256:" + "d" * 64)
 LAYER = Layer(
@@ -55,30 +51,6 @@ def test_files_settle(age: int, *, settled: bool) -> None:
     now = 10**18
     assert is_settled(now - age, now) == settled
     assert file_key([], [], settled=settled).recordable == settled
-
-
-def test_recorded_and_looked_up(tmp_path: Path) -> None:
-    """Without it nothing would be known the next time."""
-    cache = DigestCache(str(tmp_path / "new"))
-    one, two = (file_key([name], [], settled=True) for name in (b"one", b"two"))
-    assert cache.lookup([one, two], "") is None
-    cache.record([two], LAYER, "zstd")
-    assert cache.lookup([one, two], "zstd") == KnownLayer(
-        diff_id=DIFF_ID, size=3, descriptor=LAYER.descriptor
-    )
-    assert cache.lookup([one, two], "") == KnownLayer(diff_id=DIFF_ID, size=3)
-    assert str(cache.forget([one, two])).startswith(str(tmp_path))
-    assert cache.lookup([one, two], "") is None
-    assert cache.forget([one, two]) is None
-
-
-def test_what_may_still_change_is_not_recorded(tmp_path: Path) -> None:
-    """Without it the next content of the file would be taken for this one."""
-    cache = DigestCache(str(tmp_path))
-    for number, recordable in itertools.product(range(2), [False]):
-        key = LayerKey(value=f"{number}" * 64, recordable=recordable)
-        cache.record([key], LAYER, "")
-        assert cache.lookup([key], "") is None
 
 
 def test_nothing_is_remembered() -> None:
