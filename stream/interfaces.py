@@ -17,13 +17,15 @@ from stream.tarwriter import Entries
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Takes:
-    """The features that a sink supports: annotations of a manifest, and layers that are
-    compressed individually. `encoding` says how it stores layers: empty for uncompressed ones,
-    else everything that their compressed bytes depend on, such as codec, level and version.
+    """The features that a sink supports: annotations of a manifest, layers that are compressed
+    individually, and layers that it holds already, which are then not written. `encoding` says
+    how it stores layers: empty for uncompressed ones, else everything that their compressed
+    bytes depend on, such as codec, level and version.
     """
 
     annotations: bool = False
     compressed_layers: bool = False
+    held_layers: bool = False
     encoding: str = ""
 
 

@@ -26,14 +26,11 @@ class Observer:
         and `archive_name` in an archive.
         """
 
-    def layer_written(self, number: int) -> None:
-        """All bytes of layer `number` have been passed on; some may not be hashed yet."""
-
     def layer_completed(self, number: int, layer: Layer) -> None:
-        """Layer `number` is hashed."""
+        """Layer `number` is hashed and stored. Layers may end in another order than they begin."""
 
-    def layer_held(self, number: int, label: str, layer: Layer) -> None:
-        """Layer `number`, called `label` in messages, is there already and is not written."""
+    def layer_held(self, number: int, layer: Layer) -> None:
+        """Layer `number`, which had begun, is there already and is not written."""
 
     def finished(self, *images: Image) -> None:
         """Everything is written; the output holds `images`."""

@@ -5,19 +5,20 @@ Knows neither argv, nor JSON keys, nor header bytes, nor which sink it writes to
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import count
+from typing import Self
 
-from stream.digests import NO_DIGESTS, Digests, content_key
-from stream.errors import DigestMismatch, StaleDigest
-from stream.interfaces import ImageSources, LayerSource, LayerWriter, Sink, Takes
+from stream.digests import NO_DIGESTS, Digests
+from stream.errors import DigestMismatch
+from stream.interfaces import ImageSources, LayerSource, Sink, Takes
+from stream.known import Known
 from stream.model import Digest, Image, KnownLayer, Layer
 from stream.observer import Observer
-from stream.oci.documents import uncompressed
 from stream.oci.tags import distinct_images
+from stream.transfers import Ended, Sleep, Transfer, transfers_into
 
 
 def write_images(
@@ -25,21 +26,23 @@ def write_images(
     sink: Sink,
     observer: Observer,
     digests: Digests = NO_DIGESTS,
+    sleep: Sleep | None = None,
 ) -> list[Image]:
     """Write `images` to `sink`: each layer that it does not hold once, then the documents of
     all. An image that occurs more than once is written once, with all its tags; of several
     images with one tag, the last one keeps it. Return the record of each image. The digests of
-    layers are taken from `digests`, and recorded there.
+    layers are taken from `digests`, and recorded there. `sleep` waits for some seconds before a
+    layer is written again.
     """
-    layers = _LayerWriting(sink, observer, _Known(digests, sink.takes.encoding))
-    left = _LayersLeft(images, layers, sink.takes)
-    observer.started(left.count(), left.sizes, lambda: sink.position)
-    written = []
-    for sources in images:
-        skip = {known.diff_id for known in sources.known_layers(sink.takes) if layers.has(known)}
-        with closing(sources.layers(sink.takes, skip)) as each:
-            written.append([layers.write(source) for source in each])
-    known = layers.complete()
+    with _LayerWriting(sink, observer, Known(digests, sink.takes), sleep) as layers:
+        left = _LayersLeft(images, layers, sink.takes)
+        observer.started(left.count(), left.sizes, lambda: sink.position)
+        written = []
+        for sources in images:
+            held = {one.diff_id for one in sources.known_layers(sink.takes) if layers.has(one)}
+            with closing(sources.layers(sink.takes, held)) as each:
+                written.append([layers.write(source) for source in each])
+        known = layers.complete()
     documents = [
         one
         for sources, numbers in zip(images, written, strict=True)
@@ -75,65 +78,31 @@ class _LayersLeft:
                     yield size
 
 
-class _Known:
-    """The digests known of layers, and of their blobs in `encoding`."""
-
-    def __init__(self, digests: Digests, encoding: str) -> None:
-        self._digests = digests
-        self._encoding = encoding
-
-    def of_source(self, source: LayerSource) -> KnownLayer | None:
-        """Return what is known of `source`. A record that cannot be right is removed."""
-        found = self._digests.lookup(source.keys, self._encoding)
-        if found is not None and found.size != source.size:
-            self._digests.forget(source.keys)
-            return None
-        return found and self._with_blob(found)
-
-    def of_layer(self, known: KnownLayer) -> KnownLayer:
-        """Return `known` with its blob, if that is known."""
-        if known.descriptor is not None:
-            return known
-        found = self._digests.lookup((content_key(known.diff_id),), self._encoding)
-        if found is not None and found.diff_id == known.diff_id:
-            return self._with_blob(found)
-        return self._with_blob(known)
-
-    def _with_blob(self, known: KnownLayer) -> KnownLayer:
-        if known.descriptor is None and known.size is not None and not self._encoding:
-            return replace(known, descriptor=uncompressed(known.diff_id, known.size))
-        return known
-
-    def learn(self, source: LayerSource, known: KnownLayer | None, layer: Layer) -> None:
-        """Record `layer`, which `source` has become. Raises StaleDigest if it is not what was
-        `known` of it.
-        """
-        if known is None or known.descriptor != layer.descriptor:
-            if known is not None and known.diff_id != layer.diff_id:
-                entry = self._digests.forget(source.keys)
-                raise StaleDigest(source.comment, known.diff_id, layer.diff_id, entry)
-            self._digests.record(source.keys, layer, self._encoding)
-
-
 class _LayerWriting:
-    """Writes layers one after the other, each once. A layer is completed when it is hashed;
-    writing never waits for that.
+    """Writes layers, each once. A layer is completed when it is hashed; writing never waits for
+    that.
     """
 
-    def __init__(self, sink: Sink, observer: Observer, known: _Known) -> None:
+    def __init__(self, sink: Sink, observer: Observer, known: Known, sleep: Sleep | None) -> None:
         self.records: dict[int, Layer] = {}  # by the numbers that `write` returns
         self._sink = sink
         self._observer = observer
         self._digests = known
+        self._sleep = sleep
         self._known: dict[Digest, Layer] = {}
         self._missing: set[Digest] = set()  # diff_ids that the sink does not hold
         self._passed: set[Digest] = set()  # diff_ids of layers that were begun or are held
         self._first: dict[str, int] = {}  # numbers, by the fingerprints of other layers
         self._repeated: dict[int, tuple[Digest | int, str]] = {}  # which layer, and the comment
-        self._open: deque[tuple[int, LayerSource, KnownLayer | None, LayerWriter]] = deque()
+        self._begun: dict[int, int] = {}  # by number, counted from 1 as an observer does
         self._numbers = count()
-        self._completed = count(1)
-        self._begun = 0
+        self._transfers = transfers_into(sink)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._transfers.__exit__(*exc_info)
 
     def has(self, known: KnownLayer) -> bool:
         """Return True if `known` need not be written: it was, or the sink holds it."""
@@ -162,43 +131,44 @@ class _LayerWriting:
             return number
         else:
             self._passed.add(source.diff_id)
+        begun = self._begun[number] = len(self._begun) + 1
+        name = self._sink.layer_name(source)
+        self._observer.layer_started(begun, source.label, name, source.size)
         # A promised digest is checked, so it is not taken for the one of the bytes.
         known = self._digests.of_source(source) if source.diff_id is None else None
-        self._begun += 1
-        name = self._sink.layer_name(source)
-        if known is not None and (held := self._sink.holds(known)) is not None:
-            held = replace(held, archive_name=name, comment=source.comment)
-            self.records[number] = self._known.setdefault(held.diff_id, held)
-            self._observer.layer_held(self._begun, source.label, held)
-            return number
-        self._observer.layer_started(self._begun, source.label, name, source.size)
-        writer = self._sink.begin_layer(source, known)
-        source.write_to(writer)
-        writer.close()
-        self._observer.layer_written(self._begun)
-        self._open.append((number, source, known, writer))
-        while self._open and self._open[0][-1].is_hashed():
-            self._complete_oldest()
+        self._transfers.add(Transfer(number, source, known, self._sink, self._sleep))
+        self._take(self._transfers.ended())
         return number
 
     def complete(self) -> Mapping[Digest, Layer]:
         """Wait until all layers are hashed. Return them and those held, by diff_id."""
-        while self._open:
-            self._complete_oldest()
+        self._take(self._transfers.rest())
         for number, (which, comment) in self._repeated.items():
             layer = self.records[which] if isinstance(which, int) else self._known[which]
             self.records[number] = replace(layer, comment=comment)
         return self._known
 
-    def _complete_oldest(self) -> None:
-        number, source, known, writer = self._open.popleft()
-        layer = self.records[number] = writer.complete()
-        for promised, found in (
-            (source.diff_id, layer.diff_id),
-            (source.digest, layer.descriptor.digest),
-        ):
-            if promised is not None and found != promised:
-                raise DigestMismatch(source.comment, promised, found)
-        self._digests.learn(source, known, layer)
-        self._known.setdefault(layer.diff_id, layer)
-        self._observer.layer_completed(next(self._completed), layer)
+    def _take(self, ended: Iterator[Ended]) -> None:
+        for transfer, layer in ended:
+            number, source = transfer.number, transfer.source
+            if transfer.is_held:
+                name = self._sink.layer_name(source)
+                record = replace(layer, archive_name=name, comment=source.comment)
+                self._observer.layer_held(self._begun[number], record)
+            else:
+                record = layer
+                _check_promises(source, layer)
+                self._digests.learn(source, transfer.known, layer)
+                self._observer.layer_completed(self._begun[number], layer)
+            self.records[number] = record
+            self._known.setdefault(layer.diff_id, record)
+
+
+def _check_promises(source: LayerSource, layer: Layer) -> None:
+    """Raise DigestMismatch if `layer` is not what `source` promised."""
+    for promised, found in (
+        (source.diff_id, layer.diff_id),
+        (source.digest, layer.descriptor.digest),
+    ):
+        if promised is not None and found != promised:
+            raise DigestMismatch(source.comment, promised, found)

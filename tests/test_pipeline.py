@@ -67,6 +67,10 @@ class Writer:
         """Return True if complete() would not wait."""
         return not self._slow
 
+    def abort(self) -> None:
+        """Give the layer up."""
+        self._log.append(f"abort {self._name}")
+
     def complete(self) -> Layer:
         """Return the layer's record."""
         self._log.append(f"complete {self._name}")
@@ -257,7 +261,7 @@ def test_a_source_that_fails_ends_it() -> None:
     sink = Sink()
     with pytest.raises(ZeroDivisionError):
         write_images([Sources(Source(fingerprint="a"), Failing(fingerprint="b"))], sink, Observer())
-    assert sink.log == ["begin a", "close a", "complete a", "begin b"]
+    assert sink.log == ["begin a", "close a", "complete a", "begin b", "abort b"]
 
 
 @pytest.mark.parametrize("field", ["known", "digest"])

@@ -1,0 +1,274 @@
+"""Layers on their way into a sink: one after the other, or several at once, and again as a whole
+where that may help.
+
+Knows sources and sinks by their interfaces alone; neither which layers an image has nor what is
+recorded of them.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Protocol, Self, TypeAlias, TypeVar
+
+from stream.errors import StreamImageError
+from stream.interfaces import LayerSource, LayerWriter, Sink
+from stream.model import KnownLayer, Layer
+from stream.threads import starting
+
+T = TypeVar("T")
+Sleep: TypeAlias = Callable[[float], object]
+
+# Seconds before a layer is written again, and by how much that varies: many clients that failed
+# together do not come back together.
+BACK_OFF = (1.0, 3.0, 9.0)
+JITTER = 0.25
+MAX_RETRY_AFTER = 60.0  # seconds; a sink that asks for more is not waited for
+
+# Threads that ask a sink whether it holds a layer: an answer takes time, but nothing else.
+ASKING = 8
+
+
+class _GivenUpError(Exception):
+    """Not written, because something else failed."""
+
+
+class Transfer:
+    """A layer on its way into `sink`: `ask`, `write`, `complete`. The last two write it again, up
+    to three times, if an error is passing and the source repeatable. `number` is the caller's;
+    `sleep` waits for some seconds.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        source: LayerSource,
+        known: KnownLayer | None,
+        sink: Sink,
+        sleep: Sleep | None = None,
+    ) -> None:
+        self.number = number
+        self.source = source
+        self.known = known
+        self.is_held = False
+        self._sink = sink
+        self._writer: LayerWriter | None = None
+        self._back_off = iter(BACK_OFF)
+        self._lock = threading.Lock()
+        self._given_up = threading.Event()
+        self._sleep = sleep or self._given_up.wait
+
+    def ask(self) -> Layer | None:
+        """Return the layer's record if the sink holds it, else None."""
+        held = None if self.known is None else self._sink.holds(self.known)
+        self.is_held = held is not None
+        return held
+
+    def write(self) -> None:
+        """Write the layer's bytes."""
+        self._repeatedly(self._write)
+
+    def is_hashed(self) -> bool:
+        """Return whether `complete` would not wait."""
+        return self._writer is not None and self._writer.is_hashed()
+
+    def complete(self) -> Layer:
+        """Return the layer's record; wait until it is hashed and stored."""
+        return self._repeatedly(self._complete)
+
+    def give_up(self) -> None:
+        """Stop, whatever it is waiting for. May be called in any thread."""
+        self._given_up.set()
+        self._abort()
+
+    def _abort(self) -> None:
+        with self._lock:
+            writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.abort()
+
+    def _write(self) -> LayerWriter:
+        with self._lock:
+            if self._given_up.is_set():
+                raise _GivenUpError
+            writer = self._writer = self._sink.begin_layer(self.source, self.known)
+        self.source.write_to(writer)
+        writer.close()
+        return writer
+
+    def _complete(self) -> Layer:
+        return (self._writer or self._write()).complete()
+
+    def _repeatedly(self, step: Callable[[], T]) -> T:
+        while True:
+            try:
+                return step()
+            except BaseException as error:
+                self._abort()
+                pause = self._pause_after(error)
+                if pause is None:
+                    raise
+            self._sleep(pause)
+
+    def _pause_after(self, error: BaseException) -> float | None:
+        """Return for how many seconds to wait before the next attempt; None if there is none."""
+        if not isinstance(error, StreamImageError) or not error.is_passing:
+            return None
+        pause, asked = next(self._back_off, None), error.retry_after or 0.0
+        if pause is None or asked > MAX_RETRY_AFTER or not self.source.repeatable:
+            return None
+        return max(asked, pause * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
+
+
+# A transfer that has ended, and the record of its layer.
+Ended: TypeAlias = tuple[Transfer, Layer]
+
+
+class Transfers(Protocol):
+    """Transfers under way. A context manager; those under way at its end are given up."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc_info: object) -> None: ...
+
+    def add(self, transfer: Transfer) -> None:
+        """Carry out `transfer`, or begin with it."""
+
+    def ended(self) -> Iterator[Ended]:
+        """Yield those that have ended, each once."""
+
+    def rest(self) -> Iterator[Ended]:
+        """Wait for all others, and yield them."""
+
+
+def transfers_into(sink: Sink) -> Transfers:
+    """Return what carries out transfers into `sink`."""
+    return _OneByOne() if sink.concurrency == 1 else _Several(sink.concurrency)
+
+
+class _OneByOne:
+    """Transfers one after the other, in order. Hashing may lag behind."""
+
+    def __init__(self) -> None:
+        self._open: deque[Transfer] = deque()
+        self._held: deque[Ended] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for transfer in self._open:
+            transfer.give_up()
+
+    def add(self, transfer: Transfer) -> None:
+        """See Transfers."""
+        if (held := transfer.ask()) is not None:
+            self._held.append((transfer, held))
+            return
+        transfer.write()
+        self._open.append(transfer)
+
+    def ended(self) -> Iterator[Ended]:
+        """See Transfers."""
+        while self._held:
+            yield self._held.popleft()
+        while self._open and self._open[0].is_hashed():
+            yield self._complete_oldest()
+
+    def rest(self) -> Iterator[Ended]:
+        """See Transfers."""
+        yield from self.ended()
+        while self._open:
+            yield self._complete_oldest()
+
+    def _complete_oldest(self) -> Ended:
+        transfer = self._open.popleft()
+        return transfer, transfer.complete()
+
+
+class _Several:
+    """Transfers in threads, of which `concurrency` write at once. A source that is not repeatable
+    must be written before the next one is asked for: it is, by the caller's thread. The first
+    failure ends all.
+    """
+
+    def __init__(self, concurrency: int) -> None:
+        self._limit = max(concurrency, ASKING)
+        self._pool = ThreadPoolExecutor(self._limit, "layer")
+        self._writing = threading.Semaphore(concurrency)
+        self._lock = threading.Lock()
+        self._open: set[Transfer] = set()
+        self._failure: BaseException | None = None
+        self._futures: set[Future[Ended]] = set()
+        self._ended: deque[Ended] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._fail(_GivenUpError())
+        self._pool.shutdown(cancel_futures=True)
+
+    def add(self, transfer: Transfer) -> None:
+        """See Transfers."""
+        while len(self._futures) >= self._limit:
+            self._wait()
+        with self._lock:
+            self._raise_failure()
+            self._open.add(transfer)
+        if transfer.source.repeatable:
+            with starting():
+                self._futures.add(self._pool.submit(self._run, transfer))
+        else:
+            try:
+                self._ended.append(self._run(transfer))
+            except BaseException:
+                self._raise_failure()
+                raise
+
+    def ended(self) -> Iterator[Ended]:
+        """See Transfers."""
+        self._wait(0)
+        while self._ended:
+            yield self._ended.popleft()
+
+    def rest(self) -> Iterator[Ended]:
+        """See Transfers."""
+        while self._futures or self._ended:
+            yield from self.ended()
+            self._wait()
+
+    def _wait(self, seconds: float | None = None) -> None:
+        """Wait until a thread has ended. Raises the first failure of any."""
+        done, self._futures = wait(self._futures, seconds, FIRST_COMPLETED)
+        self._raise_failure()
+        self._ended.extend(future.result() for future in done)
+
+    def _run(self, transfer: Transfer) -> Ended:
+        try:
+            layer = transfer.ask()
+            if layer is None:
+                with self._writing:
+                    transfer.write()
+                    layer = transfer.complete()
+        except BaseException as error:
+            self._fail(error)
+            raise
+        with self._lock:
+            self._open.remove(transfer)
+        return transfer, layer
+
+    def _fail(self, error: BaseException) -> None:
+        """Give up everything under way because of `error`."""
+        with self._lock:
+            self._failure = self._failure or error
+            under_way = tuple(self._open)
+        for transfer in under_way:
+            transfer.give_up()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure from None
