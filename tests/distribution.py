@@ -466,7 +466,6 @@ class Connection:
             if fault is not None:
                 fault.times -= 1
         answer = registry.script(request, self) if registry.script is not None else None
-        is_read = False
         if answer is None and fault is not None and fault.status is not None:
             answer = Answer(status=fault.status, headers=fault.headers, body=fault.body)
         if answer is None:
@@ -474,11 +473,10 @@ class Connection:
             if cut is not None and not self._has_body(headers):
                 return False
             answer = registry.answer(request, lambda: self._body(headers, cut))
-            is_read = bool(request.body) or not self._has_body(headers)
         if fault is not None and fault.loses_answer:
             return False
         request.status = answer.status
-        keeps = is_read or not self._has_body(headers)
+        keeps = bool(request.body) or not self._has_body(headers)
         self._send(request, answer, fault.cut_answer if fault is not None else None)
         if not keeps:  # what is left of the body would be taken for a request
             with suppress(OSError):
@@ -486,6 +484,10 @@ class Connection:
                 while self.file.read(65536):
                     pass
         return keeps and not answer.closes and answer.raw is None
+
+    def read_body(self, request: Request) -> bytes:
+        """Read the body of a request, for a script."""
+        return self._body(request.headers)
 
     def _has_body(self, headers: dict[str, str]) -> bool:
         return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
@@ -585,10 +587,15 @@ class _Server:
 
 @contextmanager
 def running(
-    *, certificate: Path | None = None, host: str = "127.0.0.1", **switches: Any
+    *,
+    certificate: Path | None = None,
+    knows_clients: bool = False,
+    host: str = "127.0.0.1",
+    **switches: Any,
 ) -> Iterator[Registry]:
     """Run an empty registry with `switches`, attributes of Registry. One with a certificate, as
-    registries.make_certificate makes it, speaks HTTPS.
+    registries.make_certificate makes it, speaks HTTPS; then, one that knows its clients wants the
+    same certificate of them.
     """
     registry = Registry(**switches)
     context = None
@@ -596,6 +603,9 @@ def running(
         registry.scheme = "https"
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, certificate.with_name("key.pem"))
+        if knows_clients:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(certificate)
     server = _Server(registry, context, host)
     try:
         yield registry

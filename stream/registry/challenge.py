@@ -31,7 +31,7 @@ _MARGIN = 15.0  # seconds before its end in which a token is renewed
 _MAX_SCOPES = 32
 _CLIENT = "stream-image"
 
-_SCHEME = re.compile(r"[\s,]*([A-Za-z0-9_-]+)(?:\s+|$)")
+_SCHEME = re.compile(r"[\s,]*([A-Za-z0-9_-]+)(?=[\s,]|$)")
 _PARAMETER = re.compile(r'[\s,]*([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",]+))')
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
@@ -55,7 +55,7 @@ def parse_challenges(values: Iterable[str]) -> list[Challenge]:
             value = bare if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
             found[-1].parameters.setdefault(name.lower(), value)
             position = parameter.end()
-        elif (scheme := _SCHEME.match(text, position)) and scheme[1]:
+        elif scheme := _SCHEME.match(text, position):
             found.append(Challenge(scheme=scheme[1].lower(), parameters={}))
             position = scheme.end()
         else:

@@ -153,41 +153,42 @@ def open_session(name: str, access: Access, scopes: Sequence[str], sleep: Sleep)
 
     origins = [Origin.of_registry(domain, scheme) for scheme in schemes(domain, access)]
     for number in range(1, TRIES + 1):
-        first: RegistryError | None = None
-        wait: float | None = None
+        failure: RegistryError | None = None
         for origin in origins:
             transport = Transport(Trust(registry=origin, access=access), sleep)
             try:
                 answer = transport.request(Request(method="GET", url=URL(origin, "/v2/")), tries=1)
-            except ConnectionFailure as failure:
-                reason = f"GET {origin}/v2/: {failure.reason}"
-                error = RegistryError(name, reason, is_passing=failure.is_passing)
-                if failure.is_certificate:
-                    raise error from None
-                first = first or error
-                continue
-            if answer.status in (HTTPStatus.OK, HTTPStatus.UNAUTHORIZED):
-                asked = challenges(answer) if answer.status != HTTPStatus.OK else []
-                authorization = Authorization(transport, name, asked, scopes, find)
-                return Session(
-                    name=name, origin=origin, transport=transport, authorization=authorization
+            except ConnectionFailure as lost:
+                error = RegistryError(
+                    name, f"GET {origin}/v2/: {lost.reason}", is_passing=lost.is_passing
                 )
-            code, _ = answer.error
-            first = first or RegistryError(
-                name,
-                f"GET {origin}/v2/: {_said(answer)}",
-                status=answer.status,
-                code=code,
-                is_passing=answer.is_passing,
-                retry_after=answer.retry_after,
-            )
-            if answer.status != HTTPStatus.BAD_REQUEST:  # the answer of HTTPS to HTTP
-                wait = answer.retry_after
+                if lost.is_certificate:
+                    raise error from None
+            else:
+                if answer.status in (HTTPStatus.OK, HTTPStatus.UNAUTHORIZED):
+                    asked = challenges(answer) if answer.status != HTTPStatus.OK else []
+                    authorization = Authorization(transport, name, asked, scopes, find)
+                    return Session(
+                        name=name, origin=origin, transport=transport, authorization=authorization
+                    )
+                error = RegistryError(
+                    name,
+                    f"GET {origin}/v2/: {_said(answer)}",
+                    status=answer.status,
+                    code=answer.error[0],
+                    is_passing=answer.is_passing,
+                    retry_after=answer.retry_after,
+                )
+            transport.close()
+            # 400 is what a server of HTTPS answers to HTTP.
+            if failure is None or failure.status == HTTPStatus.BAD_REQUEST:
+                failure = error
+            if error.status not in (None, HTTPStatus.BAD_REQUEST):
                 break
-        assert first is not None
-        if number == TRIES or not first.is_passing:
-            raise first
-        transport.pause(number, wait)
+        assert failure is not None
+        if number == TRIES or not failure.is_passing:
+            raise failure
+        transport.pause(number, failure.retry_after)
     raise AssertionError
 
 

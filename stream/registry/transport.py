@@ -45,7 +45,7 @@ _SLICE = 256 << 10  # bytes sent between two looks for an answer
 _POOL = 16  # connections kept for each origin
 _MAX_MESSAGE = 500  # characters of a server's own words
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_PASSING = frozenset({408, 429, 499, *range(500, 600)})
+_PASSING = frozenset({408, 429, 499, *range(500, 600)} - {501, 505})
 _LIMITED = ("rate limit", "too many requests", "toomanyrequests")
 _INTERIM = b"HTTP/1.1 1"  # an answer that another follows, such as 100 Continue
 _USER_AGENT = f"stream-image/{__version__}"
@@ -345,7 +345,9 @@ def _reason(causes: Sequence[BaseException], origin: Origin) -> tuple[str, _Kind
             hint = f"add its CA to ~/.config/containers/certs.d/{origin.authority}/ca.crt"
             text = f"its certificate is not trusted ({cause.verify_message}); {hint}"
             return _shown(text), _Kind.CERTIFICATE
-        if isinstance(cause, TimeoutError | urllib3.exceptions.TimeoutError):
+        if isinstance(cause, TimeoutError | urllib3.exceptions.TimeoutError) and not isinstance(
+            cause, urllib3.exceptions.NewConnectionError
+        ):
             return "no answer in time", _Kind.TIMEOUT
         if isinstance(cause, ssl.SSLError):
             return _shown(f"TLS fails ({cause.reason or 'connection closed'})"), _Kind.LOST
@@ -446,7 +448,10 @@ class _Connection(_Watchful, HTTPConnection):  # type: ignore[misc]
 
 
 class _TLSConnection(_Watchful, HTTPSConnection):  # type: ignore[misc]
-    pass
+    def connect(self) -> None:
+        """Connect. Whether the certificate matters was decided by Trust; urllib3 would warn."""
+        super().connect()
+        self.is_verified = True
 
 
 class _Pool(urllib3.HTTPConnectionPool):
@@ -465,16 +470,24 @@ class _Response(http.client.HTTPResponse):
 
     def __init__(self, deadline: float, sock: socket.socket, *args: Any, **more: Any) -> None:
         super().__init__(sock, *args, **more)
-        self.fp = io.BufferedReader(_Timed(deadline, sock, self.fp.detach()))
+        self._timed = _Timed(deadline, sock, self.fp.detach())
+        self.fp = io.BufferedReader(self._timed)
+
+    def begin(self) -> None:
+        """Read the headers. http.client takes those that are cut off for whole."""
+        super().begin()
+        if self._timed.is_ended:
+            raise http.client.IncompleteRead(b"")
 
 
 class _Timed(io.RawIOBase):
-    """What a socket receives until `deadline`."""
+    """What a socket receives until `deadline`. `is_ended` is True after its end was read."""
 
     def __init__(self, deadline: float, sock: socket.socket, raw: io.RawIOBase) -> None:
         self._deadline = deadline
         self._sock = sock
         self._raw = raw
+        self.is_ended = False
 
     def readable(self) -> bool:
         return True
@@ -484,7 +497,9 @@ class _Timed(io.RawIOBase):
         if remaining <= 0:
             raise TimeoutError
         self._sock.settimeout(remaining)
-        return self._raw.readinto(buffer)
+        size = self._raw.readinto(buffer)
+        self.is_ended = size == 0
+        return size
 
     def close(self) -> None:
         if not self.closed:

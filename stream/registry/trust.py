@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, Self
 from urllib.parse import urljoin, urlsplit
 
@@ -125,11 +124,26 @@ class Trust:
         return url
 
     def context(self, origin: Origin) -> ssl.SSLContext:
-        """Return the TLS settings for `origin`. Raises OSError or ValueError for certificates that
+        """Return new TLS settings for `origin`. Raises OSError or ValueError for certificates that
         cannot be read.
         """
-        is_verified = self.access.tls_verify or origin.host != self.registry.host
-        return _context(origin, is_verified=is_verified)
+        import ssl
+
+        context = ssl.create_default_context()
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if not self.access.tls_verify and origin.host == self.registry.host:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        for directory in _directories(origin)[:1]:  # the first there is, as containers and docker
+            for name in sorted(os.listdir(directory)):
+                path = os.path.join(directory, name)
+                stem, ending = os.path.splitext(path)
+                if ending == ".crt":
+                    context.load_verify_locations(path)
+                elif ending == ".cert":
+                    # A password would be asked for on the terminal; an empty one is refused instead.
+                    context.load_cert_chain(path, f"{stem}.key", password="")
+        return context
 
 
 def _is_private(host: str) -> bool:
@@ -162,24 +176,3 @@ def _directories(origin: Origin) -> list[str]:
     places = (os.path.join(config, "containers", "certs.d"), *_SYSTEM_DIRECTORIES)
     paths = [os.path.join(place, name) for place in places for name in names]
     return [path for path in paths if os.path.isdir(path)]
-
-
-@cache
-def _context(origin: Origin, *, is_verified: bool) -> ssl.SSLContext:
-    import ssl
-
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if not is_verified:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    for directory in _directories(origin)[:1]:  # as containers and docker do: the first there is
-        for name in sorted(os.listdir(directory)):
-            path = os.path.join(directory, name)
-            stem, ending = os.path.splitext(path)
-            if ending == ".crt":
-                context.load_verify_locations(path)
-            elif ending == ".cert":
-                # A password would be asked for on the terminal; an empty one is refused instead.
-                context.load_cert_chain(path, f"{stem}.key", password="")
-    return context
