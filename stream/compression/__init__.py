@@ -1,4 +1,4 @@
-"""Compression of the whole output on its way to a file descriptor.
+"""Compression: of the whole output on its way to a file descriptor, or of one layer as a stream.
 
 The compressed bytes depend only on the input, the codec and its level, never on the number
 of threads. Must not know what the bytes are, or argv.
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from stream.compression.codecs import CODECS
-from stream.compression.pump import opened_encoder
+from stream.compression.pump import Encoder, opened_encoder
 from stream.errors import ArgumentError
 
 NONE = "none"
@@ -45,8 +45,30 @@ class Compression:
             reason = f"is not a level of {self.codec}; it has {levels[0]} to {levels[-1]}"
             raise ArgumentError("level", self.level, reason)
 
+    @property
+    def encoding(self) -> str:
+        """Everything that the bytes of a compressed layer depend on besides the layer: codec,
+        level, the library and its version; empty without compression.
+        """
+        codec = CODECS.get(self.codec)
+        return f"{self.codec}:{self.level} {codec.library()}" if codec else ""
+
 
 UNCOMPRESSED = Compression()
+
+# OCI has media types for these.
+LAYER_CODECS = (NONE, "gzip", "zstd")
+# Layers from this size on are compressed by several threads. It decides about their bytes.
+_LARGE_LAYER = 64 << 20
+
+
+def layer_encoder(compression: Compression, size: int, *, threads: int) -> Encoder:
+    """Return the encoder for a layer of `size` bytes. Several layers may be encoded at once, so
+    that only a large one needs `threads` threads of its own.
+    """
+    codec = CODECS[compression.codec]
+    workers = min(threads, MAX_THREADS) if size >= _LARGE_LAYER else 0
+    return lambda blocks: codec.encode(blocks, compression.level or 0, workers)
 
 
 def check_threads(threads: int | None) -> None:

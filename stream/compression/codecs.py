@@ -59,13 +59,19 @@ def _gzip(blocks: Blocks, level: int, threads: int) -> Encoded:
     return _chain(members())
 
 
+def _libdeflate() -> str:
+    from deflate import __version__
+
+    return f"deflate-{__version__}"
+
+
 # --- zstd: one frame; the size of the library's jobs depends on the level alone
 
 
 def _zstd(blocks: Blocks, level: int, threads: int) -> Encoded:
     from zstandard import ZstdCompressionParameters, ZstdCompressor
 
-    # At least one worker thread: without any, the library writes different bytes.
+    # Without any thread, the library writes different bytes than with one or more.
     parameters = ZstdCompressionParameters.from_level(
         level, threads=threads, write_content_size=False, write_checksum=True
     )
@@ -73,6 +79,12 @@ def _zstd(blocks: Blocks, level: int, threads: int) -> Encoded:
     for block in blocks(MIB):
         yield [frame.compress(block)]
     yield [frame.flush()]
+
+
+def _libzstd() -> str:
+    from zstandard import ZSTD_VERSION, __version__
+
+    return f"zstandard-{__version__} libzstd-{'.'.join(map(str, ZSTD_VERSION))}"
 
 
 # --- zstd-seekable: frames of a fixed size, then a skippable frame with a table of them
@@ -115,20 +127,25 @@ def _chain(parts: Iterable[Buffer]) -> Encoded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Codec:
-    """A compression format: `encode(blocks, level, threads)`, and its levels, if any.
+    """A compression format: `encode(blocks, level, threads)`, and its levels, if any. `library`
+    returns the library and its version, on which the compressed bytes depend.
 
-    A codec without levels is passed the level 0.
+    A codec without levels is passed the level 0. With 0 threads, gzip and zstd compress in the
+    caller's.
     """
 
     encode: Callable[[Blocks, int, int], Encoded]
     levels: range = range(0)
     default_level: int = 0
+    library: Callable[[], str] = str
 
 
 # Zstandard's levels above 19 need more memory to decompress than many readers allow.
 CODECS = {
     "store": Codec(encode=_store),
-    "gzip": Codec(encode=_gzip, levels=range(1, 13), default_level=6),
-    "zstd": Codec(encode=_zstd, levels=range(1, 20), default_level=3),
-    "zstd-seekable": Codec(encode=_seekable, levels=range(1, 20), default_level=3),
+    "gzip": Codec(encode=_gzip, levels=range(1, 13), default_level=6, library=_libdeflate),
+    "zstd": Codec(encode=_zstd, levels=range(1, 20), default_level=3, library=_libzstd),
+    "zstd-seekable": Codec(
+        encode=_seekable, levels=range(1, 20), default_level=3, library=_libzstd
+    ),
 }

@@ -22,10 +22,14 @@ Result = TypeVar("Result")
 def map_in_order(
     worker: Callable[[], Callable[[Item], Result]], items: Iterable[Item], threads: int
 ) -> Iterator[Result]:
-    """Yield the result for each of `items`, in order, computed by `threads` threads. Each
-    thread calls `worker()` once for the function that it applies. About two items per thread
-    are in memory at a time. Exceptions of the function are raised here.
+    """Yield the result for each of `items`, in order, computed by `threads` threads, or by the
+    caller's if that is 0. Each thread calls `worker()` once for the function that it applies.
+    About two items per thread are in memory at a time. Exceptions of the function are raised
+    here.
     """
+    if not threads:
+        yield from map(worker(), items)
+        return
     jobs: SimpleQueue[tuple[Item, SimpleQueue[Result | BaseException]] | None] = SimpleQueue()
     pending: deque[SimpleQueue[Result | BaseException]] = deque()
     running = 0
