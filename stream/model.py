@@ -292,3 +292,41 @@ class Image:
     config: bytes
     manifest: Descriptor | None
     size: int
+
+
+# How a blob of an image that is pushed came to be in the repository: it was there, it was in
+# another repository of the registry, or its bytes were sent.
+Passage: TypeAlias = Literal["held", "mounted", "sent"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blob:
+    """A blob of an image that is pushed, confirmed by the registry."""
+
+    descriptor: Descriptor
+    passage: Passage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pushed:
+    """An image in a registry: `name` has the manifest `digest`, now under `tags`. `blobs` are
+    the layers', from bottom to top, each once, then the config's. If it was `rehearsed`, none
+    of that has happened.
+    """
+
+    image: Image
+    name: str
+    digest: Digest
+    tags: tuple[str, ...]
+    blobs: tuple[Blob, ...]
+    rehearsed: bool = False
+
+    @property
+    def reference(self) -> str:
+        """The image's name for ever: `name@sha256:…`."""
+        return f"{self.name}@{self.digest}"
+
+    def total(self, passage: Passage) -> tuple[int, int]:
+        """Return how many blobs came by `passage`, and their size in bytes."""
+        sizes = [blob.descriptor.size for blob in self.blobs if blob.passage == passage]
+        return len(sizes), sum(sizes)

@@ -1,0 +1,473 @@
+"""A registry: layers become blobs while they are read, and an image is visible once all of its
+blobs are confirmed. OCI Distribution Specification, push.
+
+A layer is hashed, compressed and sent as it is written; nothing is stored in between, except
+a small layer, which is made in memory first: the registry may have it. Several layers can be
+written at once, each in a thread of its caller's. Knows blobs, manifests and tags; not HTTP, nor
+where the layers' bytes come from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from typing import Protocol, Self, TypeVar, cast
+
+from stream.archives.parsing import parse_json
+from stream.compression import NONE, Compression, layer_encoder
+from stream.compression.pump import Encoder
+from stream.errors import ThreadError
+from stream.interfaces import LayerSource, LayerWriter, Takes
+from stream.model import (
+    Blob,
+    Descriptor,
+    Digest,
+    Image,
+    ImageDocuments,
+    KnownLayer,
+    Layer,
+    Passage,
+)
+from stream.oci import documents
+from stream.pipes import Abandoned, Inflow, pipe_to
+from stream.tarwriter import Entries, HashedContent
+from stream.threads import starting
+
+# Bytes of a layer's tar, up to which it is made in memory when its digest is not known.
+_SMALL = 4 << 20
+_PIECE = 256 << 10  # bytes, sent at once
+_BUFFERS = 4 << 20  # bytes between writing and hashing, for each layer in flight
+_FAREWELL = 1.0  # seconds that a failed push waits for its uploads to be cancelled
+
+
+_Item = TypeVar("_Item")
+
+
+class Upload(Protocol):
+    """An upload of one blob. See `stream.registry.client.Upload`."""
+
+    def send(self, pieces: Iterable[bytes], size: int | None = None) -> None: ...
+    def commit(self, digest: Digest) -> None: ...
+    def cancel(self) -> None: ...
+
+
+class Manifest(Protocol):
+    """A manifest in a registry. See `stream.registry.client.Manifest`."""
+
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def digest(self) -> Digest: ...
+
+
+class Repository(Protocol):
+    """What a push needs of a repository. See `stream.registry.client.Repository`."""
+
+    def manifest(self, reference: str) -> Manifest | None: ...
+    def put_manifest(self, data: bytes, media_type: str, reference: str) -> None: ...
+    def has_blob(self, digest: Digest, size: int | None = None) -> bool: ...
+    def mount(self, digest: Digest, repository: str) -> Upload | None: ...
+    def begin_upload(self) -> Upload: ...
+
+
+class RegistrySink:
+    """The images that are pushed to `repository`, called `name` in messages, under `tags`. See
+    `stream.interfaces.Sink`. A context manager: when its body fails, uploads are cancelled.
+
+    Layers are stored with `compression`, unless they come compressed; at most `jobs` of them have
+    bytes in flight. A blob that the repository lacks is mounted from one of `mount_from` if that
+    has it. What the manifest of the first tag lists is there, unless `trusting` is false: some
+    registries remove blobs below a manifest. `confirmed` is called with every blob, once, in any
+    thread.
+    """
+
+    def __init__(  # noqa: PLR0913 — the options of a push, each of its own
+        self,
+        repository: Repository,
+        name: str,
+        tags: Sequence[str],
+        *,
+        compression: Compression,
+        jobs: int,
+        mount_from: Sequence[str] = (),
+        trusting: bool = True,
+        confirmed: Callable[[Blob], None] = lambda _blob: None,
+    ) -> None:
+        self.takes = Takes(annotations=True, compressed_layers=True, encoding=compression.encoding)
+        self.concurrency = jobs
+        self._repository = repository
+        self._name = name
+        self._tags = tags
+        self._compression = compression
+        self._mount_from = mount_from
+        self._trusting = trusting
+        self._report = confirmed
+        self._lock = threading.Lock()  # for what follows
+        self._blobs: dict[Digest, Blob] = {}  # confirmed
+        self._sessions: set[Upload] = set()
+        self._opened: dict[Digest, Upload] = {}  # instead of a mount
+        self._writers: set[_BlobWriter] = set()
+        self._written = 0  # bytes of layers, besides those that are being written
+        self._tagged_lock = threading.Lock()  # for what follows; held during a request
+        self._tagged: tuple[Digest | None, frozenset[str]] | None = None
+        self._images: list[tuple[Descriptor, bytes]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Cancel what is not committed, without waiting long for a registry that hangs."""
+        with self._lock:
+            uploads = [*self._sessions]
+        threads = [
+            threading.Thread(target=upload.cancel, name="cancel", daemon=True) for upload in uploads
+        ]
+        with suppress(ThreadError):
+            for thread in threads:
+                with starting():
+                    thread.start()
+        deadline = time.monotonic() + _FAREWELL
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    @property
+    def position(self) -> int:
+        """See the interface: the bytes of layers, as tars."""
+        with self._lock:
+            return self._written + sum(writer.written for writer in self._writers)
+
+    # ---- what is there
+
+    def holds(self, known: KnownLayer) -> Layer | None:
+        """See the interface. A layer is looked for if its blob is known."""
+        if known.descriptor is None or known.size is None or not self._is_there(known.descriptor):
+            return None
+        return Layer(
+            archive_name=known.descriptor.digest,
+            diff_id=known.diff_id,
+            size=known.size,
+            comment="",
+            descriptor=known.descriptor,
+        )
+
+    def _is_there(self, blob: Descriptor) -> bool:
+        """Return True if the repository has `blob`, or can mount it."""
+        with self._lock:
+            if blob.digest in self._blobs:
+                return True
+        if (self._trusting and blob.digest in self._tagged_manifest()[1]) or (
+            self._repository.has_blob(blob.digest, blob.size)
+        ):
+            self._confirm(blob, "held")
+            return True
+        for repository in self._mount_from:
+            upload = self._repository.mount(blob.digest, repository)
+            if upload is None:
+                self._confirm(blob, "mounted")
+                return True
+            self._keep_session(blob.digest, upload)
+        return False
+
+    def _tagged_manifest(self) -> tuple[Digest | None, frozenset[str]]:
+        """Return the digest of the manifest that the first tag has now, and the digests that it
+        lists. One request, for all layers.
+        """
+        with self._tagged_lock:
+            if self._tagged is None:
+                manifest = self._repository.manifest(self._tags[0])
+                self._tagged = (
+                    (None, frozenset())
+                    if manifest is None
+                    else (manifest.digest, _listed(manifest.data))
+                )
+            return self._tagged
+
+    def _confirm(self, blob: Descriptor, passage: Passage) -> None:
+        confirmed = Blob(descriptor=blob, passage=passage)
+        with self._lock:
+            if self._blobs.setdefault(blob.digest, confirmed) is not confirmed:
+                return
+            self._report(confirmed)
+
+    # ---- layers
+
+    def layer_name(self, source: LayerSource) -> str:
+        """See the interface. A blob is named by its digest, which is not known yet."""
+        return source.fingerprint
+
+    def begin_layer(self, source: LayerSource, known: KnownLayer | None = None) -> LayerWriter:
+        """See the interface. Its upload is opened with the layer's first byte."""
+        blob = known.descriptor if known else None
+        writer = _BlobWriter(self, source, self._compression, blob.digest if blob else None)
+        with self._lock:
+            self._writers.add(writer)
+        return writer
+
+    def end_layer(self, writer: _BlobWriter, *, complete: bool) -> None:
+        """Forget a layer that is written, or given up."""
+        with self._lock:
+            self._writers.discard(writer)
+            self._written += writer.size if complete else 0
+
+    # ---- uploads
+
+    def _keep_session(self, digest: Digest, upload: Upload) -> None:
+        """Keep a session that was opened instead of a mount, for the upload that follows."""
+        with self._lock:
+            self._sessions.add(upload)
+            self._opened[digest] = upload
+
+    def session(self, digest: Digest | None) -> Upload:
+        """Return a new upload, for the blob with this digest if that is known. Raises
+        RegistryError.
+        """
+        with self._lock:
+            if digest is not None and (opened := self._opened.pop(digest, None)) is not None:
+                return opened
+        upload = self._repository.begin_upload()
+        with self._lock:
+            self._sessions.add(upload)
+        return upload
+
+    def commit(self, upload: Upload, blob: Descriptor) -> None:
+        """End `upload`, all bytes of which are sent. Raises RegistryError."""
+        upload.commit(blob.digest)
+        with self._lock:
+            self._sessions.discard(upload)
+        self._confirm(blob, "sent")
+
+    def store(self, blob: Descriptor, pieces: Sequence[bytes]) -> None:
+        """Store a blob whose bytes are in memory, unless it is there. Raises RegistryError."""
+        if self._is_there(blob):
+            return
+        upload = self.session(blob.digest)
+        upload.send(pieces, blob.size)
+        self.commit(upload, blob)
+
+    # ---- documents
+
+    def add_image(self, image: ImageDocuments) -> Image:
+        """See the interface. The config becomes a blob, unless it is there."""
+        self.store(documents.describe(documents.CONFIG_TYPE, image.config), [image.config])
+        data = documents.oci_manifest(image.config, image.layers, image.annotations)
+        manifest = documents.describe(documents.MANIFEST_TYPE, data)
+        self._images.append((manifest, data))
+        return Image(
+            image_id=documents.digest(image.config),
+            repo_tags=tuple(f"{self._name}:{tag}" for tag in self._tags),
+            layers=image.layers,
+            config=image.config,
+            manifest=manifest,
+            size=0,
+        )
+
+    def finish(self) -> int:
+        """See the interface: the manifests by digest, then the tags. Return the number of bytes
+        sent. Raises RegistryError.
+        """
+        tagged, _ = self._tagged_manifest()
+        for manifest, data in self._images:
+            if manifest.digest != tagged:
+                self._repository.put_manifest(data, manifest.media_type, manifest.digest)
+        manifest, data = self._images[-1]
+        for tag in self._tags[manifest.digest == tagged :]:
+            self._repository.put_manifest(data, manifest.media_type, tag)
+        return sum(blob.descriptor.size for blob in self._blobs.values() if blob.passage == "sent")
+
+    @property
+    def blobs(self) -> Mapping[Digest, Blob]:
+        """The blobs that the registry has confirmed."""
+        return self._blobs
+
+
+def _listed(manifest: bytes) -> frozenset[str]:
+    """Return the digests that an image's manifest lists; none for what is not one."""
+    try:
+        document = parse_json(manifest)
+    except ValueError:
+        return frozenset()
+    if not isinstance(document, dict):
+        return frozenset()
+    layers = document.get("layers")
+    listed = [document.get("config"), *(layers if isinstance(layers, list) else ())]
+    digests = (one.get("digest") for one in listed if isinstance(one, dict))
+    return frozenset(one for one in digests if isinstance(one, str))
+
+
+class _BlobWriter:
+    """A layer on its way to a registry. See `stream.interfaces.LayerWriter`. Its bytes pass
+    through a pipe to a thread that compresses and sends them. A small one whose blob's `digest`
+    is not known is kept there until it is.
+    """
+
+    def __init__(
+        self,
+        sink: RegistrySink,
+        source: LayerSource,
+        compression: Compression,
+        digest: Digest | None,
+    ) -> None:
+        self.size = source.size
+        self._sink = sink
+        self._source = source
+        self._digest = digest or source.digest
+        self._codec = source.compression
+        self._encode: Encoder | None = None  # None: the bytes are stored as they are written
+        if self._codec is None and compression.codec != NONE:
+            self._codec = compression.codec
+            cores = len(os.sched_getaffinity(0))
+            self._encode = layer_encoder(compression, source.size, threads=cores)
+        self._encoded = hashlib.sha256()
+        self._encoded_size = 0
+        self._kept: list[bytes] = []
+        self._upload: Upload | None = None
+        self._tar: tuple[Digest, int] | None = None
+        self._hashed: Digest | None = None  # of the bytes as they are written
+        self._content: HashedContent | None = None
+        self._aborted = False
+        self._in_use = threading.Lock()  # held by the thread that writes while it does
+        self._open = ExitStack()
+
+    # ---- in the thread that reads the pipe
+
+    def _drain(self, inflow: Inflow) -> None:
+        pieces = self._pieces(inflow)
+        if self._upload is None:
+            self._kept = [bytes(piece) for piece in pieces]
+        else:
+            self._upload.send(pieces, None if self._encode else self.size)
+
+    def _pieces(self, inflow: Inflow) -> Iterator[bytes]:
+        """Yield the bytes to be stored, each piece valid until the next. Raises Abandoned."""
+        if self._encode is None:
+            # Buffers will do for what is sent at once, and copied for what is kept.
+            yield from cast("Iterator[bytes]", self._while_wanted(inflow.blocks(_PIECE)))
+            return
+        with closing(self._encode(inflow.blocks)) as batches:
+            for buffers in self._while_wanted(batches):
+                for piece in filter(len, buffers):
+                    self._encoded.update(piece)
+                    self._encoded_size += len(piece)
+                    yield cast("bytes", piece)
+
+    def _while_wanted(self, items: Iterable[_Item]) -> Iterator[_Item]:
+        for item in items:
+            if self._aborted:
+                raise Abandoned
+            yield item
+
+    # ---- in the thread that writes
+
+    @contextmanager
+    def _writing(self) -> Iterator[HashedContent]:
+        """The content, for one call. Raises the error of the other thread in place of the closed
+        pipe that it causes here.
+        """
+        with self._in_use:
+            if self._aborted:
+                raise Abandoned
+            try:
+                yield self._content or self._begin()
+            except BaseException:
+                self._sink.end_layer(self, complete=False)
+                with self._open.pop_all():
+                    raise
+
+    def _begin(self) -> HashedContent:
+        """Open the upload, and the pipe to it."""
+        if self._digest is not None or self.size > _SMALL:
+            self._upload = self._sink.session(self._digest)
+        fd = self._open.enter_context(pipe_to(self._drain, name="send", wait=False))
+        self._content = self._open.enter_context(
+            HashedContent(fd, self.size, name=self._source.label, buffers=_BUFFERS)
+        )
+        return self._content
+
+    def write(self, data: bytes) -> None:
+        """See the interface."""
+        with self._writing() as content:
+            content.write(data)
+
+    def copy(self, fd: int, count: int, path: bytes, offset: int = -1) -> None:
+        """See the interface."""
+        with self._writing() as content:
+            content.copy(fd, count, path, offset)
+
+    def write_entries(self, entries: Entries) -> None:
+        """See the interface."""
+        with self._writing() as content:
+            content.write_entries(entries)
+
+    def pad(self) -> None:
+        """See the interface."""
+        with self._writing() as content:
+            content.pad()
+
+    def write_trailer(self) -> None:
+        """See the interface."""
+        with self._writing() as content:
+            content.write_trailer()
+
+    def describe_content(self, diff_id: Digest, size: int) -> None:
+        """See the interface."""
+        self._tar = diff_id, size
+
+    def close(self) -> None:
+        """See the interface. Waits until everything is sent."""
+        with self._writing() as content:
+            content.close()
+            self._hashed = content.hashed()
+            self._open.close()
+
+    def is_hashed(self) -> bool:
+        """See the interface."""
+        return self._hashed is not None
+
+    def complete(self) -> Layer:
+        """See the interface. The registry confirms the blob. Raises RegistryError."""
+        assert self._hashed is not None, "the layer is closed"
+        diff_id, size = self._tar or (self._hashed, self.size)
+        digest, stored_size = self._hashed, self.size
+        if self._encode:
+            digest = Digest(f"sha256:{self._encoded.hexdigest()}")
+            stored_size = self._encoded_size
+        suffix = f"+{self._codec}" if self._codec else ""
+        blob = Descriptor(media_type=documents.LAYER_TYPE + suffix, digest=digest, size=stored_size)
+        with self._in_use:
+            if self._upload is None:
+                self._sink.store(blob, self._kept)
+            else:
+                self._sink.commit(self._upload, blob)
+        self._sink.end_layer(self, complete=True)
+        return Layer(
+            archive_name=digest,
+            diff_id=diff_id,
+            size=size,
+            comment=self._source.comment,
+            descriptor=blob,
+        )
+
+    # ---- in any thread
+
+    @property
+    def written(self) -> int:
+        """The number of bytes written so far."""
+        content = self._content
+        return 0 if content is None else content.written
+
+    def abort(self) -> None:
+        """See the interface. The upload is cancelled at the end of the push."""
+        self._aborted = True
+        # Whoever writes meanwhile finds the pipe closed.
+        if self._in_use.acquire(blocking=False):
+            try:
+                self._sink.end_layer(self, complete=False)
+                with suppress(Abandoned), self._open.pop_all():
+                    raise Abandoned
+            finally:
+                self._in_use.release()
