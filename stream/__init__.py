@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from stream.errors import StreamImageError as StreamImageError
     from stream.errors import ThreadError as ThreadError
     from stream.model import BaseReference as BaseReference
+    from stream.model import Blob as Blob
     from stream.model import Builtin as Builtin
     from stream.model import CustomisationLayer as CustomisationLayer
     from stream.model import Descriptor as Descriptor
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from stream.model import NixDatabase as NixDatabase
     from stream.model import Owner as Owner
     from stream.model import Permission as Permission
+    from stream.model import Pushed as Pushed
     from stream.model import Recipe as Recipe
     from stream.model import StoreObject as StoreObject
     from stream.model import User as User
@@ -83,6 +85,7 @@ if TYPE_CHECKING:
     from stream.tools.inspect import inspect as inspect
     from stream.tools.merge import merge as merge
     from stream.tools.pull import pull as pull
+    from stream.tools.push import push as push
     from stream.tools.tarsum import tarsum as tarsum
     from stream.tools.trees import merge_trees as merge_trees
     from stream.tools.verify.documents import CheckedImage as CheckedImage

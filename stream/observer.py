@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from stream.model import Image, Layer
+from stream.model import Blob, Image, Layer, Pushed
 
 # Yields the size of each layer in bytes, or None if it is not known.
 Sizes = Callable[[], Iterable[int | None]]
@@ -34,6 +34,12 @@ class Observer:
 
     def finished(self, *images: Image) -> None:
         """Everything is written; the output holds `images`."""
+
+    def blob_confirmed(self, blob: Blob) -> None:
+        """The registry that an image is pushed to has `blob`. Called in any thread."""
+
+    def pushed(self, pushed: Pushed) -> None:
+        """Everything is pushed."""
 
     def exported(self, entries: int, size: int) -> None:
         """A root file system is written: `entries` entries in `size` bytes of tar."""

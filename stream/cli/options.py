@@ -88,11 +88,12 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
         " (default: by the name of FILE, else none)",
     )  # fmt: skip
     parser.add_argument(
-        "--threads", type=_count, metavar="N", help="compression threads (default: all cores)"
+        "--threads", type=count, metavar="N", help="compression threads (default: all cores)"
     )
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """Return the positive number that an option has as its value."""
     try:
         count = int(text)
     except ValueError:

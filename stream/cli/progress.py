@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from stream.cli.output import printable_json, say, write_error
 from stream.errors import StreamImageError, ThreadError
-from stream.model import Image, Layer
+from stream.model import Blob, Digest, Image, Layer, Passage, Pushed
 from stream.observer import Observer, Sizes
 from stream.threads import starting
 
@@ -40,6 +40,22 @@ def _image_line(image: Image) -> str:
     return f"{' '.join(image.repo_tags) or 'untagged'} {image.image_id}: {layers}{manifest}"
 
 
+_PASSAGES: tuple[Passage, ...] = ("sent", "mounted", "held")
+
+
+def _pushed_line(pushed: Pushed) -> str:
+    """Return the line for an image in a registry, with how its blobs came there."""
+    parts = []
+    for passage in _PASSAGES:
+        number, size = pushed.total(passage)
+        if number or passage == "sent":
+            blobs = "1 blob" if number == 1 else f"{number} blobs"
+            parts.append(f"{passage} {blobs} ({readable_size(size)})")
+    if pushed.rehearsed:
+        parts.insert(0, "dry run")
+    return f"{_image_line(pushed.image)}, {', '.join(parts)}"
+
+
 class Reporter(Observer):
     """Messages and a final summary as plain lines, without progress."""
 
@@ -59,6 +75,9 @@ class Reporter(Observer):
             say(line)
         self._summary(last, images[-1].size)
 
+    def pushed(self, pushed: Pushed) -> None:
+        self._summary(_pushed_line(pushed), pushed.image.size)
+
     def exported(self, entries: int, size: int) -> None:
         self._summary(f"{entries:,} entries", size)
 
@@ -77,6 +96,9 @@ class Quiet(Reporter):
     def finished(self, *images: Image) -> None:
         pass
 
+    def pushed(self, pushed: Pushed) -> None:
+        pass
+
     def exported(self, entries: int, size: int) -> None:
         pass
 
@@ -89,6 +111,7 @@ class Plain(Reporter):
     def __init__(self) -> None:
         super().__init__()
         self._labels: dict[int, str] = {}
+        self._passages: dict[Digest, str] = {}  # of blobs in a registry
 
     def started(self, layers: int, sizes: Sizes, position: Callable[[], int]) -> None:
         self._layers = layers
@@ -96,10 +119,16 @@ class Plain(Reporter):
     def layer_started(self, number: int, label: str, archive_name: str, size: int) -> None:
         self._labels[number] = label
 
+    def blob_confirmed(self, blob: Blob) -> None:
+        self._passages[blob.descriptor.digest] = (
+            f", {blob.passage} ({readable_size(blob.descriptor.size)})"
+        )
+
     def layer_completed(self, number: int, layer: Layer) -> None:
         say(
             f"layer {number}/{self._layers} {layer.diff_id[:19]} "
             f"{readable_size(layer.size):>9}  {self._labels.pop(number)}"
+            f"{self._passages.get(layer.descriptor.digest, '')}"
         )
 
 
@@ -143,6 +172,19 @@ class JsonLines(Reporter):
                 "done", repo_tags=image.repo_tags, image_id=image.image_id,
                 layers=len(image.layers), size=image.size, **manifest,
             )  # fmt: skip
+
+    def blob_confirmed(self, blob: Blob) -> None:
+        described = blob.descriptor
+        self._emit("blob", passage=blob.passage, digest=described.digest, size=described.size)
+
+    def pushed(self, pushed: Pushed) -> None:
+        totals = {passage: pushed.total(passage) for passage in _PASSAGES}
+        self._emit(
+            "pushed", reference=pushed.reference, tags=pushed.tags,
+            image_id=pushed.image.image_id, layers=len(pushed.image.layers),
+            dry_run=pushed.rehearsed,
+            **{name: {"blobs": count, "size": size} for name, (count, size) in totals.items()},
+        )  # fmt: skip
 
     def exported(self, entries: int, size: int) -> None:
         self._emit("exported", entries=entries, size=size)
@@ -247,6 +289,10 @@ class Bar(Reporter):
     def finished(self, *images: Image) -> None:
         self.close()
         super().finished(*images)
+
+    def pushed(self, pushed: Pushed) -> None:
+        self.close()
+        super().pushed(pushed)
 
     def exported(self, entries: int, size: int) -> None:
         self.close()

@@ -1,4 +1,4 @@
-"""The options of verbs that fetch images from registries: platform, credentials, TLS."""
+"""The options of verbs that use registries: platform, credentials, TLS."""
 
 from __future__ import annotations
 
@@ -35,6 +35,19 @@ def add_access_arguments(parser: argparse.ArgumentParser) -> None:
         "--tls-verify", choices=("true", "false"), default="true",
         help="with false, plain HTTP and any certificate will do",
     )  # fmt: skip
+    _add_authfile_argument(parser)
+
+
+def add_target_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options for how the registry is reached that an image is pushed to."""
+    parser.add_argument(
+        "--insecure", action="store_true",
+        help="plain HTTP, or any certificate, for the registry that is named",
+    )  # fmt: skip
+    _add_authfile_argument(parser)
+
+
+def _add_authfile_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--authfile", metavar="FILE",
         help="the registries' credentials (default: $REGISTRY_AUTH_FILE, or those of podman,"
@@ -45,6 +58,11 @@ def add_access_arguments(parser: argparse.ArgumentParser) -> None:
 def given_access(args: argparse.Namespace) -> Access:
     """Return how the options ask to reach a registry."""
     return Access(tls_verify=args.tls_verify == "true", authfile=args.authfile)
+
+
+def given_target_access(args: argparse.Namespace) -> Access:
+    """Return how the options ask to reach the registry that an image is pushed to."""
+    return Access(tls_verify=not args.insecure, authfile=args.authfile)
 
 
 def shown_progress(args: argparse.Namespace) -> int | None:

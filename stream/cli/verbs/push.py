@@ -1,0 +1,88 @@
+"""`stream-image push CONF REFERENCE`: push the image of a conf to a registry."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import ExitStack
+from dataclasses import replace
+
+from stream.cli.options import (
+    add_sandbox_argument,
+    count,
+    given_commands,
+    parse_compression,
+)
+from stream.cli.output import output_file, say_lines, write_all
+from stream.cli.progress import Reporter
+from stream.cli.registries import add_target_arguments, given_target_access
+from stream.config import load_conf
+from stream.tools.push import DEFAULT_JOBS, push
+
+SUMMARY = "push the image of a conf to a registry"
+DESCRIPTION = """\
+Push the image of a conf to a registry, straight from the files: each layer is read once, and
+hashed, compressed and sent as it is read. What the registry has is neither read nor sent. Tags
+change only when everything is there. Prints the image's reference by digest."""
+EPILOG = """\
+Examples: stream-image push conf.json registry.example/app:v2
+          stream-image push conf.json registry.example/app:v2 --tag latest --compress zstd:1
+          stream-image push conf.json 127.0.0.1:5000/app:v2 --compress none --dry-run
+
+Credentials are those of 'skopeo login', 'podman login' and 'docker login'. Without a tag in
+REFERENCE, the conf's is taken. More in docs/push.md.
+"""
+HAS_PROGRESS = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own arguments."""
+    parser.add_argument("conf", metavar="CONF", help="the conf JSON; - for standard input")
+    parser.add_argument("reference", metavar="NAME[:TAG]", help="the image's name in the registry")
+    parser.add_argument(
+        "--tag", action="append", default=[], metavar="TAG", help="another tag; repeatable"
+    )
+    parser.add_argument(
+        "--compress", default="gzip", metavar="CODEC[:LEVEL]",
+        help="of each layer: gzip (default), zstd or none",
+    )  # fmt: skip
+    parser.add_argument(
+        "--jobs", type=count, default=DEFAULT_JOBS, metavar="N",
+        help="layers sent at once (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--from", action="append", default=[], metavar="REPO", dest="mount_from",
+        help="a repository of the same registry, whose blobs are not sent again; repeatable",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show what would be sent; change nothing there"
+    )
+    parser.add_argument(
+        "--digest-file", metavar="FILE", help="write the digest of the image's manifest to FILE"
+    )
+    add_target_arguments(parser)
+    add_sandbox_argument(parser)
+
+
+def run(args: argparse.Namespace, reporter: Reporter) -> None:
+    """Push the image. Raises StreamImageError."""
+    compression = parse_compression(args.compress)
+    access = given_target_access(args)
+    conf = load_conf(args.conf, warn=reporter.warning)
+    with ExitStack() as stack:
+        output = None
+        if args.digest_file is not None and not args.dry_run:
+            output = stack.enter_context(output_file(args.digest_file))
+        pushed = push(
+            replace(conf, commands=given_commands(args)),
+            args.reference,
+            reporter,
+            tags=args.tag,
+            compression=compression,
+            jobs=args.jobs,
+            mount_from=args.mount_from,
+            access=access,
+            rehearse=args.dry_run,
+        )
+        if output is not None:
+            write_all(output, f"{pushed.digest}\n".encode(), args.digest_file)
+    say_lines([pushed.reference])

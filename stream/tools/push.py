@@ -1,0 +1,149 @@
+"""Push the image of a conf to a registry. Knows neither argv nor how layers are made or sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+
+from stream.compression import LAYER_CODECS, Compression
+from stream.digests import NO_DIGESTS, Digests
+from stream.errors import ArgumentError, RegistryError
+from stream.model import Blob, Image, ImageConf, Pushed
+from stream.observer import Observer
+from stream.oci.documents import CONFIG_TYPE, describe
+from stream.oci.reference import BadReference, Location, check_name, check_tag, qualified, split
+from stream.pipeline import write_images
+from stream.registry.client import Repository
+from stream.registry.rehearsal import Rehearsal
+from stream.registry.trust import Access
+from stream.sinks import registry
+from stream.sinks.registry import RegistrySink
+from stream.sources.image import ImageSources
+from stream.tools.write import opened_sources
+
+DEFAULT_COMPRESSION = Compression(codec="gzip")
+DEFAULT_JOBS = 4
+_ANYWHERE = Access()
+_DOCKER_HUB = "docker.io"
+# A registry's codes for a manifest that lists what it does not have: OCI Distribution
+# Specification, error codes.
+_LACKING = frozenset({"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"})
+
+
+def push(  # noqa: PLR0913 — the options of the command, each of its own
+    conf: ImageConf,
+    reference: str,
+    observer: Observer | None = None,
+    *,
+    tags: Sequence[str] = (),
+    compression: Compression = DEFAULT_COMPRESSION,
+    jobs: int = DEFAULT_JOBS,
+    mount_from: Sequence[str] = (),
+    access: Access = _ANYWHERE,
+    digests: Digests = NO_DIGESTS,
+    rehearse: bool = False,
+) -> Pushed:
+    """Push the image of `conf` to the registry as `reference`, `name:tag` or `name` (the tag is
+    then the conf's, or `latest`), and as each of `tags`. Layers are compressed one by one with
+    `compression` (gzip, zstd or none), at most `jobs` at a time; blobs that the repository lacks
+    are mounted from the repositories `mount_from` of the same registry if these have them.
+    Layers whose digests are among `digests` are not read if the registry has them. With
+    `rehearse`, everything is done but changing the registry.
+
+    Raises ArgumentError before anything is read; RecipeError, SourceError, ArchiveError,
+    DigestMismatch, SizeMismatch or RegistryError: then no tag has changed.
+    """
+    ArgumentError.require("conf", conf, ImageConf)
+    ArgumentError.require("observer", observer, Observer, type(None))
+    target, names = _parsed(conf, reference, tags)
+    mounts = [_path_on(target, one) for one in mount_from]
+    ArgumentError.require("compression", compression, Compression)
+    if compression.codec not in LAYER_CODECS:
+        raise ArgumentError.not_one_of("compression", compression.codec, LAYER_CODECS)
+    if type(jobs) is not int or jobs < 1:
+        raise ArgumentError("jobs", jobs, "is not a positive whole number")
+    observer = observer or Observer()
+    real = Repository(target, access, pull_from=mounts)
+    repository: registry.Repository = real
+    if rehearse:
+        domain, _ = _domain_and_path(target.name)
+        others = {one: Repository(Location(name=f"{domain}/{one}"), access) for one in mounts}
+        repository = Rehearsal(real, others)
+
+    def attempt(sources: ImageSources, *, trusting: bool) -> tuple[Image, tuple[Blob, ...]]:
+        with RegistrySink(
+            repository, target.name, names, compression=compression, jobs=jobs,
+            mount_from=mounts, trusting=trusting, confirmed=observer.blob_confirmed,
+        ) as sink:  # fmt: skip
+            (image,) = write_images([sources], sink, observer, digests)
+            stored = [*(layer.descriptor for layer in image.layers)]
+            stored.append(describe(CONFIG_TYPE, image.config))
+            distinct = dict.fromkeys(one.digest for one in stored)
+            return image, tuple(sink.blobs[digest] for digest in distinct)
+
+    with closing(real), opened_sources(conf, observer) as sources:
+        for warning in sources.warnings:
+            observer.warning(warning)
+        try:
+            image, blobs = attempt(sources, trusting=True)
+        except RegistryError as error:
+            if error.code not in _LACKING:
+                raise
+            # The registry has removed blobs of a manifest that it still has.
+            image, blobs = attempt(sources, trusting=False)
+    assert image.manifest is not None, "a registry's images have manifests"
+    pushed = Pushed(
+        image=image,
+        name=target.name,
+        digest=image.manifest.digest,
+        tags=names,
+        blobs=blobs,
+        rehearsed=rehearse,
+    )
+    observer.pushed(pushed)
+    return pushed
+
+
+def _parsed(
+    conf: ImageConf, reference: str, tags: Sequence[str]
+) -> tuple[Location, tuple[str, ...]]:
+    """Return the repository, and the tags in the order in which they are set."""
+    ArgumentError.require("reference", reference, str)
+    try:
+        location = Location.parse(reference)
+    except BadReference as wrong:
+        raise ArgumentError("reference", reference, f"is not name:tag: {wrong}") from None
+    if location.digest is not None:
+        reason = "has a digest, which follows from the image; write name:tag"
+        raise ArgumentError("reference", reference, reason)
+    own = split(conf.repo_tag)[1] if conf.repo_tag else "latest"
+    names = dict.fromkeys([location.tag or own, *tags])
+    for tag in names:
+        ArgumentError.require("tags", tag, str)
+        try:
+            check_tag(tag)
+        except BadReference as wrong:
+            raise ArgumentError("tags", tag, f"cannot be a tag: {wrong}") from None
+    return Location(name=location.name), tuple(names)
+
+
+def _path_on(target: Location, repository: str) -> str:
+    """Return the path of a repository on the registry of `target`, whose name may be left out."""
+    ArgumentError.require("mount_from", repository, str)
+    try:
+        check_name(repository)
+    except BadReference as wrong:
+        raise ArgumentError("mount_from", repository, f"cannot be mounted from: {wrong}") from None
+    domain = _domain_and_path(target.name)[0]
+    own, path = _domain_and_path(repository)
+    if own == domain:
+        return path
+    if own != _DOCKER_HUB or repository.startswith(f"{_DOCKER_HUB}/"):
+        reason = f"is on another registry; blobs are mounted only within one, here {domain}"
+        raise ArgumentError("mount_from", repository, reason)
+    return repository
+
+
+def _domain_and_path(name: str) -> tuple[str, str]:
+    domain, _, path = split(qualified(name))[0].partition("/")
+    return domain, path
