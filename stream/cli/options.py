@@ -1,4 +1,4 @@
-"""The options that several verbs share: `--repo-tag`, `-o`, `--compress`, `--threads`."""
+"""The options that several verbs share: `--repo-tag`, `-o`, `--compress`, `--digest-cache`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from stream.cli.output import is_terminal, output_file, standard_output
 from stream.cli.usage import UsageError
 from stream.compression import CHOICES, NONE, Compression
+from stream.digests import NO_DIGESTS, Digests
+from stream.digests.store import DigestCache, default_directory
 from stream.errors import ArgumentError
 from stream.model import Commands
 from stream.oci.reference import BadReference, Reference
@@ -65,6 +67,41 @@ def add_sandbox_argument(parser: argparse.ArgumentParser) -> None:
 def given_commands(args: argparse.Namespace) -> Commands:
     """Return how the options ask to run a recipe's commands."""
     return "unsandboxed" if args.unsandboxed else "sandboxed"
+
+
+def add_digest_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--digest-cache` and `--no-digest-cache`, the last of which takes effect: a wrapper may
+    have given the other.
+    """
+    add_cache_argument(parser)
+    parser.add_argument(
+        "--no-digest-cache", action="store_const", const=None, dest="digest_cache",
+        help="compute all digests, and keep none",
+    )  # fmt: skip
+
+
+def add_cache_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--digest-cache`, for a verb that is of no use without a cache."""
+    parser.add_argument(
+        "--digest-cache", metavar="DIR", default=default_directory(os.environ),
+        help="keep the digests of layers in DIR (default: stream-image/digests in"
+        " $XDG_CACHE_HOME or ~/.cache)",
+    )  # fmt: skip
+
+
+def given_digests(args: argparse.Namespace) -> Digests:
+    """Return the known digests that those options ask for. Raises UsageError."""
+    return NO_DIGESTS if args.digest_cache is None else given_cache(args)
+
+
+def given_cache(args: argparse.Namespace) -> DigestCache:
+    """Return the cache that `--digest-cache` asks for. Raises UsageError if there is none."""
+    if not args.digest_cache:
+        why = (
+            "there is no home directory to keep it in" if args.digest_cache is None else "is empty"
+        )
+        raise UsageError(f"--digest-cache: {why}; give the name of a directory")
+    return DigestCache(args.digest_cache)
 
 
 def add_format_argument(parser: argparse.ArgumentParser) -> None:

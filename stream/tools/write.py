@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from stream.compression import UNCOMPRESSED, Compression
 from stream.config import require_tag
+from stream.digests import NO_DIGESTS, Digests
 from stream.errors import ArgumentError
 from stream.model import Image, ImageConf
 from stream.observer import Observer
@@ -27,13 +28,14 @@ def write_image(  # noqa: PLR0913 — the options of the command, each of its ow
     archive_format: ArchiveFormat = "docker-archive",
     compression: Compression = UNCOMPRESSED,
     threads: int | None = None,
+    digests: Digests = NO_DIGESTS,
 ) -> Image:
     """Write the image of `conf` to a file descriptor or binary file object, compressed by
-    `threads` threads (default: one per core).
+    `threads` threads (default: one per core). Layers that `digests` knows are not hashed.
 
     Return the image's record. Raises ArgumentError, or ConfError if `conf` has no tag,
     before anything is read; RecipeError, SourceError, ArchiveError, DigestMismatch,
-    SizeMismatch or OutputError: then the archive has no `manifest.json` and no trailer, and
+    StaleDigest, SizeMismatch or OutputError: then the archive has no `manifest.json` and no trailer, and
     its reader sees that it is truncated. `output` is not closed.
     """
     ArgumentError.require("conf", conf, ImageConf)
@@ -51,7 +53,7 @@ def write_image(  # noqa: PLR0913 — the options of the command, each of its ow
             observer.warning(warning)
         if conf.annotations and not sink.takes.annotations:
             observer.warning(f"annotations: left out, {archive_format} does not support them")
-        (written,) = write_images([sources], sink, observer)
+        (written,) = write_images([sources], sink, observer, digests)
     observer.finished(written)
     return written
 

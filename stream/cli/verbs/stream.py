@@ -6,11 +6,13 @@ import argparse
 from dataclasses import replace
 
 from stream.cli.options import (
+    add_digest_arguments,
     add_format_argument,
     add_output_arguments,
     add_sandbox_argument,
     add_tag_argument,
     given_commands,
+    given_digests,
     given_tag,
     opened_output,
 )
@@ -36,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_format_argument(parser)
     add_output_arguments(parser)
     add_sandbox_argument(parser)
+    add_digest_arguments(parser)
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
@@ -49,4 +52,5 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
             archive_format=args.format,
             compression=target.compression,
             threads=args.threads,
+            digests=given_digests(args),
         )

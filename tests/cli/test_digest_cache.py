@@ -1,0 +1,42 @@
+"""`--digest-cache` and `--no-digest-cache`: known digests change what is done, never the image."""
+
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from support import Store
+
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> str:
+    """Return a conf of two small layers."""
+    store = Store.below(tmp_path)
+    store.file("one", b"content")
+    store.file("two/file", 5000)
+    return str(store.conf(["one"], ["two"]))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--digest-cache", "/dev/null"], ["--digest-cache", "/proc/none"], ["--no-digest-cache"]],
+    ids=["not-a-directory", "not-to-be-made", "none"],
+)
+def test_image_needs_no_cache(conf: str, options: Sequence[str], stream_image: Run) -> None:
+    """An image would not be written because its digests cannot be kept."""
+    plain = stream_image("--quiet", conf)
+    for environment in {}, {"HOME": "/nonexistent", "XDG_CACHE_HOME": ""}:
+        done = stream_image("--quiet", conf, *options, env=environment)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout == plain.stdout
+
+
+def test_cache_without_a_name_is_an_error(conf: str, stream_image: Run) -> None:
+    """A script whose variable is not set would put entries into its working directory."""
+    done = stream_image(conf, "--digest-cache", "")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr == (
+        b"stream-image: --digest-cache: is empty; give the name of a directory\n"
+    )
