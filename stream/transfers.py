@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
+from heapq import heappop, heappush
 from typing import Protocol, Self, TypeAlias, TypeVar
 
-from stream.errors import StreamImageError
+from stream.errors import StreamImageError, ThreadError
 from stream.interfaces import LayerSource, LayerWriter, Sink
 from stream.model import KnownLayer, Layer
 from stream.threads import starting
@@ -30,6 +32,8 @@ MAX_RETRY_AFTER = 60.0  # seconds; a sink that asks for more is not waited for
 
 # Threads that ask a sink whether it holds a layer: an answer takes time, but nothing else.
 ASKING = 8
+
+FAREWELL = 1.0  # seconds that the end waits for threads whose transfers are given up
 
 
 class _GivenUpError(Exception):
@@ -190,82 +194,142 @@ class _OneByOne:
 
 
 class _Several:
-    """Transfers in threads, of which `concurrency` write at once. A source that is not repeatable
-    must be written before the next one is asked for: it is, by the caller's thread. The first
-    failure ends all.
+    """Transfers in threads, of which `concurrency` write at once; of those that wait for that, the
+    largest is next. A source that is not repeatable must be written before the next one is asked
+    for: it is, by the caller's thread. The first failure ends all.
+
+    The threads are daemons, and at the end nobody waits long for one: a sink that hangs does not
+    keep the program running.
     """
 
     def __init__(self, concurrency: int) -> None:
+        self._concurrency = concurrency
         self._limit = max(concurrency, ASKING)
-        self._pool = ThreadPoolExecutor(self._limit, "layer")
-        self._writing = threading.Semaphore(concurrency)
-        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._changed = threading.Condition()  # for what follows
         self._open: set[Transfer] = set()
-        self._failure: BaseException | None = None
-        self._futures: set[Future[Ended]] = set()
+        self._to_ask: deque[Transfer] = deque()
+        self._to_write: list[tuple[int, int, Transfer]] = []  # a heap
+        self._writing = 0
         self._ended: deque[Ended] = deque()
+        self._failure: BaseException | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._fail(_GivenUpError())
-        self._pool.shutdown(cancel_futures=True)
+        deadline = time.monotonic() + FAREWELL
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def add(self, transfer: Transfer) -> None:
         """See Transfers."""
-        while len(self._futures) >= self._limit:
-            self._wait()
-        with self._lock:
-            self._raise_failure()
+        with self._changed:
+            self._wait_for(lambda: len(self._open) < self._limit)
             self._open.add(transfer)
-        if transfer.source.repeatable:
-            with starting():
-                self._futures.add(self._pool.submit(self._run, transfer))
-        else:
-            try:
-                self._ended.append(self._run(transfer))
-            except BaseException:
-                self._raise_failure()
-                raise
+            if transfer.source.repeatable:
+                self._to_ask.append(transfer)
+                self._changed.notify_all()
+                self._start_thread()
+                return
+        try:
+            if self._ask(transfer):
+                return
+            with self._changed:
+                self._wait_for(lambda: self._writing < self._concurrency)
+                self._writing += 1
+            self._write(transfer)
+        except BaseException as error:  # noqa: BLE001 — raised again, unless another was first
+            self._fail(error)
+            self._raise_failure()
 
     def ended(self) -> Iterator[Ended]:
         """See Transfers."""
-        self._wait(0)
+        self._raise_failure()
         while self._ended:
             yield self._ended.popleft()
 
     def rest(self) -> Iterator[Ended]:
         """See Transfers."""
-        while self._futures or self._ended:
+        while True:
+            with self._changed:
+                self._wait_for(lambda: self._ended or not self._open)
+            if not self._ended:
+                return
             yield from self.ended()
-            self._wait()
 
-    def _wait(self, seconds: float | None = None) -> None:
-        """Wait until a thread has ended. Raises the first failure of any."""
-        done, self._futures = wait(self._futures, seconds, FIRST_COMPLETED)
+    def _wait_for(self, predicate: Callable[[], object]) -> None:
+        """Wait, with the lock held, until `predicate` is true. Raises the first failure of any."""
+        self._changed.wait_for(lambda: self._failure or predicate())
         self._raise_failure()
-        self._ended.extend(future.result() for future in done)
 
-    def _run(self, transfer: Transfer) -> Ended:
-        try:
-            layer = transfer.ask()
-            if layer is None:
-                with self._writing:
-                    transfer.write()
-                    layer = transfer.complete()
-        except BaseException as error:
-            self._fail(error)
-            raise
-        with self._lock:
+    def _start_thread(self) -> None:
+        if len(self._threads) < self._limit:
+            thread = threading.Thread(
+                target=self._run, name=f"layer-{len(self._threads)}", daemon=True
+            )
+            try:
+                with starting():
+                    thread.start()
+            except ThreadError:
+                if not self._threads:
+                    raise
+            else:
+                self._threads.append(thread)
+
+    def _run(self) -> None:
+        """Carry out steps of transfers: the body of a thread."""
+        while (step := self._next_step()) is not None:
+            try:
+                step()
+            except BaseException as error:  # noqa: BLE001 — raised again in the caller's thread
+                self._fail(error)
+
+    def _next_step(self) -> Callable[[], object] | None:
+        """Wait for something to do, and return it; None at the end."""
+        with self._changed:
+            while self._failure is None:
+                if self._to_write and self._writing < self._concurrency:
+                    self._writing += 1
+                    return partial(self._write, heappop(self._to_write)[-1])
+                if self._to_ask:
+                    return partial(self._ask_and_queue, self._to_ask.popleft())
+                self._changed.wait()
+        return None
+
+    def _ask_and_queue(self, transfer: Transfer) -> None:
+        if not self._ask(transfer):
+            with self._changed:
+                heappush(self._to_write, (-transfer.source.size, transfer.number, transfer))
+                self._changed.notify_all()
+
+    def _ask(self, transfer: Transfer) -> bool:
+        """Ask for a layer. Return True if the transfer has ended."""
+        layer = transfer.ask()
+        if layer is not None:
+            self._end(transfer, layer)
+        return layer is not None
+
+    def _write(self, transfer: Transfer) -> None:
+        transfer.write()
+        layer = transfer.complete()
+        with self._changed:
+            self._writing -= 1
+        self._end(transfer, layer)
+
+    def _end(self, transfer: Transfer, layer: Layer) -> None:
+        with self._changed:
             self._open.remove(transfer)
-        return transfer, layer
+            self._ended.append((transfer, layer))
+            self._changed.notify_all()
 
     def _fail(self, error: BaseException) -> None:
         """Give up everything under way because of `error`."""
-        with self._lock:
+        with self._changed:
             self._failure = self._failure or error
             under_way = tuple(self._open)
+            self._changed.notify_all()
         for transfer in under_way:
             transfer.give_up()
 

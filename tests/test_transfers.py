@@ -33,6 +33,7 @@ class Source:
     write: Callable[[Any], None] = lambda _: None
     repeatable: bool = True
     comment: str = "a"
+    size: int = 1
 
     def write_to(self, writer: object) -> None:
         """Write the layer."""
@@ -142,6 +143,57 @@ def test_so_many_at_once_and_no_more() -> None:
     assert found == [(number, False) for number in range(12)]
     assert most == 3
     assert no_threads()
+
+
+def test_the_largest_is_next() -> None:
+    """Without it a push would end with its largest layer, alone."""
+    waiting = threading.Event()
+    sink = Sink(1)
+    sink.concurrency = 2  # threads, of which one is kept from writing until all others wait
+    order: list[int] = []
+
+    def hold(_: object) -> None:
+        assert waiting.wait(PATIENCE)
+
+    def write(size: int) -> Callable[[object], None]:
+        return lambda _: order.append(size)
+
+    sizes = [3, 1, 4, 5, 2]
+    with transfers_into(sink) as transfers:  # type: ignore[arg-type]
+        for number, source in enumerate(
+            [Source(write=hold)] * 2 + [Source(write=write(size), size=size) for size in sizes]
+        ):
+            transfers.add(Transfer(number, source, None, sink))  # type: ignore[arg-type]
+        while len(sink.log) < 2 or len(transfers._to_write) < len(sizes):  # type: ignore[attr-defined]
+            threading.Event().wait(0.001)
+        waiting.set()
+        assert len(list(transfers.rest())) == 7
+    assert set(order[:2]) == {5, 4}
+
+
+def test_an_end_does_not_wait_for_a_sink_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it Ctrl-C would have no effect while a registry does not answer."""
+    monkeypatch.setattr("stream.transfers.FAREWELL", 0.05)
+    begun, never = threading.Event(), threading.Event()
+
+    def hang(_: object) -> None:
+        begun.set()
+        never.wait(PATIENCE)
+
+    def interrupt(_: object) -> None:
+        assert begun.wait(PATIENCE)
+        raise KeyboardInterrupt
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            carried_out(Sink(2), Source(write=hang), Source(write=interrupt, repeatable=False))
+        assert not no_threads()
+        assert all(thread.daemon for thread in threading.enumerate() if "layer" in thread.name)
+    finally:
+        never.set()
+        for thread in threading.enumerate():
+            if thread.name.startswith("layer"):
+                thread.join()
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])

@@ -97,7 +97,12 @@ class RegistrySink:
         trusting: bool = True,
         confirmed: Callable[[Blob], None] = lambda _blob: None,
     ) -> None:
-        self.takes = Takes(annotations=True, compressed_layers=True, encoding=compression.encoding)
+        self.takes = Takes(
+            annotations=True,
+            compressed_layers=True,
+            held_layers=True,
+            encoding=compression.encoding,
+        )
         self.concurrency = jobs
         self._repository = repository
         self._name = name
