@@ -7,6 +7,7 @@ Owns the JSON keys; must not know tar or the files that hold a conf.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -19,7 +20,15 @@ from typing import Any
 
 from stream.archives.target import split_archive, why_unreadable
 from stream.errors import ArgumentError, ConfError, Fault
-from stream.faults import NoteFault, kind, measure_depth, suggest, why_not_in_image, why_not_normal
+from stream.faults import (
+    NoteFault,
+    is_text,
+    kind,
+    measure_depth,
+    suggest,
+    why_not_in_image,
+    why_not_normal,
+)
 from stream.limits import MAX_DEPTH, MAX_FAULTS
 from stream.model import (
     DEFAULT_CREATED,
@@ -32,6 +41,7 @@ from stream.model import (
     Owner,
     Recipe,
 )
+from stream.nix.hashes import parse_sha256, to_sri
 from stream.nix.store_root import Disk, why_not_readable
 from stream.oci.container_config import unusual_keys, wrong_types
 from stream.oci.platform import ARCHITECTURES
@@ -47,7 +57,8 @@ KEYS = frozenset(
     {
         "annotations", "architecture", "base_config", "base_history", "config", "created", "customisation_layer",
         "customisation_mtime", "customisation_store_paths", "from_image", "gid", "gname", "labels",
-        "mtime", "os", "repo_tag", "skip_base_paths", "store_dir", "store_layers", "store_root", "uid", "uname",
+        "mtime", "os", "repo_tag", "skip_base_paths", "store_dir", "store_layers", "store_path_hashes", "store_root",
+        "uid", "uname",
     }
 )  # fmt: skip
 
@@ -207,6 +218,7 @@ class _Reader(Fields):
             base=self._base(),
             annotations=self.strings("annotations"),
             store_root=disk.root,
+            store_path_hashes=self._store_path_hashes(),
         )
 
     def _architecture(self) -> str:
@@ -319,6 +331,24 @@ class _Reader(Fields):
         return _read_store_paths(
             paths, key, self._fault, disk, self._listed, check_files=self._store_is_known
         )
+
+    def _store_path_hashes(self) -> dict[bytes, str]:
+        """Return the NAR hashes of store paths, after these were read."""
+        key = "store_path_hashes"
+        hashes = {}
+        for path, value in self.object(key).items():
+            place = f"{self.at(key)}[{json.dumps(path)}]"
+            if path not in self._listed:
+                where = "store_layers or customisation_store_paths"
+                self._fault(place, f"is not the hash of a store path in {where}")
+            elif not isinstance(value, str):
+                self._fault(place, f"must be a string, not {kind(value)}")
+            elif is_text(path):
+                try:
+                    hashes[path.encode()] = f"sha256:{parse_sha256(value).hex()}"
+                except ValueError as wrong:
+                    self._fault(place, str(wrong))
+        return hashes
 
     def _customisation_layer(self, disk: Disk) -> CustomisationLayer | Recipe | None:
         key = "customisation_layer"
@@ -485,6 +515,11 @@ def conf_document(conf: ImageConf) -> dict[str, Any]:
         "store_layers": [
             [path.decode() for path in plan.store_paths] for plan in conf.store_layers
         ],
+        "store_path_hashes": {
+            path.decode(): to_sri(nar_hash)
+            for path, nar_hash in sorted(conf.store_path_hashes.items())
+        }
+        or None,
         "store_root": conf.store_root.decode() or None,
         "uid": _unless(owner.uid, default.uid),
         "uname": _unless(owner.uname, default.uname),

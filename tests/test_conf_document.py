@@ -145,16 +145,25 @@ def documents(root: str) -> st.SearchStrategy[Document]:
             "repo_tag": st.just("registry.example:5000/a/b:v1"),
             "skip_base_paths": st.booleans(),
             "store_layers": layers | st.just([]),
+            "store_path_hashes": st.dictionaries(
+                st.sampled_from([f"{store}/{name}" for name in "äbcd"]),
+                st.binary(min_size=32, max_size=32).map(lambda data: f"sha256:{data.hex()}"),
+            ),
             "store_root": st.just("/"),
             "uid": ids,
             "uname": no_nul,
         },
-    ).map(_without_layer_to_be_in)
+    ).map(_consistent)
 
 
-def _without_layer_to_be_in(document: Document) -> Document:
+def _consistent(document: Document) -> Document:
+    """Leave out what is of no layer."""
     if document.get("customisation_layer") is None:
         document.pop("customisation_store_paths", None)
+    in_layers = [*document.get("store_layers", []), document.get("customisation_store_paths", [])]
+    if hashes := document.get("store_path_hashes"):
+        listed = {path for layer in in_layers for path in layer}
+        document["store_path_hashes"] = {path: hashes[path] for path in hashes.keys() & listed}
     return document
 
 

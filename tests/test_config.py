@@ -1,6 +1,7 @@
 """Confs: every key, every default, and every fault with its place in the JSON."""
 
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -17,12 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import stream
-from stream.config import KEYS
+from stream.config import KEYS, conf_document
 
 Document = dict[str, Any]
 Run = Callable[..., Any]
 WriteConf = Callable[[Mapping[str, object]], str]
 SHA = "0123456789abcdef" * 4
+EMPTY = hashlib.sha256(b"").hexdigest()
+SRI = "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="  # of nothing, as Nix prints it
 
 
 def parse(document: object) -> stream.ImageConf:
@@ -106,6 +109,7 @@ def test_every_key(store: str, customisation: Path) -> None:
         "store_layers": [[f"/{name}/link", f"/{name}/file"]],
         "customisation_layer": str(customisation),
         "customisation_store_paths": [f"/{name}/dir"],
+        "store_path_hashes": {f"/{name}/dir": f"sha256:{SHA}", f"/{name}/link": SRI},
         "repo_tag": "registry.example:5000/a/b:v1",
         "created": "2024-05-17T08:30:00+02:00",
         "mtime": "2001-01-01T00:00:00Z",
@@ -133,6 +137,10 @@ def test_every_key(store: str, customisation: Path) -> None:
             path=str(customisation), checksum=stream.Digest("sha256:" + SHA), size=5
         ),
         customisation_store_paths=(f"/{name}/dir".encode(),),
+        store_path_hashes={
+            f"/{name}/dir".encode(): f"sha256:{SHA}",
+            f"/{name}/link".encode(): f"sha256:{EMPTY}",
+        },
         repo_tag="registry.example:5000/a/b:v1",
         created=datetime.fromisoformat("2024-05-17T08:30:00+02:00"),
         mtime=978307200,
@@ -531,7 +539,7 @@ def test_all_faults_together(store: str) -> None:
             "customisation_layer": "/missing", "created": "x", "mtime": "y", "customisation_mtime": "z",
             "uid": -1, "gid": "z", "uname": 3, "gname": None,
             "base_config": 1, "base_history": "x", "skip_base_paths": 0,
-            "annotations": 1, "labels": [], "customisation_store_paths": 1,
+            "annotations": 1, "labels": [], "customisation_store_paths": 1, "store_path_hashes": 1,
         }
     )  # fmt: skip
     assert found.keys() == (KEYS - {"store_dir", "store_layers", "store_root"}) | {
@@ -704,6 +712,22 @@ def test_size_that_no_nix_database_holds(size: object) -> None:
     assert raised.value.faults == (
         ("customisation_layer.nix_database.objects[0]", "nar_size must be a number of bytes"),
     )
+
+
+def test_hashes_of_store_paths(store: str) -> None:
+    """A hash of another path, or of another kind, would stand for content that nobody hashed."""
+    key, path = "store_path_hashes", f"{store}/file"
+    document = {"repo_tag": "x:1", "store_dir": store, "store_layers": [[path, f"{store}/dir"]]}
+    other = f"{store}/link"
+    hashes = {path: "sha256-x", other: SRI, f"{store}/dir": None, "": SRI}
+    wrong = "is not the hash of a store path in store_layers or customisation_store_paths"
+    assert faults({**document, key: hashes}) == {
+        f'{key}["{path}"]': "'sha256-x' is not a SHA-256 as Nix writes it",
+        f'{key}["{other}"]': wrong,
+        f'{key}["{store}/dir"]': "must be a string, not null",
+        f'{key}[""]': wrong,
+    }
+    assert conf_document(parse({**document, key: {path: f"sha256:{EMPTY}"}}))[key] == {path: SRI}
 
 
 def test_customisation_store_paths(store: str) -> None:

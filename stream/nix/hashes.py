@@ -55,6 +55,14 @@ def compress_hash(digest: bytes, size: int) -> bytes:
     return bytes(folded)
 
 
+def to_sri(digest: str) -> str:
+    """Write a SHA-256 that is given as `sha256:` and 64 hex digits as Nix does, in base64 after
+    `sha256-` (Subresource Integrity).
+    """
+    data = bytes.fromhex(digest.removeprefix("sha256:"))
+    return f"sha256-{base64.b64encode(data).decode()}"
+
+
 def parse_sha256(text: str) -> bytes:
     """Decode a SHA-256: hexadecimal or Nix32, with or without `sha256:`, or base64 after
     `sha256-` or `sha256:`. Raises ValueError.

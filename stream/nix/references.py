@@ -58,6 +58,14 @@ class References:
     sized: bool = True
     directory: str = ""
 
+    def nar_hashes(self, paths: Iterable[str]) -> dict[str, str]:
+        """Return the hashes of the NARs of `paths`, so far as the document states them: `sha256:` and
+        64 hex digits.
+        """
+        stated = ((path, self.statements.get(path)) for path in paths)
+        hashes = ((path, _sha256(found.nar_hash)) for path, found in stated if found)
+        return {path: nar_hash for path, nar_hash in hashes if nar_hash}
+
     def objects(self, paths: Iterable[str]) -> tuple[StoreObject, ...]:
         """Return the database records of `paths`, which are in `graph`, in order of path.
 

@@ -101,15 +101,14 @@ def _check_previous(previous: object) -> None:
 
 
 def _document(spec: Spec, conf: ImageConf) -> dict[str, Any]:
-    """Return `conf` as JSON: keys by name, but the layers, which are long, last."""
+    """Return `conf` as JSON: keys by name, but the layers and hashes, which are long, last."""
     document = config.conf_document(conf)
     # The other instants of the conf are written in one way, so that the tag does not depend on
     # how they were given. Beside `now` they must not be left out: it will be another instant.
     if "now" in spec.instants.values():
         document |= spec.instants
-    return {
-        key: document[key] for key in sorted(document, key=lambda key: (key == "store_layers", key))
-    }
+    long = ("store_layers", "store_path_hashes")
+    return {key: document[key] for key in sorted(document, key=lambda key: (key in long, key))}
 
 
 def _check_budget(spec: Spec, base: BaseImage | None) -> None:
@@ -152,7 +151,8 @@ def _with_closure(
     if spec.include_store_paths:
         graph = _without_held(spec.conf, base, closure.graph)
         if spec.is_single:
-            return _with_single_layer(spec, conf, graph.keys() - unshipped)
+            conf = _with_single_layer(spec, conf, graph.keys() - unshipped)
+            return _with_hashes(conf, closure)
         if LAYER in spec.unshipped:
             layer, node = _layer_node(sources, graph, made)
             graph, unshipped = {**graph, layer: node}, unshipped | {layer}
@@ -166,7 +166,7 @@ def _with_closure(
             unshipped=unshipped,
             name=spec.source,
         )
-        conf = replace(conf, store_layers=_checked(spec, layers))
+        conf = _with_hashes(replace(conf, store_layers=_checked(spec, layers)), closure)
         _warn_of_strangers(spec, closure.graph, warn)
     return conf
 
@@ -179,6 +179,16 @@ def _with_single_layer(spec: Spec, conf: ImageConf, paths: Collection[str]) -> I
         return conf
     (plan,) = _checked(spec, [sorted(paths)])
     return replace(conf, customisation_store_paths=plan.store_paths)
+
+
+def _with_hashes(conf: ImageConf, closure: Closure) -> ImageConf:
+    """Return `conf` with the NAR hashes of its store paths, so far as they are known."""
+    if closure.references is None:
+        return conf
+    hashes = closure.references.nar_hashes(path.decode() for path in conf.store_paths)
+    return replace(
+        conf, store_path_hashes={path.encode(): nar_hash for path, nar_hash in hashes.items()}
+    )
 
 
 def _checked(spec: Spec, layers: Sequence[Sequence[str]]) -> tuple[LayerPlan, ...]:

@@ -26,8 +26,8 @@ def derive_tag(document: dict[str, Any], conf: ImageConf, base_image_id: str | N
     name is represented by the name, any other path by its content; of a path that is copied,
     only the content counts. Raises StreamImageError.
     """
-    # The places where files are read do not affect the image.
-    elsewhere = {"from_image", "store_root"}
+    # The places where files are read do not affect the image. Nor does what is known of store paths.
+    elsewhere = {"from_image", "store_path_hashes", "store_root"}
     described = {key: value for key, value in document.items() if key not in elsewhere}
     described["base image"] = base_image_id
     disk = Disk.of(conf)

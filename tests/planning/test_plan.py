@@ -1,5 +1,6 @@
 """Planning: from a specification to a conf that streams."""
 
+import base64
 import hashlib
 import io
 import json
@@ -25,6 +26,7 @@ from stream.errors import ConfError, StreamImageError
 from stream.planning.plan import plan
 from stream.planning.spec import parse_spec
 
+EMPTY_BASE32 = "0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73"  # a SHA-256, as Nix prints it
 DIGITS = "0123456789abcdfghijklmnpqrsvwxyz"
 NEEDS_SANDBOX = pytest.mark.skipif(not shutil.which("bwrap"), reason="needs bubblewrap")
 NEEDS_FAKEROOT = pytest.mark.skipif(
@@ -343,6 +345,33 @@ def test_what_an_unshipped_path_refers_to_is_shipped(
     wanted = packages.plan(roots=[packages.path("app-1")], layering=layering)
     assert layering == "auto" or conf == wanted
     assert every(packages.plan(roots=[])) == []
+
+
+@pytest.mark.parametrize("layering", ["stable", "single"])
+def test_known_hashes_of_store_paths_are_in_the_conf(packages: Packages, layering: str) -> None:
+    """Without them, a machine that did not make an image would hash all of it to know its digests."""
+    app, tool, lib = (packages.path(name) for name in ("app-1", "tool-1", "lib-1"))
+    keys: dict[str, Any] = {"contents": [app], "layering": layering, "tag": None}
+    plain = packages.plan(**keys)
+    assert "store_path_hashes" not in plain
+    path = packages.directory / "graph.json"
+    graph = json.loads(path.read_bytes())
+    # Nix's notations differ, and the conf has one. What is not in the image has no hash there.
+    empty = hashlib.sha256(b"")
+    stated = {app: f"sha256:{empty.hexdigest()}", tool: f"sha256:{EMPTY_BASE32}"}
+    stated[packages.path("other-1")] = stated[app]
+    for item in graph:
+        if item["path"] in stated:
+            item["narHash"] = stated[item["path"]]
+    path.write_text(json.dumps(graph[::-1]), "utf-8")
+    planned = packages.plan(**keys)
+    sri = f"sha256-{base64.b64encode(empty.digest()).decode()}"
+    assert list(planned.pop("store_path_hashes").items()) == [
+        (found, sri) for found in sorted([app, tool])
+    ]
+    assert lib in repr(planned)
+    # What is known of an image does not change it, nor its tag.
+    assert planned == plain
 
 
 def test_unshipped_paths_are_not_in_the_database(packages: Packages, derived: Derived) -> None:
