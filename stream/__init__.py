@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from stream.planning.spec import parse_spec as parse_spec
     from stream.registry.trust import Access as Access
     from stream.sinks import ArchiveFormat as ArchiveFormat
+    from stream.tools.digests import compute_digests as compute_digests
     from stream.tools.earlier import EarlierImage as EarlierImage
     from stream.tools.earlier import read_earlier as read_earlier
     from stream.tools.explain import ExplainedLayer as ExplainedLayer

@@ -29,8 +29,8 @@ class Known:
         self._hashes = takes.held_layers and digests is not NO_DIGESTS
 
     def of_source(self, source: LayerSource) -> KnownLayer | None:
-        """Return what is known of `source`, None if that is nothing. A small layer of which
-        nothing can be recorded is hashed, if the sink may hold it. A record that cannot be right is removed. Raises
+        """Return what is known of `source`, None if that is nothing. A small layer without keys
+        is hashed, if the sink may hold it. A record that cannot be right is removed. Raises
         SourceError.
         """
         if source.diff_id is not None:
@@ -40,7 +40,7 @@ class Known:
             return self._with_blob(found)
         if found is not None:
             self._digests.forget(source.keys)
-        if not self._hashes or _is_recordable(source) or not _is_small(source):
+        if not self._hashes or not _is_for_hashing(source):
             return None
         diff_id = hash_layer(source.size, lambda tar: source.write_to(cast("LayerWriter", tar)))
         return self.of_layer(KnownLayer(diff_id=diff_id, size=source.size))
@@ -62,10 +62,10 @@ class Known:
             raise StaleDigest(source.comment, known.diff_id, layer.diff_id, entry)
         if source.compression is not None or (known and known.descriptor == layer.descriptor):
             return
-        if _is_recordable(source):
-            self._digests.record(source.keys, layer, self._encoding)
-        elif self._encoding:
-            self._digests.record([content_key(layer.diff_id)], layer, self._encoding)
+        keys = source.keys
+        if not keys and self._encoding:  # its blob is all that there is to know
+            keys = (content_key(layer.diff_id),)
+        self._digests.record(keys, layer, self._encoding)
 
     def _with_blob(self, known: KnownLayer) -> KnownLayer:
         if known.descriptor is None and known.size is not None and not self._encoding:
@@ -73,9 +73,6 @@ class Known:
         return known
 
 
-def _is_recordable(source: LayerSource) -> bool:
-    return any(key.recordable for key in source.keys)
-
-
-def _is_small(source: LayerSource) -> bool:
-    return source.repeatable and source.compression is None and source.size <= SMALL
+def _is_for_hashing(source: LayerSource) -> bool:
+    is_plain = source.repeatable and source.compression is None
+    return is_plain and not source.keys and source.size <= SMALL

@@ -17,10 +17,14 @@ from stream.tarwriter import ArchiveWriter, MemberWriter
 _ENDINGS = {"gzip": ".gz", "zstd": ".zst"}
 
 
+def member_name(fingerprint: str, compression: str | None = None) -> str:
+    """Return the name of the member that holds the layer with this fingerprint."""
+    return f"{fingerprint}/layer.tar{_ENDINGS[compression] if compression else ''}"
+
+
 def layer_name(source: LayerSource) -> str:
     """Return the name of the member that holds the layer of `source`."""
-    ending = _ENDINGS[source.compression] if source.compression else ""
-    return f"{source.fingerprint}/layer.tar{ending}"
+    return member_name(source.fingerprint, source.compression)
 
 
 class _ArchiveLayer(MemberWriter):
@@ -59,7 +63,7 @@ class DockerArchive:
     `stream.interfaces.Sink`. An unfinished archive has no manifest and no trailer.
     """
 
-    takes: ClassVar[Takes] = Takes()
+    takes: Takes = Takes()
     concurrency: ClassVar[int] = 1
 
     def __init__(self, fd: int, *, mtime: int) -> None:

@@ -11,8 +11,6 @@ encodes them.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from stream.interfaces import Takes
 from stream.model import Descriptor, Digest, ImageDocuments
 from stream.oci import documents
@@ -26,7 +24,7 @@ def _blob_name(digest: Digest) -> str:
 class OciArchive(DockerArchive):
     """An OCI archive being written to `fd`. See DockerArchive."""
 
-    takes: ClassVar[Takes] = Takes(annotations=True, compressed_layers=True)
+    takes = Takes(annotations=True, compressed_layers=True)
 
     def __init__(self, fd: int, *, mtime: int) -> None:
         super().__init__(fd, mtime=mtime)

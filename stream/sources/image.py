@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from stream.digests import Digests
 from stream.interfaces import LayerSource, Takes
+from stream.known import Known
 from stream.limits import DOCKER_MAX_LAYERS, OVERLAY_MAX_LAYERS
 from stream.model import Digest, ImageConf, ImageDocuments, KnownLayer, Layer
 from stream.oci.documents import image_config
@@ -51,6 +53,23 @@ class ImageSources:
         for plan in self.conf.store_layers:
             yield walk(self.conf, plan)
 
+    def known(self, digests: Digests, takes: Takes) -> list[KnownLayer | None]:
+        """Return what is known of each layer, bottom to top, with its blob in a sink that `takes`
+        this; None for a layer whose digest is not known. Files are looked at, but not read.
+        Raises SourceError.
+        """
+        known = Known(digests, takes)
+        base = {one.diff_id: known.of_layer(one) for one in self._base_layers(takes)}
+        found: list[KnownLayer | None] = []
+        found += (base[layer.diff_id] for layer in (self.base.layers if self.base else ()))
+        found += (known.of_source(layer) for layer in self.walk_store_layers())
+        if (top := self.customisation) is not None:
+            found.append(known.of_source(top) if top.complete else None)
+        return found
+
+    def _base_layers(self, takes: Takes) -> list[KnownLayer]:
+        return self.base.known_layers(takes) if self.base else []
+
     @contextmanager
     def layer_content(self, index: int) -> Iterator[ByteSource]:
         """The tar of the layer at `index`, from 0 at the bottom, to be read once from the
@@ -72,7 +91,7 @@ class ImageSources:
     def known_layers(self, takes: Takes) -> Sequence[KnownLayer]:
         """See the interface."""
         top = self.customisation
-        known = self.base.known_layers(takes) if self.base else []
+        known = self._base_layers(takes)
         if top is not None and top.diff_id is not None:
             known.append(KnownLayer(diff_id=top.diff_id, size=top.size))
         return known

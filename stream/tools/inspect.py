@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,8 +19,11 @@ from stream.archives.decompress import MAGIC_SIZE, compression_of
 from stream.archives.images import Archive, ArchiveImage, open_archive, read_archive
 from stream.archives.sequential import Sequential, SequentialTar
 from stream.archives.summary import Summary, summarise
-from stream.model import Digest, ImageConf
-from stream.oci.documents import image_config
+from stream.digests import NO_DIGESTS, Digests
+from stream.interfaces import Takes
+from stream.known import Known
+from stream.model import Digest, ImageConf, KnownLayer, Layer
+from stream.oci.documents import digest, image_config, uncompressed
 from stream.schema.reading import conf_name, head_of, ignore
 from stream.sinks.docker_archive import layer_name
 from stream.sources.image import ImageSources, opened
@@ -37,7 +40,7 @@ _QUOTED_PATH = re.compile(r"""'(/[^']+)'|"(/[^"]+)\"""")
 class InspectedLayer:
     """A layer. `size` is that of its tar in bytes, `stored_size` that of the bytes in the
     archive, compressed with `compression`. `digest` is that of the stored bytes, if the
-    archive has it; for a conf, no digest is known. `history` is the layer's line in the
+    archive has it; for a conf, no digest is known, and `diff_id` may not be. `history` is the layer's line in the
     image's history.
     """
 
@@ -97,17 +100,19 @@ def inspect(
     *,
     repo_tag: str | None = None,
     run_commands: bool = False,
+    digests: Digests = NO_DIGESTS,
 ) -> Inspection:
     """Inspect `target`: a conf, an archive, `FILE:name:tag` for one image in it, or either on
-    standard input (`-`). `repo_tag` replaces a conf's. A recipe's commands are run only with
+    standard input (`-`). `repo_tag` replaces a conf's. `digests` has the diff_ids of a conf's
+    layers, so far as they are known. A recipe's commands are run only with
     `run_commands`: without, the layer is shown as it is before them. `warn` is called with a
     line for a person. Raises StreamImageError.
     """
     if isinstance(target, ImageConf):
-        return _inspect_conf("conf", target, warn, run_commands=run_commands)
+        return _inspect_conf("conf", target, warn, digests, run_commands=run_commands)
     found = read_target(target, repo_tag=repo_tag, warn=warn)
     if isinstance(found, ImageConf):
-        return _inspect_conf(conf_name(target), found, warn, run_commands=run_commands)
+        return _inspect_conf(conf_name(target), found, warn, digests, run_commands=run_commands)
     if isinstance(found, Sequential):
         compression = found.compression
         with read_archive(SequentialTar(found).scan(summarise)) as archive:
@@ -188,7 +193,7 @@ def _store_paths(comment: str) -> set[bytes]:
 
 
 def _inspect_conf(
-    name: str, conf: ImageConf, warn: Callable[[str], None], *, run_commands: bool
+    name: str, conf: ImageConf, warn: Callable[[str], None], digests: Digests, *, run_commands: bool
 ) -> Inspection:
     """Inspect `conf`: read its base image and walk its store paths."""
     if not run_commands:
@@ -198,36 +203,61 @@ def _inspect_conf(
         below = (
             () if base is None else _layers(base.image, lambda blob: base.listings[blob].summary)
         )
-        layers = (*below, *_planned_layers(sources))
+        ours = tuple(_planned_layers(sources, Known(digests, Takes(held_layers=True))))
         document = base.document if base else None
         image = InspectedImage(
-            image_id=None,
+            image_id=_image_id(sources, ours),
             repo_tags=() if conf.repo_tag is None else (conf.repo_tag,),
             document=json.loads(image_config(conf, (), document)),
-            layers=layers,
+            layers=(*below, *ours),
         )
     return Inspection(name=name, kind="conf", also_oci=False, compression=None, images=(image,))
 
 
-def _planned_layers(sources: ImageSources) -> Iterator[InspectedLayer]:
+def _image_id(sources: ImageSources, ours: Sequence[InspectedLayer]) -> Digest | None:
+    """Return the ID of the image whose layers above the base image are `ours`; None if one of
+    them has no known digest.
+    """
+    layers = []
+    for layer in ours:
+        if layer.diff_id is None:
+            return None
+        layers.append(_record(layer.diff_id, layer.size, layer.history))
+    below = sources.base.known_layers(Takes()) if sources.base else []
+    known = {layer.diff_id: _record(layer.diff_id) for layer in below}
+    (documents,) = sources.documents(layers, known)
+    return digest(documents.config)
+
+
+def _record(diff_id: Digest, size: int = 0, comment: str = "") -> Layer:
+    blob = uncompressed(diff_id, size)
+    return Layer(archive_name="", diff_id=diff_id, size=size, comment=comment, descriptor=blob)
+
+
+def _planned_layers(sources: ImageSources, known: Known) -> Iterator[InspectedLayer]:
     for plan, layer in zip(sources.conf.store_layers, sources.walk_store_layers(), strict=True):
-        yield _planned_layer(layer, layer.entry_count, tuple(map(printable, plan.store_paths)))
+        paths = tuple(map(printable, plan.store_paths))
+        yield _planned_layer(layer, known.of_source(layer), layer.entry_count, paths)
     if (top := sources.customisation) is not None:
         summary = Summary()
         for member in top.members():
             summary.add(member.name)
-        yield _planned_layer(top, summary.entries, summary.store_paths(set()))
+        found = known.of_source(top) if top.complete else None
+        yield _planned_layer(top, found, summary.entries, summary.store_paths(set()))
 
 
 def _planned_layer(
-    layer: StoreLayer | ListedLayer, entries: int, store_paths: tuple[str, ...]
+    layer: StoreLayer | ListedLayer,
+    known: KnownLayer | None,
+    entries: int,
+    store_paths: tuple[str, ...],
 ) -> InspectedLayer:
     return InspectedLayer(
         name=layer_name(layer),
         size=layer.size,
         stored_size=layer.size,
         compression=None,
-        diff_id=layer.diff_id,
+        diff_id=known.diff_id if known else None,
         digest=None,
         entries=entries,
         store_paths=store_paths,

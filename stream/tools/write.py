@@ -31,11 +31,12 @@ def write_image(  # noqa: PLR0913 — the options of the command, each of its ow
     digests: Digests = NO_DIGESTS,
 ) -> Image:
     """Write the image of `conf` to a file descriptor or binary file object, compressed by
-    `threads` threads (default: one per core). Layers that `digests` knows are not hashed.
+    `threads` threads (default: one per core). Layers whose digests `digests` has are not hashed;
+    those of others are recorded there.
 
     Return the image's record. Raises ArgumentError, or ConfError if `conf` has no tag,
-    before anything is read; RecipeError, SourceError, ArchiveError, DigestMismatch,
-    StaleDigest, SizeMismatch or OutputError: then the archive has no `manifest.json` and no trailer, and
+    before anything is read; RecipeError, SourceError, ArchiveError, DigestMismatch, StaleDigest,
+    SizeMismatch or OutputError: then the archive has no `manifest.json` and no trailer, and
     its reader sees that it is truncated. `output` is not closed.
     """
     ArgumentError.require("conf", conf, ImageConf)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import replace
 
-from stream.cli.options import add_sandbox_argument, given_commands
+from stream.cli.options import (
+    add_digest_arguments,
+    add_sandbox_argument,
+    given_commands,
+    given_digests,
+)
 from stream.cli.output import say_json
 from stream.cli.progress import Reporter
 from stream.config import load_conf
-from stream.tools.write import write_image
+from stream.tools.digests import compute_digests
 
 SUMMARY = "print the digests of an image's layers, without the image"
 DESCRIPTION = """\
@@ -27,13 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("conf", metavar="CONF", help="the conf JSON; - for standard input")
     add_sandbox_argument(parser)
+    add_digest_arguments(parser)
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Hash the layers and print. Raises StreamImageError."""
     conf = load_conf(args.conf, warn=reporter.warning)
-    with open(os.devnull, "wb") as nowhere:
-        image = write_image(replace(conf, commands=given_commands(args)), nowhere, reporter)
+    conf = replace(conf, commands=given_commands(args))
+    image = compute_digests(conf, given_digests(args), reporter)
     layers = [
         {"name": layer.archive_name, "diff_id": layer.diff_id, "size": layer.size}
         for layer in image.layers

@@ -7,7 +7,12 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from stream.cli.options import add_run_argument, add_tag_argument
+from stream.cli.options import (
+    add_digest_arguments,
+    add_run_argument,
+    add_tag_argument,
+    given_digests,
+)
 from stream.cli.output import say_json, say_rendered
 from stream.cli.progress import Reporter, readable_size
 from stream.cli.tables import cut_lines, new_table, render, store_name
@@ -45,12 +50,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
     add_tag_argument(parser)
     add_run_argument(parser)
+    add_digest_arguments(parser)
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Inspect and print. Raises StreamImageError."""
     inspection = inspect(
-        args.target, reporter.warning, repo_tag=args.repo_tag, run_commands=args.run_commands
+        args.target,
+        reporter.warning,
+        repo_tag=args.repo_tag,
+        run_commands=args.run_commands,
+        digests=given_digests(args),
     )
     if args.json:
         say_json(_document(inspection))
