@@ -1,5 +1,7 @@
 #include "name.h"
 
+#include <string.h>
+
 uint32_t name_decode(const uint8_t *text, size_t length, size_t *width)
 {
     uint8_t first = text[0];
@@ -30,10 +32,23 @@ uint32_t name_decode(const uint8_t *text, size_t length, size_t *width)
     return code;
 }
 
+/* Return how many bytes of `name` need not be looked at one by one, as they and all before
+ * them are ASCII: most names, but for the last few bytes. */
+static size_t ascii_length(const uint8_t *name, size_t length)
+{
+    size_t i = 0;
+    for (uint64_t word; i + sizeof word <= length; i += sizeof word) {
+        memcpy(&word, name + i, sizeof word);
+        if (word & 0x8080808080808080u)
+            break;
+    }
+    return i;
+}
+
 int name_is_utf8(const uint8_t *name, size_t length)
 {
     size_t width;
-    for (size_t i = 0; i < length; i += width) {
+    for (size_t i = ascii_length(name, length); i < length; i += width) {
         uint32_t code = name_decode(name + i, length - i, &width);
         if (code >= 0xDC80 && code <= 0xDCFF)
             return 0;
