@@ -7,6 +7,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* Bytes from which on it is cheaper to have the kernel move them, if nobody needs to see them,
+ * than to gather them in a buffer together with what comes before and after. */
+enum { SEND_MIN = 16 * 1024 };
+
 static const char SHRUNK[] = "is shorter than when it was walked";
 static const char CHANGED[] = "changed since it was walked";
 
@@ -20,31 +24,42 @@ static int entry_fault(struct fault *fault, const char *reason, const char *path
     return fault_at(fault, FAULT_ENTRY, 0, reason, (const uint8_t *)path, strlen(path));
 }
 
+/* Read up to `count` bytes into the pool. Sets `*copied` to the number of bytes taken: 0 only
+ * after a signal. */
+static int read_some(struct pool *pool, int source, off_t offset, uint64_t count,
+                     size_t *copied, const char *path, struct fault *fault)
+{
+    uint8_t *space;
+    size_t room;
+    if (pool_space(pool, &space, &room, fault) < 0)
+        return -1;
+    if (room > count)
+        room = (size_t)count;
+    ssize_t got = offset < 0 ? read(source, space, room)
+                             : pread(source, space, room, offset);
+    if (got < 0 && errno != EINTR)
+        return read_fault(fault, errno, path);
+    if (got < 0)
+        return pool_check_interrupted(pool, fault);
+    if (got == 0)
+        return entry_fault(fault, SHRUNK, path);
+    pool_advance(pool, (size_t)got);
+    *copied = (size_t)got;
+    return 0;
+}
+
 int copy_range(struct pool *pool, int source, off_t offset, uint64_t count,
                const char *path, struct fault *fault)
 {
     while (count) {
-        uint8_t *space;
-        size_t room;
-        if (pool_space(pool, &space, &room, fault) < 0)
+        size_t copied = 0;
+        if (count >= SEND_MIN && pool_send(pool, source, offset, count, &copied, fault) < 0)
             return -1;
-        if (room > count)
-            room = (size_t)count;
-        ssize_t got = offset < 0 ? read(source, space, room)
-                                 : pread(source, space, room, offset);
-        if (got < 0) {
-            if (errno != EINTR)
-                return read_fault(fault, errno, path);
-            if (pool_check_interrupted(pool, fault) < 0)
-                return -1;
-            continue;
-        }
-        if (got == 0)
-            return entry_fault(fault, SHRUNK, path);
-        pool_advance(pool, (size_t)got);
-        count -= (uint64_t)got;
+        if (!copied && read_some(pool, source, offset, count, &copied, path, fault) < 0)
+            return -1;
+        count -= copied;
         if (offset >= 0)
-            offset += got;
+            offset += (off_t)copied;
     }
     return 0;
 }

@@ -1,5 +1,11 @@
 /* Entries and the files they name into a pool. Files are read straight into the pool's
- * buffers, so that no byte is copied on the way. */
+ * buffers, so that no byte is copied on the way. Outside of layers, files of some size are
+ * sent by the kernel instead.
+ *
+ * A file is compared with what was walked after all of it has passed. What is sent into a pipe
+ * or a socket is the file's own pages, though, until the reader takes them: whoever writes to
+ * the file in that moment changes what the reader gets, and only the reader, who knows the
+ * digest, sees it. */
 #ifndef STREAM_IMAGE_COPY_H
 #define STREAM_IMAGE_COPY_H
 

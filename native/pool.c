@@ -9,14 +9,15 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sendfile.h>
 #include <unistd.h>
 
 enum { SLOTS = POOL_MAX_SLOTS, SLOT_SIZE = POOL_SLOT_SIZE, MAX_HASHERS = 4 };
 /* After waiting for a free slot, resume only once this many are free: waking a thread
  * costs more than hashing some kilobytes. */
 enum { SLOTS_AT_ONCE = 4 };
-/* Slots written between two checks for signals. */
-enum { SLOTS_PER_CHECK = 4 };
+/* Bytes written between two checks for signals, and at most sent by one call. */
+enum { BYTES_PER_CHECK = 1024 * 1024 };
 /* Bytes hashed while the next ones are fetched: as many cache lines as a core can fetch
  * without stalling. */
 enum { STRETCH = 2 * 1024, CACHE_LINE = 64 };
@@ -56,7 +57,7 @@ struct pool {
     struct slot *open;   /* being filled, or NULL */
     int hashing;         /* between pool_hash_begin and pool_hash_end */
     size_t ends;         /* layers ended */
-    uint64_t passed;     /* slots written, to pace the checks for signals */
+    uint64_t unchecked;  /* bytes written since the last check for signals */
 
     /* Shared by all threads, under `lock`. */
     pthread_mutex_t lock;
@@ -245,6 +246,15 @@ int pool_check_interrupted(struct pool *pool, struct fault *fault)
     return 0;
 }
 
+/* Wait until a non-blocking output takes bytes. */
+static int wait_writable(struct pool *pool, struct fault *fault)
+{
+    struct pollfd ready = {.fd = pool->fd, .events = POLLOUT};
+    if (poll(&ready, 1, -1) < 0 && errno != EINTR)
+        return fault_set(fault, FAULT_WRITE, errno);
+    return pool_check_interrupted(pool, fault);
+}
+
 /* Call write(2) until all is written: pipes take parts, signals interrupt, and a
  * descriptor shared with other processes can be non-blocking. */
 static int write_all(struct pool *pool, const uint8_t *data, size_t length,
@@ -262,10 +272,7 @@ static int write_all(struct pool *pool, const uint8_t *data, size_t length,
             if (pool_check_interrupted(pool, fault) < 0)
                 return -1;
         } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-            struct pollfd ready = {.fd = pool->fd, .events = POLLOUT};
-            if (poll(&ready, 1, -1) < 0 && errno != EINTR)
-                return fault_set(fault, FAULT_WRITE, errno);
-            if (pool_check_interrupted(pool, fault) < 0)
+            if (wait_writable(pool, fault) < 0)
                 return -1;
         } else {
             return fault_set(fault, FAULT_WRITE, errno);
@@ -283,6 +290,17 @@ static int break_off(struct pool *pool, const struct fault *fault)
     else
         pool->broken = *fault;
     return -1;
+}
+
+/* Count `length` bytes that were written. Returns 0, or what the check for signals that is due
+ * then returns. */
+static int count_written(struct pool *pool, size_t length, struct fault *fault)
+{
+    pool->unchecked += length;
+    if (pool->unchecked < BYTES_PER_CHECK)
+        return 0;
+    pool->unchecked = 0;
+    return pool_check_interrupted(pool, fault);
 }
 
 /* Hand the open slot to the layer's hasher, if there is a layer, and write it. `end` is 1
@@ -323,9 +341,7 @@ static int publish(struct pool *pool, int end, struct fault *fault)
     }
     pthread_mutex_unlock(&pool->lock);
 
-    if (write_all(pool, data, length, fault) < 0)
-        return break_off(pool, fault);
-    if (++pool->passed % SLOTS_PER_CHECK == 0 && pool_check_interrupted(pool, fault) < 0)
+    if (write_all(pool, data, length, fault) < 0 || count_written(pool, length, fault) < 0)
         return break_off(pool, fault);
     return 0;
 }
@@ -375,10 +391,15 @@ int pool_space(struct pool *pool, uint8_t **space, size_t *length, struct fault 
     return 0;
 }
 
+static void advance_position(struct pool *pool, size_t length)
+{
+    __atomic_store_n(&pool->position, pool->position + length, __ATOMIC_RELAXED);
+}
+
 void pool_advance(struct pool *pool, size_t length)
 {
     pool->open->length += length;
-    __atomic_store_n(&pool->position, pool->position + length, __ATOMIC_RELAXED);
+    advance_position(pool, length);
 }
 
 int pool_write(struct pool *pool, const uint8_t *data, size_t length, struct fault *fault)
@@ -419,6 +440,35 @@ int pool_flush(struct pool *pool, struct fault *fault)
     if (!pool->open && pool->broken.kind == FAULT_NONE)
         return 0;
     return publish(pool, 0, fault);
+}
+
+int pool_send(struct pool *pool, int source, off_t offset, uint64_t count, size_t *sent,
+              struct fault *fault)
+{
+    size_t most = count < BYTES_PER_CHECK ? (size_t)count : BYTES_PER_CHECK;
+    off_t *from = offset < 0 ? NULL : &offset;
+
+    *sent = 0;
+    if (pool->hashing)
+        return 0;
+    if (pool_flush(pool, fault) < 0)
+        return -1;
+    ssize_t moved = sendfile(pool->fd, source, from, most);
+    if (moved < 0 && errno == EAGAIN) {
+        if (wait_writable(pool, fault) < 0)
+            return break_off(pool, fault);
+        moved = sendfile(pool->fd, source, from, most);
+    }
+    if (moved > 0) {
+        *sent = (size_t)moved;
+        advance_position(pool, *sent);
+        if (count_written(pool, *sent, fault) < 0)
+            return break_off(pool, fault);
+    }
+    /* A signal in the middle shows as fewer bytes, as in write_all(). */
+    if (moved < (ssize_t)most && pool_check_interrupted(pool, fault) < 0)
+        return break_off(pool, fault);
+    return 0;
 }
 
 /* ---- hashing ----------------------------------------------------------- */

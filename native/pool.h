@@ -3,6 +3,8 @@
  *            pool_space, pool_advance      publish
  *   caller  -------------------------> slot -----> write(2), by the caller's thread
  *                                            \---> SHA-256, by the layer's hashing thread
+ *            pool_send, outside layers
+ *   file    -------------------------------------> sendfile(2): pages that nobody touches
  *
  * The caller's thread takes a free slot, fills it, hands it to the thread that hashes
  * its layer and writes it to the file descriptor at once, so that hashing, writing and
@@ -24,6 +26,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 enum { POOL_DIGEST_SIZE = 32 }; /* bytes of a SHA-256 */
 enum { POOL_SLOT_SIZE = 256 * 1024, POOL_MIN_SLOTS = 8, POOL_MAX_SLOTS = 64 };
@@ -78,6 +81,16 @@ int pool_write(struct pool *pool, const uint8_t *data, size_t length, struct fau
 
 /* Take `length` zero bytes. On failure some may have been taken. */
 int pool_zeros(struct pool *pool, size_t length, struct fault *fault);
+
+/* Write up to `count` bytes of the open file `source` without reading them, from `offset`,
+ * or from its current position if that is negative. Flushes, and sets `*sent` to the number
+ * of bytes taken and written.
+ *
+ * That is 0 inside a layer, whose bytes have to be hashed, and wherever sendfile(2) moves
+ * nothing, be it that it does not support one of the files, that `source` has ended, or that
+ * one of them has failed. Reading and writing either work then, or say what is wrong. */
+int pool_send(struct pool *pool, int source, off_t offset, uint64_t count, size_t *sent,
+              struct fault *fault);
 
 /* Write everything taken so far to the file descriptor. Does not fsync(2). */
 int pool_flush(struct pool *pool, struct fault *fault);

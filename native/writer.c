@@ -308,7 +308,8 @@ static PyGetSetDef writer_getset[] = {
 PyDoc_STRVAR(writer_doc,
 "Writer(fd, slots=64)\n--\n\n"
 "Writes to a file descriptor through `slots` buffers of 256 KiB, 8 to 64. Layers, marked\n"
-"by begin_hash() and end_hash(), are hashed (SHA-256) in up to four threads of its own.");
+"by begin_hash() and end_hash(), are hashed (SHA-256) in up to four threads of its own.\n"
+"Of what is outside of layers, the kernel moves files of some size without reading them.");
 
 static PyType_Slot writer_slots[] = {
     {Py_tp_doc, (void *)writer_doc},

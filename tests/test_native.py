@@ -9,6 +9,7 @@ import os
 import random
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from stream import _tarhash
 from stream._tarhash import Entries, EntryError, Writer
 
 MIB = 1 << 20
+SEND_MIN = 16 * 1024  # bytes of a file from which on it is not read, if it is not hashed either
 ROOT = Path(_tarhash.__file__).parent.parent
 OWNER: dict[str, Any] = {
     "mtime": 1,
@@ -315,13 +317,16 @@ def _in_turn(*calls: Callable[[], None]) -> None:
         call()
 
 
-def test_nothing_after_a_failed_write() -> None:
+@pytest.mark.parametrize("how", ["written", "sent"])
+def test_nothing_after_a_failed_write(how: str, tree: Path) -> None:
     """Without it a caller that continues after an error would write an archive with a hole."""
     read_end, write_end = os.pipe()
     os.close(read_end)
     writer = Writer(write_end)
-    with pytest.raises(BrokenPipeError):
-        writer.write(bytes(MIB))
+    entries = _entries(tree)
+    with pytest.raises(BrokenPipeError) as broken:
+        writer.write(bytes(MIB)) if how == "written" else writer.write_entries(entries)
+    assert broken.value.filename is None
     for call in [lambda: writer.write(b"x"), lambda: writer.write_zeros(1), writer.flush]:
         with pytest.raises(BrokenPipeError):
             _in_turn(call, writer.flush)
@@ -333,11 +338,14 @@ class _RaisedByHandlerError(Exception):
     pass
 
 
+@pytest.mark.parametrize("how", ["written", "sent"])
 @pytest.mark.parametrize("output", ["null", "pipe"])
-def test_nothing_after_an_interrupted_write(output: str) -> None:
+def test_nothing_after_an_interrupted_write(output: str, how: str, tmp_path: Path) -> None:
     """Without it a call after Ctrl-C would give a SystemError, or an archive with a hole."""
     read_end, write_end = os.pipe()
     null = os.open(os.devnull, os.O_WRONLY)
+    endless = os.open(tmp_path / "endless", os.O_CREAT | os.O_RDONLY)
+    os.truncate(tmp_path / "endless", 1 << 40)
     writer = Writer(null if output == "null" else write_end)
     raised = threading.Event()
 
@@ -355,13 +363,15 @@ def test_nothing_after_an_interrupted_write(output: str) -> None:
     before = signal.signal(signal.SIGUSR1, handle)
     thread = threading.Thread(target=interrupt)
     try:
-        writer.begin_hash()
+        if how == "written":
+            writer.begin_hash()  # then the file is read
         thread.start()
         with pytest.raises(_RaisedByHandlerError):
-            writer.write_zeros(1 << 40)
+            writer.copy(endless, 1 << 40, b"endless")
         calls: list[Callable[[], object]] = [
             writer.flush,
-            writer.end_hash,
+            writer.begin_hash if how == "sent" else writer.end_hash,
+            lambda: writer.copy(endless, MIB, b"endless"),
             lambda: writer.write_zeros(MIB),
         ]
         for call in calls:
@@ -372,7 +382,7 @@ def test_nothing_after_an_interrupted_write(output: str) -> None:
         thread.join()
         signal.signal(signal.SIGUSR1, before)
         writer.close()
-        for descriptor in (read_end, write_end, null):
+        for descriptor in (read_end, write_end, null, endless):
             os.close(descriptor)
 
 
@@ -410,23 +420,158 @@ def test_position_after_close(writer: Writer) -> None:
     assert writer.position == 4
 
 
-def test_copy(tmp_path: Path, writer: Writer) -> None:
+@pytest.mark.parametrize("unit", [1, SEND_MIN], ids=["read", "sent"])
+def test_copy(tmp_path: Path, writer: Writer, unit: int) -> None:
     """Without it a file could be copied from the wrong place, or beyond its end unnoticed."""
     path = tmp_path / "source"
-    path.write_bytes(b"0123456789")
+    content = [bytes([digit]) * unit for digit in b"0123456789"]
+    path.write_bytes(b"".join(content))
     with path.open("rb", buffering=0) as file:
-        writer.copy(file.fileno(), 3, b"source")
-        writer.copy(file.fileno(), 2, b"source", offset=8)
-        writer.copy(file.fileno(), 1, b"source")
+        writer.copy(file.fileno(), 3 * unit, b"source")
+        writer.copy(file.fileno(), 2 * unit, b"source", offset=8 * unit)
+        writer.copy(file.fileno(), unit, b"source")
+        writer.flush()
+        copied = b"".join(content[digit] for digit in (0, 1, 2, 8, 9, 3))
+        assert (tmp_path / "written").read_bytes() == copied
         with pytest.raises(EntryError) as caught:
-            writer.copy(file.fileno(), 7, b"source")
-        assert caught.value.args[0] == b"source"
+            writer.copy(file.fileno(), 7 * unit, b"source")
+        assert caught.value.args == (b"source", "is shorter than when it was walked")
         for count in (-1, 2**64):
             with pytest.raises(OverflowError):
                 writer.copy(file.fileno(), count, b"source")
     with pytest.raises(OSError) as failed:  # noqa: PT011 — the file name is what matters
         writer.copy(file.fileno() if not file.closed else 999, 1, b"gone")
     assert failed.value.filename == b"gone"
+
+
+# ---- files that are sent, not read: those of some size, outside of layers
+
+
+@contextlib.contextmanager
+def _output(kind: str, path: Path) -> Iterator[tuple[Writer, list[bytes]]]:
+    """Open a writer on an output of this kind, and a list that holds, at the end, all bytes
+    that have arrived there.
+    """
+    received: list[bytes] = []
+    if kind in ("file", "append"):
+        flags = os.O_CREAT | os.O_WRONLY | (os.O_APPEND if kind == "append" else 0)
+        write_end = os.open(path, flags)
+        read_end = os.open(path, os.O_RDONLY)
+    elif kind == "socket":
+        read_end, write_end = (end.detach() for end in socket.socketpair())
+    else:
+        read_end, write_end = os.pipe()
+        os.set_blocking(write_end, kind != "non-blocking")
+    writer = Writer(write_end)
+    if kind == "non-blocking":
+        fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 4096)
+
+    def read() -> None:
+        while data := os.read(read_end, 300_000):
+            received.append(data)
+
+    thread = threading.Thread(target=read)
+    if kind not in ("file", "append"):
+        thread.start()
+    try:
+        yield writer, received
+    finally:
+        writer.close()
+        os.close(write_end)
+        if kind in ("file", "append"):
+            read()
+        else:
+            thread.join()
+        os.close(read_end)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "non-blocking", "socket", "file", "append"])
+def test_sent_as_hashed(kind: str, tmp_path: Path) -> None:
+    """Without it a layer whose digest is known could be other bytes than those of the digest."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    noise = random.Random(kind)
+    for size in (0, 1, SEND_MIN - 1, SEND_MIN, SEND_MIN + 1, 255 * 1024, MIB - 512, 3 * MIB + 1):
+        (tree / f"{size:09}").write_bytes(noise.randbytes(size))
+        (tree / f"{size:09}-small").write_bytes(b"between")
+    entries = _entries(tree)
+    with _output(kind, tmp_path / "output") as (writer, received):
+        writer.begin_hash()
+        writer.write_entries(entries)
+        digest = writer.digest(writer.end_hash())
+        assert writer.position == entries.tar_size
+        writer.write_entries(entries)
+        assert writer.position == 2 * entries.tar_size
+        writer.flush()
+    data = b"".join(received)
+    assert hashlib.sha256(data[: entries.tar_size]).digest() == digest
+    assert data[entries.tar_size :] == data[: entries.tar_size]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "file"])
+def test_sources_that_cannot_be_sent(kind: str, tmp_path: Path) -> None:
+    """Without it a base image that arrives in a pipe could not be copied."""
+    content = bytes(range(256)) * 200
+    with _output(kind, tmp_path / "output") as (writer, received):
+        read_end, write_end = os.pipe()
+        os.write(write_end, content)
+        writer.copy(read_end, len(content), b"pipe")
+        os.close(read_end)
+        os.close(write_end)
+        device = os.open("/dev/zero", os.O_RDONLY)
+        writer.copy(device, SEND_MIN, b"zeros")
+        os.close(device)
+        writer.flush()
+    assert b"".join(received) == content + bytes(SEND_MIN)
+
+
+def test_sent_to_a_full_device(tree: Path) -> None:
+    """Without it a disk that is full could count as written to, or as a file that is not read."""
+    full = os.open("/dev/full", os.O_WRONLY)
+    writer = Writer(full)
+    with pytest.raises(OSError, match="No space left on device") as failed:
+        writer.write_entries(_entries(tree))
+    assert failed.value.filename is None
+    writer.close()
+    os.close(full)
+
+
+def _cut(path: Path) -> None:
+    os.truncate(path, 2 * MIB)
+
+
+def _rewrite(path: Path) -> None:
+    path.write_bytes(bytes(8 * MIB))
+
+
+@pytest.mark.parametrize("change", [_cut, _rewrite])
+def test_changed_while_it_is_sent(change: Callable[[Path], None], tmp_path: Path) -> None:
+    """Without it an image could hold a mixture of two states of a file."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(bytes(8 * MIB))
+    entries = _entries(victim)
+    read_end, write_end = os.pipe()
+    writer = Writer(write_end)
+    failures: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            writer.write_entries(entries)
+        except EntryError as error:
+            failures.append(error)
+        os.close(write_end)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    while writer.position < 1000 * 1024:
+        pass
+    change(victim)
+    while os.read(read_end, MIB):
+        pass
+    thread.join()
+    os.close(read_end)
+    assert [error.args[0] for error in failures] == [bytes(victim)]
+    writer.close()
 
 
 def test_odd_arguments() -> None:
@@ -486,6 +631,8 @@ def test_references_on_every_path(tmp_path: Path, writer: Writer) -> None:
     (tmp_path / "file").write_bytes(b"content")
     changed.walk(bytes(tmp_path / "file"))
     (tmp_path / "file").unlink()
+    (tmp_path / "large").write_bytes(bytes(2 * SEND_MIN))
+    large = os.open(tmp_path / "large", os.O_RDONLY)
     calls: list[Callable[[], object]] = [
         lambda: Entries(**OWNER),
         lambda: Entries(**{**OWNER, "root": None}),
@@ -501,6 +648,9 @@ def test_references_on_every_path(tmp_path: Path, writer: Writer) -> None:
         lambda: writer.write_entries(changed),
         lambda: writer.write_entries(None),  # type: ignore[arg-type]
         lambda: writer.copy(999, 1, gone),
+        lambda: writer.copy(999, SEND_MIN, gone),
+        lambda: writer.copy(large, 2 * SEND_MIN, gone, 0),
+        lambda: writer.copy(large, 2 * SEND_MIN, gone, SEND_MIN),
         writer.begin_hash,
         lambda: writer.digest(writer.end_hash()),
         lambda: writer.digest(2**63),
@@ -518,6 +668,7 @@ def test_references_on_every_path(tmp_path: Path, writer: Writer) -> None:
     run()
     references, blocks = run()
     again, more = run()
+    os.close(large)
     assert again == references
     assert more < blocks + 50
 

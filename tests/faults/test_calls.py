@@ -1,6 +1,8 @@
 """System calls that transfer less than requested, are interrupted, or fail, injected by world.c."""
 
 import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -102,6 +104,88 @@ def test_each_file_opened_and_read_once(store: Store, world: World, tmp_path: Pa
         [f"{one}/d/file", f"{one}/d/empty", str(store.path("two"))], 1
     )
     assert read == {f"{one}/d/file": len(CONTENT), str(store.path("two")): 3 * len(CONTENT)}
+
+
+# Write the tree in argv to standard output as a layer that is not hashed.
+UNHASHED = """
+import os, sys
+from stream.errors import StreamImageError
+from stream.model import Owner
+from stream.tarwriter import Entries, write_layer
+
+entries = Entries(owner=Owner(), mtime=1)
+entries.walk(os.fsencode(sys.argv[1]))
+try:
+    write_layer(1, entries.layer_size, lambda content: content.write_entries(entries))
+except StreamImageError as error:
+    sys.exit(str(error))
+"""
+
+
+def _unhashed(
+    store: Store, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-c", UNHASHED, store.directory],
+        check=False, capture_output=True, env={**os.environ, **(env or {})},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"send": "short:5000"},
+        {"send": "short:1000000", "write": "short:4000"},
+        {"send": "eintr"},
+        {"send": "eagain", "write": "eagain"},
+        {"send": "einval"},
+        {"send": "einval", "read": "short:1000"},
+        {"send": "eio"},
+        {"thread": "_tarhash"},
+    ],
+    ids=lambda how: "-".join(f"{call}-{fault.replace(':', '-')}" for call, fault in how.items()),
+)
+def test_same_bytes_unhashed(store: Store, world: World, how: dict[str, str]) -> None:
+    """Without it bytes could be lost or doubled when the system sends only a part of a file."""
+    _filled(store)
+    usual, odd = _unhashed(store), _unhashed(store, world(**how))
+    assert (usual.returncode, usual.stderr) == (odd.returncode, odd.stderr) == (0, b"")
+    assert len(usual.stdout) > len(CONTENT) * 4
+    assert usual.stdout == odd.stdout
+
+
+def test_failures_of_a_file_that_is_sent(store: Store, world: World) -> None:
+    """Without it a bad disk could look like a bad output, as one call reads and writes."""
+    _filled(store)
+    failed = _unhashed(store, world(send="eio", read="eio:1"))
+    assert failed.returncode == 1
+    assert str(store.directory).encode() in failed.stderr
+    assert b"Input/output error" in failed.stderr
+    failed = _unhashed(store, world(send="eio", write="enospc:100000"))
+    assert failed.returncode == 1
+    assert b"No space left on device" in failed.stderr
+    assert str(store.directory).encode() not in failed.stderr
+
+
+def test_unhashed_files_are_sent(store: Store, world: World, tmp_path: Path) -> None:
+    """Without it a layer whose digest is known could cost as much as one whose is not."""
+    _filled(store)
+    store.file("small", b"gathered with the headers")
+    log = tmp_path / "log"
+    assert _unhashed(store, world(log=str(log))).returncode == 0
+    moved: Counter[tuple[str, str]] = Counter()
+    for line in log.read_text().splitlines():
+        kind, _, rest = line.partition(" ")
+        if kind != "open":
+            count, _, path = rest.partition(" ")
+            moved[kind, path.removeprefix(str(store.directory))] += int(count)
+    tails = {path: moved.pop(("read", path), 0) for path in ("/one/d/file", "/two")}
+    assert max(tails.values()) < MIB // 64  # what is left after a part was sent
+    assert moved == {
+        ("send", "/one/d/file"): len(CONTENT) - tails["/one/d/file"],
+        ("send", "/two"): 3 * len(CONTENT) - tails["/two"],
+        ("read", "/small"): 25,
+    }
 
 
 def test_file_vanishes_between_walk_and_read(store: Store, world: World, tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
  *
  *   WORLD_ROOT   only files below this directory are watched
  *   WORLD_LOG    append a line for each open ("open PATH"), each read that
- *                returns bytes ("read COUNT PATH")
+ *                returns bytes ("read COUNT PATH"), each sendfile that moves
+ *                bytes ("send COUNT PATH")
  *   WORLD_READ   of watched files: short:N  at most N bytes per call
  *                                  eintr    every other call is interrupted
  *                                  eio:N    the N-th call of the run fails
+ *   WORLD_SEND   of sendfile from watched files: short:N, eintr, eagain (every other
+ *                call), einval, eio (all)
  *   WORLD_WRITE  of the largest descriptor's kind asked for in WORLD_FD:
  *                short:N, eintr, eagain, enospc:N (after N bytes)
  *   WORLD_FD     the descriptor whose writes misbehave (default 1)
@@ -193,6 +196,31 @@ ssize_t read(int fd, void *data, size_t count)
     }
 PREAD(pread)
 PREAD(pread64)
+
+#define SENDFILE(function) \
+    ssize_t function(int output, int fd, off_t *offset, size_t count) \
+    { \
+        NEXT(ssize_t, #function, int, int, off_t *, size_t); \
+        static unsigned long calls; \
+        long limit = asked("WORLD_SEND", "short"); \
+        int faulty = calls++ % 2 == 0; \
+        if (fd < 0 || fd >= 4096 || !paths[fd]) \
+            return next(output, fd, offset, count); \
+        errno = asked("WORLD_SEND", "eintr") && faulty  ? EINTR : \
+                asked("WORLD_SEND", "eagain") && faulty ? EAGAIN : \
+                asked("WORLD_SEND", "einval")           ? EINVAL : \
+                asked("WORLD_SEND", "eio")              ? EIO : 0; \
+        if (errno) \
+            return -1; \
+        if (limit && count > (size_t)limit) \
+            count = (size_t)limit; \
+        ssize_t moved = next(output, fd, offset, count); \
+        if (moved > 0) \
+            note("send %zd %s\n", moved, paths[fd]); \
+        return moved; \
+    }
+SENDFILE(sendfile)
+SENDFILE(sendfile64)
 
 ssize_t write(int fd, const void *data, size_t count)
 {
