@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import urllib3
@@ -42,6 +42,7 @@ _DELAYS = (1.0, 3.0, 9.0)  # seconds before each repetition, unless the server s
 _CONNECT = 30.0  # seconds, with TLS
 _STALLED = 60.0  # seconds in which the server takes nothing of a body
 _SLICE = 256 << 10  # bytes sent between two looks for an answer
+_CHUNK = 128 << 10  # bytes of a chunk, where a body's size is unknown
 _POOL = 16  # connections kept for each origin
 _MAX_MESSAGE = 500  # characters of a server's own words
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -97,7 +98,7 @@ class Request:
     method: str
     url: URL
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    body: bytes | Iterable[bytes] | None = field(default=None, repr=False)
+    body: bytes | Iterable[bytes | memoryview] | None = field(default=None, repr=False)
     limit: int | None = None
     patience: float = PATIENCE
 
@@ -254,7 +255,7 @@ class Transport:
             response = pool.urlopen(
                 request.method,
                 f"{origin}{url.target}" if is_proxied else url.target,
-                request.body,
+                cast("Iterable[bytes]", request.body),  # it takes any bytes-like pieces
                 {"User-Agent": _USER_AGENT, **request.headers},
                 retries=False,
                 redirect=False,
@@ -298,7 +299,7 @@ class Transport:
             except (OSError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or error
                 raise ConnectionFailure(f"certificates cannot be used: {reason}") from None
-        proxy = _proxy(origin)
+        proxy = find_proxy(origin)
         if proxy is None:
             return _POOLS[scheme](host, port, **more)
         try:
@@ -366,9 +367,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         yield from _causes(cause)
 
 
-def _proxy(origin: Origin) -> str | None:
+def find_proxy(origin: Origin) -> str | None:
     """Return the URL of the proxy for `origin` that the environment names."""
-    if is_local(origin.host) or urllib.request.proxy_bypass(origin.authority):
+    if is_local(origin.host) or urllib.request.proxy_bypass(f"{origin.host}:{origin.port}"):
         return None
     proxies = urllib.request.getproxies()
     return proxies.get(origin.scheme) or proxies.get("all")
@@ -379,12 +380,12 @@ class _Pieces:
     taken.
     """
 
-    def __init__(self, pieces: Iterable[bytes], size: int | None) -> None:
+    def __init__(self, pieces: Iterable[bytes | memoryview], size: int | None) -> None:
         self._pieces = pieces
         self._size = size
         self.is_whole = False
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[bytes | memoryview]:
         try:
             yield from self._sized()
         except GeneratorExit:
@@ -393,13 +394,19 @@ class _Pieces:
             raise _BodyFailed(error) from None
         self.is_whole = True
 
-    def _sized(self) -> Iterator[bytes]:
+    def _sized(self) -> Iterator[bytes | memoryview]:
         total = 0
         for piece in self._pieces:
             total += len(piece)
             if self._size is not None and total > self._size:
                 break  # what is too much would be taken for the next request
-            yield piece
+            if self._size is not None:
+                yield piece
+                continue
+            # urllib3 copies each chunk to frame it, which large ones double the cost of.
+            view = memoryview(piece)
+            for start in range(0, len(view), _CHUNK):
+                yield view[start : start + _CHUNK]
         if self._size not in (None, total):
             raise SizeMismatch("body of a request", self._size or 0, total)
 
@@ -411,17 +418,20 @@ class _Watchful:
     _is_spoiled = False  # part of a request was sent: no other may follow on this connection
 
     def send(self, data: Any) -> None:
-        """Send `data` unless an answer comes meanwhile. urllib3 takes BrokenPipeError as the cue
-        to read it.
+        """Send `data` unless an answer comes meanwhile, or the connection is closed, perhaps after
+        one. urllib3 takes BrokenPipeError as the cue to read it.
         """
         if self.sock is None:
             self.connect()  # type: ignore[attr-defined]
         assert self.sock is not None
         try:
             _send(self.sock, memoryview(data).cast("B"))
-        except OSError:
+        except TimeoutError:
             self._is_spoiled = True
             raise
+        except OSError as error:  # TLS has errors of its own for a connection that was closed
+            self._is_spoiled = True
+            raise BrokenPipeError from error
 
     @property
     def is_connected(self) -> bool:

@@ -22,15 +22,18 @@ from registries import LOGIN, make_certificate, started
 from registry.conftest import Opened
 from stream.errors import DigestMismatch, RegistryError, SizeMismatch
 from stream.model import Digest
+from stream.oci.reference import Location
+from stream.registry import transport
 from stream.registry.client import Repository
 from stream.registry.transport import Request as Sent
 from stream.registry.transport import Transport
-from stream.registry.trust import Access
+from stream.registry.trust import Access, Origin
 
 IMAGE = "application/vnd.oci.image.manifest.v1+json"
 LAYER = bytes(range(256)) * 4000
 ABSENT = Digest("sha256:" + "0" * 64)
 CERTS = "containers/certs.d"
+ANY_CERTIFICATE = Access(tls_verify=False)
 
 
 def digest_of(data: bytes) -> Digest:
@@ -87,6 +90,12 @@ def refused(call: Callable[[], Any], *words: str) -> RegistryError:
     for word in words:
         assert word in message, message
     return caught.value
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a certificate, which signs itself."""
+    return make_certificate(tmp_path_factory.mktemp("certificate"))
 
 
 # What is sent
@@ -231,9 +240,6 @@ def test_mount_that_was_none(registry: Registry, repository: Repository) -> None
 )
 def test_names(name: str, domain: str, path: str, host: str) -> None:
     """Docker's short names would go to a host that does not exist."""
-    from stream.oci.reference import Location
-    from stream.registry.trust import Origin
-
     repository = Repository(Location.parse(name))
     assert (repository.domain, repository.path) == (domain, path)
     assert Origin.of_registry(repository.domain, "https").host == host
@@ -249,43 +255,61 @@ def test_ipv6(opened: Opened) -> None:
 # What fails
 
 
-def test_early_refusal(registry: Registry, repository: Repository) -> None:
+@pytest.mark.parametrize("is_tls", [False, True])
+@pytest.mark.parametrize("listens", [False, True])
+def test_early_refusal(opened: Opened, certificate: Path, *, is_tls: bool, listens: bool) -> None:
     """A registry that says why, and hangs up while we send, must not be reported as a broken pipe."""
-    registry.faults = [
-        Fault(method="PATCH", status=413, body=b'{"errors":[{"code":"SIZE","message":"too big"}]}')
-    ]
-    begun = repository.begin_upload()
-    sent = 0
+    body = b'{"errors":[{"code":"SIZE","message":"too big"}]}'
 
-    def pieces() -> Iterator[bytes]:
-        nonlocal sent
-        for _ in range(1000):
-            sent += 1
-            yield bytes(1 << 20)
-
-    error = refused(lambda: begun.send(pieces(), 1000 << 20), "413 SIZE: too big", "larger than")
-    assert (error.status, error.code, error.is_passing) == (413, "SIZE", False)
-    assert sent < 100
-
-
-def test_refusal_of_one_who_does_not_listen(registry: Registry, repository: Repository) -> None:
-    """A registry may answer, keep the connection open, and read nothing more."""
-    end = threading.Event()
-
-    def script(request: Request, _connection: Connection) -> Answer | None:
+    def script(request: Request, connection: Connection) -> Answer | None:
         if request.method != "PATCH":
             return None
-        _connection.sock.sendall(b"HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n")
+        if listens:
+            return Answer(status=413, body=body, closes=True)
+        connection.sock.sendall(b"HTTP/1.1 413 Large\r\nContent-Length: 48\r\n\r\n" + body)
+        raise ConnectionError  # what is still on its way is answered with a reset
+
+    with distribution.running(certificate=certificate if is_tls else None) as registry:
+        registry.script = script
+        begun = opened(access=ANY_CERTIFICATE, address=registry.address).begin_upload()
+        sent = 0
+
+        def pieces() -> Iterator[bytes]:
+            nonlocal sent
+            for _ in range(100):
+                sent += 1
+                yield bytes(1 << 20)
+
+        error = refused(lambda: begun.send(pieces(), 100 << 20), "413 SIZE: too big", "larger than")
+        assert (error.status, error.code, error.is_passing) == (413, "SIZE", False)
+        assert sent < 50 or (is_tls and listens)
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_refusal_of_one_who_does_not_listen(
+    opened: Opened, certificate: Path, monkeypatch: pytest.MonkeyPatch, *, is_tls: bool
+) -> None:
+    """A registry may answer, keep the connection open, and read nothing more."""
+    end = threading.Event()
+    if is_tls:  # where bytes that come need not be an answer
+        monkeypatch.setattr(transport, "_STALLED", 0.2)
+
+    def script(request: Request, connection: Connection) -> Answer | None:
+        if request.method != "PATCH":
+            return None
+        connection.sock.sendall(b"HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n")
         end.wait(20)
         return Answer(raw=b"")
 
-    registry.script = script
-    begun = repository.begin_upload()
-    error = refused(lambda: begun.send((bytes(1 << 20) for _ in range(1000)), None), "400")
-    assert error.status == 400
-    # The rest of the body is not sent: this connection is of no more use.
-    assert repository.has_blob(ABSENT) is False
-    end.set()
+    with distribution.running(certificate=certificate if is_tls else None) as registry:
+        registry.script = script
+        repository = opened(access=ANY_CERTIFICATE, address=registry.address)
+        begun = repository.begin_upload()
+        error = refused(lambda: begun.send((bytes(1 << 20) for _ in range(1000)), None), "400")
+        assert error.status == 400
+        # The rest of the body is not sent: this connection is of no more use.
+        assert repository.has_blob(ABSENT) is False
+        end.set()
 
 
 def test_lost_layer(registry: Registry, repository: Repository) -> None:
@@ -668,12 +692,6 @@ def test_eight_threads(
 # TLS and proxies
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a certificate, which signs itself."""
-    return make_certificate(tmp_path_factory.mktemp("certificate"))
-
-
 @pytest.mark.parametrize("is_named", [True, False])
 def test_tls(opened: Opened, certificate: Path, home: Path, *, is_named: bool) -> None:
     """A certificate of nobody known is refused, unless its CA is in certs.d."""
@@ -723,6 +741,23 @@ def test_proxy(registry: Registry, opened: Opened, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("https_proxy", "socks5://user:pr0xy-pass@127.0.0.1")
     error = refused(opened(address="registry.example").begin_upload, "proxy")
     assert "pr0xy-pass" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "value", ["registry.example", ".example", "*", "other,registry.example:443"]
+)
+def test_no_proxy(
+    registry: Registry, opened: Opened, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    """A registry inside a company is not reached by its proxy, and one on this machine never is."""
+    monkeypatch.setenv("https_proxy", f"http://{registry.address}")
+    monkeypatch.setenv("http_proxy", f"http://{registry.address}")
+    monkeypatch.setenv("no_proxy", value)
+    origin = Origin.of_registry("registry.example", "https")
+    assert transport.find_proxy(origin) is None
+    assert transport.find_proxy(origin._replace(host="other.org")) is not None or value == "*"
+    assert not opened().has_blob(ABSENT)
+    assert registry.log == ["GET /v2/", f"HEAD /v2/team/app/blobs/{ABSENT}"]
 
 
 # A real registry
