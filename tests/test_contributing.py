@@ -125,7 +125,7 @@ def test_the_verb(
     (tmp_path / "verbs" / "layers.py").write_text(code(file), "utf-8")
     monkeypatch.setattr(verbs, "__path__", [*verbs.__path__, str(tmp_path / "verbs")])
     assert "layers" in verbs.names()
-    verb = verbs.load("layers")
+    verb = verbs.import_verb("layers")
     del sys.modules["stream.cli.verbs.layers"], vars(verbs)["layers"]  # for other tests
     assert isinstance(verb, verbs.Verb)
     parser = argparse.ArgumentParser()

@@ -92,7 +92,7 @@ class _MainParser(_Parser):
 
 def main_parser(verb: str | None = None) -> argparse.ArgumentParser:
     """Return the parser of `stream-image VERB`, or of the main job for None."""
-    return _parser(verb, verbs.load(verb))
+    return _parser(verb, verbs.import_verb(verb))
 
 
 def _parser(name: str | None, verb: verbs.Verb) -> _Parser:
@@ -156,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _read_arguments(argv: Sequence[str]) -> tuple[verbs.Verb, argparse.Namespace]:
     name = argv[0] if argv and argv[0] in verbs.names() else None
-    verb = verbs.load(name)
+    verb = verbs.import_verb(name)
     parser = _parser(name, verb)
     if name is None and argv and (closest := _closest_verb(argv[0])):
         parser.refuse(f"{argv[0]!r}: no such file; did you mean '{parser.prog} {closest}'?")

@@ -30,7 +30,7 @@ def test_names() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_interface(name: str) -> None:
     """Without it an incomplete module could fail only when a user runs it."""
-    module = verbs.load(name)
+    module = verbs.import_verb(name)
     assert isinstance(module, types.ModuleType)
     assert isinstance(module, verbs.Verb)
     for attribute, kind in typing.get_type_hints(verbs.Verb).items():
@@ -49,7 +49,7 @@ def test_interface(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_help(name: str) -> None:
     """Without it the help of a verb could have broken lines, or not state its purpose."""
-    module = verbs.load(name)
+    module = verbs.import_verb(name)
     assert module.SUMMARY.isprintable()
     assert 0 < len(module.SUMMARY) <= 66  # the list of verbs is indented by 14
     text = main_parser(None if name == verbs.MAIN_JOB else name).format_help()
@@ -98,4 +98,4 @@ def test_a_new_verb_is_one_new_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(verbs.names()))
 def test_summary_is_read_from_the_source(name: str) -> None:
     """Without it the help would have to import every verb, or show another text than it states."""
-    assert verbs.summary(name) == verbs.load(name).SUMMARY
+    assert verbs.summary(name) == verbs.import_verb(name).SUMMARY

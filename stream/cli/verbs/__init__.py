@@ -60,7 +60,7 @@ def summary(name: str) -> str:
     return ""
 
 
-def load(name: str | None) -> Verb:
+def import_verb(name: str | None) -> Verb:
     """Import the verb `name`; None stands for the main job."""
     return cast(Verb, import_module(f"{__name__}.{_module(name or MAIN_JOB)}"))
 
