@@ -17,7 +17,8 @@ from stream.oci import documents
 from stream.sinks.docker_archive import DockerArchive
 
 
-def _blob_name(digest: Digest) -> str:
+def blob_name(digest: Digest) -> str:
+    """Return the name of the member that holds a blob."""
     return f"blobs/{digest.replace(':', '/')}"
 
 
@@ -28,7 +29,7 @@ class OciArchive(DockerArchive):
 
     def __init__(self, fd: int, *, mtime: int) -> None:
         super().__init__(fd, mtime=mtime)
-        self._blobs: set[Digest] = set()
+        self._blobs: set[Digest] = set()  # written, or not needed
         self._index: list[documents.IndexEntry] = []
 
     def finish(self) -> int:
@@ -41,16 +42,16 @@ class OciArchive(DockerArchive):
         for layer in image.layers:
             if layer.descriptor.digest not in self._blobs:
                 self._blobs.add(layer.descriptor.digest)
-                self._archive.write_link(_blob_name(layer.descriptor.digest), layer.archive_name)
+                self._archive.write_link(blob_name(layer.descriptor.digest), layer.archive_name)
         self._write_blob(image.config)
         manifest = documents.oci_manifest(image.config, image.layers, image.annotations)
         self._write_blob(manifest)
         descriptor = documents.describe(documents.MANIFEST_TYPE, manifest)
         self._index.append(documents.IndexEntry(descriptor, image))
-        return _blob_name(documents.digest(image.config)), descriptor
+        return blob_name(documents.digest(image.config)), descriptor
 
     def _write_blob(self, data: bytes) -> None:
         digest = documents.digest(data)
         if digest not in self._blobs:
             self._blobs.add(digest)
-            self._archive.write_member(_blob_name(digest), data)
+            self._archive.write_member(blob_name(digest), data)
