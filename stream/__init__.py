@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from stream.digests.store import BadEntry as BadEntry
     from stream.digests.store import CacheExtent as CacheExtent
     from stream.digests.store import DigestCache as DigestCache
+    from stream.engines.engine import EngineName as EngineName
     from stream.errors import ArchiveError as ArchiveError
     from stream.errors import ArgumentError as ArgumentError
     from stream.errors import CommandsError as CommandsError
     from stream.errors import ConfError as ConfError
     from stream.errors import ContentConflict as ContentConflict
     from stream.errors import DigestMismatch as DigestMismatch
+    from stream.errors import EngineError as EngineError
     from stream.errors import Fault as Fault
     from stream.errors import InstallationError as InstallationError
     from stream.errors import NixError as NixError
@@ -84,6 +86,8 @@ if TYPE_CHECKING:
     from stream.tools.inspect import InspectedLayer as InspectedLayer
     from stream.tools.inspect import Inspection as Inspection
     from stream.tools.inspect import inspect as inspect
+    from stream.tools.load import LoadedImage as LoadedImage
+    from stream.tools.load import load as load
     from stream.tools.merge import merge as merge
     from stream.tools.pull import pull as pull
     from stream.tools.push import push as push

@@ -247,6 +247,17 @@ class RegistryError(StreamImageError, OSError):
         super().__init__(f"{reference}: {reason}")
 
 
+class EngineError(StreamImageError, OSError):
+    """A container engine that cannot be reached, or does not take an image: `engine` says which one,
+    and where it is.
+    """
+
+    def __init__(self, engine: str, reason: str) -> None:
+        self.engine = engine
+        self.reason = reason
+        super().__init__(f"{engine}: {reason}")
+
+
 class InstallationError(StreamImageError, RuntimeError):
     """The running installation cannot be started again. `python` is its interpreter, empty if
     the program that embeds it does not name one.

@@ -1,0 +1,64 @@
+"""`stream-image load CONF`: load the image of a conf into docker, podman or containerd."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from stream.cli.options import (
+    add_digest_arguments,
+    add_sandbox_argument,
+    add_tag_argument,
+    given_commands,
+    given_digests,
+    given_tag,
+)
+from stream.cli.output import say_lines
+from stream.cli.progress import Reporter
+from stream.config import load_conf
+from stream.engines.engine import ENGINES
+from stream.tools.load import load
+
+SUMMARY = "load the image of a conf into a container engine"
+DESCRIPTION = """\
+Load the image of a conf into docker, podman or containerd. Only layers that the engine does not
+have are read and sent. The image gets its tag once the engine has all of it. Prints its name."""
+EPILOG = """\
+Examples: stream-image load conf.json && docker run --rm app:v1
+          stream-image load conf.json --host ssh://root@server.example
+          stream-image load conf.json --engine containerd --namespace k8s.io
+
+Without --engine, it is docker if that answers at DOCKER_HOST, in the current context or at its
+usual socket, else podman. See docs/load.md.
+"""
+HAS_PROGRESS = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own arguments."""
+    parser.add_argument("conf", metavar="CONF", help="the conf JSON; - for standard input")
+    add_tag_argument(parser)
+    parser.add_argument("--engine", choices=ENGINES, help="default: docker, else podman")
+    parser.add_argument(
+        "--host", metavar="URL",
+        help="where the engine is: ssh://[USER@]HOST[:PORT], unix://PATH, or tcp://HOST:PORT",
+    )  # fmt: skip
+    parser.add_argument(
+        "--namespace", metavar="NAME", help="containerd's namespace, such as k8s.io"
+    )
+    add_sandbox_argument(parser)
+    add_digest_arguments(parser)
+
+
+def run(args: argparse.Namespace, reporter: Reporter) -> None:
+    """Load the image and print its name. Raises StreamImageError."""
+    conf = load_conf(args.conf, repo_tag=given_tag(args), warn=reporter.warning)
+    loaded = load(
+        replace(conf, commands=given_commands(args)),
+        reporter,
+        engine=args.engine,
+        host=args.host,
+        namespace=args.namespace,
+        digests=given_digests(args),
+    )
+    say_lines([loaded.name])

@@ -1,0 +1,95 @@
+"""Containerd, through ctr, on this host or, by ssh, on another.
+
+Its content store has blobs by their digests, so an archive may leave out each blob that is there.
+An import names the image before it is unpacked, and the name stays if that fails; so the import
+gives a name of ours, which is removed at the end. Must not know tar.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import ClassVar, Self
+
+from stream.engines.answers import understanding
+from stream.engines.engine import Answer, EngineName, Found
+from stream.engines.programs import Program
+from stream.engines.ssh import SCHEME, SshHost
+from stream.errors import EngineError
+from stream.model import Digest, Image
+from stream.oci.reference import qualified
+
+_OURS = "stream-image.invalid/"  # before names that only we give; RFC 2606 reserves the domain
+
+
+class Containerd:
+    """Containerd. See `stream.engines.engine.Engine`. `host` is `ssh://…`, where ctr is run, or the URL
+    or path of containerd's socket. Without `namespace`, it is ctr's own default.
+    """
+
+    name: ClassVar[EngineName] = "containerd"
+
+    def __init__(self, host: str | None, namespace: str | None) -> None:
+        words, remote = ["ctr"], None
+        if host is not None and host.startswith(SCHEME):
+            remote = SshHost.parse(host)
+            address = remote.path
+        else:
+            address = (host or "").removeprefix("unix://")
+        if address:
+            words.append(f"--address={address}")
+        if namespace is not None:
+            words.append(f"--namespace={namespace}")
+        self._ctr = Program(words=tuple(words), host=remote)
+        self.label = self._ctr.label
+        self._base = f"{_OURS}{secrets.token_hex(8)}"
+        self._given: str | None = None  # our name, once an import may have made it
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._given is not None:
+            with suppress(EngineError):
+                self._ctr.output("images", "rm", self._given)
+
+    def held(self, layers: Sequence[Digest | None], repo_tag: str) -> frozenset[Digest]:
+        """See the interface."""
+        wanted = {layer for layer in layers if layer is not None}
+        if not wanted:
+            return frozenset()
+        there = set(self._ctr.output("content", "ls", "--quiet").split())
+        return frozenset(layer for layer in wanted if layer in there)
+
+    def find(self, image: Image) -> Found | None:
+        """See the interface: with all blobs, and unpacked."""
+        assert image.manifest is not None, "of an OCI archive"
+        table = self._ctr.output("images", "check", f"target.digest=={image.manifest.digest}")
+        # A heading, then: reference, media type, digest, "complete (61/61)", sizes, unpacked.
+        rows = [line.split() for line in table.splitlines()[1:]]
+        with understanding(self.label):
+            whole = [row[0] for row in rows if row[3] == "complete" and row[-1] == "true"]
+        # Names of other runs like this one may be gone at any time.
+        names = [name for name in whole if name == self._given or not name.startswith(_OURS)]
+        return Found(name=names[0], names=frozenset(names)) if names else None
+
+    def load(self, write: Callable[[int], Image]) -> Answer:
+        """See the interface."""
+
+        def write_and_note(fd: int) -> Image:
+            image = write(fd)
+            assert image.manifest is not None, "of an OCI archive"
+            self._given = f"{self._base}@{image.manifest.digest}"
+            return image
+
+        options = ("--digests", f"--base-name={self._base}")
+        image = self._ctr.feed(write_and_note, "images", "import", *options, "-")
+        return Answer(image=image, found=self.find(image))
+
+    def tag(self, found: Found, repo_tag: str) -> str:
+        """See the interface. Containerd's names are whole, with a domain."""
+        name = qualified(repo_tag)
+        if name not in found.names:
+            self._ctr.output("images", "tag", "--force", found.name, name)
+        return name

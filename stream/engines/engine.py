@@ -1,0 +1,60 @@
+"""What a container engine is, for whoever loads images into one. Must not know any one engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+from stream.model import Digest, Image
+
+EngineName = Literal["docker", "podman", "containerd"]
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """An image that an engine has with all its layers. `name` is one by which the engine
+    knows it, `names` are all its tags.
+    """
+
+    name: str
+    names: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An engine's answer to an archive: the image as it was written, `found` if it is there with
+    all its layers, and `remarks`, whatever the engine said beyond that it took the image.
+    """
+
+    image: Image
+    found: Found | None
+    remarks: str = ""
+
+
+class Engine(Protocol):
+    """A container engine. Each method raises EngineError if the engine cannot be reached, or
+    refuses.
+    """
+
+    @property
+    def name(self) -> EngineName: ...
+    @property
+    def label(self) -> str:
+        """The engine and where it is, for messages."""
+
+    def held(self, layers: Sequence[Digest | None], repo_tag: str) -> frozenset[Digest]:
+        """Return those of `layers` that an archive for this engine may leave out. They are the
+        diff_ids of an image, bottom to top, None where unknown; it will be tagged `repo_tag`. The engine need not
+        hold on to them.
+        """
+
+    def find(self, image: Image) -> Found | None:
+        """Return `image` if the engine has it with all its layers, else None."""
+
+    def load(self, write: Callable[[int], Image]) -> Answer:
+        """Load the archive of an image without tags, which `write` writes to a descriptor."""
+
+    def tag(self, found: Found, repo_tag: str) -> str:
+        """Tag an image as `repo_tag`. Return the name that it then has in this engine."""

@@ -1,0 +1,83 @@
+"""Podman, through its command line: as root or not, on this host or, by ssh, on another.
+
+It takes a layer from its store, whichever image has it there and whatever lies under it, if an
+OCI archive names it. Must not know tar.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from stream.engines.answers import promising, understanding
+from stream.engines.engine import Answer, EngineName, Found
+from stream.engines.programs import Program
+from stream.engines.ssh import SCHEME, SshHost
+from stream.model import Digest, Image
+
+# What an image is shown as, in the language of Go's templates: JSON.
+_LAYERS = "{{json .RootFS.Layers}}"
+_IMAGE = "[{{json .RootFS.Layers}}, {{json .RepoTags}}]"
+
+
+class Podman:
+    """Podman. See `stream.engines.engine.Engine`. `host` is `ssh://…`, where podman is run, or the URL
+    of a podman service.
+    """
+
+    name: ClassVar[EngineName] = "podman"
+
+    def __init__(self, host: str | None) -> None:
+        if host is None:
+            self._podman = Program(words=("podman",))
+        elif host.startswith(SCHEME):
+            self._podman = Program(words=("podman",), host=SshHost.parse(host))
+        else:
+            self._podman = Program(words=("podman", "--remote", f"--url={host}"))
+        self.label = self._podman.label
+
+    def is_installed(self) -> bool:
+        """Return whether podman can be run."""
+        return self._podman.is_installed()
+
+    def held(self, layers: Sequence[Digest | None], repo_tag: str) -> frozenset[Digest]:
+        """See the interface."""
+        wanted = {layer for layer in layers if layer is not None}
+        if not wanted:
+            return frozenset()
+        with understanding(self.label):
+            listing = json.loads(self._podman.output("images", "--format", "json"))
+            chosen = promising(((one["Id"], one.get("Names") or ()) for one in listing), repo_tag)
+            if not chosen:
+                return frozenset()
+            # If an image is removed meanwhile, the command fails, but prints the others.
+            inspect = ("image", "inspect", "--format", _LAYERS, *chosen)
+            lines = self._podman.output(*inspect, partial=True).splitlines()
+            there = {layer for line in lines for layer in json.loads(line) or ()}
+        return frozenset(wanted & there)
+
+    def find(self, image: Image) -> Found | None:
+        """See the interface."""
+        inspect = ("image", "inspect", "--format", _IMAGE, image.image_id)
+        line = self._podman.output(*inspect, partial=True)
+        if not line.strip():
+            return None
+        with understanding(self.label):
+            layers, names = json.loads(line)
+            if layers != [layer.diff_id for layer in image.layers]:
+                return None
+            return Found(name=image.image_id, names=frozenset(names or ()))
+
+    def load(self, write: Callable[[int], Image]) -> Answer:
+        """See the interface."""
+        image = self._podman.feed(write, "load", "--quiet")
+        return Answer(image=image, found=self.find(image))
+
+    def tag(self, found: Found, repo_tag: str) -> str:
+        """See the interface. Podman puts `localhost/` before a name without a domain, and does
+        not need it to find the image.
+        """
+        if found.names.isdisjoint((repo_tag, f"localhost/{repo_tag}")):
+            self._podman.output("tag", found.name, repo_tag)
+        return repo_tag

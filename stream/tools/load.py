@@ -1,0 +1,120 @@
+"""Load the image of a conf into a container engine, without the layers that it has. Knows neither
+argv nor how an engine is reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from stream.config import require_tag
+from stream.digests import NO_DIGESTS, Digests
+from stream.engines.engine import Answer, Engine, EngineName
+from stream.engines.opening import opened_engine
+from stream.errors import ArgumentError, EngineError
+from stream.model import Digest, Image, ImageConf
+from stream.observer import Observer
+from stream.pipeline import write_images
+from stream.sinks.daemon import PartialArchive
+from stream.sinks.nowhere import Nowhere
+from stream.sources.image import ImageSources
+from stream.tools.write import opened_sources
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedImage:
+    """An image that an engine has: its record, whose `size` is the number of bytes sent, the
+    engine, and the name that the image has there.
+    """
+
+    image: Image
+    engine: EngineName
+    name: str
+
+
+def load(  # noqa: PLR0913 — the options of the command, each of its own
+    conf: ImageConf,
+    observer: Observer | None = None,
+    *,
+    engine: EngineName | None = None,
+    host: str | None = None,
+    namespace: str | None = None,
+    digests: Digests = NO_DIGESTS,
+) -> LoadedImage:
+    """Load the image of `conf` into `engine` at `host`, or into the first that is there: see
+    `stream.engines.opening.opened_engine`. Layers whose digests are in `digests` are not sent if the
+    engine has them. The image gets its tag only after the engine has it with all its layers.
+
+    Raises ArgumentError, or ConfError if `conf` has no tag, before anything is read;
+    EngineError; and the errors of `write_image`. Then the tag is what it was before.
+    """
+    ArgumentError.require("conf", conf, ImageConf)
+    ArgumentError.require("observer", observer, Observer, type(None))
+    require_tag(conf)
+    assert conf.repo_tag is not None, "required"
+    observer = observer or Observer()
+    with opened_engine(engine, host, namespace=namespace, digests=digests) as opened:
+        loading = _Loading(conf, opened, observer, digests)
+        answer = loading.load(conf.repo_tag)
+        if answer.found is None:
+            reason = answer.remarks or "does not have the image after loading it"
+            raise EngineError(opened.label, reason)
+        name = opened.tag(answer.found, conf.repo_tag)
+    observer.finished(answer.image)
+    return LoadedImage(image=answer.image, engine=opened.name, name=name)
+
+
+class _Loading:
+    """One run of `load`."""
+
+    def __init__(
+        self, conf: ImageConf, engine: Engine, observer: Observer, digests: Digests
+    ) -> None:
+        self._conf = conf
+        self._engine = engine
+        self._observer = observer
+        self._digests = digests
+
+    def load(self, repo_tag: str) -> Answer:
+        """Load what the engine does not have; if its answer leaves anything open, everything."""
+        with opened_sources(self._conf, self._observer) as sources:
+            for warning in sources.warnings:
+                self._observer.warning(warning)
+            known = sources.known(self._digests, PartialArchive.takes)
+            layers = [one.diff_id if one is not None and one.descriptor else None for one in known]
+            if None not in layers and (there := self._find(sources)) is not None:
+                return there
+            held = self._engine.held(layers, repo_tag)
+            try:
+                answer = self._send(sources, held, self._observer)
+            except EngineError as error:
+                if not held:
+                    raise
+                reason = str(error)
+            else:
+                if not held or (answer.found is not None and not answer.remarks):
+                    return answer
+                reason = f"{self._engine.label}: {answer.remarks or 'a layer is missing'}"
+        self._observer.warning(f"{reason}; sending every layer")
+        # A base image may have passed already, so the sources are opened again.
+        with opened_sources(self._conf, Observer()) as sources:
+            return self._send(sources, frozenset(), self._observer)
+
+    def _find(self, sources: ImageSources) -> Answer | None:
+        """Return the answer of an engine that has the image already, all of whose layers are
+        known.
+        """
+        with Nowhere() as nowhere:
+            (image,) = write_images([sources], nowhere, Observer(), self._digests)
+        found = self._engine.find(image)
+        return None if found is None else Answer(image=replace(image, size=0), found=found)
+
+    def _send(self, sources: ImageSources, held: Collection[Digest], observer: Observer) -> Answer:
+        return self._engine.load(lambda fd: self._write(sources, fd, held, observer))
+
+    def _write(
+        self, sources: ImageSources, fd: int, held: Collection[Digest], observer: Observer
+    ) -> Image:
+        with PartialArchive(fd, mtime=self._conf.mtime, held=held) as sink:
+            (image,) = write_images([sources], sink, observer, self._digests)
+        return image

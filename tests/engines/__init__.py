@@ -1,0 +1,1 @@
+"""Tests of stream/engines and of loading into them."""

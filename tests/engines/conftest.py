@@ -1,0 +1,96 @@
+"""Fixtures: a scripted docker with each of its stores, and an image to load into it."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from support import Store
+
+import stream
+from stream.model import KnownLayer, Layer, LayerKey
+
+from .scripted import ScriptedDocker, running
+
+
+class Remembered:
+    """Known digests in memory. See `stream.digests.Digests`."""
+
+    def __init__(self) -> None:
+        self.layers: dict[tuple[str, str], Layer] = {}
+
+    def lookup(self, keys: Sequence[LayerKey], encoding: str) -> KnownLayer | None:
+        """Return what was recorded."""
+        for key in keys:
+            if (layer := self.layers.get((key.value, encoding))) is not None:
+                return KnownLayer(
+                    diff_id=layer.diff_id, size=layer.size, descriptor=layer.descriptor
+                )
+        return None
+
+    def record(self, keys: Sequence[LayerKey], layer: Layer, encoding: str) -> None:
+        """Record a layer. Unlike users' files, those of tests may be as young as they are."""
+        self.layers.update({(key.value, encoding): layer for key in keys})
+
+    def forget(self, keys: Sequence[LayerKey]) -> str | None:
+        """Remove records."""
+        values = {key.value for key in keys}
+        self.layers = {at: layer for at, layer in self.layers.items() if at[0] not in values}
+        return None
+
+
+class Watched(stream.Observer):
+    """Keeps warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warning(self, message: str) -> None:
+        """Keep one."""
+        self.warnings.append(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workshop:
+    """A store with three layers, `a`, `b` and `c` from bottom to top, and what is known of them."""
+
+    store: Store
+    digests: Remembered = field(default_factory=Remembered)
+    observer: Watched = field(default_factory=Watched)
+
+    def conf(self) -> stream.ImageConf:
+        """Return the image's conf."""
+        return stream.load_conf(str(self.store.conf("a", "b", "c")))
+
+    def change(self, name: str) -> None:
+        """Give a layer another content."""
+        path = self.store.path(name)
+        path.write_bytes(path.read_bytes() + b"!")
+
+    def load(self, docker: ScriptedDocker) -> stream.LoadedImage:
+        """Load the image."""
+        return stream.load(
+            self.conf(), self.observer, engine="docker", host=docker.url,
+            digests=self.digests,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Workshop:
+    """Make the store."""
+    store = Store.below(tmp_path)
+    for name in ("a", "b", "c"):
+        store.file(name, name.encode() * 1000)
+    return Workshop(store=store)
+
+
+@pytest.fixture(params=["classic", "containerd"])
+def docker(request: pytest.FixtureRequest) -> Iterator[ScriptedDocker]:
+    """Run a docker with each of its stores."""
+    containerd = request.param == "containerd"
+    with tempfile.TemporaryDirectory(prefix="d") as directory:
+        version = "1.48" if containerd else "1.41"
+        daemon = ScriptedDocker(socket=Path(directory, "s"), containerd=containerd, version=version)
+        with running(daemon):
+            yield daemon
