@@ -1,8 +1,13 @@
 """Keys of layers."""
 
+import hashlib
+import re
+from pathlib import Path
+
 import pytest
 
 from stream.digests import (
+    FORMAT,
     NO_DIGESTS,
     SETTLING_NS,
     content_key,
@@ -12,6 +17,7 @@ from stream.digests import (
 )
 from stream.model import Descriptor, Digest, Layer
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 DIFF_ID = Digest("sha256:" + "d" * 64)
 LAYER = Layer(
     archive_name="x",
@@ -59,3 +65,20 @@ def test_nothing_is_remembered() -> None:
     NO_DIGESTS.record([key], LAYER, "")
     assert NO_DIGESTS.lookup([key], "") is None
     assert NO_DIGESTS.forget([key]) is None
+
+
+def test_other_layers_have_other_keys() -> None:
+    """Without it a release that writes other bytes for the same files would take the digests of
+    the one before for its own.
+
+    The golden layers stand for all; each line has a format and what they are in it. If they change,
+    raise `stream.digests.FORMAT` and add a line.
+    """
+    image = (GOLDEN / "image.txt").read_text("utf-8")
+    layers = re.findall(r"^\S+/layer\.tar \d+ bytes (sha256 [0-9a-f]{64})$", image, re.MULTILINE)
+    assert layers
+    digest = hashlib.sha256("\n".join(layers).encode()).hexdigest()
+    lines = (GOLDEN / "layer_formats.txt").read_text("utf-8").splitlines()
+    formats = [line.split()[0] for line in lines]
+    assert formats == [str(number) for number in range(1, FORMAT + 1)]
+    assert lines[-1] == f"{FORMAT} {digest}"
