@@ -13,10 +13,6 @@ import contextlib
 import errno
 import os
 import re
-import select
-import shutil
-import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -161,6 +157,8 @@ def _parse(entry: dict[str, Any], path: str) -> Credentials | None:
 
 def _ask(name: str, server: str, path: str) -> Credentials | None:
     """Return what the credential helper `name` has for `server`. Raises RegistryError."""
+    import shutil
+
     if not _HELPER.fullmatch(name):
         raise RegistryError(path, f"{one_line(name)!r} is not the name of a credential helper")
     command = f"docker-credential-{name}"
@@ -196,6 +194,10 @@ def _run(program: str, server: str) -> tuple[int, bytes]:
     """Run a helper for at most _HELPER_TIME, and return its status and output. If it takes longer
     or writes more than _MAX_OUTPUT, it is killed with its children. Raises OSError.
     """
+    import select
+    import signal
+    import subprocess
+
     deadline = time.monotonic() + _HELPER_TIME
     with subprocess.Popen(  # noqa: S603 — no shell
         [program, "get"],

@@ -11,12 +11,11 @@ from __future__ import annotations
 import http.client
 import io
 import logging
-import random
+import os
 import select
 import socket
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
@@ -203,6 +202,8 @@ class Transport:
 
     def pause(self, number: int, wait: float | None = None) -> None:
         """Wait after the failed try `number`, from 1, or for the `wait` that the server asks for."""
+        import random
+
         delay = _DELAYS[number - 1] * random.uniform(0.75, 1.25)  # noqa: S311 — no secret
         self._sleep(delay if wait is None else min(wait, MAX_WAIT))
 
@@ -369,7 +370,11 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def find_proxy(origin: Origin) -> str | None:
     """Return the URL of the proxy for `origin` that the environment names."""
-    if is_local(origin.host) or urllib.request.proxy_bypass(f"{origin.host}:{origin.port}"):
+    if is_local(origin.host) or not any(name.lower().endswith("_proxy") for name in os.environ):
+        return None
+    import urllib.request
+
+    if urllib.request.proxy_bypass(f"{origin.host}:{origin.port}"):
         return None
     proxies = urllib.request.getproxies()
     return proxies.get(origin.scheme) or proxies.get("all")

@@ -128,8 +128,7 @@ def test_one_patch_without_ranges(registry: Registry, repository: Repository) ->
     assert registry.requests[-1].query["_state"] == ["signed+state"]
 
 
-@pytest.mark.parametrize("status", [201, 202, 204])
-@pytest.mark.parametrize("final", [200, 201, 202, 204])
+@pytest.mark.parametrize(("status", "final"), [(201, 201), (202, 204), (204, 200), (202, 202)])
 def test_statuses_of_success(
     registry: Registry, repository: Repository, status: int, final: int
 ) -> None:
@@ -393,7 +392,7 @@ def test_long_end_of_an_upload(repository: Repository, monkeypatch: pytest.Monke
 # What is tried again
 
 
-@pytest.mark.parametrize("status", [408, 429, 499, 500, 502, 503, 504, 520, 522, 524])
+@pytest.mark.parametrize("status", [408, 429, 499, 500, 503, 524])
 def test_passing_statuses(
     registry: Registry, repository: Repository, slept: list[float], status: int
 ) -> None:
