@@ -80,11 +80,28 @@ class ImageSources:
             with self.base.layer_content(index) as content:
                 yield content
             return
-        plans = self.conf.store_layers[index - below : index - below + 1]
+        with self._own_layer(index - below).content() as content:
+            yield content
+
+    @contextmanager
+    def opened_layer(self, index: int, *, carry_compressed: bool) -> Iterator[LayerSource]:
+        """The layer at `index`, from 0 at the bottom, opened anew and to be written once; one of a
+        base image as it is stored if `carry_compressed` is true. Several threads may do so at the
+        same time. Raises SourceError or ArchiveError.
+        """
+        below = len(self.base.layers) if self.base else 0
+        if self.base is not None and index < below:
+            with self.base.opened_layer(index, carry_compressed=carry_compressed) as source:
+                yield source
+            return
+        yield self._own_layer(index - below)
+
+    def _own_layer(self, index: int) -> StoreLayer | ListedLayer:
+        """Return the layer at `index` of those above the base image. Raises SourceError."""
+        plans = self.conf.store_layers[index : index + 1]
         layer = walk(self.conf, plans[0]) if plans else self.customisation
         assert layer is not None, "an index of a layer"
-        with layer.content() as content:
-            yield content
+        return layer
 
     # ---- for the pipeline
 

@@ -8,13 +8,14 @@ order is that of its manifest.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+import threading
+from collections.abc import Collection, Generator, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from stream.archives.bytesource import ByteSource
-from stream.archives.container import Blob
+from stream.archives.container import Blob, range_of
 from stream.archives.images import Archive, ArchiveImage, ArchiveLayer, open_archive
 from stream.archives.tarreader import Member
 from stream.interfaces import LayerSource, Takes
@@ -22,7 +23,13 @@ from stream.model import BaseReference, Digest, ImageConf, KnownLayer, Layer, La
 from stream.nix.hashes import is_hashed_path
 from stream.oci.documents import store_paths_comment
 from stream.oci.platform import Platform
-from stream.sources.base.layers import archive_layers, check_listing, distinct_layers
+from stream.sources.base.layers import (
+    BaseLayer,
+    CarriedLayer,
+    archive_layers,
+    check_listing,
+    distinct_layers,
+)
 from stream.sources.base.listing import BaseListing, Held, Keep, Lister, find_held
 
 if TYPE_CHECKING:
@@ -45,6 +52,7 @@ class BaseImage:
         self.image = image
         self.listings = listings
         self._reference = reference
+        self._reading = threading.Lock()  # the archive, unless it supports random access
 
     def __enter__(self) -> Self:
         return self
@@ -121,12 +129,33 @@ class BaseImage:
         self, *, carry_compressed: bool, skip: Collection[Digest] = ()
     ) -> Iterator[LayerSource]:
         """Yield each distinct layer whose diff_id is not in `skip`: see `archive_layers`."""
+        return self._read(
+            *(layer for layer in self.layers if layer.diff_id not in skip),
+            carry_compressed=carry_compressed,
+        )
+
+    def _read(
+        self, *layers: ArchiveLayer, carry_compressed: bool
+    ) -> Generator[BaseLayer | CarriedLayer, None, None]:
         return archive_layers(
             self.archive.container,
-            [layer for layer in self.layers if layer.diff_id not in skip],
+            layers,
             owner="base image's",
             carry_compressed=carry_compressed,
         )
+
+    @contextmanager
+    def opened_layer(self, index: int, *, carry_compressed: bool) -> Iterator[LayerSource]:
+        """The layer at `index`, opened anew and to be written once. Several threads may do so; of
+        an archive that is compressed as a whole, one after the other. Raises ArchiveError.
+        """
+        reading = self._read(self.layers[index], carry_compressed=carry_compressed)
+        with ExitStack() as alone, closing(reading):
+            alone.enter_context(self._reading)
+            source = next(reading)
+            if range_of(source.source) is not None:
+                alone.close()
+            yield source
 
     def known_layers(self, takes: Takes) -> list[KnownLayer]:
         """Return each distinct layer: see `distinct_layers`."""

@@ -5,7 +5,7 @@ while they pass. Does not know where they go.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
@@ -16,7 +16,7 @@ from stream.archives.decompress import decompress
 from stream.archives.images import ArchiveImage, ArchiveLayer
 from stream.digests import content_key
 from stream.errors import ArchiveError, DigestMismatch
-from stream.interfaces import ContentWriter, LayerSource, LayerWriter, Takes
+from stream.interfaces import ContentWriter, LayerWriter, Takes
 from stream.model import Descriptor, Digest, KnownLayer
 from stream.oci import documents
 from stream.oci.documents import store_paths_comment
@@ -105,7 +105,7 @@ def archive_layers(
     *,
     owner: str,
     carry_compressed: bool,
-) -> Iterator[LayerSource]:
+) -> Generator[BaseLayer | CarriedLayer, None, None]:
     """Yield each distinct layer, in the container's order. With `carry_compressed`, layers
     stored with a compression that OCI allows stay compressed. `owner` says in messages whose
     layers they are.
