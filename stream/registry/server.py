@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import socket
 import threading
@@ -31,7 +32,7 @@ MAX_CONNECTIONS = 64  # at once, each with a thread; others wait to be accepted
 _HEAD_SECONDS = 30.0  # for a request to arrive, counted from the answer before it
 _STALL_SECONDS = 300  # after which a client that takes nothing is given up
 _LINGER_SECONDS = 1.0  # for a client to read an answer that it did not wait for
-_PAUSE_SECONDS = 0.1  # after the system had no descriptor for a connection
+_PAUSE_SECONDS = 0.1  # after the system had no descriptor, and between looks for a signal
 _TLS_HANDSHAKE = b"\x16"  # the first byte of a TLS client: RFC 8446, 5.1
 _RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})", re.ASCII)
 _ROUTE = re.compile(r"/v2/(.+)/(manifests|blobs|tags)/([^/]+)", re.DOTALL)
@@ -184,10 +185,13 @@ class RegistryServer:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._shut(socket.SHUT_RD)
 
-    def wait(self) -> None:
-        """Wait until all answers of a server that is being closed are sent."""
+    def wait(self, seconds: float = math.inf) -> None:
+        """Wait until all answers of a server that is being closed are sent, for `seconds` at most."""
+        end = time.monotonic() + seconds
         with self._changed:
-            self._changed.wait_for(lambda: not self._connections)
+            while self._connections and (left := end - time.monotonic()) > 0:
+                # Not longer: a signal may have arrived before the wait began, unnoticed.
+                self._changed.wait(min(left, _PAUSE_SECONDS))
 
     def cut(self) -> None:
         """Break off all answers of a server that is being closed."""
