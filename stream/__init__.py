@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from stream.errors import EngineError as EngineError
     from stream.errors import Fault as Fault
     from stream.errors import InstallationError as InstallationError
+    from stream.errors import ListenError as ListenError
     from stream.errors import NixError as NixError
     from stream.errors import OutputError as OutputError
     from stream.errors import ReaderClosedError as ReaderClosedError
@@ -91,6 +92,8 @@ if TYPE_CHECKING:
     from stream.tools.merge import merge as merge
     from stream.tools.pull import pull as pull
     from stream.tools.push import push as push
+    from stream.tools.serve import Served as Served
+    from stream.tools.serve import serve as serve
     from stream.tools.tarsum import tarsum as tarsum
     from stream.tools.trees import merge_trees as merge_trees
     from stream.tools.verify.documents import CheckedImage as CheckedImage

@@ -258,6 +258,15 @@ class EngineError(StreamImageError, OSError):
         super().__init__(f"{engine}: {reason}")
 
 
+class ListenError(StreamImageError, OSError):
+    """An address, `address` with its port, at which this machine does not let us listen."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        self.address = address
+        self.reason = reason
+        super().__init__(f"{address}: cannot listen here: {reason}")
+
+
 class InstallationError(StreamImageError, RuntimeError):
     """The running installation cannot be started again. `python` is its interpreter, empty if
     the program that embeds it does not name one.

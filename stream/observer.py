@@ -44,5 +44,13 @@ class Observer:
     def exported(self, entries: int, size: int) -> None:
         """A root file system is written: `entries` entries in `size` bytes of tar."""
 
+    def serving(self, *references: str) -> None:
+        """Images can be pulled now, as `references`."""
+
+    def answered(self, client: str, request: str, status: int, size: int, seconds: float) -> None:
+        """The server has answered `request` of `client` with an HTTP status and `size` bytes of
+        body, 0 if they were cut short. Called by any thread.
+        """
+
     def warning(self, message: str) -> None:
         """A person should read `message`, although the image can be written."""

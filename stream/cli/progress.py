@@ -131,6 +131,9 @@ class Plain(Reporter):
             f"{self._passages.get(layer.descriptor.digest, '')}"
         )
 
+    def answered(self, client: str, request: str, status: int, size: int, seconds: float) -> None:
+        say(f"{client} {request}: {status}, {readable_size(size)} in {seconds:.2f} s")
+
 
 class JsonLines(Reporter):
     """For programs: one JSON object on each line; `event` is its kind (docs/progress.md)."""
@@ -188,6 +191,15 @@ class JsonLines(Reporter):
 
     def exported(self, entries: int, size: int) -> None:
         self._emit("exported", entries=entries, size=size)
+
+    def serving(self, *references: str) -> None:
+        self._emit("serving", references=references)
+
+    def answered(self, client: str, request: str, status: int, size: int, seconds: float) -> None:
+        self._emit(
+            "answered", client=client, request=request, status=status, size=size,
+            took=round(seconds, 3),
+        )  # fmt: skip
 
 
 class _Terminal(io.TextIOBase):
@@ -297,6 +309,9 @@ class Bar(Reporter):
     def exported(self, entries: int, size: int) -> None:
         self.close()
         super().exported(entries, size)
+
+    def serving(self, *references: str) -> None:
+        self.close()
 
 
 def _start(name: str, target: Callable[..., None], *args: object) -> threading.Thread:

@@ -139,16 +139,21 @@ def split(reference: str) -> tuple[str, str]:
     return name, "latest" if tag is None else tag
 
 
+def cut_registry(name: str) -> tuple[str, str]:
+    """Split a repository name into the registry that it begins with, empty if there is none, and
+    the rest.
+    """
+    domain, slash, rest = name.partition("/")
+    # A first component in lower case, without a dot or colon, may be a user's name.
+    is_domain = {".", ":"} & set(domain) or domain == "localhost" or domain != domain.lower()
+    return (domain, rest) if slash and is_domain else ("", name)
+
+
 def qualified(reference: str) -> str:
     """Return `reference` with Docker's defaults filled in: docker.io, library, latest."""
     name, tag = split(reference)
-    domain, slash, rest = name.partition("/")
-    # A first component in lower case, without a dot or colon, may be a user's name.
-    if not slash or not (
-        {".", ":"} & set(domain) or domain == "localhost" or domain != domain.lower()
-    ):
-        domain, rest = "docker.io", name
-    if domain == "index.docker.io":
+    domain, rest = cut_registry(name)
+    if domain in ("", "index.docker.io"):
         domain = "docker.io"
     if domain == "docker.io" and "/" not in rest:
         rest = f"library/{rest}"
