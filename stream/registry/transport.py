@@ -47,6 +47,7 @@ _MAX_MESSAGE = 500  # characters of a server's own words
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PASSING = frozenset({408, 429, 499, *range(500, 600)} - {501, 505})
 _LIMITED = ("rate limit", "too many requests", "toomanyrequests")
+_BEGINNING = "HTTP/1."  # of every answer
 _INTERIM = b"HTTP/1.1 1"  # an answer that another follows, such as 100 Continue
 _USER_AGENT = f"stream-image/{__version__}"
 _AT_FIRST = (
@@ -242,7 +243,7 @@ class Transport:
         except _BodyFailed as failed:
             raise failed.error from None
         if answer.status < http.client.MULTIPLE_CHOICES and not body.is_whole:
-            raise ConnectionFailure("is answered before all of it is sent", is_passing=True)
+            raise ConnectionFailure("answered before all of it was sent", is_passing=True)
         return answer
 
     def _exchange(self, request: Request) -> Answer:
@@ -489,8 +490,13 @@ class _Response(http.client.HTTPResponse):
         self.fp = io.BufferedReader(self._timed)
 
     def begin(self) -> None:
-        """Read the headers. http.client takes those that are cut off for whole."""
-        super().begin()
+        """Read the headers. http.client takes those that are cut off for whole, or for nonsense."""
+        try:
+            super().begin()
+        except http.client.BadStatusLine as error:
+            begun = str(error.args[0])[: len(_BEGINNING)]
+            if not self._timed.is_ended or not _BEGINNING.startswith(begun):
+                raise
         if self._timed.is_ended:
             raise http.client.IncompleteRead(b"")
 

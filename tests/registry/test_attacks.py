@@ -237,7 +237,7 @@ def test_early_success(registry: Registry, repository: Repository) -> None:
     registry.faults = [Fault(method="PATCH", status=202, headers=place)]
     begun = repository.begin_upload()
     error = refused(
-        lambda: begun.send((bytes(1 << 20) for _ in range(999)), None), "before all of it is sent"
+        lambda: begun.send((bytes(1 << 20) for _ in range(999)), None), "before all of it was sent"
     )
     assert error.is_passing
 
