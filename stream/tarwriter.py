@@ -185,21 +185,28 @@ def write_layer(fd: int, size: int, write_to: Callable[[TarContent], None]) -> N
 
 
 class _HashedTar(TarContent):
-    """A tar of `size` bytes that is hashed as it is written. Write the content, then call
-    `close`, then `hashed`. Errors name it as `name`.
+    """A tar of `size` bytes that is hashed as it is written, unless its `digest` is known. Write
+    the content, then call `close`, then `hashed`. Errors name it as `name`.
     """
 
-    def __init__(self, native: _tarhash.Writer, name: str, size: int) -> None:
+    def __init__(
+        self, native: _tarhash.Writer, name: str, size: int, digest: Digest | None = None
+    ) -> None:
         super().__init__(native, size)
         self._name = name
+        self._known_digest = digest
         self._digest_number: int | None = None
+        if digest is None:
+            with _translate_errors():
+                native.begin_hash()
 
     def close(self) -> None:
         """End the tar. Raises SizeMismatch if its size is not the one announced."""
         if self.written != self.size:
             raise SizeMismatch(self._name, self.size, self.written)
         with _translate_errors():
-            self._digest_number = self._native.end_hash()
+            if self._known_digest is None:
+                self._digest_number = self._native.end_hash()
             self._end()
 
     def _end(self) -> None:
@@ -208,11 +215,15 @@ class _HashedTar(TarContent):
 
     def is_hashed(self) -> bool:
         """Return whether `hashed` would not wait."""
+        if self._known_digest is not None:
+            return True
         number = self._digest_number
         return number is not None and self._native.digest(number, wait=False) is not None
 
     def hashed(self) -> Digest:
         """Return the digest of the closed tar; wait until it is hashed."""
+        if self._known_digest is not None:
+            return self._known_digest
         if self._digest_number is None:
             raise ValueError("the tar is not closed")
         return Digest("sha256:" + self._native.digest(self._digest_number).hex())
@@ -229,8 +240,6 @@ class HashedContent(_HashedTar):
     ) -> None:
         native = _tarhash.Writer(fd, min(max(buffers, MIN_BUFFERS), MAX_BUFFERS) // _SLOT)
         super().__init__(native, name, size)
-        with _translate_errors():
-            native.begin_hash()
 
     def __enter__(self) -> Self:
         return self
@@ -325,12 +334,9 @@ class ArchiveWriter(TarWriter):
         )
 
     def begin_member(self, name: str, size: int) -> _tarhash.Writer:
-        """Begin a member of `size` bytes whose content is hashed as it passes: see
-        MemberWriter.
-        """
+        """Begin a member of `size` bytes, to be written as a MemberWriter does it."""
         with _translate_errors():
             self._write_header(name, size)
-            self._native.begin_hash()
         return self._native
 
     def write_member(self, name: str, data: bytes) -> None:
@@ -349,10 +355,15 @@ class ArchiveWriter(TarWriter):
 class MemberWriter(_HashedTar):
     """A member of an archive: `size` bytes, hashed as they are written. Write the content,
     then call `close`, then `hashed`.
+
+    If its `digest` is known, nothing is hashed, and the system moves the files of entries without
+    reading them, where it can.
     """
 
-    def __init__(self, archive: ArchiveWriter, archive_name: str, size: int) -> None:
-        super().__init__(archive.begin_member(archive_name, size), archive_name, size)
+    def __init__(
+        self, archive: ArchiveWriter, archive_name: str, size: int, digest: Digest | None = None
+    ) -> None:
+        super().__init__(archive.begin_member(archive_name, size), archive_name, size, digest)
         self.archive_name = archive_name
 
     def _end(self) -> None:

@@ -30,8 +30,11 @@ def layer_name(source: LayerSource) -> str:
 class _ArchiveLayer(MemberWriter):
     """A layer being written into an archive. See `stream.interfaces.LayerWriter`."""
 
-    def __init__(self, archive: ArchiveWriter, name: str, source: LayerSource) -> None:
-        super().__init__(archive, name, source.size)
+    def __init__(
+        self, archive: ArchiveWriter, name: str, source: LayerSource, known: KnownLayer | None
+    ) -> None:
+        # Only plain tars have keys, and so can be known: the digest is that of the member.
+        super().__init__(archive, name, source.size, known.diff_id if known else None)
         self._comment = source.comment
         self._compression = source.compression
         self._content: tuple[Digest, int] | None = None
@@ -91,7 +94,7 @@ class DockerArchive:
 
     def begin_layer(self, source: LayerSource, known: KnownLayer | None) -> LayerWriter:
         """See the interface."""
-        return _ArchiveLayer(self._archive, self.layer_name(source), source)
+        return _ArchiveLayer(self._archive, self.layer_name(source), source, known)
 
     def add_image(self, image: ImageDocuments) -> Image:
         """See the interface."""
