@@ -12,6 +12,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import commandline
 import pytest
 from handmade import Base, link, tar_of
 from planning.test_plan import Packages
@@ -36,7 +37,7 @@ def packages(tmp_path: Path) -> Packages:
 
 def customise(*words: str | Path, **options: Any) -> "subprocess.CompletedProcess[bytes]":
     """Run the verb."""
-    return subprocess.run(
+    return commandline.run(
         [*COMMAND, "customise", *words], capture_output=True, check=False, timeout=60, **options
     )
 

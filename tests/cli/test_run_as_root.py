@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import commandline
 import pytest
 from consumers.requirements import require, unmet
 from handmade import Base, layer_tar
@@ -20,7 +21,7 @@ import stream
 
 def run(*words: str | Path, **options: Any) -> "subprocess.CompletedProcess[bytes]":
     """Run the command."""
-    return subprocess.run(
+    return commandline.run(
         [*COMMAND, *words], capture_output=True, check=False, timeout=60, **options
     )
 
