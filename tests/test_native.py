@@ -841,6 +841,7 @@ def test_a_header_for_each_source(objects: Path, unit: str) -> None:
     }
 
 
+@pytest.mark.slow
 def test_no_pool_to_free(objects: Path, tmp_path: Path) -> None:
     """Without it the clean-up after a pool that could not be created could crash."""
     (tmp_path / "main.c").write_text('#include "pool.h"\nint main(void) { pool_free(NULL); }\n')

@@ -88,6 +88,7 @@ def assert_as_nix_says(nix: Nix, closure: Closure) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [_FEW, asking.AT_ONCE])
 def test_closure_that_nix_knows(asked: Nix, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it an image could lack what its programs need, or its database be wrong."""
@@ -98,6 +99,7 @@ def test_closure_that_nix_knows(asked: Nix, at_once: int, monkeypatch: pytest.Mo
     assert_as_nix_says(asked, closure)
 
 
+@pytest.mark.slow
 def test_same_from_every_form(asked: Nix) -> None:
     """Without it a plan could depend on how the graph was obtained."""
     application, library, data = chain(asked)
@@ -119,6 +121,7 @@ def test_same_from_every_form(asked: Nix) -> None:
     assert {item.deriver for item in expected.objects() or ()} == {""}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("expression", [_CLASSIC, _STRUCTURED])
 def test_references_graph_of_a_build(asked: Nix, expression: str) -> None:
     """Without it `exportReferencesGraph`, with which nixpkgs plans, might not be understood."""
@@ -176,6 +179,7 @@ def test_no_database_is_made(asked: Nix) -> None:
     assert not os.path.exists(asked.environment["NIX_STATE_DIR"])
 
 
+@pytest.mark.slow
 def test_another_store(asked: Nix, tmp_path: Path) -> None:
     """Without it a store below another root could be taken for the host's, whose files would be read."""
     application, library, data = chain(asked)
@@ -203,6 +207,7 @@ def rooted(tmp_path: Path, nix_programs: str, monkeypatch: pytest.MonkeyPatch) -
     return made
 
 
+@pytest.mark.slow
 def test_a_store_below_another_root(rooted: RootedNix, tmp_path: Path) -> None:
     """Without it users without root and /nix could not make an image of their own builds."""
     (tmp_path / "library").write_bytes(b"x" * 1000)
@@ -247,6 +252,7 @@ def test_where_nix_puts_files(
     assert asking.has_database(root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["what?", "c++", "50%25", "a&b=c", "link"])
 def test_a_root_of_any_name_is_asked(
     nix_programs: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

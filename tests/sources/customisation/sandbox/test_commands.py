@@ -586,6 +586,7 @@ def test_no_place_to_mount() -> None:
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forbidden", ["user", "mnt", "pid"])
 def test_no_namespaces(place: Path, forbidden: str) -> None:
     """Without it commands would run unprotected, silently, where the system forbids a sandbox."""
@@ -633,6 +634,7 @@ def test_root_without_capabilities(place: Path) -> None:
     assert done.stdout.startswith("extraCommands: bubblewrap cannot make a sandbox here (")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be a lesser one")
 @pytest.mark.parametrize("missing", ["-sys_admin", "-net_admin"])
 def test_root_of_a_container(place: Path, missing: str) -> None:
@@ -887,6 +889,7 @@ except cli._Stopped as stopped:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["extra_commands", "fake_root_commands"])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_signals(place: Path, key: str, signum: signal.Signals) -> None:
@@ -933,6 +936,7 @@ def test_ended_with_any_process_above(place: Path, depth: int) -> None:
     until(lambda: not os.listdir(place))
 
 
+@pytest.mark.slow
 def test_deep_directories() -> None:
     """Without it directories too deep for recursion, or for a path, would be left behind."""
     code = "import os\nfor _ in range(1200): os.mkdir(b'd' * 99); os.chdir(b'd' * 99)"
