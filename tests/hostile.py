@@ -21,20 +21,18 @@ MAX_SIZE = 1_000_000  # bytes of an input
 MIB = 1 << 20
 
 
+_MODE_AND_OWNER = b"0000755\0" + b"0000000\0" * 2
+_TIME = b"00000000000\0"
+_REST = b"ustar\x0000".ljust(255, b"\0")
+_CONSTANT = sum(_MODE_AND_OWNER + _TIME + b" " * 8 + _REST)
+
+
 def header(name: bytes, typeflag: bytes = b"0", size: int = 0, link: bytes = b"") -> bytes:
-    """Return one header block."""
-    block = bytearray(512)
-    block[: len(name[:100])] = name[:100]
-    block[100:108] = b"0000755\0"
-    block[108:116] = block[116:124] = b"0000000\0"
-    block[124:136] = b"%011o\0" % size
-    block[136:148] = b"00000000000\0"
-    block[156:157] = typeflag
-    block[157 : 157 + len(link[:100])] = link[:100]
-    block[257:265] = b"ustar\x0000"
-    block[148:156] = b" " * 8
-    block[148:156] = b"%06o\0 " % sum(block)
-    return bytes(block)
+    """Return one header block. There are millions: its checksum adds only bytes that vary."""
+    name, link, digits = name[:100], link[:100], b"%011o\0" % size
+    checksum = b"%06o\0 " % (_CONSTANT + sum(name) + sum(digits) + sum(typeflag) + sum(link))
+    parts = (name.ljust(100, b"\0"), _MODE_AND_OWNER, digits, _TIME, checksum, typeflag)
+    return b"".join(parts) + link.ljust(100, b"\0") + _REST
 
 
 def extended(typeflag: bytes, data: bytes) -> bytes:
