@@ -19,6 +19,8 @@ VERSIONS: Final = ("installed", "newer")
 NEWER: Final = "STREAM_IMAGE_NIX"
 """The variable with the directory of a newer Nix's programs, which `.ci/nix-2.26` prints."""
 
+NEWEST: Final = VERSIONS[1] if os.environ.get(NEWER) else VERSIONS[0]
+
 # Without substituters, or each build first tries the network. A sandbox would need root.
 _CONFIG: Final = """sandbox = false
 substituters =

@@ -1,4 +1,6 @@
-"""The functions of `nix/` with each Nix: the one on PATH, and a newer one that STREAM_IMAGE_NIX names."""
+"""The functions of `nix/` with a real Nix: the newest of the one on PATH and one that STREAM_IMAGE_NIX
+names, or each of them.
+"""
 
 import os
 import shutil
@@ -8,14 +10,26 @@ from pathlib import Path
 import pytest
 from consumers.daemonless import Podman
 from consumers.isolation import IsolationError, isolated
-from consumers.nix import VERSIONS, Nix, find_programs
+from consumers.nix import NEWEST, VERSIONS, Nix, find_programs
 from consumers.requirements import require, unmet
 
 from .flakes import Flakes, copy_flake, write_nixpkgs, write_programs, write_stub
 from .harness import Functions, write_command
 
+# Where Nix matters: it evaluates, builds from each kind of attributes, reads flakes, and has a shell.
+# The other functions are built in the same way.
+EACH_NIX = {"test_evaluation", "test_flake", "test_layered", "test_shell"}
 
-@pytest.fixture(scope="session", params=VERSIONS)
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give each test its versions of Nix."""
+    if "programs" in metafunc.fixturenames:
+        module = metafunc.module.__name__.rpartition(".")[2]
+        versions = VERSIONS if module in EACH_NIX else [NEWEST]
+        metafunc.parametrize("programs", versions, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def programs(request: pytest.FixtureRequest) -> str:
     """Return the directory of Nix's programs; an empty string for those on PATH."""
     return find_programs(request.param)

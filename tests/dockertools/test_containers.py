@@ -51,7 +51,6 @@ needed by what commands made"""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("programs", ["installed"], indirect=True)  # Nix does not matter any more
 def test_images_run(functions: Functions, docker: Docker, tmp_path: Path) -> None:  # noqa: F811
     """As an ordinary user, with programs from the store, as they ran before."""
     store = f"{functions.nix.root}/nix/store"

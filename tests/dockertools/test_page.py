@@ -97,8 +97,6 @@ def test_what_one_had(diff: str, tmp_path: Path, flakes: Flakes) -> None:
     flakes.nix.run("nix-instantiate", "--parse", str(tmp_path / "before.nix"))
 
 
-# The functions' own tests run with each Nix.
-@pytest.mark.parametrize("programs", ["installed"], indirect=True)
 def test_expressions(flakes: Flakes, tmp_path: Path) -> None:
     """Without it an example on the page could fail, or make an unsound image."""
     examples = blocks("nix") + blocks("nix", README)
