@@ -21,7 +21,7 @@ _COMMON: dict[str, Any] = {
     "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 }
 settings.register_profile("quick", max_examples=20, **_COMMON)
-settings.register_profile("thorough", max_examples=600, print_blob=True, **_COMMON)
+settings.register_profile("thorough", max_examples=200, print_blob=True, **_COMMON)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("thorough" if os.environ.get("CI") else "quick")
 )
