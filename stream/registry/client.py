@@ -193,10 +193,11 @@ class Upload:
         self._session = session
         self._url = url
 
-    def send(self, pieces: Iterable[bytes], size: int | None = None) -> None:
-        """Send the bytes of the blob, `size` of them if that is known, in one request. What
-        `pieces` raises passes; then, and when the registry answers early, nothing more is sent.
-        Raises RegistryError, or SizeMismatch if `pieces` have not `size` bytes.
+    def send(self, pieces: Iterable[bytes | memoryview], size: int | None = None) -> None:
+        """Send the bytes of the blob, `size` of them if that is known, in one request. Each piece
+        is used before the next is taken. What `pieces` raises passes; then, and when the registry
+        answers early, nothing more is sent. Raises RegistryError, or SizeMismatch if `pieces` have
+        not `size` bytes.
         """
         request = Request(method="PATCH", url=self._url, headers=_OCTETS, body=pieces)
         answer = self._session.send(request, "upload", _TAKEN, size)
@@ -222,7 +223,9 @@ class Upload:
             raise self._session.error("PUT", what, reason, status=answer.status)
 
     def cancel(self) -> None:
-        """Tell the registry that the blob will not come. What it answers does not matter."""
+        """Tell the registry that the blob will not come. What it answers does not matter. Another
+        thread may be sending.
+        """
         request = Request(method="DELETE", url=self._url, patience=_CANCEL)
         with contextlib.suppress(RegistryError):
             self._session.request(request, "upload", range(600), tries=1)
