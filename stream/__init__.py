@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from stream.model import Layer as Layer
     from stream.model import LayerKey as LayerKey
     from stream.model import LayerPlan as LayerPlan
+    from stream.model import Loaded as Loaded
     from stream.model import NixDatabase as NixDatabase
     from stream.model import Owner as Owner
     from stream.model import Permission as Permission
@@ -87,7 +88,6 @@ if TYPE_CHECKING:
     from stream.tools.inspect import InspectedLayer as InspectedLayer
     from stream.tools.inspect import Inspection as Inspection
     from stream.tools.inspect import inspect as inspect
-    from stream.tools.load import LoadedImage as LoadedImage
     from stream.tools.load import load as load
     from stream.tools.merge import merge as merge
     from stream.tools.pull import pull as pull

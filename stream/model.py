@@ -330,3 +330,22 @@ class Pushed:
         """Return how many blobs came by `passage`, and their size in bytes."""
         sizes = [blob.descriptor.size for blob in self.blobs if blob.passage == passage]
         return len(sizes), sum(sizes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """An image in the container engine `engine`, which knows it as `name`. `held` are the diff_ids
+    of the layers that were there before; the others were sent. The image's `size` is the number of
+    bytes sent.
+    """
+
+    image: Image
+    engine: str
+    name: str
+    held: frozenset[Digest]
+
+    def total(self, *, held: bool) -> tuple[int, int]:
+        """Return how many layers were held, or sent, each counted once, and their size in bytes."""
+        sizes = {layer.diff_id: layer.size for layer in self.image.layers}
+        chosen = [size for diff_id, size in sizes.items() if (diff_id in self.held) == held]
+        return len(chosen), sum(chosen)

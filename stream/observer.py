@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from stream.model import Blob, Image, Layer, Pushed
+from stream.model import Blob, Image, Layer, Loaded, Pushed
 
 # Yields the size of each layer in bytes, or None if it is not known.
 Sizes = Callable[[], Iterable[int | None]]
@@ -40,6 +40,9 @@ class Observer:
 
     def pushed(self, pushed: Pushed) -> None:
         """Everything is pushed."""
+
+    def loaded(self, loaded: Loaded) -> None:
+        """Everything is loaded into a container engine."""
 
     def exported(self, entries: int, size: int) -> None:
         """A root file system is written: `entries` entries in `size` bytes of tar."""

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from stream.cli.output import printable_json, say, write_error
 from stream.errors import StreamImageError, ThreadError
-from stream.model import Blob, Digest, Image, Layer, Passage, Pushed
+from stream.model import Blob, Digest, Image, Layer, Loaded, Passage, Pushed
 from stream.observer import Observer, Sizes
 from stream.threads import starting
 
@@ -56,6 +56,16 @@ def _pushed_line(pushed: Pushed) -> str:
     return f"{_image_line(pushed.image)}, {', '.join(parts)}"
 
 
+def _loaded_line(loaded: Loaded) -> str:
+    """Return the line for an image in an engine, with how its layers came there."""
+    parts = []
+    for passage, held in (("sent", False), ("held", True)):
+        number, size = loaded.total(held=held)
+        layers = "1 layer" if number == 1 else f"{number} layers"
+        parts.append(f"{passage} {layers} ({readable_size(size)})")
+    return f"{_image_line(loaded.image)}, in {loaded.engine}, {', '.join(parts)}"
+
+
 class Reporter(Observer):
     """Messages and a final summary as plain lines, without progress."""
 
@@ -78,6 +88,9 @@ class Reporter(Observer):
     def pushed(self, pushed: Pushed) -> None:
         self._summary(_pushed_line(pushed), pushed.image.size)
 
+    def loaded(self, loaded: Loaded) -> None:
+        self._summary(_loaded_line(loaded), loaded.image.size)
+
     def exported(self, entries: int, size: int) -> None:
         self._summary(f"{entries:,} entries", size)
 
@@ -97,6 +110,9 @@ class Quiet(Reporter):
         pass
 
     def pushed(self, pushed: Pushed) -> None:
+        pass
+
+    def loaded(self, loaded: Loaded) -> None:
         pass
 
     def exported(self, entries: int, size: int) -> None:
@@ -123,6 +139,9 @@ class Plain(Reporter):
         self._passages[blob.descriptor.digest] = (
             f", {blob.passage} ({readable_size(blob.descriptor.size)})"
         )
+
+    def layer_held(self, number: int, layer: Layer) -> None:
+        self._labels.pop(number, None)
 
     def layer_completed(self, number: int, layer: Layer) -> None:
         say(
@@ -179,6 +198,17 @@ class JsonLines(Reporter):
     def blob_confirmed(self, blob: Blob) -> None:
         described = blob.descriptor
         self._emit("blob", passage=blob.passage, digest=described.digest, size=described.size)
+
+    def layer_held(self, number: int, layer: Layer) -> None:
+        self._emit("layer-held", layer=number, size=layer.size, diff_id=layer.diff_id)
+
+    def loaded(self, loaded: Loaded) -> None:
+        totals = {"sent": loaded.total(held=False), "held": loaded.total(held=True)}
+        self._emit(
+            "loaded", engine=loaded.engine, name=loaded.name, image_id=loaded.image.image_id,
+            layers=len(loaded.image.layers), size=loaded.image.size,
+            **{name: {"layers": count, "size": size} for name, (count, size) in totals.items()},
+        )  # fmt: skip
 
     def pushed(self, pushed: Pushed) -> None:
         totals = {passage: pushed.total(passage) for passage in _PASSAGES}
@@ -240,6 +270,7 @@ class Bar(Reporter):
             TransferSpeedColumn,
         )
 
+        self._ended = threading.Event()  # writing may begin a second time, after a warning
         self._layers = layers
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -305,6 +336,10 @@ class Bar(Reporter):
     def pushed(self, pushed: Pushed) -> None:
         self.close()
         super().pushed(pushed)
+
+    def loaded(self, loaded: Loaded) -> None:
+        self.close()
+        super().loaded(loaded)
 
     def exported(self, entries: int, size: int) -> None:
         self.close()

@@ -24,12 +24,14 @@ class PartialArchive(OciArchive):
     def __init__(self, fd: int, *, mtime: int, held: Collection[Digest]) -> None:
         super().__init__(fd, mtime=mtime)
         self._held = held
+        self.left_out: set[Digest] = set()  # the diff_ids of layers that were not written
 
     def holds(self, known: KnownLayer) -> Layer | None:
         """See the interface: what the engine has. The manifest needs the layer's size as well."""
         blob = known.descriptor
         if known.diff_id not in self._held or known.size is None or blob is None:
             return None
+        self.left_out.add(known.diff_id)
         self._blobs.add(blob.digest)
         return Layer(
             archive_name=blob_name(blob.digest),

@@ -5,31 +5,20 @@ argv nor how an engine is reached.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from stream.config import require_tag
 from stream.digests import NO_DIGESTS, Digests
 from stream.engines.engine import Answer, Engine, EngineName
 from stream.engines.opening import opened_engine
 from stream.errors import ArgumentError, EngineError
-from stream.model import Digest, Image, ImageConf
+from stream.model import Digest, Image, ImageConf, Loaded
 from stream.observer import Observer
 from stream.pipeline import write_images
 from stream.sinks.daemon import PartialArchive
 from stream.sinks.nowhere import Nowhere
 from stream.sources.image import ImageSources
 from stream.tools.write import opened_sources
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedImage:
-    """An image that an engine has: its record, whose `size` is the number of bytes sent, the
-    engine, and the name that the image has there.
-    """
-
-    image: Image
-    engine: EngineName
-    name: str
 
 
 def load(  # noqa: PLR0913 — the options of the command, each of its own
@@ -40,7 +29,7 @@ def load(  # noqa: PLR0913 — the options of the command, each of its own
     host: str | None = None,
     namespace: str | None = None,
     digests: Digests = NO_DIGESTS,
-) -> LoadedImage:
+) -> Loaded:
     """Load the image of `conf` into `engine` at `host`, or into the first that is there: see
     `stream.engines.opening.opened_engine`. Layers whose digests are in `digests` are not sent if the
     engine has them. The image gets its tag only after the engine has it with all its layers.
@@ -60,8 +49,9 @@ def load(  # noqa: PLR0913 — the options of the command, each of its own
             reason = answer.remarks or "does not have the image after loading it"
             raise EngineError(opened.label, reason)
         name = opened.tag(answer.found, conf.repo_tag)
-    observer.finished(answer.image)
-    return LoadedImage(image=answer.image, engine=opened.name, name=name)
+    loaded = Loaded(image=answer.image, engine=opened.name, name=name, held=frozenset(loading.held))
+    observer.loaded(loaded)
+    return loaded
 
 
 class _Loading:
@@ -74,6 +64,7 @@ class _Loading:
         self._engine = engine
         self._observer = observer
         self._digests = digests
+        self.held: Collection[Digest] = ()  # the layers left out of the last archive
 
     def load(self, repo_tag: str) -> Answer:
         """Load what the engine does not have; if its answer leaves anything open, everything."""
@@ -107,7 +98,10 @@ class _Loading:
         with Nowhere() as nowhere:
             (image,) = write_images([sources], nowhere, Observer(), self._digests)
         found = self._engine.find(image)
-        return None if found is None else Answer(image=replace(image, size=0), found=found)
+        if found is None:
+            return None
+        self.held = [layer.diff_id for layer in image.layers]
+        return Answer(image=replace(image, size=0), found=found)
 
     def _send(self, sources: ImageSources, held: Collection[Digest], observer: Observer) -> Answer:
         return self._engine.load(lambda fd: self._write(sources, fd, held, observer))
@@ -117,4 +111,5 @@ class _Loading:
     ) -> Image:
         with PartialArchive(fd, mtime=self._conf.mtime, held=held) as sink:
             (image,) = write_images([sources], sink, observer, self._digests)
+            self.held = sink.left_out
         return image

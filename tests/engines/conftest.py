@@ -68,7 +68,7 @@ class Workshop:
         path = self.store.path(name)
         path.write_bytes(path.read_bytes() + b"!")
 
-    def load(self, docker: ScriptedDocker) -> stream.LoadedImage:
+    def load(self, docker: ScriptedDocker) -> stream.Loaded:
         """Load the image."""
         return stream.load(
             self.conf(), self.observer, engine="docker", host=docker.url,

@@ -61,7 +61,7 @@ def layers_of(workshop: Workshop, tmp_path: Path) -> list[str]:
     return diff_ids
 
 
-def load(workshop: Workshop, **more: object) -> stream.LoadedImage:
+def load(workshop: Workshop, **more: object) -> stream.Loaded:
     """Load the image of the workshop."""
     return stream.load(workshop.conf(), workshop.observer, digests=workshop.digests, **more)  # type: ignore[arg-type]
 
