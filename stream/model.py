@@ -231,11 +231,12 @@ class Descriptor:
 class LayerKey:
     """Everything that a layer's bytes depend on, as a SHA-256 (`value`, 64 hex digits). Nothing
     may be recorded under a key that is not `recordable`: a file was changed so recently that it
-    may change again without a new ctime.
+    may change again without a new ctime. A `portable` key is the same on all machines.
     """
 
     value: str
     recordable: bool = True
+    portable: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,7 +81,7 @@ def path_key(
     paths, each with its NAR hash.
     """
     parts = (part for path, nar_hash in contents for part in (path, nar_hash.encode()))
-    return LayerKey(value=_hash("paths", metadata, parts))
+    return LayerKey(value=_hash("paths", metadata, parts), portable=True)
 
 
 def content_key(diff_id: Digest) -> LayerKey:

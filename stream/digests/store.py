@@ -144,13 +144,17 @@ class DigestCache:
         """See the interface. Removes the entries and returns the path of the first."""
         removed = []
         for key in keys:
-            path = self._path(key.value)
+            path = self.path(key.value)
             with suppress(OSError, ValueError):
                 os.unlink(path)
                 removed.append(path)
         return removed[0] if removed else None
 
-    # ---- for people
+    # ---- for its owner
+
+    def path(self, key: str) -> str:
+        """Return the path of the entry of `key`."""
+        return f"{self.directory}/{key[0]}/{key}.json"
 
     def why_unused(self) -> str | None:
         """Return why the directory is not used though something is there, or None."""
@@ -204,9 +208,6 @@ class DigestCache:
 
     # ---- files
 
-    def _path(self, key: str) -> str:
-        return f"{self.directory}/{key[0]}/{key}.json"
-
     def _shards(self) -> list[str]:
         with suppress(OSError, ValueError):
             names = sorted(filter(_SHARD.fullmatch, os.listdir(self.directory)))
@@ -230,7 +231,7 @@ class DigestCache:
             entry, used = self._read(key.value)
             if abs(time.time() - used) > DAY:
                 with suppress(OSError):
-                    os.utime(self._path(key.value), follow_symlinks=False)
+                    os.utime(self.path(key.value), follow_symlinks=False)
             return entry
         return None
 
@@ -239,7 +240,7 @@ class DigestCache:
         _BadEntryError.
         """
         _check_directory(os.stat(self.directory))
-        path = self._path(key)
+        path = self.path(key)
         _check_directory(os.lstat(os.path.dirname(path)))
         # Not waiting for a FIFO's writer, nor following a link to some other file of this user.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -257,7 +258,7 @@ class DigestCache:
     def _write(self, entry: _Entry) -> None:
         """Put `entry` in the place of those of its keys. Raises OSError."""
         data = _sealed(entry)
-        paths = [path for path in map(self._path, entry.keys) if self._make(os.path.dirname(path))]
+        paths = [path for path in map(self.path, entry.keys) if self._make(os.path.dirname(path))]
         if len(data) > MAX_ENTRY or not paths:
             return
         # Named before it exists: a signal may arrive before open() returns.

@@ -29,6 +29,7 @@ def test_digests_are_those_of_the_image(tmp_path: Path) -> None:
                 "name": name,
                 "diff_id": f"sha256:{hashlib.sha256(contents[name]).hexdigest()}",
                 "size": len(contents[name]),
+                "key": None,
             }
             for name in manifest["Layers"]
         ],

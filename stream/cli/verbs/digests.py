@@ -14,14 +14,16 @@ from stream.cli.options import (
 from stream.cli.output import say_json
 from stream.cli.progress import Reporter
 from stream.config import load_conf
-from stream.tools.digests import compute_digests
+from stream.tools.digests import PortableKeys, compute_digests
 
 SUMMARY = "print the digests of an image's layers, without the image"
 DESCRIPTION = """\
 Hash every layer of a conf's image, and print one JSON object: the image ID, and for each layer,
-from bottom to top, its name in an archive, its diff ID and its size. It names no store path."""
+from bottom to top, its name in an archive, its diff ID, its size, and its key if it has the same
+one on all machines. It names no store path."""
 EPILOG = """\
-Example: stream-image digests conf.json
+Example: stream-image digests conf.json > digests.json
+         stream-image cache --import digests.json    # there or on another machine
 The JSON is described in docs/inspect.md.
 """
 HAS_PROGRESS = True
@@ -38,9 +40,16 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Hash the layers and print. Raises StreamImageError."""
     conf = load_conf(args.conf, warn=reporter.warning)
     conf = replace(conf, commands=given_commands(args))
-    image = compute_digests(conf, given_digests(args), reporter)
+    digests = PortableKeys(given_digests(args))
+    image = compute_digests(conf, digests, reporter)
+    keys = digests.by_diff_id()
     layers = [
-        {"name": layer.archive_name, "diff_id": layer.diff_id, "size": layer.size}
+        {
+            "name": layer.archive_name,
+            "diff_id": layer.diff_id,
+            "size": layer.size,
+            "key": keys.get(layer.diff_id),
+        }
         for layer in image.layers
     ]
     say_json({"image_id": image.image_id, "layers": layers})
