@@ -25,7 +25,14 @@ CASES: Mapping[str, tuple[list[str], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+# The others' share in what can differ is small.
+FIRST = {"output-of-megabytes", "standard-input", "failure", "environment"}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[] if case in FIRST else [pytest.mark.slow]) for case in CASES],
+)
 def test_same(case: str, tmp_path: Path) -> None:
     """Tests would hold for the forked program only."""
     store = Store.below(tmp_path)

@@ -696,10 +696,13 @@ def _wrapped_again(program: Path, gone: Path) -> bytes:
     return bytes(_run(program, "-q").stdout)
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_standard_streams(conf: Path, options: Sequence[str], closed: str) -> None:
+@pytest.mark.parametrize(
+    ("closed", "mode"),
+    [("<&-", MODES[1]), (">&-", MODES[0]), ("2>&-", MODES[1]), ("<&- >&- 2>&-", MODES[0])],
+)
+def test_closed_standard_streams(conf: Path, mode: Sequence[str], closed: str) -> None:
     """Without it the shell's own files could take the place of closed streams."""
-    program = _wrapped(conf, *options)
+    program = _wrapped(conf, *mode)
     ended = [
         _run("sh", "-c", f'"$@" {closed}', "-", *argv, "-q")
         for argv in ([program], [*COMMAND, conf])
