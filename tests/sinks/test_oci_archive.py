@@ -10,6 +10,7 @@ import os
 import subprocess
 import tarfile
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +211,8 @@ def test_compressed_layer(tmp_path: Path) -> None:
     )
     source = CarriedLayer(
         fingerprint="first", size=len(data), comment="", label="", compression="gzip",
-        diff_id=stream.Digest(digest(FIRST)), source=StreamBytes(io.BytesIO(data), "layer"),
+        diff_id=stream.Digest(digest(FIRST)),
+        opened=lambda: nullcontext(StreamBytes(io.BytesIO(data), "layer")),
     )  # fmt: skip
     with open(tmp_path / "x.tar", "wb") as file, OciArchive(file.fileno(), mtime=1) as sink:
         writer = sink.begin_layer(source, None)

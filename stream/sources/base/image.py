@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from stream.archives.bytesource import ByteSource
-from stream.archives.container import Blob, range_of
+from stream.archives.container import Blob
 from stream.archives.images import Archive, ArchiveImage, ArchiveLayer, open_archive
 from stream.archives.tarreader import Member
 from stream.interfaces import LayerSource, Takes
@@ -153,7 +153,7 @@ class BaseImage:
         with ExitStack() as alone, closing(reading):
             alone.enter_context(self._reading)
             source = next(reading)
-            if range_of(source.source) is not None:
+            if source.repeatable:
                 alone.close()
             yield source
 

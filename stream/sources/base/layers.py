@@ -5,13 +5,15 @@ while they pass. Does not know where they go.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterable
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
+from typing import TypeAlias
 
 from stream.archives.bytesource import ByteSource, FileBytes, pieces, read_exactly
-from stream.archives.container import Blob, Container
+from stream.archives.container import Blob, Container, range_of
 from stream.archives.decompress import decompress
 from stream.archives.images import ArchiveImage, ArchiveLayer
 from stream.digests import content_key
@@ -23,19 +25,25 @@ from stream.oci.documents import store_paths_comment
 from stream.sources.layer import SourceFields
 from stream.text import one_line
 
+Opened: TypeAlias = Callable[[], AbstractContextManager[ByteSource]]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseLayer(SourceFields):
-    """A layer of an archive, to be written uncompressed. Its bytes, stored with
-    `stored_compression`, must be read before the next layer's.
+    """A layer of an archive, to be written uncompressed. `opened` opens its bytes, stored with
+    `stored_compression`; unless the layer is repeatable, they must be read before the next
+    layer's.
     """
 
-    source: ByteSource
+    opened: Opened
     stored_compression: str | None
 
     def write_to(self, writer: ContentWriter) -> None:
         """Copy the layer, uncompressed. Raises ArchiveError."""
-        source = self.source
+        with self.opened() as source:
+            self._copy(source, writer)
+
+    def _copy(self, source: ByteSource, writer: ContentWriter) -> None:
         if self.stored_compression is None and isinstance(source, FileBytes):
             fd, offset = source.range
             writer.copy(fd, self.size, source.name.encode("utf-8", "surrogateescape"), offset)
@@ -74,10 +82,10 @@ class _Tee:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CarriedLayer(SourceFields):
     """A layer of an archive that is copied as stored, without recompression; its content is
-    verified while it passes.
+    verified while it passes. For `opened` see BaseLayer.
     """
 
-    source: ByteSource
+    opened: Opened
     compression: str
     diff_id: Digest
 
@@ -85,7 +93,10 @@ class CarriedLayer(SourceFields):
         """Copy the stored bytes. Raises ArchiveError, or DigestMismatch for content that
         does not have the diff_id.
         """
-        stored = _Tee(self.source, writer)
+        with self.opened() as source:
+            self._copy(_Tee(source, writer), writer)
+
+    def _copy(self, stored: _Tee, writer: LayerWriter) -> None:
         content = hashlib.sha256()
         size = 0
         for piece in pieces(decompress(stored, self.compression)):
@@ -122,6 +133,8 @@ def archive_layers(
             fingerprint = layer.diff_id.removeprefix("sha256:")
             comment = store_paths_comment([layer.name])
             label = one_line(f"{owner} {layer.name}")
+            repeatable = range_of(source) is not None
+            opened = partial(_opened_again, container, blob) if repeatable else _once(source)
             if blob.compression in carried:
                 assert blob.compression is not None
                 yield CarriedLayer(
@@ -132,7 +145,8 @@ def archive_layers(
                     diff_id=layer.diff_id,
                     digest=layer.digest,
                     compression=blob.compression,
-                    source=source,
+                    opened=opened,
+                    repeatable=repeatable,
                 )
             else:
                 assert blob.content_size is not None
@@ -143,9 +157,22 @@ def archive_layers(
                     label=label,
                     diff_id=layer.diff_id,
                     keys=(content_key(layer.diff_id),),
-                    source=source,
+                    opened=opened,
+                    repeatable=repeatable,
                     stored_compression=blob.compression,
                 )
+
+
+def _once(source: ByteSource) -> Opened:
+    return lambda: nullcontext(source)
+
+
+@contextmanager
+def _opened_again(container: Container[object], blob: Blob) -> Iterator[ByteSource]:
+    """Open the bytes of a blob in a container that supports random access."""
+    with closing(container.read([blob])) as reading:
+        _, source = next(reading)
+        yield source
 
 
 def distinct_layers(layers: Iterable[ArchiveLayer], takes: Takes) -> list[KnownLayer]:

@@ -9,7 +9,7 @@ import struct
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import handmade
 import orjson
@@ -20,6 +20,9 @@ from handmade import Base, digest, layer_tar, link, tar_of
 import stream
 from stream.archives.images import open_archive
 from stream.errors import ArchiveError, ConfError, DigestMismatch
+from stream.interfaces import Takes
+from stream.sources import image
+from stream.tarwriter import hash_layer
 
 Build = Callable[..., tuple[dict[str, bytes], dict[str, Any], stream.Image]]
 
@@ -587,3 +590,30 @@ def test_carried_layers_are_verified(tmp_path: Path) -> None:
     )
     with pytest.raises(DigestMismatch):
         stream.write_image(conf, io.BytesIO(), archive_format="oci-archive")
+
+
+# ---- in any order, more than once
+
+
+@pytest.mark.parametrize("shape", ["tar", "directory", "gzip"])
+def test_layers_of_a_base_with_random_access_are_repeatable(tmp_path: Path, shape: str) -> None:
+    """Without it a push of a base image would send one layer after the other, and none again."""
+    stored = [LAYERS[0], gzip.compress(LAYERS[1], mtime=0), LAYERS[2]]
+    config = {"rootfs": {"type": "layers", "diff_ids": [digest(data) for data in LAYERS]}}
+    members = {f"{number}.tar": data for number, data in enumerate(stored)}
+    item = {"Config": "c.json", "RepoTags": ["base:1"], "Layers": [*members]}
+    members |= {"c.json": orjson.dumps(config), "manifest.json": orjson.dumps([item])}
+    path = tmp_path / "base"
+    if shape == "directory":
+        path.mkdir()
+        for name, data in members.items():
+            (path / name).write_bytes(data)
+    else:
+        archive = tar_of([*members.items()])
+        path.write_bytes(archive if shape == "tar" else gzip.compress(archive))
+    conf = {"repo_tag": "x:1", "from_image": str(path), "store_layers": []}
+    with image.opened(stream.parse_conf(orjson.dumps(conf)), print) as opened:
+        sources = list(opened.layers(Takes(), ()))
+        assert {source.repeatable for source in sources} == {shape != "gzip"}
+        for source in [*sources[::-1], *sources] if shape != "gzip" else []:
+            assert hash_layer(source.size, cast("Any", source.write_to)) == source.diff_id
