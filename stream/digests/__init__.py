@@ -89,6 +89,12 @@ def content_key(diff_id: Digest) -> LayerKey:
     return LayerKey(value=diff_id.removeprefix("sha256:"))
 
 
+def joined_key(*keys: LayerKey) -> LayerKey:
+    """Return the key of a layer whose bytes follow from the layers that have these keys."""
+    value = _hash("joined", [key.value.encode() for key in keys])
+    return LayerKey(value=value, recordable=all(key.recordable for key in keys))
+
+
 def is_settled(newest_ctime_ns: int, now_ns: int) -> bool:
     """Return True if no file changed so recently that it may change again with the same ctime.
     `newest_ctime_ns` is the latest ctime of all, `now_ns` the time before they were looked at.

@@ -93,12 +93,10 @@ def _keys(conf: ImageConf, layer: StoreLayer, began_ns: int) -> tuple[LayerKey, 
 
 def walk(conf: ImageConf, plan: LayerPlan) -> StoreLayer:
     """Read the metadata of `plan`'s store paths. Raises SourceError."""
-    began_ns = time.time_ns()
     entries = Entries(owner=conf.owner, mtime=conf.mtime, root=conf.store_root)
     for ancestor in ancestors(conf.store_dir):
         entries.add_directory(ancestor, ANCESTOR_MODE)
-    layer = _walk_into(entries, plan.store_paths, plan, conf.owner, conf.mtime)
-    return replace(layer, keys=_keys(conf, layer, began_ns))
+    return _walk_into(entries, plan.store_paths, plan, conf, conf.mtime)
 
 
 def walk_relative(
@@ -112,18 +110,22 @@ def walk_relative(
     for path in directories:
         entries.add_directory(path, CLOSED_MODE)
     names = [path.removeprefix(b"/") for path in plan.store_paths]
-    return _walk_into(entries, names, plan, conf.owner, mtime)
+    return _walk_into(entries, names, plan, conf, mtime)
 
 
 def _walk_into(
-    entries: Entries, names: Sequence[bytes], plan: LayerPlan, owner: Owner, mtime: int
+    entries: Entries, names: Sequence[bytes], plan: LayerPlan, conf: ImageConf, mtime: int
 ) -> StoreLayer:
-    """Walk `plan`'s store paths into `entries`, which have `owner` and `mtime`, under `names`."""
+    """Walk `plan`'s store paths into `entries`, which have the conf's owner and `mtime`, under
+    `names`.
+    """
+    began_ns = time.time_ns()
+    owner = conf.owner
     ends = [entries.size]
     for name in names:
         entries.walk(name)
         ends.append(entries.size)
-    return StoreLayer(
+    layer = StoreLayer(
         fingerprint=_fingerprint(owner, mtime, entries),
         size=entries.layer_size,
         comment=store_paths_comment([path.decode() for path in plan.store_paths]),
@@ -136,3 +138,4 @@ def _walk_into(
         mtime=mtime,
         path_sizes=tuple(end - start for start, end in pairwise(ends)),
     )
+    return replace(layer, keys=_keys(conf, layer, began_ns))

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 import xxhash
 
+from stream.digests import joined_key
 from stream.interfaces import ContentWriter
 from stream.model import ImageConf, LayerPlan
 from stream.sources.customisation.tree import parts_of
@@ -62,6 +64,7 @@ def with_store_paths(own: ListedLayer, conf: ImageConf, below: Collection[bytes]
         fingerprint=xxhash.xxh3_128(f"{own.fingerprint} {store.fingerprint}".encode()).hexdigest(),
         size=tar_size(own.end() + store.entries.size),
         entry_count=own.entry_count + store.entry_count,
+        keys=tuple(joined_key(*pair) for pair in product(own.keys, store.keys)),
         complete=own.complete,
         own=own,
         store=store,

@@ -6,6 +6,7 @@ is in them nor where the layer goes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -56,6 +57,7 @@ def _opened_own(
     else:
         from stream.sources.customisation.made import made_layer
 
+        began_ns = time.time_ns()
         with _opened_tree(conf, means, base, warn) as (tree, below):
             _warn_of_lost_links(tree, conf, below.entries, warn)
             skipped = means.has_commands and conf.commands == "skipped"
@@ -68,6 +70,7 @@ def _opened_own(
                 tree,
                 means,
                 mtime=conf.customisation_mtime,
+                began_ns=began_ns,
                 complete=not skipped,
                 above=base.image.image_id if base and means.changes_image else "",
             )

@@ -7,6 +7,7 @@ neither where a tree's nodes come from nor where the bytes go.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,12 +15,13 @@ from dataclasses import dataclass, replace
 import xxhash
 
 from stream.archives.tarreader import XATTR, Member
+from stream.digests import file_key, is_settled
 from stream.errors import RecipeError
 from stream.faults import WHITEOUT
 from stream.interfaces import ContentWriter
-from stream.model import Recipe
+from stream.model import LayerKey, Recipe
 from stream.sources.customisation.content import opened
-from stream.sources.customisation.tree import Node, Tree, file
+from stream.sources.customisation.tree import Identity, Node, Tree, file
 from stream.sources.layer import ListedLayer
 from stream.tarwriter import (
     encode_header,
@@ -167,11 +169,33 @@ def _add_whiteouts(tree: Tree) -> None:
         parent.children[_WHITEOUT + name] = file(b"", 0)
 
 
-def made_layer(
-    tree: Tree, recipe: Recipe, *, mtime: int, complete: bool = True, above: str = ""
+def _keys(
+    metadata: bytes, identities: list[Identity | None], began_ns: int
+) -> tuple[LayerKey, ...]:
+    """Return the keys of a layer: none if a file has no identity that outlives this run, as is so
+    for those that commands made.
+    """
+    newest, numbers = 0, []
+    for one in identities:
+        if one is None or one.ctime_ns is None:
+            return ()
+        numbers.append((one.device, one.inode, one.size, one.mtime_ns, one.ctime_ns))
+        newest = max(newest, one.ctime_ns)
+    packed = repr(numbers).encode()
+    return (file_key([metadata], [packed], settled=is_settled(newest, began_ns)),)
+
+
+def made_layer(  # noqa: PLR0913 — each of its own
+    tree: Tree,
+    recipe: Recipe,
+    *,
+    mtime: int,
+    began_ns: int = 0,
+    complete: bool = True,
+    above: str = "",
 ) -> MadeLayer:
-    """Return `tree`, which `recipe` has made, as a layer source. It is not complete if the
-    recipe's commands were not run. What the tree hides becomes whiteouts in it.
+    """Return `tree`, which `recipe` has made since `began_ns`, as a layer source. It is not
+    complete if the recipe's commands were not run. What the tree hides becomes whiteouts in it.
 
     Its fingerprint is 128 bits of xxh3 over everything in the layer except the content of
     files on disk, which the recipe represents, together with `above`, the ID of the image that
@@ -183,14 +207,21 @@ def made_layer(
         _refuse_whiteout(path, node)
     _add_whiteouts(tree)
     size = count = 0
+    metadata = hashlib.sha256()
+    identities: list[Identity | None] = []
     for path, node, first in _entries(tree):
         header = _header(path, node, mtime, first)
         digest.update(header)
+        metadata.update(header)
         size += len(header)
         count += 1
         if not first:
-            digest.update(node.data or node.head)
+            content = node.data or node.head
+            digest.update(content)
+            metadata.update(len(content).to_bytes(8, "little") + content)
             size += padded(_size(node))
+            if node.source:
+                identities.append(node.identity)
     return MadeLayer(
         fingerprint=digest.hexdigest(),
         size=tar_size(size),
@@ -198,6 +229,7 @@ def made_layer(
         label="customisation layer" if complete else "customisation layer, without its commands",
         complete=complete,
         entry_count=count,
+        keys=_keys(metadata.digest(), identities, began_ns) if complete else (),
         tree=tree,
         mtime=mtime,
         members_size=size,

@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stream.errors import RecipeError, SourceError
-from stream.model import Recipe
+from stream.model import LayerKey, Recipe
 from stream.sources.customisation.made import made_layer
 from stream.sources.customisation.tree import Identity, Node, Tree, directory, file, link
 from stream.tarwriter import TarContent, encode_header, write_layer
@@ -481,3 +481,41 @@ def test_name_does_not_depend_on_the_machine(tmp_path: Path) -> None:
         path.write_bytes(b"content")
         names.add(_named(_tree_of(path)))
     assert len(names) == 1
+
+
+# ---- keys
+
+
+def _on_disk(ctime_ns: int | None = 1, **more: int) -> Node:
+    """Return the node of a file on disk with this identity."""
+    numbers = {"device": 1, "inode": 2, "size": 3, "mtime_ns": 4, **more}
+    identity = Identity(**numbers, ctime_ns=ctime_ns)
+    return Node(typeflag=FILE, mode=0o644, size=3, source=b"/x", identity=identity)
+
+
+def _keys(node: Node, *, began_ns: int = 10**18, complete: bool = True) -> tuple[LayerKey, ...]:
+    tree = _tree_with(b"x", node)
+    return made_layer(tree, RECIPE, mtime=0, began_ns=began_ns, complete=complete).keys
+
+
+def test_different_layers_have_different_keys() -> None:
+    """Without it a layer would be shipped under the digest of another."""
+    headed = _on_disk()
+    headed.head = b"a"
+    nodes = [
+        file(b"a"), file(b"b"), link(b"a"), file(b"a", 0o755), headed,
+        *(_on_disk(**more) for more in ({}, {"device": 9}, {"inode": 9}, {"mtime_ns": 9})),
+        _on_disk(9),
+    ]  # fmt: skip
+    keys = [_keys(node) for node in nodes]
+    assert len({key.value for each in keys for key in each}) == len(nodes)
+    assert all(key.recordable for each in keys for key in each)
+    assert keys == [_keys(node) for node in nodes]
+
+
+def test_what_is_new_or_not_whole_has_no_lasting_key() -> None:
+    """Without it files that may still change, or that nobody made yet, would have a digest."""
+    assert _keys(_on_disk(None)) == ()
+    assert _keys(file(b"a"), complete=False) == ()
+    (key,) = _keys(_on_disk(10), began_ns=11)
+    assert not key.recordable
