@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from stream.compression.codecs import CODECS
+from stream.compression.codecs import CODECS, encode_zstd_frames
 from stream.compression.pump import Encoder, opened_encoder
 from stream.errors import ArgumentError
 
@@ -57,18 +57,18 @@ class Compression:
 UNCOMPRESSED = Compression()
 
 # OCI has media types for these.
-LAYER_CODECS = (NONE, "gzip", "zstd")
-# Layers from this size on are compressed by several threads. It decides about their bytes.
-_LARGE_LAYER = 64 << 20
+_LAYER_ENCODERS = {"gzip": CODECS["gzip"].encode, "zstd": encode_zstd_frames}
+LAYER_CODECS = (NONE, *_LAYER_ENCODERS)
+_LARGE_LAYER = 64 << 20  # bytes
 
 
 def layer_encoder(compression: Compression, size: int, *, threads: int) -> Encoder:
-    """Return the encoder for a layer of `size` bytes. Several layers may be encoded at once, so
-    that only a large one needs `threads` threads of its own.
+    """Return the encoder of a layer of `size` bytes. It works in the thread that uses it, since
+    others encode other layers; a large layer may be alone, and gets `threads` threads.
     """
-    codec = CODECS[compression.codec]
+    encode = _LAYER_ENCODERS[compression.codec]
     workers = min(threads, MAX_THREADS) if size >= _LARGE_LAYER else 0
-    return lambda blocks: codec.encode(blocks, compression.level or 0, workers)
+    return lambda blocks: encode(blocks, compression.level or 0, workers)
 
 
 def check_threads(threads: int | None) -> None:
