@@ -7,9 +7,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from stream.cli.options import (
+    add_digest_arguments,
     add_sandbox_argument,
     count,
     given_commands,
+    given_digests,
     parse_compression,
 )
 from stream.cli.output import output_file, say_lines, write_all
@@ -60,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--digest-file", metavar="FILE", help="write the digest of the image's manifest to FILE"
     )
     add_target_arguments(parser)
+    add_digest_arguments(parser)
     add_sandbox_argument(parser)
 
 
@@ -81,6 +84,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
             jobs=args.jobs,
             mount_from=args.mount_from,
             access=access,
+            digests=given_digests(args),
             rehearse=args.dry_run,
         )
         if output is not None:
