@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar, cast
 
 from stream.archives.parsing import parse_json
@@ -74,9 +75,59 @@ class Repository(Protocol):
     def begin_upload(self) -> Upload: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Target:
+    """A repository, and what its tag names now: the digest of the manifest, None if there is none,
+    and the blobs that this lists.
+    """
+
+    repository: Repository
+    digest: Digest | None
+    blobs: frozenset[str]
+
+
+class _Look:
+    """A look at the repository that `connect` returns, and at what `tag` names there. It is taken
+    in a thread, so that an answer is there, if possible, by the time that it is needed.
+    """
+
+    def __init__(self, connect: Callable[[], Repository], tag: str) -> None:
+        self._connect = connect
+        self._tag = tag
+        self._done = threading.Event()
+        self._found: _Target | BaseException
+        try:
+            with starting():
+                threading.Thread(target=self._take, name="look", daemon=True).start()
+        except ThreadError:
+            self._take()
+
+    def _take(self) -> None:
+        try:
+            repository = self._connect()
+            manifest = repository.manifest(self._tag)
+            self._found = _Target(
+                repository=repository,
+                digest=None if manifest is None else manifest.digest,
+                blobs=frozenset() if manifest is None else _listed(manifest.data),
+            )
+        except BaseException as error:  # noqa: BLE001 — raised again in `target`
+            self._found = error
+        self._done.set()
+
+    @property
+    def target(self) -> _Target:
+        """What was found. Raises RegistryError."""
+        self._done.wait()
+        if isinstance(self._found, BaseException):
+            raise self._found
+        return self._found
+
+
 class RegistrySink:
-    """The images that are pushed to `repository`, called `name` in messages, under `tags`. See
-    `stream.interfaces.Sink`. A context manager: when its body fails, uploads are cancelled.
+    """The images that are pushed to the repository that `connect` returns, called `name` in
+    messages, under `tags`. See `stream.interfaces.Sink`. A context manager: when its body fails,
+    uploads are cancelled.
 
     Layers are stored with `compression`, unless they come compressed; at most `jobs` of them have
     bytes in flight. A blob that the repository lacks is mounted from one of `mount_from` if that
@@ -87,7 +138,7 @@ class RegistrySink:
 
     def __init__(  # noqa: PLR0913 — the options of a push, each of its own
         self,
-        repository: Repository,
+        connect: Callable[[], Repository],
         name: str,
         tags: Sequence[str],
         *,
@@ -104,7 +155,7 @@ class RegistrySink:
             encoding=compression.encoding,
         )
         self.concurrency = jobs
-        self._repository = repository
+        self._look = _Look(connect, tags[0])
         self._name = name
         self._tags = tags
         self._compression = compression
@@ -117,8 +168,6 @@ class RegistrySink:
         self._opened: dict[Digest, Upload] = {}  # instead of a mount
         self._writers: set[_BlobWriter] = set()
         self._written = 0  # bytes of layers, besides those that are being written
-        self._tagged_lock = threading.Lock()  # for what follows; held during a request
-        self._tagged: tuple[Digest | None, frozenset[str]] | None = None
         self._images: list[tuple[Descriptor, bytes]] = []
 
     def __enter__(self) -> Self:
@@ -165,32 +214,18 @@ class RegistrySink:
         with self._lock:
             if blob.digest in self._blobs:
                 return True
-        if (self._trusting and blob.digest in self._tagged_manifest()[1]) or (
-            self._repository.has_blob(blob.digest, blob.size)
-        ):
+        target = self._look.target
+        is_listed = self._trusting and blob.digest in target.blobs
+        if is_listed or target.repository.has_blob(blob.digest, blob.size):
             self._confirm(blob, "held")
             return True
         for repository in self._mount_from:
-            upload = self._repository.mount(blob.digest, repository)
+            upload = target.repository.mount(blob.digest, repository)
             if upload is None:
                 self._confirm(blob, "mounted")
                 return True
             self._keep_session(blob.digest, upload)
         return False
-
-    def _tagged_manifest(self) -> tuple[Digest | None, frozenset[str]]:
-        """Return the digest of the manifest that the first tag has now, and the digests that it
-        lists. One request, for all layers.
-        """
-        with self._tagged_lock:
-            if self._tagged is None:
-                manifest = self._repository.manifest(self._tags[0])
-                self._tagged = (
-                    (None, frozenset())
-                    if manifest is None
-                    else (manifest.digest, _listed(manifest.data))
-                )
-            return self._tagged
 
     def _confirm(self, blob: Descriptor, passage: Passage) -> None:
         confirmed = Blob(descriptor=blob, passage=passage)
@@ -234,7 +269,7 @@ class RegistrySink:
         with self._lock:
             if digest is not None and (opened := self._opened.pop(digest, None)) is not None:
                 return opened
-        upload = self._repository.begin_upload()
+        upload = self._look.target.repository.begin_upload()
         with self._lock:
             self._sessions.add(upload)
         return upload
@@ -275,13 +310,13 @@ class RegistrySink:
         """See the interface: the manifests by digest, then the tags. Return the number of bytes
         sent. Raises RegistryError.
         """
-        tagged, _ = self._tagged_manifest()
+        target = self._look.target
         for manifest, data in self._images:
-            if manifest.digest != tagged:
-                self._repository.put_manifest(data, manifest.media_type, manifest.digest)
+            if manifest.digest != target.digest:
+                target.repository.put_manifest(data, manifest.media_type, manifest.digest)
         manifest, data = self._images[-1]
-        for tag in self._tags[manifest.digest == tagged :]:
-            self._repository.put_manifest(data, manifest.media_type, tag)
+        for tag in self._tags[manifest.digest == target.digest :]:
+            target.repository.put_manifest(data, manifest.media_type, tag)
         return sum(blob.descriptor.size for blob in self._blobs.values() if blob.passage == "sent")
 
     @property

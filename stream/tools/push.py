@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack
 
 from stream.compression import LAYER_CODECS, Compression
 from stream.digests import NO_DIGESTS, Digests
@@ -13,8 +13,6 @@ from stream.observer import Observer
 from stream.oci.documents import CONFIG_TYPE, describe
 from stream.oci.reference import BadReference, Location, check_name, check_tag, qualified, split
 from stream.pipeline import write_images
-from stream.registry.client import Repository
-from stream.registry.rehearsal import Rehearsal
 from stream.registry.trust import Access
 from stream.sinks import registry
 from stream.sinks.registry import RegistrySink
@@ -63,16 +61,26 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
     if type(jobs) is not int or jobs < 1:
         raise ArgumentError("jobs", jobs, "is not a positive whole number")
     observer = observer or Observer()
-    real = Repository(target, access, pull_from=mounts)
-    repository: registry.Repository = real
-    if rehearse:
+
+    def connect() -> registry.Repository:
+        # The client takes a while to import, and is not needed at once.
+        from stream.registry.client import Repository
+        from stream.registry.rehearsal import Rehearsal
+
+        def opened(name: str, pull_from: Sequence[str] = ()) -> Repository:
+            repository = Repository(Location(name=name), access, pull_from)
+            connections.callback(repository.close)
+            return repository
+
+        repository = opened(target.name, mounts)
+        if not rehearse:
+            return repository
         domain, _ = _domain_and_path(target.name)
-        others = {one: Repository(Location(name=f"{domain}/{one}"), access) for one in mounts}
-        repository = Rehearsal(real, others)
+        return Rehearsal(repository, {one: opened(f"{domain}/{one}") for one in mounts})
 
     def attempt(sources: ImageSources, *, trusting: bool) -> tuple[Image, tuple[Blob, ...]]:
         with RegistrySink(
-            repository, target.name, names, compression=compression, jobs=jobs,
+            connect, target.name, names, compression=compression, jobs=jobs,
             mount_from=mounts, trusting=trusting, confirmed=observer.blob_confirmed,
         ) as sink:  # fmt: skip
             (image,) = write_images([sources], sink, observer, digests)
@@ -81,7 +89,7 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
             distinct = dict.fromkeys(one.digest for one in stored)
             return image, tuple(sink.blobs[digest] for digest in distinct)
 
-    with closing(real), opened_sources(conf, observer) as sources:
+    with ExitStack() as connections, opened_sources(conf, observer) as sources:
         for warning in sources.warnings:
             observer.warning(warning)
         try:

@@ -65,7 +65,7 @@ def push(  # noqa: PLR0913 — each what a test varies
     with (
         opened_sources(conf, Observer()) as sources,
         RegistrySink(
-            repository, "registry.example/app", tags, compression=compression, jobs=2,
+            lambda: repository, "registry.example/app", tags, compression=compression, jobs=2,
             mount_from=mount_from, trusting=trusting, confirmed=passages.append,
         ) as sink,
     ):  # fmt: skip
