@@ -50,9 +50,11 @@ class Observer:
     def serving(self, *references: str) -> None:
         """Images can be pulled now, as `references`."""
 
-    def answered(self, client: str, request: str, status: int, size: int, seconds: float) -> None:
+    def answered(
+        self, client: str, request: str, status: int, size: int | None, seconds: float
+    ) -> None:
         """The server has answered `request` of `client` with an HTTP status and `size` bytes of
-        body, 0 if they were cut short. Called by any thread.
+        body, None if they were cut short. Called in any thread.
         """
 
     def warning(self, message: str) -> None:

@@ -150,8 +150,11 @@ class Plain(Reporter):
             f"{self._passages.get(layer.descriptor.digest, '')}"
         )
 
-    def answered(self, client: str, request: str, status: int, size: int, seconds: float) -> None:
-        say(f"{client} {request}: {status}, {readable_size(size)} in {seconds:.2f} s")
+    def answered(
+        self, client: str, request: str, status: int, size: int | None, seconds: float
+    ) -> None:
+        sent = "broken off after" if size is None else f"{readable_size(size)} in"
+        say(f"{client} {request}: {status}, {sent} {seconds:.2f} s")
 
 
 class JsonLines(Reporter):
@@ -225,7 +228,9 @@ class JsonLines(Reporter):
     def serving(self, *references: str) -> None:
         self._emit("serving", references=references)
 
-    def answered(self, client: str, request: str, status: int, size: int, seconds: float) -> None:
+    def answered(
+        self, client: str, request: str, status: int, size: int | None, seconds: float
+    ) -> None:
         self._emit(
             "answered", client=client, request=request, status=status, size=size,
             took=round(seconds, 3),

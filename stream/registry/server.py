@@ -82,15 +82,15 @@ class ServedRepository:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """A request and what became of it. `client` is its address and port, `target` the path as it
-    was sent, `sent` the number of bytes of the body, 0 if it was cut short. `error` is the reason
-    for that, or for not beginning it: an OutputError if the client went away.
+    was sent, `sent` the number of bytes of the body, None if it was cut short. `error` is the
+    reason for that, or for not beginning it: an OutputError if the client went away.
     """
 
     client: str
     method: str
     target: str
     status: int
-    sent: int
+    sent: int | None
     seconds: float
     error: Exception | None = None
 
@@ -375,7 +375,7 @@ class _Connection(BaseHTTPRequestHandler):
                 self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, "UNKNOWN", str(error), error)
                 return
             self.close_connection = True  # with less than was announced
-            self._report(status, 0, error)
+            self._report(status, None, error)
         else:
             self._report(status, count)
 
@@ -442,7 +442,7 @@ class _Connection(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 — http.server's name
         """Print nothing: `answered` is told instead."""
 
-    def _report(self, status: int, sent: int, error: Exception | None = None) -> None:
+    def _report(self, status: int, sent: int | None, error: Exception | None = None) -> None:
         host, port = self.client_address[:2]
         self.server.answered(
             Answer(

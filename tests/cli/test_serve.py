@@ -11,7 +11,7 @@ import pytest
 from conftest import Run as Command
 from support import MIB, Run, Store, until
 
-LARGE = 24 * MIB  # more than the sockets of a connection hold
+LARGE = 16 * MIB  # more than the sockets of a connection hold
 
 
 @pytest.fixture
@@ -100,7 +100,13 @@ def _begin(running: Run) -> tuple[str, http.client.HTTPConnection]:
     return f"/v2/{name}/blobs/{layer['digest']}", connection
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "signum",
+    [
+        signal.SIGTERM,
+        *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGINT, signal.SIGHUP)),
+    ],
+)
 def test_signals(conf: Path, signum: signal.Signals) -> None:
     """Without it a signal could break off a transfer, or nothing but SIGKILL end the program."""
     with Run("serve", conf, "--progress", "json") as running:

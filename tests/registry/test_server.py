@@ -1,5 +1,6 @@
 """A registry that can only be read: the protocol, hostile clients, and its end."""
 
+import errno
 import http.client
 import json
 import socket
@@ -394,6 +395,22 @@ def test_slow_and_vanished_clients(running: Running) -> None:
         assert isinstance(_answered(running, LARGE).error, OutputError)
         assert running.ask(BLOB)[2] == DATA
         assert slow.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.slow
+def test_client_that_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it clients that hang would take up all connections, one after the other."""
+    monkeypatch.setattr(module, "_STALL_SECONDS", 1)
+    running = _start()
+    connection = running.connect()
+    connection.request("GET", f"/v2/team/app/blobs/{LARGE}")
+    answer = connection.getresponse()
+    answered = _answered(running, LARGE)
+    assert isinstance(answered.error, OutputError)
+    assert answered.error.errno == errno.ETIMEDOUT
+    assert answered.sent is None
+    answer.close()
+    running.close()
 
 
 def test_many_connections(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ from stream.observer import Observer
 from stream.sources.store import walk
 from stream.tools.serve import Served, serve
 
-LARGE = 24 * MIB  # more than the sockets of a connection hold
+LARGE = 16 * MIB  # more than the sockets of a connection hold
 BASE = Base(layers=[layer_tar({"one": b"1" * 9000}), layer_tar({"two": bytes(300_000)})])
 
 
