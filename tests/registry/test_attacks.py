@@ -373,7 +373,7 @@ def test_answers_that_are_none(registry: Registry, repository: Repository, raw: 
         b'{"token":"a\\nX-Header: b"}',
         b'{"token":"\\u00fc"}',
         b'{"access_token":["a"]}',
-        gzip.compress(b'{"token":"a"}'),
+        gzip.compress(b'{"token":"a"}', mtime=0),
     ],
     ids=_short,
 )
