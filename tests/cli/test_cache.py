@@ -213,3 +213,23 @@ def test_import_that_cannot_be_kept_fails(conf: Path, tmp_path: Path) -> None:
     printed = _run("digests", conf, cache=tmp_path / "builder").stdout
     done = _run("cache", "--import", "-", cache=Path("/dev/null"), status=1, stdin=printed)
     assert done.stderr == b"stream-image: /dev/null: is not a directory\n"
+
+
+@pytest.mark.slow
+def test_executable_takes_the_options(conf: Path, tmp_path: Path) -> None:
+    """An executable that has an option of its own would refuse the user's, or ignore it."""
+    executable, cache, other = tmp_path / "image", tmp_path / CACHE, tmp_path / "other"
+    commandline.run([*COMMAND, "wrap", str(conf), "-o", str(executable)], check=True)
+    # As makeWrapper makes it.
+    wrapper = tmp_path / "wrapper"
+    wrapper.write_text(f'#!/bin/sh\nexec {executable} --digest-cache {cache} "$@"\n', "utf-8")
+    wrapper.chmod(0o755)
+    image = subprocess.run([wrapper], check=True, stdout=subprocess.PIPE).stdout
+    entries = _entries(cache)
+    assert len(entries) >= 2
+    shutil.rmtree(cache)
+    for options in ["--no-digest-cache"], ["--digest-cache", str(other)]:
+        command = [str(wrapper), "--quiet", *options]
+        assert subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout == image
+        assert not cache.exists()
+    assert len(_entries(other)) >= 2
