@@ -2,7 +2,9 @@
 tries again.
 """
 
+import contextlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -738,6 +740,41 @@ def test_proxy(registry: Registry, opened: Opened, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("https_proxy", "socks5://user:pr0xy-pass@127.0.0.1")
     error = refused(opened(address="registry.example").begin_upload, "proxy")
     assert "pr0xy-pass" not in str(error)
+
+
+def test_tunnel(
+    registry: Registry, opened: Opened, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through a proxy, TLS is spoken with the registry; the proxy sees its name alone."""
+
+    def script(request: Request, connection: Connection) -> Answer | None:
+        assert request.method == "CONNECT"
+        connection.sock.sendall(b"HTTP/1.1 200 Go ahead\r\n\r\n")
+        host, _, port = target.address.rpartition(":")
+        with socket.create_connection((host, int(port))) as other:
+            back = threading.Thread(target=pass_on, args=[other, connection.sock])
+            back.start()
+            pass_on(connection.sock, other)
+            back.join()
+        return Answer(raw=b"")
+
+    registry.script = script
+    monkeypatch.setenv("HTTPS_PROXY", f"http://user:pr0xy-pass@{registry.address}")
+    with distribution.running(certificate=certificate) as target:
+        repository = opened(access=ANY_CERTIFICATE, address="registry.example")
+        check_push(repository)
+        repository.close()
+        assert {request.target for request in registry.requests} == {"registry.example:443"}
+        assert target.requests[0].headers["host"] == "registry.example"
+        assert not any("proxy-authorization" in request.headers for request in target.requests)
+
+
+def pass_on(source: socket.socket, target: socket.socket) -> None:
+    """Send what comes from one end of a tunnel to the other."""
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 20):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
 
 
 @pytest.mark.parametrize(
