@@ -21,7 +21,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote
 
 from stream.model import Digest
 
@@ -35,6 +35,7 @@ _LINGER_SECONDS = 1.0  # for a client to read an answer that it did not wait for
 _PAUSE_SECONDS = 0.1  # after the system had no descriptor, and between looks for a signal
 _TLS_HANDSHAKE = b"\x16"  # the first byte of a TLS client: RFC 8446, 5.1
 _RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})", re.ASCII)
+_COUNT = re.compile(r"\d{1,9}", re.ASCII)
 _ROUTE = re.compile(r"/v2/(.+)/(manifests|blobs|tags)/([^/]+)", re.DOTALL)
 _OCTETS = "application/octet-stream"
 _PORT = re.compile(r":\d*\Z", re.ASCII)
@@ -301,14 +302,14 @@ class _Connection(BaseHTTPRequestHandler):
                 HTTPStatus.MISDIRECTED_REQUEST, "DENIED", f"not a name of this registry: {host}"
             )
             return
-        parts = urlsplit(self.path)
-        path = unquote(parts.path)
+        path, _, query = self.path.partition("?")
+        path = unquote(path)
         if path in ("/v2", "/v2/"):
             self._send_json({})
         elif path == "/v2/_catalog":
-            self._send_page("repositories", self.server.repositories, {}, parts.query)
+            self._send_page("repositories", self.server.repositories, {}, query)
         elif route := _ROUTE.fullmatch(path):
-            self._answer(*route.groups(), query=parts.query)
+            self._answer(*route.groups(), query=query)
         else:
             self._refuse(HTTPStatus.NOT_FOUND, "UNSUPPORTED", "no such endpoint")
 
@@ -384,17 +385,15 @@ class _Connection(BaseHTTPRequestHandler):
     ) -> None:
         """Send the part of `names` that the query asks for, in order, with a link to the next."""
         asked = parse_qs(query, keep_blank_values=True)
-        last = asked.get("last", [""])[0]
-        limit = asked.get("n", [""])[0]
+        (last,), (limit,) = asked.get("last", [""])[:1], asked.get("n", [""])[:1]
         found = [name for name in sorted(names) if name > last]
+        page = found[: int(limit)] if _COUNT.fullmatch(limit) else found
         headers = {}
-        if limit.isascii() and limit.isdecimal() and int(limit[:19]) < len(found):
-            found = found[: int(limit)]
-            if found:
-                here = urlsplit(self.path).path
-                after = f"{here}?n={limit}&last={quote(found[-1], safe='')}"
-                headers["Link"] = f'<{after}>; rel="next"'
-        self._send_json({**document, key: found}, headers)
+        if page and len(page) < len(found):
+            here = self.path.partition("?")[0]
+            after = f"{here}?n={limit}&last={quote(page[-1], safe='')}"
+            headers["Link"] = f'<{after}>; rel="next"'
+        self._send_json({**document, key: page}, headers)
 
     def _send_json(self, document: object, headers: Mapping[str, str] | None = None) -> None:
         self._send(json.dumps(document).encode(), "application/json", headers or {})

@@ -145,10 +145,12 @@ def _listener(listen: str, *, allow_remote: bool) -> Iterator[socket.socket]:
     if not (host and colon and port.isascii() and port.isdecimal() and int(port[:6]) <= 0xFFFF):
         raise ArgumentError("listen", listen, f"is not ADDRESS:PORT, such as {LOOPBACK}")
     try:
-        family, *_, place = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+        places = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a host name"
         raise ListenError(listen, str(reason)) from error
+    # docker does not read names that begin with an IPv6 address.
+    family, *_, place = min(places, key=lambda place: place[0] != socket.AF_INET)
     if not allow_remote and not ip_address(place[0]).is_loopback:
         raise ArgumentError(
             "listen",

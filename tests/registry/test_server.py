@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from stream import pipes
 from stream.errors import OutputError, SourceError
@@ -259,6 +261,7 @@ def test_tags(running: Running) -> None:
     status, headers, received = running.ask(f"{path}?n=2&last=10")
     assert (status, json.loads(received)["tags"], headers["Link"]) == (200, ["2"], None)
     assert json.loads(running.ask(f"{path}?n=0")[2])["tags"] == []
+    assert json.loads(running.ask(f"{path}?n={'0' * 5000}1")[2])["tags"] == ["1", "10", "2"]
     assert json.loads(running.ask(f"{path}?n=x&last=")[2])["tags"] == ["1", "10", "2"]
 
 
@@ -356,6 +359,22 @@ def test_what_is_not_a_request(running: Running, sent: bytes) -> None:
     head, _, body = running.raw(sent).partition(b"\r\n\r\n")
     assert head.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5"))
     assert json.loads(body)["errors"]
+
+
+_WORDS = st.sampled_from(
+    ("GET", "HEAD", "PUT", " ", "/", "//[", "http://[", "/v2/", "team/app", "tags/list", "?n=1&", "%",
+     "blobs/", "HTTP/1.1", "HTTP/0.9", "\r\n", "\n", "Host:", "Range: bytes=", "-", ":", "\0", "é")
+)  # fmt: skip
+
+
+@given(words=st.lists(_WORDS | st.text(max_size=3), max_size=12))
+@example(words=["http://["])
+def test_any_request(running: Running, words: list[str]) -> None:
+    """Without it a client could end a thread with a traceback, or the connection without a word."""
+    sent = "".join(words).encode("utf-8", "surrogatepass")
+    for line in (b"GET " + sent + b" HTTP/1.1", b"GET /v2/" + sent + b" HTTP/1.1", sent):
+        running.raw(line + b"\r\nConnection: close\r\n\r\n")
+    assert running.ask("/v2/")[0] == 200
 
 
 def test_tls_client(running: Running) -> None:
