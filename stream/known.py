@@ -12,7 +12,7 @@ from typing import cast
 from stream.digests import NO_DIGESTS, Digests, content_key
 from stream.errors import StaleDigest
 from stream.interfaces import LayerSource, LayerWriter, Takes
-from stream.model import KnownLayer, Layer
+from stream.model import Digest, KnownLayer, Layer
 from stream.oci.documents import uncompressed
 from stream.tarwriter import hash_layer
 
@@ -42,8 +42,7 @@ class Known:
             self._digests.forget(source.keys)
         if not self._hashes or not _is_for_hashing(source):
             return None
-        diff_id = hash_layer(source.size, lambda tar: source.write_to(cast("LayerWriter", tar)))
-        return self.of_layer(KnownLayer(diff_id=diff_id, size=source.size))
+        return self.of_layer(KnownLayer(diff_id=_hashed(source), size=source.size))
 
     def of_layer(self, known: KnownLayer) -> KnownLayer:
         """Return `known` with its blob, if there is a record of that."""
@@ -52,6 +51,21 @@ class Known:
             if found is not None and found.diff_id == known.diff_id:
                 return self._with_blob(found)
         return self._with_blob(known)
+
+    def diff_id(self, source: LayerSource) -> Digest:
+        """Return the digest of the tar of `source`, which is repeatable; it is hashed and recorded
+        if it is not known. Raises SourceError.
+        """
+        known = self.of_source(source)
+        if known is not None:
+            return known.diff_id
+        diff_id = _hashed(source)
+        blob = uncompressed(diff_id, source.size)
+        layer = Layer(
+            archive_name="", diff_id=diff_id, size=source.size, comment="", descriptor=blob
+        )
+        self.learn(source, None, layer)
+        return diff_id
 
     def learn(self, source: LayerSource, known: KnownLayer | None, layer: Layer) -> None:
         """Record `layer`, which `source` has become. Raises StaleDigest if that is not what was
@@ -71,6 +85,10 @@ class Known:
         if known.descriptor is None and known.size is not None and not self._encoding:
             return replace(known, descriptor=uncompressed(known.diff_id, known.size))
         return known
+
+
+def _hashed(source: LayerSource) -> Digest:
+    return hash_layer(source.size, lambda tar: source.write_to(cast("LayerWriter", tar)))
 
 
 def _is_for_hashing(source: LayerSource) -> bool:

@@ -21,6 +21,7 @@ from stream.archives.images import Archive, ArchiveLayer, open_archive, read_arc
 from stream.archives.sequential import STANDARD_INPUT, Sequential, SequentialTar
 from stream.archives.target import split_archive
 from stream.errors import StreamImageError
+from stream.known import Known
 from stream.model import (
     DEFAULT_CREATED,
     DEFAULT_STORE_DIR,
@@ -124,8 +125,9 @@ class WithNothing:
 class WithImage:
     """Compares digests with those of an image. Reads every layer whose digest is unknown."""
 
-    def __init__(self, image: EarlierImage) -> None:
+    def __init__(self, image: EarlierImage, known: Known) -> None:
         self._diff_ids = image.diff_ids
+        self._known = known
 
     def has_base_layer(self, layer: ArchiveLayer) -> bool:
         """See Comparison."""
@@ -133,13 +135,13 @@ class WithImage:
 
     def has_store_layer(self, layer: StoreLayer, plan: LayerPlan) -> bool:
         """See Comparison."""
-        return layer.hashed() in self._diff_ids
+        return self._known.diff_id(layer) in self._diff_ids
 
     def has_customisation_layer(self, layer: ListedLayer) -> bool | None:
         """See Comparison."""
         if not layer.complete:
             return None
-        return (layer.diff_id or layer.hashed()) in self._diff_ids
+        return self._known.diff_id(layer) in self._diff_ids
 
 
 class WithConf:

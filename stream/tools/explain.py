@@ -10,7 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stream.config import conf_document, load_conf
+from stream.digests import NO_DIGESTS, Digests
 from stream.errors import ArgumentError
+from stream.interfaces import Takes
+from stream.known import Known
 from stream.model import ImageConf
 from stream.schema.reading import ignore
 from stream.sources.base.image import BaseImage
@@ -82,19 +85,21 @@ class Explanation:
         return tuple(layer for layer in self.layers if compared and layer.stays is None)
 
 
-def explain(
+def explain(  # noqa: PLR0913 — the options of the command, each of its own
     conf: ImageConf | str | os.PathLike[str],
     earlier: dict[str, Any] | EarlierImage | None = None,
     *,
     document: dict[str, Any] | None = None,
     run_commands: bool = False,
     warn: Callable[[str], None] = ignore,
+    digests: Digests = NO_DIGESTS,
 ) -> Explanation:
     """Return the layers of the image of `conf`, or of the conf at that path. With `earlier`,
     an earlier image or its conf as a JSON object, also which of them that image has. Against
-    an image, every layer is read and hashed. `document` is `conf` as it was written, if it
-    was. A recipe's commands are run only with `run_commands`: without, the size of the layer
-    that they make is unknown. `warn` is called with a line for a person. Raises StreamImageError.
+    an image, every layer whose digest `digests` does not have is read and hashed. `document` is
+    `conf` as it was written, if it was. A recipe's commands are run only with `run_commands`:
+    without, the size of the layer that they make is unknown. `warn` is called with a line for a
+    person. Raises StreamImageError.
     """
     ArgumentError.require("conf", conf, ImageConf, str, os.PathLike)
     ArgumentError.require("earlier", earlier, dict, EarlierImage, type(None))
@@ -108,7 +113,7 @@ def explain(
     compare: Comparison = WithNothing()
     with opened(conf, warn) as sources:
         if isinstance(earlier, EarlierImage):
-            compare, against = WithImage(earlier), earlier.repo_tag
+            compare, against = WithImage(earlier, Known(digests, Takes())), earlier.repo_tag
         elif earlier is not None:
             compare, against = WithConf(conf, document, earlier, sources.base), _tag(earlier)
         layers = (

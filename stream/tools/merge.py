@@ -16,6 +16,7 @@ from stream.archives.images import open_archive
 from stream.archives.sequential import Sequential
 from stream.compression import UNCOMPRESSED, Compression
 from stream.config import require_tag
+from stream.digests import NO_DIGESTS, Digests
 from stream.errors import ArgumentError
 from stream.interfaces import ImageSources
 from stream.model import Image, ImageConf
@@ -39,10 +40,12 @@ def merge(  # noqa: PLR0913 — the options of the command, each of its own
     archive_format: ArchiveFormat = "docker-archive",
     compression: Compression = UNCOMPRESSED,
     threads: int | None = None,
+    digests: Digests = NO_DIGESTS,
 ) -> list[Image]:
     """Write the images of all `targets` as one archive to a file descriptor or binary file
     object, each layer once. A target is a conf, parsed, in a file or on standard input (`-`), or
-    an archive, `FILE` for all its images or `FILE:name:tag` for one of them.
+    an archive, `FILE` for all its images or `FILE:name:tag` for one of them. For `digests` see
+    `write_image`.
 
     Return the record of each image, in order of first occurrence. If images share a tag, the
     last one keeps it, as with `docker load`, and `observer` is warned. Raises ArgumentError or
@@ -60,6 +63,7 @@ def merge(  # noqa: PLR0913 — the options of the command, each of its own
         archive_format=archive_format,
         compression=compression,
         threads=threads,
+        digests=digests,
     )
 
 
@@ -99,6 +103,7 @@ def merge_inputs(  # noqa: PLR0913 — the options of the command, each of its o
     archive_format: ArchiveFormat,
     compression: Compression,
     threads: int | None,
+    digests: Digests,
 ) -> list[Image]:
     """Write the images of what `find_inputs` found. See `merge`."""
     with ExitStack() as stack:
@@ -108,7 +113,7 @@ def merge_inputs(  # noqa: PLR0913 — the options of the command, each of its o
                 output, archive_format, mtime=MTIME, compression=compression, threads=threads
             )
         )
-        merged = write_images(images, sink, observer)
+        merged = write_images(images, sink, observer, digests)
     observer.finished(*merged)
     return merged
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from stream.cli.options import add_run_argument
+from stream.cli.options import add_digest_arguments, add_run_argument, given_digests
 from stream.cli.output import say_json, say_rendered
 from stream.cli.progress import Reporter, readable_size
 from stream.cli.tables import cut_lines, new_table, render, store_name, uncut_line
@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an earlier image: its conf, whose files need no longer exist, or an archive",
     )
     add_run_argument(parser)
+    add_digest_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
 
 
@@ -73,7 +74,12 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         conf = read_conf_document(document, name=name, need_tag=False, warn=reporter.warning)
     earlier = read_earlier(args.against, conf.architecture) if args.against else None
     explanation = explain(
-        conf, earlier, document=document, run_commands=args.run_commands, warn=warn
+        conf,
+        earlier,
+        document=document,
+        run_commands=args.run_commands,
+        warn=warn,
+        digests=given_digests(args),
     )
     if args.json:
         say_json(_document(explanation))

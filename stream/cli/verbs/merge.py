@@ -8,10 +8,12 @@ from contextlib import suppress
 from dataclasses import replace
 
 from stream.cli.options import (
+    add_digest_arguments,
     add_format_argument,
     add_output_arguments,
     add_sandbox_argument,
     given_commands,
+    given_digests,
     opened_output,
 )
 from stream.cli.progress import Reporter
@@ -47,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_format_argument(parser)
     add_output_arguments(parser)
     add_sandbox_argument(parser)
+    add_digest_arguments(parser)
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
@@ -68,6 +71,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
             archive_format=args.format,
             compression=target.compression,
             threads=args.threads,
+            digests=given_digests(args),
         )
 
 
