@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import ssl
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -130,6 +129,8 @@ class DockerConnection(HTTPConnection):
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if certificates is None:
             return plain
+        import ssl
+
         try:
             authority = certificates / "ca.pem"
             context = ssl.create_default_context(cafile=authority if authority.exists() else None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from stream.oci.documents import image_config
 from stream.sources.ahead import Ahead
 from stream.sources.customisation.layer import opened_customisation_layer
 from stream.sources.layer import ListedLayer
-from stream.sources.store import StoreLayer, walk
+from stream.sources.store import StoreLayer, comment, walk
 
 if TYPE_CHECKING:
     from stream.archives.bytesource import ByteSource
@@ -66,6 +66,35 @@ class ImageSources:
         if (top := self.customisation) is not None:
             found.append(known.of_source(top) if top.complete else None)
         return found
+
+    def foreseen(self, known: Sequence[KnownLayer]) -> ImageDocuments:
+        """Return the contents of the image's documents. `known` are its layers, bottom to top, with
+        their sizes and blobs; nothing is read or walked.
+        """
+        records = []
+        for one in known:
+            assert one.size is not None, "known with its blob"
+            assert one.descriptor is not None, "known with its blob"
+            records.append(
+                Layer(
+                    archive_name="",
+                    diff_id=one.diff_id,
+                    size=one.size,
+                    comment="",
+                    descriptor=one.descriptor,
+                )
+            )
+        below = len(self.base.layers) if self.base else 0
+        comments = [comment(plan) for plan in self.conf.store_layers]
+        if self.customisation is not None:
+            comments.append(self.customisation.comment)
+        ours = [
+            replace(record, comment=text)
+            for record, text in zip(records[below:], comments, strict=True)
+        ]
+        base = {record.diff_id: record for record in records[:below]}
+        (documents,) = self.documents(ours, base)
+        return documents
 
     def _base_layers(self, takes: Takes) -> list[KnownLayer]:
         return self.base.known_layers(takes) if self.base else []

@@ -113,6 +113,11 @@ def walk_relative(
     return _walk_into(entries, names, plan, conf, mtime)
 
 
+def comment(plan: LayerPlan) -> str:
+    """Return the line of `plan`'s layer in the image's history."""
+    return store_paths_comment([path.decode() for path in plan.store_paths])
+
+
 def _walk_into(
     entries: Entries, names: Sequence[bytes], plan: LayerPlan, conf: ImageConf, mtime: int
 ) -> StoreLayer:
@@ -128,7 +133,7 @@ def _walk_into(
     layer = StoreLayer(
         fingerprint=_fingerprint(owner, mtime, entries),
         size=entries.layer_size,
-        comment=store_paths_comment([path.decode() for path in plan.store_paths]),
+        comment=comment(plan),
         label=printable(plan.store_paths[0])
         + (f" and {len(plan.store_paths) - 1} more" if len(plan.store_paths) > 1 else ""),
         entry_count=len(entries),

@@ -4,15 +4,14 @@ argv nor how an engine is reached.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Collection, Sequence
 
 from stream.config import require_tag
 from stream.digests import NO_DIGESTS, Digests
 from stream.engines.engine import Answer, Engine, EngineName
 from stream.engines.opening import opened_engine
 from stream.errors import ArgumentError, EngineError
-from stream.model import Digest, Image, ImageConf, Loaded
+from stream.model import Digest, Image, ImageConf, KnownLayer, Loaded
 from stream.observer import Observer
 from stream.pipeline import write_images
 from stream.sinks.daemon import PartialArchive
@@ -72,9 +71,9 @@ class _Loading:
             for warning in sources.warnings:
                 self._observer.warning(warning)
             known = sources.known(self._digests, PartialArchive.takes)
-            layers = [one.diff_id if one is not None and one.descriptor else None for one in known]
-            if None not in layers and (there := self._find(sources)) is not None:
+            if (there := self._find(sources, known)) is not None:
                 return there
+            layers = [None if one is None else one.diff_id for one in known]
             held = self._engine.held(layers, repo_tag)
             try:
                 answer = self._send(sources, held, self._observer)
@@ -91,17 +90,18 @@ class _Loading:
         with opened_sources(self._conf, Observer()) as sources:
             return self._send(sources, frozenset(), self._observer)
 
-    def _find(self, sources: ImageSources) -> Answer | None:
-        """Return the answer of an engine that has the image already, all of whose layers are
-        known.
-        """
-        with Nowhere() as nowhere:
-            (image,) = write_images([sources], nowhere, Observer(), self._digests)
+    def _find(self, sources: ImageSources, known: Sequence[KnownLayer | None]) -> Answer | None:
+        """Return the answer of an engine that has the image already, if every layer is `known`."""
+        layers = [one for one in known if one is not None and one.descriptor is not None]
+        if len(layers) < len(known):
+            return None
+        with Nowhere(PartialArchive.takes) as nowhere:
+            image = nowhere.add_image(sources.foreseen(layers))
         found = self._engine.find(image)
         if found is None:
             return None
-        self.held = [layer.diff_id for layer in image.layers]
-        return Answer(image=replace(image, size=0), found=found)
+        self.held = [layer.diff_id for layer in layers]
+        return Answer(image=image, found=found)
 
     def _send(self, sources: ImageSources, held: Collection[Digest], observer: Observer) -> Answer:
         return self._engine.load(lambda fd: self._write(sources, fd, held, observer))

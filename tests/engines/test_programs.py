@@ -117,7 +117,8 @@ def test_source_that_fails(workshop: Workshop, install: Install) -> None:
 
     with pytest.raises(stream.SourceError):
         stream.load(workshop.conf(), Removing(), engine="podman")
-    assert "complete" not in log.read_text()
+    # It may have been killed before it began.
+    assert not log.exists() or "complete" not in log.read_text()
 
 
 CTR = """

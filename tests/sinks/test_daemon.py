@@ -5,9 +5,10 @@ import io
 import json
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import pytest
+from handmade import Base, layer_tar
+from remembered import Remembered
 from support import Store
 
 import stream
@@ -17,26 +18,9 @@ from stream.sinks.daemon import PartialArchive
 from stream.tools.write import opened_sources
 
 
-class Everything:
-    """Knows the digests of one image's layers, in order. See `stream.digests.Digests`."""
-
-    def __init__(self, layers: tuple[stream.Layer, ...]) -> None:
-        self._order = list(layers)
-
-    def lookup(self, keys: Any, encoding: str) -> KnownLayer | None:
-        """Return the next layer in turn."""
-        layer = self._order.pop(0)
-        self._order.append(layer)
-        return KnownLayer(diff_id=layer.diff_id, size=layer.size)
-
-    def record(self, keys: Any, layer: stream.Layer, encoding: str) -> None:
-        """Record nothing."""
-
-    def forget(self, keys: Any) -> None:
-        """Forget nothing."""
-
-
-def partial(conf: stream.ImageConf, path: Path, held: set[Digest], known: Any) -> stream.Image:
+def partial(
+    conf: stream.ImageConf, path: Path, held: set[Digest], known: Remembered
+) -> stream.Image:
     """Write a partial archive of the image of `conf`."""
     with (
         opened_sources(conf, stream.Observer()) as sources,
@@ -49,20 +33,32 @@ def partial(conf: stream.ImageConf, path: Path, held: set[Digest], known: Any) -
 
 @pytest.fixture
 def conf(tmp_path: Path) -> stream.ImageConf:
-    """Return a conf of three layers."""
+    """Return a conf of a base image with a layer listed twice, three store layers, and a layer on top."""
     store = Store.below(tmp_path)
     for name in "abc":
         store.file(name, name.encode() * 2000)
-    return stream.load_conf(str(store.conf("a", "b", "c", annotations={"x": "y"})))
+    base = Base(layers=[layer_tar({"x": b"x"}), layer_tar({"y": b"y"}), layer_tar({"x": b"x"})])
+    (tmp_path / "base.tar").write_bytes(base.docker_archive())
+    top = layer_tar({"top": b"t"})
+    store.file("top/layer.tar", top)
+    store.file("top/checksum", hashlib.sha256(top).hexdigest().encode())
+    more = {"customisation_layer": str(store.path("top")), "from_image": str(tmp_path / "base.tar")}
+    return stream.load_conf(str(store.conf("a", "b", "c", annotations={"x": "y"}, **more)))
 
 
-def test_left_out(conf: stream.ImageConf, tmp_path: Path) -> None:
+@pytest.fixture
+def digests() -> Remembered:
+    """Return what is known of the layers."""
+    return Remembered()
+
+
+def test_left_out(conf: stream.ImageConf, tmp_path: Path, digests: Remembered) -> None:
     """The documents are those of the whole image, whatever is left out; readers of either form
     find the layers that are there, and no name.
     """
-    whole = stream.write_image(conf, io.BytesIO(), archive_format="oci-archive")
-    bottom, middle, top = whole.layers
-    image = partial(conf, tmp_path / "x.tar", {middle.diff_id}, Everything(whole.layers))
+    whole = stream.write_image(conf, io.BytesIO(), archive_format="oci-archive", digests=digests)
+    *_, bottom, middle, top, _ = whole.layers
+    image = partial(conf, tmp_path / "x.tar", {middle.diff_id, whole.layers[0].diff_id}, digests)
     assert (image.image_id, image.manifest) == (whole.image_id, whole.manifest)
     assert image.repo_tags == whole.repo_tags == ("test:1",)
     with tarfile.open(tmp_path / "x.tar") as tar:
@@ -74,7 +70,7 @@ def test_left_out(conf: stream.ImageConf, tmp_path: Path) -> None:
     assert middle.archive_name not in files
     (item,) = json.loads(files["manifest.json"])
     assert item["RepoTags"] is None
-    assert len(item["Layers"]) == 3
+    assert len(item["Layers"]) == 7
     (entry,) = json.loads(files["index.json"])["manifests"]
     assert "annotations" not in entry
 
@@ -92,9 +88,22 @@ def test_only_what_is_known_whole(tmp_path: Path) -> None:
         assert sink.holds(KnownLayer(diff_id=digest, size=1, descriptor=blob)) is not None
 
 
-def test_known_bottom_to_top(conf: stream.ImageConf) -> None:
+def test_known_bottom_to_top(conf: stream.ImageConf, digests: Remembered) -> None:
     """Docker has layers by what lies under them, so their order is the image's."""
-    whole = stream.write_image(conf, io.BytesIO())
+    whole = stream.write_image(conf, io.BytesIO(), digests=digests)
     with opened_sources(conf, stream.Observer()) as sources:
-        known = sources.known(Everything(whole.layers), PartialArchive.takes)
+        known = sources.known(digests, PartialArchive.takes)
     assert [one and one.diff_id for one in known] == [layer.diff_id for layer in whole.layers]
+
+
+def test_foreseen(conf: stream.ImageConf, digests: Remembered) -> None:
+    """An image that an engine has is found by its ID, which must be that of the image as it would be written."""
+    whole = stream.write_image(conf, io.BytesIO(), archive_format="oci-archive", digests=digests)
+    with opened_sources(conf, stream.Observer()) as sources:
+        known = sources.known(digests, PartialArchive.takes)
+        documents = sources.foreseen([one for one in known if one is not None])
+    assert documents.config == whole.config
+    assert [layer.descriptor for layer in documents.layers] == [
+        layer.descriptor for layer in whole.layers
+    ]
+    assert documents.annotations == conf.annotations
