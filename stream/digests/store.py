@@ -5,6 +5,7 @@ ignored: neither is an error. Must not know how keys or digests come about.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -264,11 +265,11 @@ class DigestCache:
         # Named before it exists: a signal may arrive before open() returns.
         unfinished = [f"{os.path.dirname(path)}/.{secrets.token_hex(8)}.part" for path in paths]
         try:
-            if _write_file(unfinished[0], data):
-                for name in unfinished[1:]:
-                    os.link(unfinished[0], name)  # a fiftieth of the time that a file takes
-                for name, path in zip(unfinished, paths, strict=True):
-                    os.rename(name, path)
+            _write_file(unfinished[0], data)
+            for name in unfinished[1:]:
+                _copy_file(unfinished[0], name, data)
+            for name, path in zip(unfinished, paths, strict=True):
+                os.rename(name, path)
         finally:
             for name in unfinished:
                 with suppress(OSError):
@@ -313,14 +314,25 @@ def _check_owner(status: os.stat_result) -> None:
         raise _BadEntryError("can be written by other users; remove their permission (chmod go-w)")
 
 
-def _write_file(path: str, data: bytes) -> bool:
-    """Write the new file `path`. Return whether all of `data` is in it. Raises OSError."""
+def _write_file(path: str, data: bytes) -> None:
+    """Write `data` to the new file `path`. Raises OSError."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(path, flags, 0o600)
     try:
-        return os.write(fd, data) == len(data)
+        if os.write(fd, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     finally:
         os.close(fd)
+
+
+def _copy_file(old: str, new: str, data: bytes) -> None:
+    """Make the file `new` with the same `data` as `old`, as a link where the file system has any:
+    that takes a fiftieth of the time. Raises OSError.
+    """
+    try:
+        os.link(old, new)
+    except OSError:
+        _write_file(new, data)
 
 
 def _prune(shard: str) -> None:

@@ -1,5 +1,6 @@
 """The cache of digests: what is recorded is found again, and whatever is wrong is a miss."""
 
+import errno
 import os
 import resource
 import shutil
@@ -51,6 +52,19 @@ def test_recorded_layer_is_found_by_each_of_its_keys(tmp_path: Path) -> None:
         assert DigestCache(cache.directory).lookup((key,), "") == known()
     assert cache.lookup((OTHER,), "") is None
     assert cache.lookup((), "") is None
+
+
+def test_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On such a file system, layers would be known by one of their keys, or not at all."""
+
+    def link(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    cache = DigestCache(str(tmp_path / "cache"))
+    cache.record((ONE, TWO), layer(), "")
+    for key in ONE, TWO:
+        assert cache.lookup((key,), "") == known()
 
 
 def test_blobs_of_several_encodings_are_merged(cache: DigestCache) -> None:
