@@ -7,7 +7,6 @@ recorded of them.
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections import deque
@@ -16,19 +15,14 @@ from functools import partial
 from heapq import heappop, heappush
 from typing import Protocol, Self, TypeAlias, TypeVar
 
-from stream.errors import StreamImageError, ThreadError
+from stream.errors import ThreadError
 from stream.interfaces import LayerSource, LayerWriter, Sink
 from stream.model import KnownLayer, Layer
+from stream.retries import Retries
 from stream.threads import starting
 
 T = TypeVar("T")
 Sleep: TypeAlias = Callable[[float], object]
-
-# Seconds before a layer is written again, and by how much that varies: many clients that failed
-# together do not come back together.
-BACK_OFF = (1.0, 3.0, 9.0)
-JITTER = 0.25
-MAX_RETRY_AFTER = 60.0  # seconds; a sink that asks for more is not waited for
 
 # Threads that ask a sink whether it holds a layer: an answer takes time, but nothing else.
 ASKING = 8
@@ -60,7 +54,7 @@ class Transfer:
         self.is_held = False
         self._sink = sink
         self._writer: LayerWriter | None = None
-        self._back_off = iter(BACK_OFF)
+        self._retries = Retries()
         self._lock = threading.Lock()
         self._given_up = threading.Event()
         self._sleep = sleep or self._given_up.wait
@@ -112,19 +106,10 @@ class Transfer:
                 return step()
             except BaseException as error:
                 self._abort()
-                pause = self._pause_after(error)
-                if pause is None:
+                pause = self._retries.pause_after(error)
+                if pause is None or not self.source.repeatable:
                     raise
             self._sleep(pause)
-
-    def _pause_after(self, error: BaseException) -> float | None:
-        """Return for how many seconds to wait before the next attempt; None if there is none."""
-        if not isinstance(error, StreamImageError) or not error.is_passing:
-            return None
-        pause, asked = next(self._back_off, None), error.retry_after or 0.0
-        if pause is None or asked > MAX_RETRY_AFTER or not self.source.repeatable:
-            return None
-        return max(asked, pause * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
 
 
 # A transfer that has ended, and the record of its layer.

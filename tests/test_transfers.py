@@ -11,7 +11,8 @@ import pytest
 from stream.errors import OutputError, StreamImageError
 from stream.interfaces import LayerSource
 from stream.model import Descriptor, Digest, KnownLayer, Layer
-from stream.transfers import BACK_OFF, JITTER, Transfer, transfers_into
+from stream.retries import BACK_OFF, JITTER
+from stream.transfers import Transfer, transfers_into
 
 PATIENCE = 30.0  # seconds
 

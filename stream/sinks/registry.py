@@ -21,7 +21,7 @@ from typing import Protocol, Self, TypeVar, cast
 from stream.archives.parsing import parse_json
 from stream.compression import NONE, Compression, layer_encoder
 from stream.compression.pump import Encoder
-from stream.errors import ThreadError
+from stream.errors import RegistryError, ThreadError
 from stream.interfaces import LayerSource, LayerWriter, Takes
 from stream.model import (
     Blob,
@@ -35,6 +35,7 @@ from stream.model import (
 )
 from stream.oci import documents
 from stream.pipes import Abandoned, Inflow, pipe_to
+from stream.retries import Retries
 from stream.tarwriter import Entries, HashedContent
 from stream.threads import starting
 
@@ -293,7 +294,7 @@ class RegistrySink:
 
     def add_image(self, image: ImageDocuments) -> Image:
         """See the interface. The config becomes a blob, unless it is there."""
-        self.store(documents.describe(documents.CONFIG_TYPE, image.config), [image.config])
+        self._store_config(image.config)
         data = documents.oci_manifest(image.config, image.layers, image.annotations)
         manifest = documents.describe(documents.MANIFEST_TYPE, data)
         self._images.append((manifest, data))
@@ -305,6 +306,18 @@ class RegistrySink:
             manifest=manifest,
             size=0,
         )
+
+    def _store_config(self, data: bytes) -> None:
+        """Store an image's config. As with a layer, the upload is repeated as a whole."""
+        retries = Retries()
+        while True:
+            try:
+                return self.store(documents.describe(documents.CONFIG_TYPE, data), [data])
+            except RegistryError as error:
+                pause = retries.pause_after(error)
+                if pause is None:
+                    raise
+            time.sleep(pause)
 
     def finish(self) -> int:
         """See the interface: the manifests by digest, then the tags. Return the number of bytes
