@@ -8,13 +8,15 @@ import os
 import sys
 
 from bench import report
-from bench.benchmarks import BENCHMARKS, Options
+from bench.benchmarks import BENCHMARKS
 from bench.check import ImageError
 from bench.contenders import ON_SHAPE
 from bench.measure import CommandError
+from bench.movers import NAMES
+from bench.options import Options
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_CONTENDERS = sorted({name for names in ON_SHAPE.values() for name in names})
+_CONTENDERS = sorted({name for names in ON_SHAPE.values() for name in names}) + NAMES
 
 
 def main_parser() -> argparse.ArgumentParser:

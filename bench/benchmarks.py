@@ -6,11 +6,11 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from statistics import median
 
-from bench import archives, check, measure, references, report, shapes
+from bench import archives, check, measure, references, report, shapes, transfers
 from bench.contenders import (
     COMPRESSORS,
     IMAGES,
@@ -22,6 +22,7 @@ from bench.contenders import (
     joiners,
     stream_command,
 )
+from bench.options import Options
 from bench.replay import repushed
 from bench.report import Section, verdict
 from stream.graph import Graph, roots
@@ -46,19 +47,6 @@ _PLAN_BUDGET = 99
 _EVALUATION_LIMIT = 1.5  # seconds
 _COMMAND = "the command"
 _STORE_LIMIT = 1.1  # of the time of one more `cat` in the pipe
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """The options of the command line, which are the same for every benchmark."""
-
-    directory: str
-    scale: float
-    runs: int
-    slow_runs: int
-    only: set[str] | None
-    before: str | None
-    check: bool
 
 
 def compare(build: Callable[[str, float], shapes.Shape], options: Options) -> Section:
@@ -333,4 +321,7 @@ BENCHMARKS: dict[str, Callable[[Options], Section]] = {
     "layering": layering,
     "plan": plan,
     "evaluate": evaluate,
+    "push": transfers.push,
+    "load": transfers.load,
+    "serve": transfers.serve,
 }

@@ -10,19 +10,24 @@ import json
 import os
 import platform
 import random
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.references import references_json
 from bench.store import mixed_store
-from bench.storepaths import Store, StorePath, base_name
+from bench.storepaths import Store, StorePath, base_name, remove
 
 _LAYERS = 100
 _INSTANT = "1970-01-01T00:00:01+00:00"
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 _MIB = 1 << 20
+_MOVED_SCALE = 0.34  # of the mixed store: 1 GB
+_MOVED_LAYERS = 60
+_TOP_SIZE = 6_000_000  # bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +62,42 @@ def mixed(directory: str, scale: float) -> Shape:
     if rest := paths[_LAYERS - 1 :]:
         layers.append(rest)
     return _shape(directory, "mixed", scale, layers)
+
+
+def moved(directory: str, scale: float) -> Shape:
+    """Build 1 GB of the mixed store in 60 layers of about the same size; on top is one of 6 MB."""
+    store = Store(os.path.join(directory, "mixed"))
+    paths = mixed_store(store, scale * _MOVED_SCALE)
+    top = min(paths, key=lambda path: (abs(path.size - _TOP_SIZE * scale), path.path))
+    layers: list[list[StorePath]] = [[] for _ in range(_MOVED_LAYERS - 1)]
+    for path in sorted(paths, key=lambda path: (-path.size, path.path)):
+        if path != top:
+            min(layers, key=lambda layer: sum(other.size for other in layer)).append(path)
+    return _shape(directory, "moved", scale, [*filter(None, layers), [top]])
+
+
+@contextmanager
+def changed(shape: Shape, directory: str, turn: int) -> Iterator[Shape]:
+    """Yield the shape `moved` with another top layer: one more file in it, different each `turn`."""
+    store = Store(os.path.join(directory, "mixed"))
+    with open(shape.conf, encoding="utf-8") as file:
+        document = json.load(file)
+    *below, [top] = document["store_layers"]
+
+    def fill(root: str) -> None:
+        shutil.copytree(top, root, symlinks=True, dirs_exist_ok=True)
+        os.chmod(root, 0o755)
+        _write(os.path.join(root, "turn"), b"%d\n" % turn)
+
+    name = f"changed-{os.getpid()}-{turn}"
+    path = store.build(name, base_name(hashlib.sha256(name.encode()).digest(), name), fill)
+    conf = shape.conf.removesuffix(".json") + "-changed.json"
+    with open(conf, "w", encoding="utf-8") as file:
+        json.dump(document | {"store_layers": [*below, [path.path]]}, file, indent=1)
+    try:
+        yield replace(shape, conf=conf, paths=(*shape.paths[:-1], path))
+    finally:
+        remove(path.path)
 
 
 def tiny(directory: str, scale: float) -> Shape:
@@ -151,7 +192,9 @@ def _shape(
         "architecture": _MACHINES.get(platform.machine(), platform.machine()),
         "config": {"Cmd": ["/bin/sh"]},
         "os": "linux",
-        "store_dir": os.path.join(directory, name, "store"),
+        "store_dir": (
+            os.path.dirname(layers[0][0].path) if layers else os.path.join(directory, name, "store")
+        ),
         "from_image": None,
         "store_layers": [[path.path for path in layer] for layer in layers],
         "repo_tag": f"bench/{name}:scale-{scale:g}",
