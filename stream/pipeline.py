@@ -5,7 +5,7 @@ Knows neither argv, nor JSON keys, nor header bytes, nor which sink it writes to
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import count
@@ -18,7 +18,7 @@ from stream.known import Known
 from stream.model import Digest, Image, KnownLayer, Layer
 from stream.observer import Observer
 from stream.oci.tags import distinct_images
-from stream.transfers import Ended, Sleep, Transfer, transfers_into
+from stream.transfers import Ended, Sleep, Transfer, ask_for, transfers_into
 
 
 def write_images(
@@ -59,6 +59,7 @@ class _LayersLeft:
     def __init__(self, images: Sequence[ImageSources], layers: _LayerWriting, takes: Takes) -> None:
         each = (known for sources in images for known in sources.known_layers(takes))
         known = {layer.diff_id: layer for layer in each}
+        layers.ask_for(known.values())
         self._known = [layer for layer in known.values() if not layers.has(layer)]
         self._images = images
 
@@ -90,7 +91,6 @@ class _LayerWriting:
         self._digests = known
         self._sleep = sleep
         self._known: dict[Digest, Layer] = {}
-        self._missing: set[Digest] = set()  # diff_ids that the sink does not hold
         self._passed: set[Digest] = set()  # diff_ids of layers that were begun or are held
         self._first: dict[str, int] = {}  # numbers, by the fingerprints of other layers
         self._repeated: dict[int, tuple[Digest | int, str]] = {}  # which layer, and the comment
@@ -104,19 +104,17 @@ class _LayerWriting:
     def __exit__(self, *exc_info: object) -> None:
         self._transfers.__exit__(*exc_info)
 
+    def ask_for(self, known: Iterable[KnownLayer]) -> None:
+        """Learn which of the layers `known` the sink holds: before the first is written."""
+        distinct = [self._digests.of_layer(one) for one in known]
+        for one, held in zip(distinct, ask_for(distinct, self._sink), strict=True):
+            if held is not None:
+                self._known[one.diff_id] = held
+                self._passed.add(one.diff_id)
+
     def has(self, known: KnownLayer) -> bool:
         """Return True if `known` need not be written: it was, or the sink holds it."""
-        if known.diff_id in self._passed:
-            return True
-        if known.diff_id in self._missing:
-            return False
-        held = self._sink.holds(self._digests.of_layer(known))
-        if held is None:
-            self._missing.add(known.diff_id)
-            return False
-        self._known[known.diff_id] = held
-        self._passed.add(known.diff_id)
-        return True
+        return known.diff_id in self._passed
 
     def write(self, source: LayerSource) -> int:
         """Write `source` unless its layer was written before. Return the number of its record."""

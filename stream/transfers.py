@@ -7,10 +7,11 @@ recorded of them.
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from heapq import heappop, heappush
 from typing import Protocol, Self, TypeAlias, TypeVar
@@ -136,6 +137,47 @@ class Transfers(Protocol):
 def transfers_into(sink: Sink) -> Transfers:
     """Return what carries out transfers into `sink`."""
     return _OneByOne() if sink.concurrency == 1 else _Several(sink.concurrency)
+
+
+def ask_for(known: Sequence[KnownLayer], sink: Sink) -> list[Layer | None]:
+    """Return the record of each layer that `sink` holds, None for the others. A sink that takes
+    several layers at once is asked for several at once.
+    """
+    if sink.concurrency == 1 or len(known) < 2:
+        return [sink.holds(one) for one in known]
+    answers: queue.SimpleQueue[tuple[int, Layer | BaseException | None]] = queue.SimpleQueue()
+    questions = iter(enumerate(known))
+    lock = threading.Lock()
+
+    def stop() -> None:
+        with lock:
+            deque(questions, maxlen=0)
+
+    def ask() -> None:
+        while True:
+            with lock:
+                number, one = next(questions, (-1, None))
+            if one is None:
+                return
+            try:
+                answers.put((number, sink.holds(one)))
+            except BaseException as error:  # noqa: BLE001 — raised again below
+                stop()
+                answers.put((number, error))
+
+    for _ in range(min(len(known), ASKING)):
+        with starting():
+            threading.Thread(target=ask, name="layer-ask", daemon=True).start()
+    held: list[Layer | None] = [None] * len(known)
+    try:
+        for _ in known:
+            number, answer = answers.get()
+            if isinstance(answer, BaseException):
+                raise answer
+            held[number] = answer
+    finally:
+        stop()
+    return held
 
 
 class _OneByOne:

@@ -12,7 +12,7 @@ from stream.errors import OutputError, StreamImageError
 from stream.interfaces import LayerSource
 from stream.model import Descriptor, Digest, KnownLayer, Layer
 from stream.retries import BACK_OFF, JITTER
-from stream.transfers import Transfer, transfers_into
+from stream.transfers import ASKING, Transfer, ask_for, transfers_into
 
 PATIENCE = 30.0  # seconds
 
@@ -320,3 +320,43 @@ def test_an_interrupt_ends_all() -> None:
     with pytest.raises(KeyboardInterrupt):
         carried_out(sink, Source(write=stalled(begun)), paused, interrupted)
     assert no_threads()
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_answers_are_in_the_order_of_the_questions(concurrency: int) -> None:
+    """Without it a layer could be left out because another is there."""
+    names = [Digest(f"sha256:{number}") for number in range(30)]
+
+    class Asked(Sink):
+        def holds(self, known: KnownLayer) -> Any:
+            return replace(LAYER, diff_id=known.diff_id) if known.diff_id in names[::3] else None
+
+    found = ask_for([KnownLayer(diff_id=name) for name in names], Asked(concurrency))  # type: ignore[arg-type]
+    assert [layer and layer.diff_id for layer in found] == [
+        name if number % 3 == 0 else None for number, name in enumerate(names)
+    ]
+
+
+def test_a_question_that_fails_is_the_last() -> None:
+    """Without it a registry that refuses would be asked for each layer before the run ends."""
+    asked: list[KnownLayer] = []
+
+    class Refusing(Sink):
+        def holds(self, known: KnownLayer) -> Any:
+            asked.append(known)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        ask_for([KNOWN] * 1000, Refusing(3))  # type: ignore[arg-type]
+    assert len(asked) < 1000
+
+
+def test_questions_are_asked_together() -> None:
+    """Without it a push onto a base image would wait for an answer for each of its layers."""
+    together = threading.Barrier(ASKING, timeout=PATIENCE)
+
+    class Slow(Sink):
+        def holds(self, known: KnownLayer) -> Any:
+            together.wait()
+
+    assert ask_for([KNOWN] * ASKING, Slow(2)) == [None] * ASKING  # type: ignore[arg-type]
