@@ -5,7 +5,8 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,69 @@ def test_import_that_cannot_be_kept_fails(conf: Path, tmp_path: Path) -> None:
     printed = _run("digests", conf, cache=tmp_path / "builder").stdout
     done = _run("cache", "--import", "-", cache=Path("/dev/null"), status=1, stdin=printed)
     assert done.stderr == b"stream-image: /dev/null: is not a directory\n"
+
+
+@pytest.mark.slow
+def test_hostile_entries_change_no_image(
+    conf: Path, tmp_path: Path, without_privilege: Sequence[str]
+) -> None:
+    """A cache that something has spoilt would fail a run, hold it up, or change the image."""
+
+    def run(*options: str, prefix: Sequence[str] = ()) -> bytes:
+        command = [*prefix, *COMMAND, "digests", "--quiet", str(conf), *options]
+        done = commandline.run(command, check=True, capture_output=True, timeout=60)
+        assert done.stderr == b""
+        return done.stdout
+
+    cache = tmp_path / CACHE
+    expected = run("--no-digest-cache")
+    spoils: list[Callable[[Path], object]] = [
+        lambda entry: entry.write_bytes(b"{}"),
+        os.mkfifo,
+        Path.mkdir,
+        lambda entry: entry.symlink_to("/dev/zero"),
+        lambda entry: os.truncate(os.open(entry, os.O_CREAT | os.O_WRONLY), 1 << 40),
+    ]
+    for spoil in spoils:
+        shutil.rmtree(cache, ignore_errors=True)
+        run("--digest-cache", str(cache))
+        assert _entries(cache)
+        for entry in _entries(cache):
+            entry.unlink()
+            spoil(entry)
+        assert run("--digest-cache", str(cache)) == expected
+    shutil.rmtree(cache)
+    run("--digest-cache", str(cache))
+    for directory in [*cache.glob("?"), cache]:
+        directory.chmod(0o500)
+    assert run("--digest-cache", str(cache), prefix=without_privilege) == expected
+    for directory in [cache, *cache.glob("?")]:
+        directory.chmod(0o700)
+    # A file system that is full from the start.
+    full = ["prlimit", "--fsize=0", "--"]
+    assert run("--digest-cache", str(tmp_path / "other"), prefix=full) == expected
+    assert not _entries(tmp_path / "other")
+
+
+@pytest.mark.slow
+def test_runs_at_once_of_which_some_are_killed(conf: Path, tmp_path: Path) -> None:
+    """Builds that share a cache in CI, where they are cancelled, would disturb each other."""
+    cache = tmp_path / CACHE
+    command = [*COMMAND, "--quiet", str(conf), "--digest-cache"]
+    expected = subprocess.run([*command, str(tmp_path / "other")], check=True, capture_output=True)
+    for turn in range(2):
+        running = [
+            subprocess.Popen([*command, str(cache)], stdout=subprocess.PIPE) for _ in range(4)
+        ]
+        killed, left = running[:2], running[2:]
+        time.sleep(0.2 + 0.1 * turn)
+        for process in killed:
+            process.kill()
+            process.communicate()
+        for process in left:
+            assert process.communicate()[0] == expected.stdout
+            assert process.returncode == 0
+        assert _shown(cache, "--check")["bad_entries"] == []
 
 
 @pytest.mark.slow
