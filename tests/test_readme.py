@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import distribution
 import pytest
 from consumers.nix import Nix
+from engines.scripted import ScriptedDocker, running
 from handmade import Base, Layout, layer_tar
 from registries import DirectoryRegistry, add_image
 
@@ -21,11 +23,16 @@ COMMANDS = [
 MAKE = [command for command in COMMANDS if command.startswith("make ")]  # CI runs these
 
 # Stands for a consumer: reads an archive, compressed or not, from its standard input, and checks
-# that it is complete. Real consumers are in tests/consumers.
+# that it is complete; or fetches the manifest of an image. Real consumers are in tests/consumers.
 CONSUMER = """#!{python}
-import io, json, subprocess, sys, tarfile
+import io, json, subprocess, sys, tarfile, urllib.request
 if sys.argv[1] == "run":
     sys.exit(sys.argv[-1] != "hello:latest")
+if sys.argv[1] == "pull":
+    host, _, name = sys.argv[2].partition("/")
+    path, _, tag = name.rpartition(":")
+    with urllib.request.urlopen(f"http://{{host}}/v2/{{path}}/manifests/{{tag}}") as answer:
+        sys.exit(not json.load(answer)["layers"])
 data = sys.stdin.buffer.read()
 if data.startswith(b"\\x28\\xb5\\x2f\\xfd"):
     import pyzstd
@@ -98,26 +105,36 @@ def test_commands(shell: Path) -> None:
     # An image that is prefetched is added to the store, if there is one: not to this machine's.
     registry = {"REGISTRY": f"{shell}/registry", **Nix.below(shell / "nix").environment}
     failed = {}
-    for command in COMMANDS:
-        if command in MAKE:
-            continue
-        assert re.search(r"\b(stream-image|docker|spec\.json|site)\b", command)
-        run = command.replace('{"name"', f'{{"store_dir": "{shell}/store", "name"')
-        for name in ("hello", "bash"):
-            run = run.replace(f"/nix/store/…-{name}", f"{shell}/store/{name}")
-        run = run.replace("sha256:…", pulled)
-        done = subprocess.run(
-            ["bash", "-c", f"set -euo pipefail; {run}"],
-            cwd=shell,
-            env={**os.environ, **(registry if "/alpine" in run else {}), "PATH": path},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        if done.returncode:
-            failed[command] = done.stderr
+    docker = ScriptedDocker(socket=shell / "docker.sock")
+    with distribution.running() as pushed, running(docker):
+        for command in COMMANDS:
+            if command in MAKE:
+                continue
+            assert re.search(r"\b(stream-image|docker|spec\.json|site)\b", command)
+            run = command.replace('{"name"', f'{{"store_dir": "{shell}/store", "name"')
+            for name in ("hello", "bash"):
+                run = run.replace(f"/nix/store/…-{name}", f"{shell}/store/{name}")
+            run = run.replace("sha256:…", pulled)
+            run = run.replace("registry.example/app", f"{pushed.address}/app")
+            done = subprocess.run(
+                ["bash", "-c", f"set -euo pipefail; {run}"],
+                cwd=shell,
+                env={
+                    **os.environ,
+                    **(registry if "/alpine" in run else {}),
+                    "DOCKER_HOST": docker.url,
+                    "PATH": path,
+                },
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            if done.returncode:
+                failed[command] = done.stderr
     assert not failed
+    assert pushed.repository("app").tags.keys() == {"v2"}
+    assert [*docker.tags] == ["hello:latest"]
 
 
 def test_conf_example() -> None:
