@@ -12,14 +12,18 @@ from statistics import median
 
 from bench import archives, check, measure, references, report, shapes, transfers
 from bench.contenders import (
+    BEFORE,
     COMPRESSORS,
     IMAGES,
+    KNOWN,
+    KNOWN_LIMITS,
     RATIO_LIMITS,
     US,
     before,
     compressors,
     contenders,
     joiners,
+    knowing,
     stream_command,
 )
 from bench.options import Options
@@ -46,6 +50,7 @@ _PLAN_LIMITS = {1_000: 0.15, 10_000: 1.0}  # seconds, by store paths
 _PLAN_BUDGET = 99
 _EVALUATION_LIMIT = 1.5  # seconds
 _COMMAND = "the command"
+_KNOWN_CPU_LIMIT = 1.0  # seconds
 _STORE_LIMIT = 1.1  # of the time of one more `cat` in the pipe
 
 
@@ -79,6 +84,42 @@ def compare(build: Callable[[str, float], shapes.Shape], options: Options) -> Se
     }
     if options.check:
         _compare_images(section, running)
+    return section
+
+
+def known(options: Options) -> Section:
+    """Compare ourselves on the mixed store, with all digests known, with tools that do not hash and
+    tools that do. The first run finds the cache empty.
+    """
+    shape = shapes.mixed(options.directory, options.scale)
+    with archives.work(options.directory) as cache:
+        running = knowing(shape, cache)
+        first = measure.run(running[0].pipeline)
+        running += before(options.before, stream_command(shape))
+        taken = measure.measure(running, options.runs, options.slow_runs)
+    ours = taken[KNOWN]
+    peak, cpu = max(run.peak_rss for run in ours), median(run.cpu_seconds for run in ours)
+    targets = {}
+    if options.scale == 1:
+        met = peak <= _RSS_LIMIT and cpu <= _KNOWN_CPU_LIMIT
+        text = f"≤ {_RSS_LIMIT // _MIB} MiB, ≤ {_KNOWN_CPU_LIMIT:g} CPU s"
+        targets[KNOWN] = verdict(text, met=met)
+        for name, limit in KNOWN_LIMITS.items():
+            reached = report.ratio(ours, taken[name])
+            text = f"≤ {limit:.2g} ({1 / reached:.1f} times as fast)"
+            targets[name] = verdict(text, met=reached <= limit)
+    section = Section(title=f"known: {shape.size / 1e9:.2f} GB, all digests known")
+    section.lines = report.table(taken, us=KNOWN, size=shape.size, targets=targets)
+    section.lines += ["", f"with the cache still empty: {first.seconds:.2f} s"]
+    if BEFORE in taken:
+        reached = report.ratio(taken[US], taken[BEFORE])
+        section.lines += ["", f"without known digests ÷ before: {reached:.3f}"]
+    section.numbers = {
+        "bytes": shape.size,
+        "first": asdict(first),
+        "runs": report.numbers(taken),
+        "targets": targets,
+    }
     return section
 
 
@@ -311,6 +352,7 @@ BENCHMARKS: dict[str, Callable[[Options], Section]] = {
     "tiny": partial(compare, shapes.tiny),
     "big": partial(compare, shapes.big),
     "links": partial(compare, shapes.links),
+    "known": known,
     "memory": memory,
     "start": start,
     "compress": compress,

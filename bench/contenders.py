@@ -6,13 +6,15 @@ Knows command lines only. To add a contender, add a line to each of the tables.
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from bench.measure import Contender, Pipeline
 from bench.shapes import Shape
 
 US = "stream"
+KNOWN = "stream, digests known"
 BEFORE = "stream before"
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _TAR = ("tar", "-cf", "-", "-P", "--hard-dereference")
@@ -26,6 +28,7 @@ _PIPELINES: dict[str, Callable[[Shape], Pipeline]] = {
     "read": lambda shape: (("find", *shape.roots, "-type", "f", "-exec", "cat", "{}", "+"),),
 }
 _SLOW = {"two-pass"}
+_NO_CACHE = "--no-digest-cache"
 IMAGES = (US, "two-pass")  # those that write an image
 
 ON_SHAPE = {
@@ -34,6 +37,9 @@ ON_SHAPE = {
     "big": (US, "two-pass", "tar", "tar-sha256", "sha256", "read"),
     "links": (US, "two-pass", "tar", "tar-sha256"),
 }
+
+# The maximum of our time divided by the other's, if all digests are known.
+KNOWN_LIMITS = {"tar": 0.5, "two-pass": 1 / 15}
 
 # The maximum of our time divided by the other's.
 RATIO_LIMITS = {
@@ -68,11 +74,21 @@ def compressors(shape: Shape, compression: str) -> list[Contender]:
 
 def contenders(shape: Shape, only: set[str] | None) -> list[Contender]:
     """Return the contenders for a shape, in the order of the table."""
+    return _named(shape, [name for name in ON_SHAPE[shape.name] if only is None or name in only])
+
+
+def _named(shape: Shape, names: Iterable[str]) -> list[Contender]:
     return [
-        Contender(name=name, pipeline=_PIPELINES[name](shape), slow=name in _SLOW)
-        for name in ON_SHAPE[shape.name]
-        if only is None or name in only
+        Contender(name=name, pipeline=_PIPELINES[name](shape), slow=name in _SLOW) for name in names
     ]
+
+
+def knowing(shape: Shape, cache: str) -> list[Contender]:
+    """Return ourselves with the digests in the directory `cache`, ourselves without any, and the
+    tools of KNOWN_LIMITS.
+    """
+    known = (*stream_command(shape), "--digest-cache", cache)
+    return [Contender(name=KNOWN, pipeline=(known,)), *_named(shape, (US, *KNOWN_LIMITS))]
 
 
 # symlinkJoin and tar, as dockerTools uses them to make the layer; the tree remains in "$0".
@@ -95,8 +111,8 @@ def joiners(shape: Shape, work: str) -> list[Contender]:
 
 
 def stream_command(shape: Shape) -> tuple[str, ...]:
-    """Return our command for a shape."""
-    return (sys.executable, "-m", "stream", "-q", shape.conf)
+    """Return our command for a shape. Every run computes all digests."""
+    return (sys.executable, "-m", "stream", "-q", shape.conf, _NO_CACHE)
 
 
 def before(python: str | None, command: tuple[str, ...]) -> list[Contender]:
@@ -106,6 +122,9 @@ def before(python: str | None, command: tuple[str, ...]) -> list[Contender]:
     if python is None:
         return []
     _, *arguments = command
+    usage = subprocess.run((python, "-Pm", "stream", "--help"), capture_output=True, check=True)
+    if _NO_CACHE.encode() not in usage.stdout:  # it is older than the cache
+        arguments = [argument for argument in arguments if argument != _NO_CACHE]
     return [Contender(name=BEFORE, pipeline=((python, "-P", *arguments),))]
 
 
