@@ -232,9 +232,9 @@ class Authorization:
 
 
 def describe_origin(origin: str | None) -> str:
-    """Return what a person whose credentials were refused should know of them."""
+    """Return where refused credentials are from, for a person."""
     if origin is None:
-        return "no credentials were found; log in with skopeo, podman or docker login"
+        return "no credentials were used; log in with skopeo, podman or docker login"
     return f"the credentials are from {origin}"
 
 

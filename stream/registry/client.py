@@ -42,8 +42,8 @@ _OCTETS = {"Content-Type": "application/octet-stream"}
 _UPLOADS = "blobs/uploads/"
 _ABSENT = (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN)  # Artifactory answers 403
 _FOUND = (HTTPStatus.OK, *_ABSENT)
-_STORED = range(200, 205)  # what registries answer to a PUT that they took
-_TAKEN = (HTTPStatus.CREATED, HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT)  # to a PATCH
+_STORED = range(200, 205)  # the statuses of a PUT that was taken
+_TAKEN = (HTTPStatus.CREATED, HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT)  # of a PATCH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,56 +51,52 @@ class Session:
         Errors call its subject `what`. Raises RegistryError.
         """
 
-        def send(request: Request) -> Answer:
-            return self.transport.request(request, tries)
+        def send(authorized: Request) -> Answer:
+            return self.transport.request(authorized, tries)
 
-        answer, is_passing = self._authorized(request, what, send, is_repeatable=True)
-        if answer.status not in expected:
-            raise self.refusal(request.method, what, answer, is_passing=is_passing)
-        return answer
+        return self._authorized(request, what, expected, send, is_repeatable=True)
 
     def send(
         self, request: Request, what: str, expected: Container[int], size: int | None
     ) -> Answer:
-        """The same for a request with a body of `size` bytes that cannot be repeated. What the
-        body raises passes.
+        """Send a request with a body of `size` bytes, None for an unknown number, once. Otherwise
+        as `request`. What the body raises passes.
         """
 
-        def send(request: Request) -> Answer:
-            return self.transport.send(request, size)
+        def send(authorized: Request) -> Answer:
+            return self.transport.send(authorized, size)
 
-        answer, is_passing = self._authorized(request, what, send, is_repeatable=False)
-        if answer.status not in expected:
-            raise self.refusal(request.method, what, answer, is_passing=is_passing)
-        return answer
+        return self._authorized(request, what, expected, send, is_repeatable=False)
 
     def _authorized(
         self,
         request: Request,
         what: str,
+        expected: Container[int],
         send: Callable[[Request], Answer],
         *,
         is_repeatable: bool,
-    ) -> tuple[Answer, bool]:
-        """Call `send` with a request that says who asks, if it is to the registry itself. Return
-        its answer, and whether another try may have another one.
+    ) -> Answer:
+        """Call `send` with the request, which says who asks if it is to the registry itself. After
+        a 401, ask for another token; with that, a request that is repeatable is sent once more.
         """
         is_own = request.url.origin == self.origin
         try:
             used = self.authorization.header() if is_own else None
             answer = send(_with(request, used))
-            if answer.status != HTTPStatus.UNAUTHORIZED or not is_own:
-                return answer, answer.is_passing
-            if not self.authorization.renew(used, challenges(answer)):
-                return answer, False
-            if not is_repeatable:
-                return answer, True
-            answer = send(_with(request, self.authorization.header()))
+            is_passing = answer.is_passing
+            if answer.status == HTTPStatus.UNAUTHORIZED and is_own:
+                is_passing = self.authorization.renew(used, challenges(answer))
+                if is_passing and is_repeatable:
+                    answer = send(_with(request, self.authorization.header()))
+                    is_passing = answer.is_passing
         except ConnectionFailure as failure:
             raise self.error(
                 request.method, what, failure.reason, is_passing=failure.is_passing
             ) from None
-        return answer, answer.is_passing
+        if answer.status not in expected:
+            raise self._refusal(request.method, what, answer, is_passing=is_passing)
+        return answer
 
     def follow(self, text: str, answer: Answer, what: str) -> URL:
         """Return a URL that an answer names. Raises RegistryError unless it may be followed."""
@@ -122,8 +118,8 @@ class Session:
         message = f"{method} {what}: {self.authorization.redact(reason)}"
         return RegistryError(self.name, message, status=status, is_passing=is_passing)
 
-    def refusal(
-        self, method: str, what: str, answer: Answer, *, is_passing: bool = False
+    def _refusal(
+        self, method: str, what: str, answer: Answer, *, is_passing: bool
     ) -> RegistryError:
         """Return the error for an answer: what was asked, what it says, and what to do."""
         code, _ = answer.error

@@ -319,7 +319,7 @@ class Transport:
 
     def _failure(self, origin: Origin, error: Exception) -> ConnectionFailure:
         """Return why there is no answer, in one phrase."""
-        # What was never reached is likely misspelt, and waiting would not help.
+        # A host that was never reached is likely misspelt, and waiting would not help.
         is_passing = origin in self._reached or not isinstance(error, _AT_FIRST)
         reason, kind = _reason(list(_causes(error)), origin)
         return ConnectionFailure(
@@ -405,7 +405,7 @@ class _Pieces:
         for piece in self._pieces:
             total += len(piece)
             if self._size is not None and total > self._size:
-                break  # what is too much would be taken for the next request
+                break  # the rest would be taken for the next request
             if self._size is not None:
                 yield piece
                 continue
@@ -418,7 +418,7 @@ class _Pieces:
 
 
 class _Watchful:
-    """What both kinds of connections do differently from urllib3's."""
+    """The differences of our connections, plain and TLS, from urllib3's."""
 
     sock: socket.socket | None
     _is_spoiled = False  # part of a request was sent: no other may follow on this connection
@@ -502,7 +502,7 @@ class _Response(http.client.HTTPResponse):
 
 
 class _Timed(io.RawIOBase):
-    """What a socket receives until `deadline`. `is_ended` is True after its end was read."""
+    """The bytes that a socket receives until `deadline`. `is_ended` is True after the last one."""
 
     def __init__(self, deadline: float, sock: socket.socket, raw: io.RawIOBase) -> None:
         self._deadline = deadline

@@ -108,7 +108,7 @@ def schemes(domain: str, access: Access) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
-    """What may be contacted on behalf of the registry at `registry`, and how."""
+    """The hosts that may be contacted on behalf of the registry at `registry`, and how."""
 
     registry: Origin
     access: Access
