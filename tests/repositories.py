@@ -149,7 +149,7 @@ class MemoryUpload:
     data: bytearray = field(default_factory=bytearray)
     sizes: list[int | None] = field(default_factory=list)
 
-    def send(self, pieces: Iterable[bytes], size: int | None = None) -> None:
+    def send(self, pieces: Iterable[bytes | memoryview], size: int | None = None) -> None:
         """See Upload."""
         self.repository.request("PATCH upload")
         self.sizes.append(size)

@@ -16,7 +16,7 @@ from stream.registry.client import Manifest, Repository
 class _Discarded:
     """An upload that goes nowhere. See `stream.registry.client.Upload`."""
 
-    def send(self, pieces: Iterable[bytes], size: int | None = None) -> None:
+    def send(self, pieces: Iterable[bytes | memoryview], size: int | None = None) -> None:
         """Take the bytes."""
         for _ in pieces:
             pass

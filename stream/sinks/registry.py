@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Protocol, Self, TypeVar, cast
+from typing import Protocol, Self, TypeVar
 
 from stream.archives.parsing import parse_json
 from stream.compression import NONE, Compression, layer_encoder
@@ -52,7 +52,7 @@ _Item = TypeVar("_Item")
 class Upload(Protocol):
     """An upload of one blob. See `stream.registry.client.Upload`."""
 
-    def send(self, pieces: Iterable[bytes], size: int | None = None) -> None: ...
+    def send(self, pieces: Iterable[bytes | memoryview], size: int | None = None) -> None: ...
     def commit(self, digest: Digest) -> None: ...
     def cancel(self) -> None: ...
 
@@ -395,18 +395,17 @@ class _BlobWriter:
         else:
             self._upload.send(pieces, None if self._encode else self.size)
 
-    def _pieces(self, inflow: Inflow) -> Iterator[bytes]:
+    def _pieces(self, inflow: Inflow) -> Iterator[memoryview]:
         """Yield the bytes to be stored, each piece valid until the next. Raises Abandoned."""
         if self._encode is None:
-            # Buffers will do for what is sent at once, and copied for what is kept.
-            yield from cast("Iterator[bytes]", self._while_wanted(inflow.blocks(_PIECE)))
+            yield from self._while_wanted(inflow.blocks(_PIECE))
             return
         with closing(self._encode(inflow.blocks)) as batches:
             for buffers in self._while_wanted(batches):
                 for piece in filter(len, buffers):
                     self._encoded.update(piece)
                     self._encoded_size += len(piece)
-                    yield cast("bytes", piece)
+                    yield memoryview(piece)
 
     def _while_wanted(self, items: Iterable[_Item]) -> Iterator[_Item]:
         for item in items:
