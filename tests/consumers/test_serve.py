@@ -8,24 +8,14 @@ import pytest
 
 from .consumer import Consumer, Runner
 from .images import REPO_TAG, BuiltImage
+from .pulling import pull_command
 
 pytestmark = pytest.mark.consumers
-
-_CTR = "ctr --address=/run/containerd/grpc.sock --namespace=stream-image images"
-_PULLS = {
-    "Docker": "docker pull --quiet $REF && docker tag $REF TAG",
-    "Podman": "podman pull --quiet --tls-verify=false $REF && podman tag $REF localhost/TAG",
-    "Buildah": "buildah pull --quiet --tls-verify=false $REF && buildah tag $REF localhost/TAG",
-    "Containerd": f"{_CTR} pull --plain-http --snapshotter=overlayfs $REF"
-    f" && {_CTR} tag --force $REF docker.io/library/TAG",
-    "Skopeo": "skopeo copy --quiet --src-tls-verify=false docker://$REF dir:/run/skopeo/blobs",
-}
 
 
 def _pull(consumer: Consumer, conf: Path) -> set[str]:
     """Let a consumer pull the image of a conf. Return the digests of the blobs that it fetched."""
-    words = _PULLS[type(consumer).__name__].replace("TAG", REPO_TAG)
-    command = words.replace("$REF", "$STREAM_IMAGE_REF")
+    command = pull_command(consumer, "$STREAM_IMAGE_REF")
     ended = consumer.command(
         *(
             sys.executable,

@@ -1,0 +1,92 @@
+"""Images pushed to a real registry, which consumers pull and run."""
+
+import json
+import re
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from registries import started
+from support import until
+
+from .consumer import Consumer, Runner
+from .daemons import Registry
+from .images import REPO_TAG, BuiltImage
+from .pulling import pull_command
+from .requirements import require
+
+pytestmark = pytest.mark.consumers
+
+_CODECS = {
+    "Docker": "gzip:1",  # zstd only from 23
+    "Podman": "zstd:1",
+    "Containerd": "zstd:1",
+    "Buildah": "gzip:1",
+    "Skopeo": "none",
+}
+
+
+def test_pushed_and_pulled(
+    consumer: Consumer, registry: Registry, image: BuiltImage, expected_id: str, tmp_path: Path
+) -> None:
+    """Without it a registry could take what a consumer then refuses, or runs as another image."""
+    name = f"{registry.address}/{REPO_TAG}"
+    document = json.loads(image.conf.read_bytes())
+    document["customisation_layer"] = None
+    without_top = tmp_path / "without-top.json"
+    without_top.write_text(json.dumps(document))
+
+    codec = _CODECS[type(consumer).__name__]
+
+    def push(conf: Path) -> str:
+        ended = consumer.command(
+            *(sys.executable, "-m", "stream", "push", str(conf), name, "--compress", codec),
+            *("--digest-cache", str(tmp_path / "digests")),
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stdout.startswith(f"{registry.address}/greeter@sha256:")
+        return ended.stderr
+
+    assert ", sent 4 blobs (" in push(without_top)
+    # The new layer and the config. What is too young to be known is small, and looked for.
+    assert re.search(r", sent 2 blobs \(.*\), held 3 blobs \(", push(image.conf))
+    ended = consumer.command("sh", "-c", pull_command(consumer, name))
+    assert ended.returncode == 0, ended.stderr
+    assert consumer.image_id(REPO_TAG) == expected_id
+    if isinstance(consumer, Runner):
+        ran = consumer.run(REPO_TAG)
+        assert (ran.returncode, ran.stdout) == (0, image.greeting("hello")), ran.stderr
+
+
+def test_killed_and_pushed_again(image: BuiltImage, tmp_path: Path) -> None:
+    """Without it a push that is killed could leave a real registry with a tag that is not whole."""
+    require(["docker-registry", "skopeo"])
+    (tmp_path / "registry").mkdir()
+    log = tmp_path / "registry" / "log"
+
+    def requests() -> int:
+        return log.read_bytes().count(b"response completed")
+
+    def tags(name: str) -> list[str]:
+        with urllib.request.urlopen(f"http://{registry.address}/v2/{name}/tags/list") as answer:
+            return list(json.load(answer)["tags"] or ())
+
+    with started(tmp_path / "registry") as registry:
+        push = [sys.executable, "-m", "stream", "push", str(image.conf), "--no-digest-cache", "-q"]
+        subprocess.run([*push, f"{registry.address}/whole"], check=True, capture_output=True)
+        total = requests()
+        assert tags("whole") == ["one"]
+        for number in (total // 2, total - 2):
+            name, before = f"killed-{number}", requests()
+            with subprocess.Popen([*push, f"{registry.address}/{name}"]) as process:
+                until(lambda: requests() >= before + number)  # noqa: B023 — in this turn alone
+                process.kill()
+            uploads = registry.data / f"docker/registry/v2/repositories/{name}"
+            assert not (uploads / "_manifests/tags").exists()
+            subprocess.run([*push, f"{registry.address}/{name}"], check=True, capture_output=True)
+            assert tags(name) == ["one"]
+            place = f"docker://{registry.address}/{name}:one"
+            copy = ["skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false"]
+            subprocess.run([*copy, place, f"dir:{tmp_path}/{name}"], check=True)
