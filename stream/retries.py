@@ -19,11 +19,17 @@ class Retries:
     def __init__(self) -> None:
         self._left = iter(BACK_OFF)
 
-    def pause_after(self, error: BaseException) -> float | None:
-        """Return for how many seconds to wait before the next attempt; None if there is none."""
-        if not isinstance(error, StreamImageError) or not error.is_passing:
-            return None
-        pause, asked = next(self._left, None), error.retry_after or 0.0
+    def pause(self, asked: float | None = None) -> float | None:
+        """Return for how many seconds to wait before the next attempt, at least those `asked` for;
+        None if there is none.
+        """
+        pause, asked = next(self._left, None), asked or 0.0
         if pause is None or asked > MAX_RETRY_AFTER:
             return None
         return max(asked, pause * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
+
+    def pause_after(self, error: BaseException) -> float | None:
+        """Return the same after `error`, which may not be worth another attempt."""
+        if not isinstance(error, StreamImageError) or not error.is_passing:
+            return None
+        return self.pause(error.retry_after)

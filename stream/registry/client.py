@@ -42,6 +42,7 @@ _OCTETS = {"Content-Type": "application/octet-stream"}
 _UPLOADS = "blobs/uploads/"
 _ABSENT = (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN)  # Artifactory answers 403
 _FOUND = (HTTPStatus.OK, *_ABSENT)
+_LOST = "BLOB_UPLOAD_UNKNOWN"  # of a registry that has forgotten an upload: begin another
 _STORED = range(200, 205)  # the statuses of a PUT that was taken
 _TAKEN = (HTTPStatus.CREATED, HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT)  # of a PATCH
 
@@ -200,7 +201,11 @@ class Upload:
         not `size` bytes.
         """
         request = Request(method="PATCH", url=self._url, headers=_OCTETS, body=pieces)
-        answer = self._session.send(request, "upload", _TAKEN, size)
+        try:
+            answer = self._session.send(request, "upload", _TAKEN, size)
+        except RegistryError as error:
+            error.is_passing |= error.code == _LOST
+            raise
         if location := answer.headers.get("Location"):
             self._url = self._session.follow(location, answer, "upload")
 
@@ -217,6 +222,7 @@ class Upload:
             is_open = error.is_passing or error.status in (None, HTTPStatus.NOT_FOUND)
             if is_open and self._repository.has_blob(digest):
                 return
+            error.is_passing |= error.code == _LOST
             raise
         if _stated_digest(answer) not in (None, digest):
             reason = "stored under another digest"
@@ -228,7 +234,7 @@ class Upload:
         """
         request = Request(method="DELETE", url=self._url, patience=_CANCEL)
         with contextlib.suppress(RegistryError):
-            self._session.request(request, "upload", range(600), tries=1)
+            self._session.request(request, "upload", range(600), is_repeatable=False)
 
 
 def _named(reference: str) -> str:

@@ -19,7 +19,6 @@ from stream.registry.challenge import (
 )
 from stream.registry.credentials import Credentials, find_credentials
 from stream.registry.transport import (
-    TRIES,
     Answer,
     ConnectionFailure,
     Request,
@@ -27,6 +26,7 @@ from stream.registry.transport import (
     Transport,
 )
 from stream.registry.trust import URL, Access, Origin, Trust, UntrustedURL, schemes
+from stream.retries import Retries
 
 _HINTS = {
     "NAME_UNKNOWN": "create the repository first; this registry does not create it",
@@ -45,14 +45,19 @@ class Session:
     authorization: Authorization
 
     def request(
-        self, request: Request, what: str, expected: Container[int], tries: int = TRIES
+        self,
+        request: Request,
+        what: str,
+        expected: Container[int],
+        *,
+        is_repeatable: bool = True,
     ) -> Answer:
-        """Send a request, which may be repeated, and return its answer if its status is expected.
-        Errors call its subject `what`. Raises RegistryError.
+        """Send a request, again where that may help, and return its answer if its status is
+        expected. Errors call its subject `what`. Raises RegistryError.
         """
 
         def send(authorized: Request) -> Answer:
-            return self.transport.request(authorized, tries)
+            return self.transport.request(authorized, is_repeatable=is_repeatable)
 
         return self._authorized(request, what, expected, send, is_repeatable=True)
 
@@ -148,12 +153,15 @@ def open_session(name: str, access: Access, scopes: Sequence[str], sleep: Sleep)
         return find_credentials(domain, repository, access.authfile)
 
     origins = [Origin.of_registry(domain, scheme) for scheme in schemes(domain, access)]
-    for number in range(1, TRIES + 1):
+    retries = Retries()
+    while True:
         failure: RegistryError | None = None
         for origin in origins:
             transport = Transport(Trust(registry=origin, access=access), sleep)
             try:
-                answer = transport.request(Request(method="GET", url=URL(origin, "/v2/")), tries=1)
+                answer = transport.request(
+                    Request(method="GET", url=URL(origin, "/v2/")), is_repeatable=False
+                )
             except ConnectionFailure as lost:
                 error = RegistryError(
                     name, f"GET {origin}/v2/: {lost.reason}", is_passing=lost.is_passing
@@ -182,10 +190,10 @@ def open_session(name: str, access: Access, scopes: Sequence[str], sleep: Sleep)
             if error.status not in (None, HTTPStatus.BAD_REQUEST):
                 break
         assert failure is not None
-        if number == TRIES or not failure.is_passing:
+        pause = retries.pause_after(failure)
+        if pause is None:
             raise failure
-        transport.pause(number, failure.retry_after)
-    raise AssertionError
+        sleep(pause)
 
 
 def challenges(answer: Answer) -> list[Challenge]:

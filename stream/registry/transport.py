@@ -29,15 +29,13 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from stream import __version__
 from stream.errors import SizeMismatch
 from stream.registry.trust import URL, Origin, Trust, UntrustedURL, is_local
+from stream.retries import Retries
 from stream.text import one_line
 
 PATIENCE = 60.0  # seconds for an answer, from the end of the request to the answer's last byte
 MAX_ERROR = 8 << 10  # bytes of an answer that are read where only its status matters
-MAX_WAIT = 60.0  # seconds; the longest Retry-After that is honoured
-TRIES = 4  # of a request that may be repeated
 MAX_REDIRECTS = 5
 
-_DELAYS = (1.0, 3.0, 9.0)  # seconds before each repetition, unless the server says otherwise
 _CONNECT = 30.0  # seconds, with TLS
 _STALLED = 60.0  # seconds in which the server takes nothing of a body
 _SLICE = 256 << 10  # bytes sent between two looks for an answer
@@ -182,31 +180,27 @@ class Transport:
                 pool.close()
             self._pools.clear()
 
-    def request(self, request: Request, tries: int = TRIES) -> Answer:
-        """Send a request that may be repeated, up to `tries` times in all, and return the answer,
-        also that of a failure. GET and HEAD follow redirects; to other origins they go without an
-        Authorization. Raises ConnectionFailure.
+    def request(self, request: Request, *, is_repeatable: bool = True) -> Answer:
+        """Send a request, and return the answer, also that of a failure. It is sent again where
+        that may help, if `is_repeatable`. GET and HEAD follow redirects; to other origins they go
+        without an Authorization. Raises ConnectionFailure.
         """
-        for number in range(1, tries + 1):
-            wait: float | None = None
+        retries = Retries()
+        while True:
+            pause: float | None = None
             try:
                 answer = self._follow(request)
             except ConnectionFailure as failure:
-                if number == tries or not failure.is_passing:
+                if is_repeatable and failure.is_passing:
+                    pause = retries.pause()
+                if pause is None:
                     raise
             else:
-                if number == tries or not answer.is_passing:
+                if is_repeatable and answer.is_passing:
+                    pause = retries.pause(answer.retry_after)
+                if pause is None:
                     return answer
-                wait = answer.retry_after
-            self.pause(number, wait)
-        raise AssertionError
-
-    def pause(self, number: int, wait: float | None = None) -> None:
-        """Wait after the failed try `number`, from 1, or for the `wait` that the server asks for."""
-        import random
-
-        delay = _DELAYS[number - 1] * random.uniform(0.75, 1.25)  # noqa: S311 — no secret
-        self._sleep(delay if wait is None else min(wait, MAX_WAIT))
+            self._sleep(pause)
 
     def _follow(self, request: Request) -> Answer:
         for _ in range(MAX_REDIRECTS + 1):

@@ -306,7 +306,7 @@ def test_slow_answers(
     url = URL.parse(f"http://{registry.address}/v2/")
     sender = Transport(Trust(registry=url.origin, access=Access()), lambda _: None)
     with pytest.raises(ConnectionFailure) as caught:
-        sender.request(transport.Request(method="GET", url=url, patience=0.2), tries=1)
+        sender.request(transport.Request(method="GET", url=url, patience=0.2), is_repeatable=False)
     end.set()
     sender.close()
     assert caught.value.is_timeout

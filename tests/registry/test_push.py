@@ -32,7 +32,6 @@ SIZES = {"one": 700_000, "two": 90_000, "three": 5_000}
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no time pass between tries, and layers of some kilobytes be large."""
-    monkeypatch.setattr("stream.registry.transport._DELAYS", (0.0, 0.0, 0.0))
     monkeypatch.setattr("stream.retries.BACK_OFF", (0.0, 0.0, 0.0))
     monkeypatch.setattr("stream.sinks.registry._SMALL", 20_000)
 
