@@ -9,7 +9,6 @@ docker was given a layer. Docker Engine API, versions 1.41 to 1.48. Must not kno
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -19,6 +18,8 @@ from itertools import takewhile
 from operator import eq
 from typing import Any, ClassVar, Self
 from urllib.parse import urlencode
+
+import orjson
 
 from stream.digests import NO_DIGESTS, Digests, content_key
 from stream.engines.answers import promising, understanding
@@ -206,7 +207,7 @@ class Docker:
             return missing
         data = self._checked(response)
         with understanding(self.label):
-            return json.loads(data)
+            return orjson.loads(data)
 
     def _respond(self, method: str, path: str) -> HTTPResponse:
         version = "/v{}.{}".format(*self._version) if any(self._version) else ""
@@ -242,7 +243,7 @@ class Docker:
             raise self._unreachable(error) from error
         for line in self._checked(response).splitlines():
             with understanding(self.label):
-                message = json.loads(line)
+                message = orjson.loads(line)
                 if "error" in message:
                     raise EngineError(self.label, one_line(str(message["error"])))
                 text = str(message.get("stream", "")).strip()
@@ -257,7 +258,7 @@ class Docker:
 def _message(data: bytes) -> str:
     """Return the message of an error."""
     try:
-        document = json.loads(data)
+        document = orjson.loads(data)
     except ValueError:
         document = None
     if isinstance(document, dict) and "message" in document:

@@ -6,7 +6,6 @@ socket. Must not know docker's API.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -17,6 +16,8 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+import orjson
 
 from stream.engines.ssh import SCHEME, SshHost
 from stream.errors import ArgumentError, EngineError
@@ -46,7 +47,7 @@ def find_endpoint(host: str | None, environment: Mapping[str, str] = os.environ)
     """Return the endpoint at `host`, or the one that the docker command would use. Raises
     ArgumentError, or EngineError for a context that cannot be read.
     """
-    home = Path(environment.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    home = Path(environment.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker"))
     wants_tls = bool(environment.get("DOCKER_TLS_VERIFY") or environment.get("DOCKER_TLS"))
     certificates = Path(environment.get("DOCKER_CERT_PATH") or home) if wants_tls else None
     if chosen := host or environment.get("DOCKER_HOST"):
@@ -68,7 +69,7 @@ def _endpoint(url: str, certificates: Path | None) -> Endpoint:
     scheme, separator, rest = url.partition("://")
     if not separator and url.startswith("/"):
         scheme, rest, url = "unix", url, f"unix://{url}"
-    if scheme not in ("unix", "tcp", "ssh") or not rest:
+    if scheme not in ("unix", "tcp", "ssh") or not rest or "\0" in rest:
         raise ArgumentError("host", url, "is not a URL with unix://, tcp:// or ssh://")
     return Endpoint(url=url, certificates=certificates if scheme == "tcp" else None)
 
@@ -81,7 +82,7 @@ def _current_context(home: Path) -> str:
 
 
 def _parsed(path: Path) -> dict[str, Any]:
-    document = json.loads(path.read_bytes())
+    document = orjson.loads(path.read_bytes())
     if not isinstance(document, dict):
         raise TypeError(f"{path} is not an object")
     return document
@@ -124,7 +125,10 @@ class DockerConnection(HTTPConnection):
             raise ArgumentError("host", url, "is not of the form tcp://HOST[:PORT]")
         certificates = self._endpoint.certificates
         usual = _PORT if certificates is None else _TLS_PORT
-        plain = socket.create_connection((host, port or usual), timeout=_CONNECT_SECONDS)
+        try:
+            plain = socket.create_connection((host, port or usual), timeout=_CONNECT_SECONDS)
+        except UnicodeError:
+            raise ArgumentError("host", url, "has no valid host") from None
         plain.settimeout(None)  # docker answers a load once it has unpacked everything
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if certificates is None:

@@ -6,9 +6,10 @@ OCI archive names it. Must not know tar.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import ClassVar
+
+import orjson
 
 from stream.engines.answers import promising, understanding
 from stream.engines.engine import Answer, EngineName, Found
@@ -47,14 +48,14 @@ class Podman:
         if not wanted:
             return frozenset()
         with understanding(self.label):
-            listing = json.loads(self._podman.output("images", "--format", "json"))
+            listing = orjson.loads(self._podman.output("images", "--format", "json"))
             chosen = promising(((one["Id"], one.get("Names") or ()) for one in listing), repo_tag)
             if not chosen:
                 return frozenset()
             # If an image is removed meanwhile, the command fails, but prints the others.
             inspect = ("image", "inspect", "--format", _LAYERS, *chosen)
             lines = self._podman.output(*inspect, partial=True).splitlines()
-            there = {layer for line in lines for layer in json.loads(line) or ()}
+            there = {layer for line in lines for layer in orjson.loads(line) or ()}
         return frozenset(wanted & there)
 
     def find(self, image: Image) -> Found | None:
@@ -64,7 +65,7 @@ class Podman:
         if not line.strip():
             return None
         with understanding(self.label):
-            layers, names = json.loads(line)
+            layers, names = orjson.loads(line)
             if layers != [layer.diff_id for layer in image.layers]:
                 return None
             return Found(name=image.image_id, names=frozenset(names or ()))

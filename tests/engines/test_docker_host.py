@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import stream
-from stream.engines.docker_host import Endpoint, find_endpoint
+from stream.engines.docker_host import DockerConnection, Endpoint, find_endpoint
 
 USUAL = Endpoint(url="unix:///var/run/docker.sock", is_default=True)
 
@@ -68,15 +68,31 @@ def test_context_with_certificates(tmp_path: Path) -> None:
     assert found == Endpoint(url="tcp://far:2376", certificates=certificates)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"currentContext": null}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"currentContext": null}', "[" * 10**5])
 def test_broken_settings(tmp_path: Path, text: str) -> None:
     """Docker's own file is for docker to complain of."""
     (tmp_path / "config.json").write_text(text)
     assert find_endpoint(None, {"DOCKER_CONFIG": str(tmp_path)}) == USUAL
 
 
-@pytest.mark.parametrize("host", ["npipe:////./pipe/docker", "h:1", "unix://", "ftp://h"])
+@pytest.mark.parametrize(
+    "host", ["npipe:////./pipe/docker", "h:1", "unix://", "ftp://h", "unix:///\0s", "ssh://h\0"]
+)
 def test_unknown_places(host: str) -> None:
     """They are refused by name, before anything is opened."""
     with pytest.raises(stream.ArgumentError, match="host"):
         find_endpoint(host, {})
+
+
+@pytest.mark.parametrize("host", ["a..b", "h" * 64, "\udcff"])
+def test_hosts_that_cannot_be(host: str) -> None:
+    """A name that no resolver takes is a mistake in the URL, not one of the program."""
+    with pytest.raises(stream.ArgumentError, match="host"):
+        DockerConnection(find_endpoint(f"tcp://{host}:1", {})).connect()
+
+
+def test_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container, the user may be a mere number, who has no home directory."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    assert find_endpoint(None, {}) == USUAL
