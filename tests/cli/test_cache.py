@@ -122,7 +122,7 @@ def test_no_place_for_a_cache() -> None:
     environment = {**os.environ, "HOME": "", "XDG_CACHE_HOME": ""}
     done = commandline.run([*COMMAND, "cache"], capture_output=True, check=False, env=environment)
     assert (done.returncode, done.stdout) == (2, b"")
-    assert b"there is no home directory to keep it in" in done.stderr
+    assert b"this user has no home directory to keep it in" in done.stderr
 
 
 def test_check_removes_what_is_of_no_use(conf: Path, tmp_path: Path) -> None:
