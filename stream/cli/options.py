@@ -98,7 +98,9 @@ def given_cache(args: argparse.Namespace) -> DigestCache:
     """Return the cache that `--digest-cache` asks for. Raises UsageError if there is none."""
     if not args.digest_cache:
         why = (
-            "this user has no home directory to keep it in" if args.digest_cache is None else "is empty"
+            "this user has no home directory to keep it in"
+            if args.digest_cache is None
+            else "is empty"
         )
         raise UsageError(f"--digest-cache: {why}; give the name of a directory")
     return DigestCache(args.digest_cache)

@@ -32,6 +32,13 @@ case $1 in
     copy) tar --zstd -t > /dev/null && echo "$3" >> pushed ;;
 esac
 """
+# Pushes into that registry.
+_STREAM_IMAGE: Final = f"""#!/bin/sh
+case $1 in
+    push) {sys.executable} -m stream digests "$2" > /dev/null && echo "docker://$3" >> pushed ;;
+    *) exec {sys.executable} -m stream "$@" ;;
+esac
+"""
 # Nix with a test's flakes wherever others would be fetched.
 _NIX: Final = """#!/bin/bash
 verb=($1) options=({options})
@@ -78,7 +85,7 @@ def write_nixpkgs(nixpkgs: Path, **arguments: str) -> Path:
 
 
 def write_programs(directory: Path, nix: Nix, inputs: dict[str, Path], project: Path) -> Path:
-    """Write `nix`, which has these flakes in place of those it would fetch, and stubs of docker and skopeo."""
+    """Write `nix`, which has these flakes in place of those it would fetch, and stubs of docker, skopeo and push."""
     options = [f"--override-input {name} path:{path}" for name, path in inputs.items()]
     texts = {
         "docker": _DOCKER,
@@ -88,6 +95,7 @@ def write_programs(directory: Path, nix: Nix, inputs: dict[str, Path], project: 
             project=project,
         ),
         "skopeo": _SKOPEO,
+        "stream-image": _STREAM_IMAGE,
     }
     directory.mkdir()
     for name, text in texts.items():
