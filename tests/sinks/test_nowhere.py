@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from handmade import Base, digest, layer_tar
 from parity import conf_of, streamed, subdirectory
 from trees import File, build
 
 import stream
 from stream.digests.store import DigestCache
-from stream.model import Digest, KnownLayer
-from stream.sinks.nowhere import Nowhere
+from stream.model import Digest, KnownLayer, Recipe
+from stream.sinks.nowhere import TAKES, Nowhere
+from stream.sources import image
 from stream.tools.digests import compute_digests
 
 HASH = "0123456789abcdfghijklmnpqrsvwxyz"
@@ -81,3 +83,29 @@ def test_what_is_known_is_not_read(conf: dict[str, object], tmp_path: Path) -> N
     ]
     assert stream.inspect(parsed).images[0].image_id is None
     assert compute_digests(parsed).image_id != image.image_id
+
+
+def test_layers_known_from_bottom_to_top(conf: dict[str, object], tmp_path: Path) -> None:
+    """Without it an engine could be taken to hold a layer that it does not have."""
+    base = Base(layers=[layer_tar({"a": b"a"}), layer_tar({"b": b"b"})])
+    (tmp_path / "base.tar").write_bytes(base.docker_archive())
+    document = {**conf, "from_image": str(tmp_path / "base.tar")}
+    parsed = replace(
+        stream.parse_conf(json.dumps(document).encode()),
+        store_path_hashes={f"{conf['store_dir']}/{name}".encode(): "sha256:0" for name in NAMES},
+        customisation_layer=Recipe(owner=(1, 1)),
+    )
+    below = [*map(digest, base.layers)]
+    cache = DigestCache(str(tmp_path / "cache"))
+    assert known_diff_ids(parsed, cache) == [*below, None, None]
+    made = [layer.diff_id for layer in compute_digests(parsed, cache).layers]
+    assert known_diff_ids(parsed, cache) == made
+    assert made[:2] == below
+    commands = replace(parsed, customisation_layer=Recipe(extra_commands="x"), commands="skipped")
+    assert known_diff_ids(commands, cache) == [*made[:3], None]
+
+
+def known_diff_ids(conf: stream.ImageConf, cache: DigestCache) -> list[str | None]:
+    """Return what is known of each layer of `conf`."""
+    with image.opened(conf, lambda _: None) as sources:
+        return [one.diff_id if one else None for one in sources.known(cache, TAKES)]
