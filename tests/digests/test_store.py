@@ -1,6 +1,8 @@
 """The cache of digests: what is recorded is found again, and whatever is wrong is a miss."""
 
 import errno
+import hashlib
+import json
 import os
 import resource
 import shutil
@@ -14,6 +16,8 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from digests.cached import ONE, TWO, known, layer
 from stream.digests import store
@@ -294,6 +298,39 @@ def test_no_cut_and_no_altered_byte_gives_another_answer(cache: DigestCache) -> 
         for size in range(len(data) - len(b"}\n"), -1, -1):
             os.ftruncate(file.fileno(), size)
             assert cache.lookup((ONE,), "") is None
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just("1" * 64),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+CLAIMS: dict[str, object] = {"keys": ["1" * 64], "diff_id": f"sha256:{'a' * 64}", "size": 10240}
+BLOB: dict[str, object] = {"media_type": "tar", "digest": f"sha256:{'b' * 64}", "size": 4096}
+
+
+@given(
+    claims=st.dictionaries(st.sampled_from([*CLAIMS, "blobs"]), VALUES, max_size=1),
+    blob=st.dictionaries(st.sampled_from([*BLOB]), VALUES, max_size=1),
+)
+def test_right_checksum_makes_no_entry_right(
+    tmp_path_factory: pytest.TempPathFactory, claims: dict[str, object], blob: dict[str, object]
+) -> None:
+    """An entry of another version of this program would fail a run, or be a wrong answer."""
+    claims = {**CLAIMS, "blobs": {"": {**BLOB, **blob}}, **claims}
+    cache = DigestCache(str(tmp_path_factory.getbasetemp() / "checksums"))
+    cache.record((ONE,), layer(), "")
+    data = json.dumps(claims, separators=(",", ":"), ensure_ascii=False).encode(errors="replace")
+    checksum = hashlib.sha256(b"stream-image digests 1\0" + data).hexdigest()
+    _entry_of(cache).write_bytes(b'{"layer":%b,"checksum":"%b"}' % (data, checksum.encode()))
+    found = cache.lookup((ONE,), "")
+    if found is not None:
+        assert found.diff_id == claims["diff_id"] == f"sha256:{'a' * 64}"
+        assert type(found.size) is int
+        assert found.size == claims["size"]
+        if found.descriptor is not None:
+            assert found.descriptor.digest == f"sha256:{'b' * 64}"
+            assert type(found.descriptor.size) is int
 
 
 def test_entry_under_another_name_is_a_miss(cache: DigestCache) -> None:
