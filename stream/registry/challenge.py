@@ -220,8 +220,8 @@ class Authorization:
         )
 
     def _refusal(self, realm: URL, answer: Answer) -> RegistryError:
-        code, message = answer.error
-        said = self.redact(" ".join(filter(None, (str(answer.status), code, message))))
+        code, message = answer.error(self.redact)
+        said = " ".join(filter(None, (str(answer.status), code, message)))
         reason = f"token service {realm.origin}: {said}"
         if answer.status in (400, 401, 403):
             reason += f"; {describe_origin(self.origin)}"

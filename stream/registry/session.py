@@ -91,7 +91,7 @@ class Session:
             answer = send(_with(request, used))
             is_passing = answer.is_passing
             if answer.status == HTTPStatus.UNAUTHORIZED and is_own:
-                is_passing = self.authorization.renew(used, challenges(answer))
+                is_passing = self.authorization.renew(used, challenges(answer, self.origin))
                 if is_passing and is_repeatable:
                     answer = send(_with(request, self.authorization.header()))
                     is_passing = answer.is_passing
@@ -127,17 +127,17 @@ class Session:
         self, method: str, what: str, answer: Answer, *, is_passing: bool
     ) -> RegistryError:
         """Return the error for an answer: what was asked, what it says, and what to do."""
-        code, _ = answer.error
-        said = _said(answer)
+        code, _ = answer.error(self.authorization.redact)
+        said = _said(answer, self.authorization.redact)
         if answer.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) and not is_passing:
             said += f"; {describe_origin(self.authorization.origin)}"
         elif hint := _HINTS.get(code) or _HINTS.get(str(answer.status)):
             said += f"; {hint}"
         return RegistryError(
             self.name,
-            self.authorization.redact(f"{method} {what}: {said}"),
+            f"{method} {what}: {said}",
             status=answer.status,
-            code=self.authorization.redact(code),
+            code=code,
             is_passing=is_passing,
             retry_after=answer.retry_after,
         )
@@ -170,7 +170,7 @@ def open_session(name: str, access: Access, scopes: Sequence[str], sleep: Sleep)
                     raise error from None
             else:
                 if answer.status in (HTTPStatus.OK, HTTPStatus.UNAUTHORIZED):
-                    asked = challenges(answer) if answer.status != HTTPStatus.OK else []
+                    asked = challenges(answer, origin) if answer.status != HTTPStatus.OK else []
                     authorization = Authorization(transport, name, asked, scopes, find)
                     return Session(
                         name=name, origin=origin, transport=transport, authorization=authorization
@@ -179,7 +179,7 @@ def open_session(name: str, access: Access, scopes: Sequence[str], sleep: Sleep)
                     name,
                     f"GET {origin}/v2/: {_said(answer)}",
                     status=answer.status,
-                    code=answer.error[0],
+                    code=answer.error()[0],
                     is_passing=answer.is_passing,
                     retry_after=answer.retry_after,
                 )
@@ -196,8 +196,12 @@ def open_session(name: str, access: Access, scopes: Sequence[str], sleep: Sleep)
         sleep(pause)
 
 
-def challenges(answer: Answer) -> list[Challenge]:
-    """Return what an answer asks for."""
+def challenges(answer: Answer, registry: Origin) -> list[Challenge]:
+    """Return what the registry asks for in an answer: nothing, if it is that of another host, to
+    which the registry redirects and which could name itself as the token service.
+    """
+    if answer.url.origin != registry:
+        return []
     return parse_challenges(answer.headers.getlist("WWW-Authenticate"))
 
 
@@ -207,7 +211,7 @@ def _with(request: Request, authorization: str | None) -> Request:
     return replace(request, headers={**request.headers, "Authorization": authorization})
 
 
-def _said(answer: Answer) -> str:
-    """Return an answer in one phrase."""
-    code, message = answer.error
+def _said(answer: Answer, redact: Callable[[str], str] = str) -> str:
+    """Return an answer in one phrase, without what `redact` removes."""
+    code, message = answer.error(redact)
     return ": ".join(filter(None, (f"{answer.status} {code}".rstrip(), message)))

@@ -112,9 +112,9 @@ class Answer:
     data: bytes = field(repr=False)
     url: URL
 
-    @property
-    def error(self) -> tuple[str, str]:
-        """Return the error code and message of the body, each empty if it has none.
+    def error(self, redact: Callable[[str], str] = str) -> tuple[str, str]:
+        """Return the error code and message of the body, each empty if it has none, and cut if it
+        is long. `redact` removes secrets from them, before a cut could leave a part of one.
 
         OCI Distribution Specification, "Error Codes"; and what token services send.
         """
@@ -130,7 +130,8 @@ class Answer:
             value if isinstance(value := first.get(key), str) else ""
             for key in ("code", "message", "details", "error_description", "error")
         )
-        return _shown(code), _shown(next(filter(None, texts), ""))
+        message = next(filter(None, texts), "")
+        return _shown(redact(code)), _shown(redact(message))
 
     @property
     def is_passing(self) -> bool:

@@ -11,6 +11,7 @@ import resource
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,19 @@ def test_redirect_elsewhere(registry: Registry, opened: Opened, log_in: LogIn, s
         assert opened().has_blob(digest_of(b""))
         (request,) = elsewhere.requests
         assert "authorization" not in request.headers
+
+
+@pytest.mark.parametrize("path", ["/v2/", "blobs"])
+def test_login_elsewhere(registry: Registry, opened: Opened, log_in: LogIn, path: str) -> None:
+    """Where a registry redirects to may ask who we are; the password is not for there."""
+    log_in(registry.credentials())
+    with distribution.running(tokens=True) as elsewhere:
+        place = f"http://{elsewhere.address}/v2/x/blobs/{ABSENT}"
+        registry.faults = [Fault(path=path, status=307, headers={"Location": place}, times=9)]
+        with suppress(RegistryError):
+            opened().has_blob(ABSENT)
+        assert elsewhere.log
+        assert all("authorization" not in request.headers for request in elsewhere.requests)
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH", "PUT"])
@@ -422,14 +436,23 @@ def everything(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
     text = "\n".join([*output, *(record.getMessage() for record in caplog.records)])
     encoded = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
     for secret in (PASSWORD, encoded, "token-0", "s1gned", "signed"):
-        assert secret not in text, text
+        assert secret[:12] not in text, text
 
 
-@pytest.mark.parametrize("kind", ["basic", "tokens"])
-def test_secrets_that_are_repeated(
-    registry: Registry, repository: Repository, log_in: LogIn, everything: list[str], kind: str
+@pytest.mark.parametrize(
+    ("kind", "before"), [*itertools.product(["basic", "tokens"], ["", "x" * 470])]
+)
+def test_secrets_that_are_repeated(  # noqa: PLR0913, PLR0917 — fixtures
+    registry: Registry,
+    repository: Repository,
+    log_in: LogIn,
+    everything: list[str],
+    kind: str,
+    before: str,
 ) -> None:
-    """A registry that quotes the header in its error has it printed, and kept in the logs of CI."""
+    """A registry that quotes the header in its error has it printed, and kept in the logs of CI.
+    So is the part of it that is left when a long error is cut.
+    """
     setattr(registry, kind, True)
     log_in(registry.credentials())
 
@@ -437,7 +460,7 @@ def test_secrets_that_are_repeated(
         if request.method != "POST":
             return None
         text = f"{request.headers.get('authorization')} {USER}:{PASSWORD}"
-        body = {"errors": [{"code": text, "message": f"you sent {text}\n\x1b[2J{text}"}]}
+        body = {"errors": [{"code": text, "message": f"you sent {before}{text}\n\x1b[2J{text}"}]}
         return Answer(status=400, body=json.dumps(body).encode())
 
     registry.script = script
