@@ -3,6 +3,7 @@ printed or logged, every answer ends, and nothing is believed that was not shown
 """
 
 import base64
+import contextlib
 import gzip
 import itertools
 import json
@@ -18,6 +19,8 @@ from typing import Any
 import distribution
 import pytest
 from distribution import PASSWORD, USER, Answer, Connection, Fault, Registry, Request
+from hypothesis import given
+from hypothesis import strategies as st
 
 from registry.conftest import Opened
 from registry.test_client import ABSENT, IMAGE, digest_of, manifest, refused, upload
@@ -370,6 +373,28 @@ def test_answers_that_are_none(registry: Registry, repository: Repository) -> No
         refused(repository.begin_upload, registry.address)
 
 
+ANSWER = (
+    b"HTTP/1.1 202 Accepted\r\nLocation: /v2/team/app/blobs/uploads/u?a=b\r\n"
+    b"Docker-Content-Digest: sha256:0\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+)
+
+
+@st.composite
+def _damaged(draw: st.DrawFn) -> bytes:
+    """Return an answer of which some bytes are others."""
+    start = draw(st.integers(0, len(ANSWER)))
+    end = draw(st.integers(start, len(ANSWER)))
+    return ANSWER[:start] + draw(st.binary(max_size=40)) + ANSWER[end:]
+
+
+@given(data=_damaged() | st.binary(max_size=200))
+def test_any_answer(registry: Registry, repository: Repository, data: bytes) -> None:
+    """Bytes that nobody has thought of must end in one line as well."""
+    registry.script = answering({"POST": Answer(raw=data)})
+    with contextlib.suppress(RegistryError):
+        repository.begin_upload()
+
+
 NO_TOKENS = [
     b"",
     b"[]",
@@ -433,7 +458,7 @@ def everything(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
     caplog.set_level(logging.DEBUG)
     output: list[str] = []
     yield output
-    text = "\n".join([*output, *(record.getMessage() for record in caplog.records)])
+    text = "\n".join([*output, *(record.getMessage() for record in caplog.get_records("call"))])
     encoded = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
     for secret in (PASSWORD, encoded, "token-0", "s1gned", "signed"):
         assert secret[:12] not in text, text
@@ -481,6 +506,10 @@ def test_signed_places(
     registry.faults = [Fault(method="PATCH", status=status, cut=cut)]
     begun = repository.begin_upload()
     error = refused(lambda: begun.send([b"x"]))
+    # An answer whose headers urllib3 complains of, with its URL.
+    raw = b"HTTP/1.1 400 Bad\r\nA: b\r\nno colon\r\nC: d\r\n\r\n"
+    registry.script = answering({"PATCH": Answer(raw=raw)})
+    refused(lambda: begun.send([b"x"]))
     everything += [str(error), repr(error), *traceback.format_exception(error), repr(begun)]
 
 

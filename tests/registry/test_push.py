@@ -56,7 +56,9 @@ def printed(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
     texts: list[str] = []
     yield texts
     login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
-    everything = "\n".join([*texts, *(record.getMessage() for record in caplog.records)])
+    everything = "\n".join(
+        [*texts, *(record.getMessage() for record in caplog.get_records("call"))]
+    )
     for secret in (PASSWORD, IDENTITY, login, "token-0", "signed"):
         assert secret not in everything
 
