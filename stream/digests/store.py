@@ -31,7 +31,7 @@ _FORMAT = b"stream-image digests 1\0"
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 _KEY = re.compile("[0-9a-f]{64}")
 _SHARD = re.compile("[0-9a-f]")
-_ENTRY = re.compile(r"([0-9a-f]{64})\.json")
+_ENTRY = re.compile(r"[0-9a-f]{64}\.json")
 _UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.part")
 _TAG = b"""\
 Signature: 8a477f597d28d172789f06886806bc55
@@ -144,8 +144,7 @@ class DigestCache:
     def forget(self, keys: Sequence[LayerKey]) -> str | None:
         """See the interface. Removes the entries and returns the path of the first."""
         removed = []
-        for key in keys:
-            path = self.path(key.value)
+        for path in (self.path(key.value) for key in keys if _KEY.fullmatch(key.value)):
             with suppress(OSError, ValueError):
                 os.unlink(path)
                 removed.append(path)

@@ -126,6 +126,17 @@ def test_forgotten_layer_is_named_and_gone(cache: DigestCache) -> None:
     assert cache.forget((ONE, TWO)) is None
 
 
+def test_key_that_is_none_leads_nowhere(cache: DigestCache, tmp_path: Path) -> None:
+    """A program's mistake would read, write or remove files outside of the cache."""
+    (tmp_path / "made" / "x.json").touch()
+    for value in "", "../../x", "a" * 63 + "\n", "A" * 64:
+        key = LayerKey(value=value)
+        cache.record((key,), layer(), "")
+        assert cache.lookup((key,), "") is None
+        assert cache.forget((key,)) is None
+    assert _files_in(str(tmp_path)) == [_entry_of(cache).name, "CACHEDIR.TAG", "x.json"]
+
+
 def test_nothing_new_is_not_written(cache: DigestCache) -> None:
     """Every run would write all entries again."""
     before = os.stat(_entry_of(cache)).st_ino
