@@ -150,18 +150,19 @@ class Docker:
         return f"docker {self._info['ID']}"
 
     def _held_by_chain(self, layers: Sequence[Digest | None], repo_tag: str) -> frozenset[Digest]:
-        listing = self._get("/images/json")
+        listing = self._get("/images/json") if layers[0] else ()
         images = ((str(one["Id"]), one.get("RepoTags") or ()) for one in listing)
+        known = list(takewhile(bool, layers))
         longest = 0
         for image_id in promising(images, repo_tag):
-            if longest == len(layers):
+            if longest == len(known):
                 break
             # It may have been removed meanwhile.
             document = self._get(f"/images/{image_id}/json", missing={})
             theirs = document.get("RootFS", {}).get("Layers") or []
-            common = sum(1 for _ in takewhile(bool, map(eq, layers, theirs)))
+            common = sum(1 for _ in takewhile(bool, map(eq, known, theirs)))
             longest = max(longest, common)
-        return frozenset(layer for layer in layers[:longest] if layer is not None)
+        return frozenset(layer for layer in known[:longest] if layer is not None)
 
     def _held_by_manifests(self, layers: Sequence[Digest | None]) -> frozenset[Digest]:
         manifests: dict[Digest, Digest] = {}

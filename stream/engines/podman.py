@@ -43,20 +43,27 @@ class Podman:
         return self._podman.is_installed()
 
     def held(self, layers: Sequence[Digest | None], repo_tag: str) -> frozenset[Digest]:
-        """See the interface."""
+        """See the interface. Most often, the image that has the tag now has all that is known."""
         wanted = {layer for layer in layers if layer is not None}
         if not wanted:
             return frozenset()
-        with understanding(self.label):
-            listing = orjson.loads(self._podman.output("images", "--format", "json"))
-            chosen = promising(((one["Id"], one.get("Names") or ()) for one in listing), repo_tag)
-            if not chosen:
-                return frozenset()
-            # If an image is removed meanwhile, the command fails, but prints the others.
-            inspect = ("image", "inspect", "--format", _LAYERS, *chosen)
-            lines = self._podman.output(*inspect, partial=True).splitlines()
-            there = {layer for line in lines for layer in orjson.loads(line) or ()}
+        there = self._layers_of([repo_tag])
+        if not wanted <= there:
+            with understanding(self.label):
+                listing = orjson.loads(self._podman.output("images", "--format", "json"))
+                images = ((one["Id"], one.get("Names") or ()) for one in listing)
+                there |= self._layers_of(promising(images, repo_tag))
         return frozenset(wanted & there)
+
+    def _layers_of(self, names: Sequence[str]) -> set[str]:
+        """Return the layers of those images that exist."""
+        if not names:
+            return set()
+        # If one is not there, the command fails, but prints the others.
+        inspect = ("image", "inspect", "--format", _LAYERS, *names)
+        lines = self._podman.output(*inspect, partial=True).splitlines()
+        with understanding(self.label):
+            return {layer for line in lines for layer in orjson.loads(line) or ()}
 
     def find(self, image: Image) -> Found | None:
         """See the interface."""

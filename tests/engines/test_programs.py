@@ -40,6 +40,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 PODMAN = """
 case "$*" in
 images*) echo '[{"Id": "one", "Names": ["localhost/test:1"]}, {"Id": "two"}]' ;;
+"image inspect"*test:1) exit 125 ;;
 "image inspect"*one*) cat "$STATE/held"; echo "Error: two: no such image" >&2; exit 125 ;;
 "image inspect"*) test -e "$STATE/loaded" || exit 125; echo "[$(cat "$STATE/layers"), null]" ;;
 load*) cat > "$STATE/archive"; test ! -e "$STATE/refuse" || { rm "$STATE/refuse"; echo 'Error: payload
@@ -80,7 +81,7 @@ def test_podman_load_fails_once(workshop: Workshop, install: Install, tmp_path: 
     log.write_text("")
     load(workshop, engine="podman")
     words = [line.split()[1] for line in log.read_text().splitlines()]
-    assert words == ["images", "image", "load", "load", "image", "tag"]
+    assert words == ["image", "images", "image", "load", "load", "image", "tag"]
     assert workshop.observer.warnings == [
         "podman: Error: payload  * oci-archive: no space; sending every layer"
     ]
