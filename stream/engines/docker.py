@@ -253,7 +253,8 @@ class Docker:
 
     def _unreachable(self, error: Exception) -> EngineError:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)
-        return EngineError(self.label, f"does not answer: {reason}; is it running?")
+        advice = "are you in its group?" if isinstance(error, PermissionError) else "is it running?"
+        return EngineError(self.label, f"does not answer: {reason}; {advice}")
 
 
 def _message(data: bytes) -> str:

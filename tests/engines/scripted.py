@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 from pathlib import Path
-from socketserver import ThreadingMixIn, UnixStreamServer
+from socket import AF_INET
+from socketserver import TCPServer, ThreadingMixIn, UnixStreamServer
+from ssl import SSLContext
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -197,6 +199,10 @@ class _Server(ThreadingMixIn, UnixStreamServer):
         """Say nothing: clients may go."""
 
 
+class _TcpServer(_Server, TCPServer):
+    address_family = AF_INET
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
@@ -264,10 +270,26 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def running(docker: ScriptedDocker) -> Iterator[ScriptedDocker]:
     """Serve the daemon's socket."""
-    with _Server(str(docker.socket), _Handler) as server:
-        server.docker = docker
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
+    with _Server(str(docker.socket), _Handler) as server, _serving(server, docker):
         yield docker
-        server.shutdown()
-        thread.join()
+
+
+@contextmanager
+def running_on_loopback(docker: ScriptedDocker, context: SSLContext | None) -> Iterator[str]:
+    """Serve a port on loopback, with TLS if there is a context. Return the address."""
+    with _TcpServer(("127.0.0.1", 0), _Handler) as server:  # type: ignore[arg-type]
+        if context is not None:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        host, port = server.socket.getsockname()
+        with _serving(server, docker):
+            yield f"{host}:{port}"
+
+
+@contextmanager
+def _serving(server: _Server, docker: ScriptedDocker) -> Iterator[None]:
+    server.docker = docker
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield
+    server.shutdown()
+    thread.join()

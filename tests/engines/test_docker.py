@@ -192,6 +192,18 @@ def test_killed_in_the_middle(docker: ScriptedDocker, workshop: Workshop) -> Non
     assert not any(docker.loads[1:])
 
 
+def test_docker_dies_while_it_loads(docker: ScriptedDocker, workshop: Workshop) -> None:
+    """A connection that ends without an answer is an error, however it ends."""
+
+    def die() -> None:
+        raise ConnectionAbortedError
+
+    docker.before_load = die
+    with pytest.raises(stream.EngineError, match="does not answer"):
+        workshop.load(docker)
+    assert docker.tags == {}
+
+
 def test_many_images(docker: ScriptedDocker, workshop: Workshop) -> None:
     """Asking takes a bounded time; the image's earlier self is looked at first."""
     if docker.containerd:

@@ -2,13 +2,20 @@
 
 import hashlib
 import json
+import shutil
+import ssl
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from registries import make_certificate
 
 import stream
 from stream.engines.docker_host import DockerConnection, Endpoint, find_endpoint
+
+from .conftest import Workshop
+from .scripted import ScriptedDocker, running_on_loopback
 
 USUAL = Endpoint(url="unix:///var/run/docker.sock", is_default=True)
 
@@ -96,3 +103,75 @@ def test_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
     assert find_endpoint(None, {}) == USUAL
+
+
+def load(workshop: Workshop, host: str) -> stream.Loaded:
+    """Load the workshop's image."""
+    return stream.load(workshop.conf(), engine="docker", host=host, digests=workshop.digests)
+
+
+def test_over_tcp(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A docker on another machine is reached as `docker` reaches it: with TLS only if that is asked
+    for, and then with certificates on both sides.
+    """
+    daemon = ScriptedDocker(socket=tmp_path)
+    with running_on_loopback(daemon, None) as address:
+        load(workshop, f"tcp://{address}")
+    assert daemon.tags
+
+    certificate = make_certificate(tmp_path)
+    for name in ("ca.pem", "cert.pem"):
+        shutil.copy(certificate, tmp_path / name)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(certificate))
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(certificate, tmp_path / "key.pem")
+    daemon = ScriptedDocker(socket=tmp_path)
+    with running_on_loopback(daemon, context) as address:
+        with pytest.raises(stream.EngineError, match="does not answer"):
+            load(workshop, f"tcp://{address}")
+        monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+        monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))
+        load(workshop, f"tcp://{address}")
+        assert daemon.tags
+        (tmp_path / "ca.pem").unlink()
+        with pytest.raises(stream.EngineError, match="certificate verify failed"):
+            load(workshop, f"tcp://{address}")
+
+
+# Joins its standard input and output to a socket, as docker system dial-stdio does.
+_RELAY = """
+import os, socket, sys, threading
+docker = socket.socket(socket.AF_UNIX)
+docker.connect(sys.argv[1])
+def copy(read, write):
+    while data := read(65536):
+        write(data)
+threading.Thread(target=copy, args=(lambda n: os.read(0, n), docker.sendall), daemon=True).start()
+copy(docker.recv, lambda data: os.write(1, data))
+"""
+
+
+def test_over_ssh(
+    docker: ScriptedDocker, workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but ssh and docker is needed to load into a docker elsewhere."""
+    (tmp_path / "relay.py").write_text(_RELAY)
+    ssh = tmp_path / "ssh"
+    ssh.write_text(
+        f'#!/bin/sh\necho "$*" >> {tmp_path}/log\n'
+        f"exec {sys.executable} -IS {tmp_path}/relay.py {docker.socket}\n"
+    )
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    load(workshop, "ssh://me@far:22/run/d.sock")
+    assert docker.tags
+    words = "docker --host=unix:///run/d.sock system dial-stdio"
+    logged = (tmp_path / "log").read_text().splitlines()
+    assert set(logged) == {f"-o ConnectTimeout=30 -T -l me -p 22 -- far {words}"}
+
+
+@pytest.mark.parametrize("url", ["tcp://", "tcp://:1", "tcp://h:x", "ssh://me:secret@h"])
+def test_bad_urls(workshop: Workshop, url: str) -> None:
+    """A mistake in a URL is the user's, and named as such."""
+    with pytest.raises(stream.ArgumentError):
+        load(workshop, url)
