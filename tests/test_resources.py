@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import distribution
 import memray
 import orjson
 import pytest
@@ -91,9 +92,22 @@ def test_peak_of_the_process(store: Store, compression: str) -> None:
     assert _process_peak(str(store.conf(["large"])), "--compress", compression) < MAX_RSS
 
 
+@pytest.mark.slow
+def test_peak_of_a_push(store: Store) -> None:
+    """Without it a layer could be collected in memory before it is sent, or too many be in flight."""
+    names = [f"large-{number}" for number in range(6)]
+    for number, name in enumerate(names):
+        store.file(name, 32 * MIB + number)  # not equal, so that each is sent
+    conf = str(store.conf(*([name] for name in names)))
+    with distribution.running() as registry:
+        words = (conf, f"{registry.address}/large", "--compress", "none", "--no-digest-cache")
+        assert _process_peak("push", *words) < MAX_RSS
+        assert len(registry.repository("large").blobs) == 7
+
+
 def _process_peak(*arguments: str) -> int:
     """Return the peak memory of the command in bytes, as measured by the kernel."""
-    command = [sys.executable, "-m", "stream", "-q", *arguments]
+    command = [sys.executable, "-m", "stream", *arguments, "-q"]
     done = subprocess.run(
         [sys.executable, "-I", "-S", str(LAUNCHER), json.dumps([command])],
         capture_output=True, check=True, cwd=LAUNCHER.parent.parent,
