@@ -42,7 +42,7 @@ from stream.threads import starting
 # Bytes of a layer's tar, up to which it is made in memory when its digest is not known.
 _SMALL = 4 << 20
 _PIECE = 256 << 10  # bytes, sent at once
-_BUFFERS = 4 << 20  # bytes between writing and hashing, for each layer in flight
+_BUFFERS = 2 << 20  # bytes between writing and hashing, for each layer in flight
 _FAREWELL = 1.0  # seconds that a failed push waits for its uploads to be cancelled
 
 
