@@ -253,9 +253,10 @@ class KnownLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """A layer that has been written. `diff_id` is the digest of its tar, `size` the tar's
-    size in bytes, `comment` its line in the image's history. `descriptor` describes the bytes
-    as stored, which may be compressed; `archive_name` is the archive member that holds them.
+    """A layer that has been written, or is held. `diff_id` is the digest of its tar, `size` the
+    tar's size in bytes (the blob's, for one that is held compressed and was never measured),
+    `comment` its line in the image's history. `descriptor` describes the bytes as stored, which
+    may be compressed; `archive_name` is the archive member that holds them.
     """
 
     archive_name: str

@@ -16,6 +16,7 @@ from stream.cli.output import printable_json, say, write_error
 from stream.errors import StreamImageError, ThreadError
 from stream.model import Blob, Digest, Image, Layer, Loaded, Passage, Pushed
 from stream.observer import Observer, Sizes
+from stream.text import one_line
 from stream.threads import starting
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 MODES = ("auto", "bar", "plain", "json", "none")
 REFRESH_SECONDS = 0.1
+MAX_COMMENT = 80  # characters, of a layer
 
 
 def readable_size(size: float) -> str:
@@ -86,7 +88,18 @@ class Reporter(Observer):
         self._summary(last, images[-1].size)
 
     def pushed(self, pushed: Pushed) -> None:
+        if pushed.rehearsed:
+            self._say_what_would_move(pushed)
         self._summary(_pushed_line(pushed), pushed.image.size)
+
+    def _say_what_would_move(self, pushed: Pushed) -> None:
+        passages = {blob.descriptor.digest: blob.passage for blob in pushed.blobs}
+        for number, layer in enumerate(pushed.image.layers, 1):
+            blob = layer.descriptor
+            if (passage := passages.pop(blob.digest, "held")) != "held":
+                comment = one_line(layer.comment[:MAX_COMMENT])
+                place = f"layer {number}/{len(pushed.image.layers)}"
+                say(f"{place} {readable_size(blob.size):>9} {passage}  {comment}")
 
     def loaded(self, loaded: Loaded) -> None:
         self._summary(_loaded_line(loaded), loaded.image.size)
@@ -127,7 +140,7 @@ class Plain(Reporter):
     def __init__(self) -> None:
         super().__init__()
         self._labels: dict[int, str] = {}
-        self._passages: dict[Digest, str] = {}  # of blobs in a registry
+        self._blobs: dict[Digest, Blob] = {}  # in a registry
 
     def started(self, layers: int, sizes: Sizes, position: Callable[[], int]) -> None:
         self._layers = layers
@@ -136,18 +149,24 @@ class Plain(Reporter):
         self._labels[number] = label
 
     def blob_confirmed(self, blob: Blob) -> None:
-        self._passages[blob.descriptor.digest] = (
-            f", {blob.passage} ({readable_size(blob.descriptor.size)})"
-        )
+        self._blobs[blob.descriptor.digest] = blob
+
+    def _say_what_would_move(self, pushed: Pushed) -> None:
+        """Say nothing: each layer has a line."""
 
     def layer_held(self, number: int, layer: Layer) -> None:
+        blob = self._blobs.get(layer.descriptor.digest)
+        if blob is not None and blob.passage == "mounted":
+            self.layer_completed(number, layer)
         self._labels.pop(number, None)
 
     def layer_completed(self, number: int, layer: Layer) -> None:
+        passage = ""
+        if blob := self._blobs.get(layer.descriptor.digest):
+            passage = f", {blob.passage} ({readable_size(blob.descriptor.size)})"
         say(
             f"layer {number}/{self._layers} {layer.diff_id[:19]} "
-            f"{readable_size(layer.size):>9}  {self._labels.pop(number)}"
-            f"{self._passages.get(layer.descriptor.digest, '')}"
+            f"{readable_size(layer.size):>9}  {self._labels.pop(number)}{passage}"
         )
 
     def answered(

@@ -200,14 +200,16 @@ class RegistrySink:
 
     def holds(self, known: KnownLayer) -> Layer | None:
         """See the interface. A layer is looked for if its blob is known."""
-        if known.descriptor is None or known.size is None or not self._is_there(known.descriptor):
+        blob = known.descriptor
+        if blob is None or not self._is_there(blob):
             return None
         return Layer(
-            archive_name=known.descriptor.digest,
+            archive_name=blob.digest,
             diff_id=known.diff_id,
-            size=known.size,
+            # Nobody measured the tar of a base image's layer that is carried compressed.
+            size=blob.size if known.size is None else known.size,
             comment="",
-            descriptor=known.descriptor,
+            descriptor=blob,
         )
 
     def _is_there(self, blob: Descriptor) -> bool:

@@ -42,6 +42,10 @@ def test_what_is_printed(
     assert (rehearsed.returncode, registry.repositories) == (0, {})
     assert b", dry run, sent 3 blobs (" in rehearsed.stderr
     assert not digest_file.exists()
+    rehearsed = stream_image("push", conf, f"{name}:v1", "--dry-run", "--progress", "none")
+    *moving, last = rehearsed.stderr.decode().splitlines()
+    assert [line.partition("  store paths: [")[0].split()[-1] for line in moving] == ["sent"] * 2
+    assert ", dry run, sent 3 blobs (" in last
     words = ["--compress", "zstd:1", "--tag", "latest", "--digest-file", str(digest_file)]
     done = stream_image("push", conf, f"{name}:v1", *words, "--progress", "plain")
     assert done.returncode == 0, done.stderr

@@ -17,6 +17,8 @@ import distribution
 import orjson
 import pytest
 from distribution import Answer, Fault, Registry
+from handmade import COMPRESSORS, LAYER_TYPE, Base, Layout, layer_tar
+from registries import add_image
 from repositories import digest_of
 
 import stream
@@ -179,6 +181,35 @@ def test_a_rehearsal_changes_nothing(registry: Registry, conf: ImageConf, tmp_pa
         pushed, counts = push_to(registry, conf, name, **more)
         assert (expected, rehearsed.digest) == (counts, pushed.digest)
         registry.repositories = deepcopy(before)
+
+
+@pytest.mark.parametrize("stored", ["plain", "gzip", "zstd"])
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+def test_layers_of_a_base_image_are_carried_as_they_are(
+    registry: Registry, store_dir: bytes, tmp_path: Path, stored: str, codec: str
+) -> None:
+    """Without it a base image's layers would be compressed again, and be new to every registry."""
+    base = Base(layers=[layer_tar({"one": os.urandom(40_000)}), layer_tar({"two": b"2"})])
+    layout = Layout()
+    layout.top.append(add_image(layout, base, "oci", stored))
+    (tmp_path / "base.tar").write_bytes(layout.tar())
+    document = {"repo_tag": "app:1", "from_image": str(tmp_path / "base.tar"), "store_layers": []}
+    conf = parse_conf(orjson.dumps(document | {"store_dir": os.fsdecode(store_dir)}))
+    pushed, counts = push_to(registry, conf, compression=Compression(codec=codec))
+    assert counts == {"sent": 3, "mounted": 0, "held": 0}
+    kept = stored if stored != "plain" else codec
+    for layer, tar in zip(complete(registry)["layers"], base.layers, strict=True):
+        assert layer["mediaType"] == LAYER_TYPE + ("" if kept == "none" else f"+{kept}")
+        if stored != "plain":
+            assert layer["digest"] == digest_of(COMPRESSORS[stored](tar))
+    assert [layer.diff_id for layer in pushed.image.layers] == [
+        digest_of(one) for one in base.layers
+    ]
+    registry.requests.clear()
+    _, counts = push_to(registry, conf, compression=Compression(codec=codec))
+    if stored != "plain":
+        assert counts == {"sent": 0, "mounted": 0, "held": 3}
+        assert len(registry.requests) <= 3
 
 
 @pytest.mark.slow
