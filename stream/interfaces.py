@@ -154,7 +154,7 @@ class Sink(Protocol):
 
     def holds(self, known: KnownLayer) -> Layer | None:
         """Return the record of `known` if the sink has it already, so that it need not be
-        written, else None.
+        written, else None. A sink with a concurrency of more than 1 is asked in several threads.
         """
 
     def layer_name(self, source: LayerSource) -> str:
