@@ -87,10 +87,12 @@ class Repository:
         return f"{self.domain}/{self.path}"
 
     def close(self) -> None:
-        """Close the connections. The repository can be used again."""
-        with self._lock:
-            if self._opened is not None:
-                self._opened.transport.close()
+        """Close the connections. The repository can be used again. A registry that has not
+        answered yet, to another thread, is not waited for.
+        """
+        opened = self._opened
+        if opened is not None:
+            opened.transport.close()
 
     def manifest(self, reference: str) -> Manifest | None:
         """Return the manifest with a tag or digest, None if there is none. Raises DigestMismatch

@@ -21,6 +21,7 @@ import pytest
 from distribution import PASSWORD, USER, Answer, Connection, Fault, Registry, Request
 from hypothesis import given
 from hypothesis import strategies as st
+from support import PATIENCE
 
 from registry.conftest import Opened
 from registry.test_client import ABSENT, IMAGE, digest_of, manifest, refused, upload
@@ -300,6 +301,24 @@ def test_endless_answers(
     registry.script = script
     refused(lambda: repository.manifest("v1"))
     assert sent < 30 << 20
+
+
+def test_close_while_nothing_is_answered(registry: Registry, repository: Repository) -> None:
+    """Ctrl-C at a registry that hangs would wait for its answer."""
+    asked, ended = threading.Event(), threading.Event()
+
+    def script(_request: Request, _connection: Connection) -> None:
+        asked.set()
+        ended.wait(PATIENCE)
+
+    registry.script = script
+    look = threading.Thread(target=lambda: repository.has_blob(ABSENT))
+    look.start()
+    assert asked.wait(PATIENCE)
+    repository.close()
+    assert look.is_alive()
+    ended.set()
+    look.join(PATIENCE)
 
 
 @pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 200 OK\r\n", ENDLESS % (200, b"A: b")])
