@@ -191,7 +191,14 @@ def test_commands_that_fail(packages: Packages, tmp_path: Path) -> None:
 
 
 @COMMANDS
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "signum",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
+    ],
+)
 def test_ended_by_a_signal(packages: Packages, tmp_path: Path, signum: signal.Signals) -> None:
     """Without it half a layer would be left, or taken for a whole one by the next build."""
     spec = tmp_path / "spec.json"

@@ -538,7 +538,7 @@ def test_failed_source(store: Store, tmp_path: Path, codec: str) -> None:
     assert leftovers(tmp_path) == before
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", ["gzip", "zstd"])
 def test_reader_of_the_command_closes(store: Store, codec: str) -> None:
     """Without it `| head -c 1` could print an error, or hang."""
     store.path("one/file").write_bytes(random.Random(1).randbytes(BALLAST))

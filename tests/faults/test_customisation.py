@@ -49,7 +49,13 @@ def test_layer_cut_or_grown_while_it_is_copied(store: Store, size: int) -> None:
         assert_failed(run.finish(), str(layer))
 
 
-@pytest.mark.parametrize("change", ["cut", "grow", "vanish", "replace", "fifo", "directory"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("cut", "vanish", "replace", "fifo"),
+        *(pytest.param(change, marks=pytest.mark.slow) for change in ("grow", "directory")),
+    ],
+)
 def test_layer_changed_before_its_turn(store: Store, change: str) -> None:
     """Without it the file checked and the file copied could differ, or the copy wait for ever."""
     store.file("one/ballast", BALLAST)

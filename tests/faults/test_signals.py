@@ -41,7 +41,9 @@ def _written(process: "subprocess.Popen[bytes]", directory: Path) -> int:
     return 0
 
 
-@pytest.mark.parametrize("signum", [*SIGNALS, *OTHERS])
+@pytest.mark.parametrize(
+    "signum", [*SIGNALS, *(pytest.param(other, marks=pytest.mark.slow) for other in OTHERS)]
+)
 def test_while_busy(store: Store, signum: signal.Signals, tmp_path: Path) -> None:
     """Without it a signal could take effect only at the layer's end, or leave a partial file."""
     store.file("one/large", LARGE)

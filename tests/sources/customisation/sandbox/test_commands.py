@@ -475,7 +475,10 @@ def test_store_that_is_none(store_dir: bytes, *, chroot: bool) -> None:
             pass
 
 
-@pytest.mark.parametrize("spelling", ["{}", "/{}", "{}/../home"])
+@pytest.mark.parametrize(
+    "spelling",
+    ["{}", *(pytest.param(odd, marks=pytest.mark.slow) for odd in ("/{}", "{}/../home"))],
+)
 def test_programs_in_a_home_directory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, spelling: str
 ) -> None:
@@ -911,7 +914,9 @@ def test_signals(place: Path, key: str, signum: signal.Signals) -> None:
     assert _running(word) == []
 
 
-@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize(
+    "depth", [0, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (1, 2))]
+)
 def test_ended_with_any_process_above(place: Path, depth: int) -> None:
     """Without it commands would go on after one of the programs around them was killed, and could
     write files that nobody removes. The one that reads their request is stopped meanwhile.
