@@ -14,8 +14,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from stream import config
+from stream.digests import NO_DIGESTS, Digests
 from stream.errors import ArgumentError, ConfError, Fault
 from stream.graph import Graph, Node, part
+from stream.interfaces import Takes
+from stream.known import Known
 from stream.layering import KEEPS_LAYERS, find_strangers, split_into_layers
 from stream.model import (
     DEFAULT_STORE_DIR,
@@ -60,10 +63,12 @@ def plan(
     previous: Sequence[Sequence[str]] | None = None,
     *,
     warn: Callable[[str], None] = ignore,
+    digests: Digests = NO_DIGESTS,
 ) -> Plan:
     """Plan the image of `spec`, with all checks that are made when it is streamed. `previous`
     are the store layers of the previous build. `warn` is called with each warning, a line.
-    Raises StreamImageError.
+    Files on which a derived tag depends are read if `digests` does not have theirs. Raises
+    StreamImageError.
     """
     ArgumentError.require("spec", spec, Spec)
     _check_previous(previous)
@@ -83,7 +88,8 @@ def plan(
         base_image_id = base.image.image_id if base else None
     document = _document(spec, conf)
     if conf.repo_tag is None:
-        tag = derive_tag({**document, "repository": spec.repository}, conf, base_image_id)
+        described = {**document, "repository": spec.repository}
+        tag = derive_tag(described, conf, base_image_id, Known(digests, Takes()))
         conf = replace(conf, repo_tag=f"{spec.repository}:{tag}")
         document = _document(spec, conf)
     return Plan(conf=conf, document=document)

@@ -9,22 +9,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from typing import Any
 
-from stream.model import ImageConf, Owner, Recipe
+from stream.known import Known
+from stream.model import ImageConf, Recipe
 from stream.nix.hashes import compress_hash, encode_nix_base32, is_hashed_path
 from stream.nix.store_root import Disk
-from stream.tarwriter import Entries, hash_layer
+from stream.sources.store import walk_alone
 
 TAG_LENGTH = 32  # characters, the length of a store path's hash
 _TAG_BYTES = 20
 
 
-def derive_tag(document: dict[str, Any], conf: ImageConf, base_image_id: str | None) -> str:
+def derive_tag(
+    document: dict[str, Any], conf: ImageConf, base_image_id: str | None, known: Known
+) -> str:
     """Return the tag of the image of `document`, a conf with a repository and without a tag:
     32 characters of Nix32. `conf` is the same conf, parsed. A store path with a hash in its
     name is represented by the name, any other path by its content; of a path that is copied,
-    only the content counts. Raises StreamImageError.
+    only the content counts. What `known` does not have is read. Raises StreamImageError.
     """
     # The places where files are read do not affect the image. Nor does what is known of store paths.
     elsewhere = {"from_image", "store_path_hashes", "store_root"}
@@ -32,7 +36,8 @@ def derive_tag(document: dict[str, Any], conf: ImageConf, base_image_id: str | N
     described["base image"] = base_image_id
     disk = Disk.of(conf)
     described["content"] = {
-        os.fsdecode(path): _digest_content(disk.at(path)) for path in sorted(_find_unhashed(conf))
+        os.fsdecode(path): known.diff_id(walk_alone(disk.at(path)))
+        for path in sorted(_find_unhashed(conf))
     }
     recipe = conf.customisation_layer
     if isinstance(recipe, Recipe):
@@ -40,7 +45,7 @@ def derive_tag(document: dict[str, Any], conf: ImageConf, base_image_id: str | N
         described["customisation_layer"] = {
             **document["customisation_layer"],
             "copy_to_root": [
-                _digest_copy(content, recipe, disk)
+                _digest_copy(content, recipe, disk, known)
                 if isinstance(content, bytes) and not is_hashed_path(content, conf.store_dir)
                 else repr(content)
                 for content in recipe.copy_to_root
@@ -66,17 +71,7 @@ def _find_unhashed(conf: ImageConf) -> set[bytes]:
     return {path for path in paths if not is_hashed_path(path, conf.store_dir)}
 
 
-def _digest_content(path: bytes) -> str:
-    """Return the digest of a layer with only the files at `path` on disk, independent of their
-    location.
-    """
-    root, _, name = path.rpartition(b"/")
-    entries = Entries(owner=Owner(), mtime=0, root=root)
-    entries.walk(b"/" + name)
-    return hash_layer(entries.layer_size, lambda layer: layer.write_entries(entries))
-
-
-def _digest_copy(content: bytes, recipe: Recipe, disk: Disk) -> str:
+def _digest_copy(content: bytes, recipe: Recipe, disk: Disk, known: Known) -> str:
     """Return the digest of the files that the recipe copies from `content`. They are copied as
     for the image, because links to directories can lead to files beside `content`.
     """
@@ -84,9 +79,10 @@ def _digest_copy(content: bytes, recipe: Recipe, disk: Disk) -> str:
     from stream.sources.customisation.made import made_layer
     from stream.sources.customisation.refresh import refresh_bytecode
 
+    began_ns = time.time_ns()
     tree = make_tree(
         Recipe(copy_to_root=(content,), conflicts="first", keep_dirlinks=recipe.keep_dirlinks),
         disk=disk,
     )
     refresh_bytecode(tree, 0)
-    return made_layer(tree, Recipe(), mtime=0).hashed()
+    return known.diff_id(made_layer(tree, Recipe(), mtime=0, began_ns=began_ns))

@@ -77,18 +77,26 @@ def _stamp(owner: Owner, mtime: int) -> bytes:
     return f"\0{owner.uid}\0{owner.gid}\0{owner.uname}\0{owner.gname}\0{mtime}".encode()
 
 
-def _keys(conf: ImageConf, layer: StoreLayer, began_ns: int) -> tuple[LayerKey, ...]:
-    """Return the keys of a layer whose walk began at `began_ns`. Only the content of a path with
-    a hash in its name stays what Nix says it is.
-    """
-    metadata = (layer.entries.records, _stamp(layer.owner, layer.mtime))
+def _file_key(layer: StoreLayer, began_ns: int) -> LayerKey:
+    """Return the key in file form of a layer whose walk began at `began_ns`."""
     identities, newest = layer.entries.identities
-    keys = [file_key(metadata, [identities], settled=is_settled(newest, began_ns))]
+    return file_key(_metadata(layer), [identities], settled=is_settled(newest, began_ns))
+
+
+def _with_path_key(conf: ImageConf, layer: StoreLayer) -> StoreLayer:
+    """Return `layer` with its key in path form, if the hashes of all store paths are known. Only
+    the content of a path with a hash in its name stays what Nix says it is.
+    """
     hashes = conf.store_path_hashes
     paths = layer.store_paths
-    if all(path in hashes and is_hashed_path(path, conf.store_dir) for path in paths):
-        keys.append(path_key(metadata, ((path, hashes[path]) for path in paths)))
-    return tuple(keys)
+    if not all(path in hashes and is_hashed_path(path, conf.store_dir) for path in paths):
+        return layer
+    key = path_key(_metadata(layer), ((path, hashes[path]) for path in paths))
+    return replace(layer, keys=(*layer.keys, key))
+
+
+def _metadata(layer: StoreLayer) -> tuple[memoryview | bytes, bytes]:
+    return layer.entries.records, _stamp(layer.owner, layer.mtime)
 
 
 def walk(conf: ImageConf, plan: LayerPlan) -> StoreLayer:
@@ -96,7 +104,7 @@ def walk(conf: ImageConf, plan: LayerPlan) -> StoreLayer:
     entries = Entries(owner=conf.owner, mtime=conf.mtime, root=conf.store_root)
     for ancestor in ancestors(conf.store_dir):
         entries.add_directory(ancestor, ANCESTOR_MODE)
-    return _walk_into(entries, plan.store_paths, plan, conf, conf.mtime)
+    return _with_path_key(conf, _walk_into(entries, plan.store_paths, plan, conf.owner, conf.mtime))
 
 
 def walk_relative(
@@ -110,7 +118,17 @@ def walk_relative(
     for path in directories:
         entries.add_directory(path, CLOSED_MODE)
     names = [path.removeprefix(b"/") for path in plan.store_paths]
-    return _walk_into(entries, names, plan, conf, mtime)
+    return _with_path_key(conf, _walk_into(entries, names, plan, conf.owner, mtime))
+
+
+def walk_alone(path: bytes) -> StoreLayer:
+    """Read the metadata of the files at `path` on disk, for a layer that does not depend on where
+    they are. Raises SourceError.
+    """
+    root, _, name = path.rpartition(b"/")
+    entries = Entries(owner=Owner(), mtime=0, root=root)
+    plan = LayerPlan(store_paths=(b"/" + name,))
+    return _walk_into(entries, plan.store_paths, plan, Owner(), 0)
 
 
 def comment(plan: LayerPlan) -> str:
@@ -119,13 +137,10 @@ def comment(plan: LayerPlan) -> str:
 
 
 def _walk_into(
-    entries: Entries, names: Sequence[bytes], plan: LayerPlan, conf: ImageConf, mtime: int
+    entries: Entries, names: Sequence[bytes], plan: LayerPlan, owner: Owner, mtime: int
 ) -> StoreLayer:
-    """Walk `plan`'s store paths into `entries`, which have the conf's owner and `mtime`, under
-    `names`.
-    """
+    """Walk `plan`'s store paths into `entries`, which have `owner` and `mtime`, under `names`."""
     began_ns = time.time_ns()
-    owner = conf.owner
     ends = [entries.size]
     for name in names:
         entries.walk(name)
@@ -143,4 +158,4 @@ def _walk_into(
         mtime=mtime,
         path_sizes=tuple(end - start for start, end in pairwise(ends)),
     )
-    return replace(layer, keys=_keys(conf, layer, began_ns))
+    return replace(layer, keys=(_file_key(layer, began_ns),))

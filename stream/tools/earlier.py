@@ -146,7 +146,8 @@ class WithImage:
 
 class WithConf:
     """Compares names with those in a conf. `document` is `conf` as written, `earlier` the
-    earlier conf; `base` is the base image of `conf`.
+    earlier conf; `base` is the base image of `conf`. Reads files that are not `known` if its tag
+    depends on them.
     """
 
     def __init__(
@@ -155,8 +156,10 @@ class WithConf:
         document: dict[str, Any],
         earlier: dict[str, Any],
         base: BaseImage | None,
+        known: Known,
     ) -> None:
         self._conf = conf
+        self._known = known
         self._document = document
         self._earlier = earlier
         self._same_stamp = _is_same(_stamp(document), _stamp(earlier))
@@ -229,7 +232,8 @@ class WithConf:
             return False
         document = {key: value for key, value in self._document.items() if key != "repo_tag"}
         document["repository"] = derived[1]
-        tag = derive_tag(document, self._conf, base.image.image_id if base else None)
+        image_id = base.image.image_id if base else None
+        tag = derive_tag(document, self._conf, image_id, self._known)
         return repo_tag == f"{derived[1]}:{tag}"
 
     def _find_base_layers(self) -> set[Digest] | None:

@@ -109,13 +109,15 @@ def explain(  # noqa: PLR0913 — the options of the command, each of its own
         document = conf_document(conf)
     if not run_commands:
         conf = replace(conf, commands="skipped")
+    known = Known(digests, Takes())
     against: str | None = None
     compare: Comparison = WithNothing()
     with opened(conf, warn) as sources:
         if isinstance(earlier, EarlierImage):
-            compare, against = WithImage(earlier, Known(digests, Takes())), earlier.repo_tag
+            compare, against = WithImage(earlier, known), earlier.repo_tag
         elif earlier is not None:
-            compare, against = WithConf(conf, document, earlier, sources.base), _tag(earlier)
+            compare = WithConf(conf, document, earlier, sources.base, known)
+            against = _tag(earlier)
         layers = (
             *_base_layers(sources.base, compare),
             *_store_layers(sources, compare),

@@ -745,6 +745,36 @@ def test_derived_tag_changes_with_what_has_no_hash(packages: Packages) -> None:
     assert tag(packages.plan(copyToRoot=[str(plain)])) != before
 
 
+def test_files_behind_a_derived_tag_are_read_once(
+    packages: Packages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image that has not changed would be read as a whole to find its tag, and then not at all."""
+    monkeypatch.setattr("stream.digests.SETTLING_NS", -(10**12))  # files may be new
+    digests = stream.DigestCache(str(packages.directory / "cache"))
+    copied, linked = packages.directory / "copied", packages.directory / "store" / "linked"
+    for directory in copied, linked:
+        directory.mkdir()
+        (directory / directory.name).write_text("one", "utf-8")
+    keys = {"contents": [str(linked)], "copyToRoot": [str(copied)], "references_graph": None}
+    data = json.dumps({k: v for k, v in packages.spec(**keys).items() if v is not None}).encode()
+
+    def derived() -> str:
+        return tag(plan(parse_spec(data, name="spec.json"), digests=digests).document)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("read again")
+
+    first = derived()
+    with monkeypatch.context() as patched:
+        patched.setattr("stream.known.hash_layer", refuse)
+        assert derived() == first
+    for directory in copied, linked:
+        (directory / directory.name).write_text("two", "utf-8")
+        assert derived() != first
+        (directory / directory.name).write_text("one", "utf-8")
+        assert derived() == first
+
+
 def test_derived_tag_changes_with_what_a_copied_link_leads_to(packages: Packages) -> None:
     """A link to a directory beside a content counts as a copy of that directory."""
     content, beside = packages.directory / "content", packages.directory / "beside"

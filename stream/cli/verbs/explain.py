@@ -67,7 +67,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         spec = read_spec_document(document, name=name, warn=reporter.warning)
         if not args.run_commands:
             spec = replace(spec, conf=replace(spec.conf, commands="skipped"))
-        planned = plan(spec, warn=reporter.warning)
+        planned = plan(spec, warn=reporter.warning, digests=given_digests(args))
         warn = ignore  # planning has warned of the same image
         conf, document = planned.conf, planned.document
     else:

@@ -8,9 +8,11 @@ import json
 from dataclasses import replace
 
 from stream.cli.options import (
+    add_digest_arguments,
     add_sandbox_argument,
     add_tag_argument,
     given_commands,
+    given_digests,
     given_tag,
 )
 from stream.cli.output import output_file, standard_output, write_all
@@ -59,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_tag_argument(parser)
     add_sandbox_argument(parser)
+    add_digest_arguments(parser)
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
@@ -77,6 +80,6 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     spec = replace(spec, conf=conf if repo_tag is None else replace(conf, repo_tag=repo_tag))
     previous = read_previous(args.previous).store_layers if args.previous else None
     with standard_output() if args.output == "-" else output_file(args.output) as fd:
-        document = plan(spec, previous, warn=reporter.warning).document
+        document = plan(spec, previous, warn=reporter.warning, digests=given_digests(args)).document
         data = json.dumps(document, indent=2).encode() + b"\n"
         write_all(fd, data, "standard output" if args.output == "-" else args.output)
