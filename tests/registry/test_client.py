@@ -286,7 +286,12 @@ def test_early_refusal(opened: Opened, certificate: Path, *, is_tls: bool, liste
 
 @pytest.mark.parametrize("is_tls", [False, True])
 def test_refusal_of_one_who_does_not_listen(
-    opened: Opened, certificate: Path, monkeypatch: pytest.MonkeyPatch, *, is_tls: bool
+    opened: Opened,
+    slept: list[float],
+    certificate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_tls: bool,
 ) -> None:
     """A registry may answer, keep the connection open, and read nothing more."""
     end = threading.Event()
@@ -308,6 +313,7 @@ def test_refusal_of_one_who_does_not_listen(
         assert error.status == 400
         # The rest of the body is not sent: this connection is of no more use.
         assert repository.has_blob(ABSENT) is False
+        assert slept == []
         end.set()
 
 
