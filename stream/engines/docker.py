@@ -102,6 +102,9 @@ class Docker:
         def send(inflow: Inflow) -> None:
             try:
                 remarks.extend(self._send(connection, inflow))
+                if inflow.read(1):
+                    reason = "closed the connection before it had all of the image"
+                    raise EngineError(self.label, reason)
             finally:
                 connection.close()
 

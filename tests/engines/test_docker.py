@@ -192,6 +192,15 @@ def test_killed_in_the_middle(docker: ScriptedDocker, workshop: Workshop) -> Non
     assert not any(docker.loads[1:])
 
 
+def test_docker_that_does_not_want_all(docker: ScriptedDocker, workshop: Workshop) -> None:
+    """A daemon that is content too early has not got the image, and somebody has to say so."""
+    workshop.store.file("c", 4 << 20)
+    docker.garble = lambda path: b'{"stream": ""}' if path == "/images/load" else None
+    with pytest.raises(stream.EngineError):
+        workshop.load(docker)
+    assert not docker.tags
+
+
 def test_docker_dies_while_it_loads(docker: ScriptedDocker, workshop: Workshop) -> None:
     """A connection that ends without an answer is an error, however it ends."""
 
