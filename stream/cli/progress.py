@@ -274,8 +274,12 @@ class _Terminal(io.TextIOBase):
 
 class Bar(Reporter):
     """For terminals: layer n/N, bytes, rate, time left. The total size is measured in the
-    background, from metadata, while the first layers are written.
+    background, from metadata, while the first layers are written. Layers that are held do not
+    count.
     """
+
+    _measured: int | None = None  # the size of all layers
+    _held: int = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -295,6 +299,7 @@ class Bar(Reporter):
         )
 
         self._ended = threading.Event()  # writing may begin a second time, after a warning
+        self._measured, self._held = None, 0
         self._layers = layers
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -313,24 +318,28 @@ class Bar(Reporter):
         self._progress.start()
         try:
             self._thread = _start("bar", self._refresh, self._progress, task, position)
-            _start("measure", self._measure, self._progress, task, sizes)
+            _start("measure", self._measure, self._ended, sizes)
         except ThreadError:
             self.close()  # the image does not need the bar
 
     def _refresh(self, progress: Progress, task: TaskID, position: Callable[[], int]) -> None:
         while not self._ended.wait(REFRESH_SECONDS):
-            progress.update(task, completed=position(), refresh=True)
+            total = None if self._measured is None else self._measured - self._held
+            progress.update(task, completed=position(), total=total, refresh=True)
 
-    def _measure(self, progress: Progress, task: TaskID, sizes: Sizes) -> None:
+    def _measure(self, ended: threading.Event, sizes: Sizes) -> None:
         total = 0
         try:
             for size in sizes():
-                if size is None or self._ended.is_set():
+                if size is None or ended.is_set():
                     return
                 total += size
         except StreamImageError:
             return  # writing the layer meets the same error and reports it
-        progress.update(task, total=total)
+        self._measured = total
+
+    def layer_held(self, number: int, layer: Layer) -> None:
+        self._held += layer.size
 
     def layer_started(self, number: int, label: str, archive_name: str, size: int) -> None:
         if self._progress:
