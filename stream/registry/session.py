@@ -152,7 +152,10 @@ def open_session(name: str, access: Access, scopes: Sequence[str], sleep: Sleep)
     def find() -> Credentials | None:
         return find_credentials(domain, repository, access.authfile)
 
-    origins = [Origin.of_registry(domain, scheme) for scheme in schemes(domain, access)]
+    try:
+        origins = [Origin.of_registry(domain, scheme) for scheme in schemes(domain, access)]
+    except ValueError:
+        raise RegistryError(name, "the port of its registry is above 65535") from None
     retries = Retries()
     while True:
         failure: RegistryError | None = None

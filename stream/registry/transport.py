@@ -347,6 +347,8 @@ def _reason(causes: Sequence[BaseException], origin: Origin) -> tuple[str, _Kind
             cause, urllib3.exceptions.NewConnectionError
         ):
             return "no answer in time", _Kind.TIMEOUT
+        if isinstance(cause, urllib3.exceptions.LocationValueError):
+            return "its host has no valid name", _Kind.NONSENSE
         if isinstance(cause, ssl.SSLError):
             return _shown(f"TLS fails ({cause.reason or 'connection closed'})"), _Kind.LOST
         if isinstance(cause, http.client.RemoteDisconnected | http.client.IncompleteRead):

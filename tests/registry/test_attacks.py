@@ -577,3 +577,15 @@ def test_no_secret_in_a_representation(log_in: LogIn, home: Path) -> None:
     request = transport.Request(method="GET", url=url, headers={"Authorization": PASSWORD})
     assert PASSWORD not in repr(request)
     assert "s1gned" not in str(url)
+
+
+@pytest.mark.parametrize(
+    ("domain", "words"),
+    [
+        ("r.example:65536", "port of its registry"),
+        (f"{'r' * 64}.example", "host has no valid name"),
+    ],
+)
+def test_registries_that_cannot_be(opened: Opened, domain: str, words: str) -> None:
+    """What passes for an image's name need not be a host and a port."""
+    refused(opened(address=domain).begin_upload, words)
