@@ -87,12 +87,12 @@ class Repository:
         return f"{self.domain}/{self.path}"
 
     def close(self) -> None:
-        """Close the connections. The repository can be used again. A registry that has not
-        answered yet, to another thread, is not waited for.
+        """Close the connections. The repository can be used again. Neither a registry nor a
+        credential helper that has not answered yet, to another thread, is waited for.
         """
         opened = self._opened
         if opened is not None:
-            opened.transport.close()
+            opened.close()
 
     def manifest(self, reference: str) -> Manifest | None:
         """Return the manifest with a tag or digest, None if there is none. Raises DigestMismatch

@@ -16,12 +16,15 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from stream.errors import RegistryError
 from stream.text import one_line
+
+if TYPE_CHECKING:
+    import subprocess
 
 _DOCKER_HUB = "docker.io"
 _DOCKER_HUB_KEY = "https://index.docker.io/v1/"
@@ -46,16 +49,37 @@ class Credentials:
     origin: str
 
 
-def find_credentials(domain: str, repository: str, authfile: str | None) -> Credentials | None:
+class Helper:
+    """The helper program that is being asked, if any."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def end(self) -> None:
+        """Kill it, with its children. May be called in another thread than the one that asks."""
+        import signal
+
+        process = self.process
+        if process is not None and process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def find_credentials(
+    domain: str, repository: str, authfile: str | None, helper: Helper | None = None
+) -> Credentials | None:
     """Return the credentials for `repository` of the registry `domain`, None if there are none.
     Only the file `authfile` is read if it is given, or else $REGISTRY_AUTH_FILE if that is set.
-    Raises RegistryError for a file that cannot be used, and for a helper that fails.
+    `helper` is what may end the helper program. Raises RegistryError for a file that cannot be
+    used, and for a helper that fails.
     """
+    helper = helper or Helper()
     for path, is_required in _files(authfile):
         document = _read(path, is_required=is_required)
         # .dockercfg has what the others have in "auths".
         is_old = os.path.basename(path) == ".dockercfg"
-        found = _find({"auths": document} if is_old else document, domain, repository, path)
+        auths = {"auths": document} if is_old else document
+        found = _find(auths, domain, repository, path, helper)
         if found is not None:
             return found
     return None
@@ -99,13 +123,15 @@ def _read(path: str, *, is_required: bool) -> dict[str, Any]:
     return document
 
 
-def _find(document: dict[str, Any], domain: str, repository: str, path: str) -> Credentials | None:
+def _find(
+    document: dict[str, Any], domain: str, repository: str, path: str, helper: Helper
+) -> Credentials | None:
     """Return the credentials that one file has, or names a helper for."""
     server = _DOCKER_HUB_KEY if domain == _DOCKER_HUB else domain
     helpers = _members(document, "credHelpers")
     for name in (helpers.get(domain) or helpers.get(server), document.get("credsStore")):
         if isinstance(name, str) and name:
-            found = _ask(name, server, path)
+            found = _ask(name, server, path, helper)
             if found is not None:
                 return found
     entries = _members(document, "auths")
@@ -155,7 +181,7 @@ def _parse(entry: dict[str, Any], path: str) -> Credentials | None:
     return Credentials(username=user, password=password, identity_token=token, origin=path)
 
 
-def _ask(name: str, server: str, path: str) -> Credentials | None:
+def _ask(name: str, server: str, path: str, helper: Helper) -> Credentials | None:
     """Return what the credential helper `name` has for `server`. Raises RegistryError."""
     import shutil
 
@@ -166,7 +192,7 @@ def _ask(name: str, server: str, path: str) -> Credentials | None:
     if program is None:
         raise RegistryError(path, f"names {command} for {server}, which is not installed")
     try:
-        status, output = _run(program, server)
+        status, output = _run(program, server, helper)
     except OSError as error:
         reason = f"{command}, which it names for {server}, fails: {error.strerror}"
         raise RegistryError(path, reason) from error
@@ -190,12 +216,11 @@ def _ask(name: str, server: str, path: str) -> Credentials | None:
     return Credentials(username=user, password=secret, origin=origin)
 
 
-def _run(program: str, server: str) -> tuple[int, bytes]:
+def _run(program: str, server: str, helper: Helper) -> tuple[int, bytes]:
     """Run a helper for at most _HELPER_TIME, and return its status and output. If it takes longer
     or writes more than _MAX_OUTPUT, it is killed with its children. Raises OSError.
     """
     import select
-    import signal
     import subprocess
 
     deadline = time.monotonic() + _HELPER_TIME
@@ -207,6 +232,7 @@ def _run(program: str, server: str) -> tuple[int, bytes]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     ) as process:
+        helper.process = process
         assert process.stdin is not None
         assert process.stdout is not None
         output = b""
@@ -226,6 +252,4 @@ def _run(program: str, server: str) -> tuple[int, bytes]:
         except subprocess.TimeoutExpired:
             raise TimeoutError(errno.ETIMEDOUT, f"no end in {_HELPER_TIME:.0f} s") from None
         finally:
-            if process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+            helper.end()

@@ -17,7 +17,7 @@ from stream.registry.challenge import (
     describe_origin,
     parse_challenges,
 )
-from stream.registry.credentials import Credentials, find_credentials
+from stream.registry.credentials import Credentials, Helper, find_credentials
 from stream.registry.transport import (
     Answer,
     ConnectionFailure,
@@ -43,6 +43,12 @@ class Session:
     origin: Origin
     transport: Transport
     authorization: Authorization
+    helper: Helper
+
+    def close(self) -> None:
+        """Close the connections, and end a helper that is asked for credentials."""
+        self.transport.close()
+        self.helper.end()
 
     def request(
         self,
@@ -149,8 +155,10 @@ def open_session(name: str, access: Access, scopes: Sequence[str], sleep: Sleep)
     """
     domain, _, repository = name.partition("/")
 
+    helper = Helper()
+
     def find() -> Credentials | None:
-        return find_credentials(domain, repository, access.authfile)
+        return find_credentials(domain, repository, access.authfile, helper)
 
     try:
         origins = [Origin.of_registry(domain, scheme) for scheme in schemes(domain, access)]
@@ -176,8 +184,9 @@ def open_session(name: str, access: Access, scopes: Sequence[str], sleep: Sleep)
                     asked = challenges(answer, origin) if answer.status != HTTPStatus.OK else []
                     authorization = Authorization(transport, name, asked, scopes, find)
                     return Session(
-                        name=name, origin=origin, transport=transport, authorization=authorization
-                    )
+                        name=name, origin=origin, transport=transport,
+                        authorization=authorization, helper=helper,
+                    )  # fmt: skip
                 error = RegistryError(
                     name,
                     f"GET {origin}/v2/: {_said(answer)}",

@@ -8,8 +8,10 @@ import gzip
 import itertools
 import json
 import logging
+import os
 import resource
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -301,6 +303,31 @@ def test_endless_answers(
     registry.script = script
     refused(lambda: repository.manifest("v1"))
     assert sent < 30 << 20
+
+
+def test_close_while_a_helper_is_asked(
+    registry: Registry, repository: Repository, log_in: LogIn, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """After Ctrl-C, a helper that waits for its user would go on waiting."""
+    registry.basic = True
+    log_in({"credsStore": "waiting"})
+    program = tmp_path / "docker-credential-waiting"
+    program.write_text(f"#!/bin/sh\n: > {tmp_path}/asked\nread -r never < {tmp_path}/fifo\n")
+    program.chmod(0o755)
+    os.mkfifo(tmp_path / "fifo")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    failures = []
+    look = threading.Thread(
+        target=lambda: failures.append(refused(lambda: repository.has_blob(ABSENT), "status -9"))
+    )
+    look.start()
+    while not (tmp_path / "asked").exists():
+        time.sleep(0.01)
+    while look.is_alive():  # it may have begun before it is known
+        repository.close()
+        look.join(0.05)
+    assert failures
 
 
 def test_close_while_nothing_is_answered(registry: Registry, repository: Repository) -> None:
