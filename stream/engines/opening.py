@@ -44,16 +44,15 @@ def opened_engine(
             from stream.engines.docker_host import find_endpoint
 
             endpoint = find_endpoint(host)
-            docker = Docker(endpoint, digests)
-            try:
-                docker.connect()
-            except EngineError as error:
-                if name is not None or not endpoint.is_default:
-                    raise
-                yield _podman_instead(error)
-                return
-            with docker:
-                yield docker
+            with Docker(endpoint, digests) as docker:
+                found: Engine = docker
+                try:
+                    docker.connect()
+                except EngineError as error:
+                    if name is not None or not endpoint.is_default:
+                        raise
+                    found = _podman_instead(error)
+                yield found
 
 
 def _podman_instead(error: EngineError) -> Engine:

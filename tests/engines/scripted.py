@@ -49,7 +49,8 @@ class ScriptedDocker:
     """The daemon's state, and what it was asked. `loads` has the names of the members of each archive,
     or None for one that was cut. `before_load` is called when an archive has arrived. Of the
     load of that number, `say` returns an answer without anything being loaded, and `remark`
-    another line. One that `loses` keeps no layer. `garble` returns what is answered at a path.
+    another line. One that `loses` keeps no layer. `garble` returns what is answered at a path,
+    with `status`.
     """
 
     socket: Path
@@ -63,6 +64,7 @@ class ScriptedDocker:
     say: Callable[[int], bytes | None] = lambda _number: None
     remark: Callable[[int], str] = lambda _number: ""
     loses: bool = False
+    status: int = 200
     garble: Callable[[str], bytes | None] = lambda _path: None
 
     @property
@@ -216,7 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         docker, (path, query) = self.server.docker, self._read_path()
         if (data := docker.garble(path)) is not None:
-            self._answer(200, data)
+            self._answer(docker.status, data)
         elif path == "/_ping":
             self._answer(200, b"OK")
         elif path == "/info":

@@ -248,6 +248,25 @@ def test_answers_that_make_no_sense(docker: ScriptedDocker, workshop: Workshop) 
         the_image(docker)
 
 
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"message": "too many\\nrequests"}', "too many"),
+        (b"a proxy says no\n", "a proxy says no"),
+        (b"", "answered 503"),
+    ],
+)
+def test_docker_says_why(
+    docker: ScriptedDocker, workshop: Workshop, body: bytes, reason: str
+) -> None:
+    """What docker refuses is reported in its words, on one line."""
+    docker.garble = lambda _path: body
+    docker.status = 503
+    with pytest.raises(stream.EngineError) as raised:
+        workshop.load(docker)
+    assert str(raised.value).startswith(f"docker at {docker.url}: {reason}")
+
+
 def test_without_notes(docker: ScriptedDocker, workshop: Workshop) -> None:
     """Containerd's store does not say which blobs it has, so without notes it gets all of them."""
     workshop.load(docker)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 import stream
-from stream.digests import content_key
 from stream.engines.ssh import SshHost
 
 from .conftest import Workshop
@@ -57,8 +56,6 @@ def layers_of(workshop: Workshop, tmp_path: Path) -> list[str]:
         image = stream.write_image(workshop.conf(), nowhere)
     diff_ids = [str(layer.diff_id) for layer in image.layers]
     (tmp_path / "layers").write_text(json.dumps(diff_ids) + "\n")
-    for layer in image.layers:
-        workshop.digests.record([content_key(layer.diff_id)], layer, "")
     return diff_ids
 
 
@@ -148,6 +145,34 @@ def test_containerd_names(workshop: Workshop, install: Install, tmp_path: Path) 
     assert "@sha256:" in ours
     name = ours.partition("@")[0]
     assert lines[-2] == f"{options} import --digests --base-name={name} -"
+
+
+def test_containerd_elsewhere(workshop: Workshop, install: Install, tmp_path: Path) -> None:
+    """The image gets its whole name; names of other runs, which may go at any time, are not used."""
+    log = install("ctr", CTR)
+    install("ssh", 'while [ "$1" != -- ]; do shift; done; shift 2; exec sh -c "$1"\n')
+    diff_ids = layers_of(workshop, tmp_path)
+    (tmp_path / "held").write_text(f"{diff_ids[0]}\nsha256:0\n")
+    rows = [
+        f"{name} application/x sha256:1 complete (4/4) 2 MiB/2 MiB true\n"
+        for name in ("stream-image.invalid/another@sha256:1", "example.org/x:1")
+    ]
+    (tmp_path / "table").write_text(HEADING + "".join(rows))
+    load(workshop, engine="containerd", host="ssh://h/run/c.sock", namespace="n")
+    loaded = load(workshop, engine="containerd", host="ssh://h/run/c.sock", namespace="n")
+    assert loaded.name == "docker.io/library/test:1"
+    assert loaded.total(held=False)[0] == 0  # it was there, under another name
+    lines = log.read_text().splitlines()
+    tag = "ctr --address=/run/c.sock --namespace=n images tag --force"
+    assert lines[-1] == f"{tag} example.org/x:1 docker.io/library/test:1"
+
+    (tmp_path / "table").write_text(HEADING)
+    workshop.change("c")
+    layers_of(workshop, tmp_path)
+    with pytest.raises(stream.EngineError, match="ctr at h: does not have the image"):
+        load(workshop, engine="containerd", host="ssh://h/run/c.sock", namespace="n")
+    imports = [line for line in log.read_text().splitlines() if line.startswith("ctr")]
+    assert sum(" import " in line for line in imports) == 3  # in part, then all of it
 
 
 @pytest.mark.parametrize(
