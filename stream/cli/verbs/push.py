@@ -30,8 +30,8 @@ Examples: stream-image push conf.json registry.example/app:v2
           stream-image push conf.json registry.example/app:v2 --tag latest --compress zstd:1
           stream-image push conf.json 127.0.0.1:5000/app:v2 --compress none --dry-run
 
-Credentials are those of 'skopeo login', 'podman login' and 'docker login'. Without a tag in
-REFERENCE, the conf's is taken. More in docs/push.md.
+Credentials are those of 'skopeo login', 'podman login' and 'docker login'. Without a tag,
+the conf's is taken. More in docs/push.md.
 """
 HAS_PROGRESS = True
 
