@@ -26,7 +26,7 @@ from stream.engines.answers import promising, understanding
 from stream.engines.docker_host import DockerConnection, Endpoint
 from stream.engines.engine import Answer, EngineName, Found
 from stream.errors import EngineError
-from stream.model import Digest, Image
+from stream.model import Descriptor, Digest, Image
 from stream.oci.reference import split
 from stream.pipes import Inflow, pipe_to
 from stream.text import one_line
@@ -50,15 +50,15 @@ class Docker:
         self._connection = DockerConnection(endpoint)
         self._digests = digests
         self._version = (0, 0)
-        self._broken: Digest | None = None  # an image that a load has left incomplete
+        self._broken: Sequence[Digest] = ()  # IDs of an image that a load has left incomplete
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        if self._broken is not None:
+        for image_id in self._broken:
             with suppress(EngineError):
-                self._remove_untagged(self._broken)
+                self._remove_untagged(image_id)
         self._connection.close()
 
     def connect(self) -> None:
@@ -82,17 +82,18 @@ class Docker:
 
     def find(self, image: Image) -> Found | None:
         """See the interface."""
-        name = self._id(image)
-        document = self._get(f"/images/{name}/json", missing={})
-        with understanding(self.label):
-            layers = document.get("RootFS", {}).get("Layers") or []
-            if not document or layers != [layer.diff_id for layer in image.layers]:
-                return None
-            if self._has_containerd_store and self._says_what_is_there:
-                if name not in self._available():
-                    return None
-                self._note(image)
-            return Found(name=name, names=frozenset(document.get("RepoTags") or ()))
+        for name in self._ids(image):
+            document = self._get(f"/images/{name}/json", missing={})
+            with understanding(self.label):
+                layers = document.get("RootFS", {}).get("Layers") or []
+                if not document or layers != [layer.diff_id for layer in image.layers]:
+                    continue
+                if self._has_containerd_store and self._says_what_is_there:
+                    if _manifest_of(image).digest not in self._available():
+                        return None
+                    self._note(image)
+                return Found(name=name, names=frozenset(document.get("RepoTags") or ()))
+        return None
 
     def load(self, write: Callable[[int], Image]) -> Answer:
         """See the interface."""
@@ -110,10 +111,10 @@ class Docker:
 
         with pipe_to(send, name="docker load", wait=False) as fd:
             image = write(fd)
-        self._broken = self._id(image)
+        self._broken = self._ids(image)
         found = self.find(image)
         if found is not None:
-            self._broken = None
+            self._broken = ()
         return Answer(image=image, found=found, remarks=one_line(" ".join(remarks)))
 
     def tag(self, found: Found, repo_tag: str) -> str:
@@ -124,12 +125,13 @@ class Docker:
             self._checked(self._respond("POST", f"/images/{found.name}/tag?{query}"))
         return repo_tag
 
-    def _id(self, image: Image) -> Digest:
-        """Return docker's ID of an image: the digest of its config, or of its manifest."""
-        if not self._has_containerd_store:
-            return image.image_id
-        assert image.manifest is not None, "of an OCI archive"
-        return image.manifest.digest
+    def _ids(self, image: Image) -> Sequence[Digest]:
+        """Return what may be docker's ID of an image: the digest of its config or, with
+        containerd's store, of its manifest.
+        """
+        if self._has_containerd_store:
+            return _manifest_of(image).digest, image.image_id
+        return (image.image_id,)
 
     # ---- what it holds
 
@@ -178,9 +180,8 @@ class Docker:
 
     def _note(self, image: Image) -> None:
         """Note the manifest of the layers of `image`, which is there."""
-        assert image.manifest is not None, "of an OCI archive"
         for layer in image.layers:
-            noted = replace(layer, descriptor=image.manifest)
+            noted = replace(layer, descriptor=_manifest_of(image))
             self._digests.record([content_key(layer.diff_id)], noted, self._place)
 
     def _available(self) -> frozenset[Digest]:
@@ -258,6 +259,11 @@ class Docker:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)
         advice = "are you in its group?" if isinstance(error, PermissionError) else "is it running?"
         return EngineError(self.label, f"does not answer: {reason}; {advice}")
+
+
+def _manifest_of(image: Image) -> Descriptor:
+    assert image.manifest is not None, "of an OCI archive"
+    return image.manifest
 
 
 def _message(data: bytes) -> str:

@@ -50,7 +50,7 @@ class ScriptedDocker:
     or None for one that was cut. `before_load` is called when an archive has arrived. Of the
     load of that number, `say` returns an answer without anything being loaded, and `remark`
     another line. One that `loses` keeps no layer. `garble` returns what is answered at a path,
-    with `status`.
+    with `status`. With `names_by_config`, images have the same ID in both stores.
     """
 
     socket: Path
@@ -65,6 +65,7 @@ class ScriptedDocker:
     remark: Callable[[int], str] = lambda _number: ""
     loses: bool = False
     status: int = 200
+    names_by_config: bool = False
     garble: Callable[[str], bytes | None] = lambda _path: None
 
     @property
@@ -138,8 +139,9 @@ class ScriptedDocker:
         blobs = [manifest["config"], *manifest["layers"]]
         config = json.loads(files[_blob(manifest["config"]["digest"])])
         names = [entry["annotations"]["io.containerd.image.name"]] if "annotations" in entry else []
+        image_id = manifest["config"]["digest"] if self.names_by_config else entry["digest"]
         return self._keep(
-            entry["digest"], entry["digest"], [blob["digest"] for blob in blobs],
+            image_id, entry["digest"], [blob["digest"] for blob in blobs],
             config["rootfs"]["diff_ids"], names,
         )  # fmt: skip
 

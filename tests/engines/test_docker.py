@@ -44,6 +44,16 @@ def test_first_load(docker: ScriptedDocker, workshop: Workshop) -> None:
     assert workshop.observer.warnings == []
 
 
+def test_image_ids_by_config(docker: ScriptedDocker, workshop: Workshop) -> None:
+    """Docker with containerd's store may come to call an image what the classic store calls it."""
+    docker.names_by_config = True
+    loaded = workshop.load(docker)
+    assert the_image(docker) == loaded.image.image_id
+    workshop.change("c")
+    workshop.load(docker)
+    assert [layers_sent(members) for members in docker.loads] == [3, 1]
+
+
 def test_unchanged(docker: ScriptedDocker, workshop: Workshop) -> None:
     """An image that is there is not sent again; if it lost its tag, it gets that back."""
     workshop.load(docker)
