@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import IO, TypeVar
@@ -43,8 +44,8 @@ class Program:
         EngineError if it fails; with `partial`, what it has printed by then will do.
         """
         with TemporaryFile() as errors:
-            process = self._start(words, subprocess.DEVNULL, subprocess.PIPE, errors)
-            output, _ = process.communicate()
+            with self._started(words, subprocess.DEVNULL, subprocess.PIPE, errors) as process:
+                output, _ = process.communicate()
             if process.returncode and not partial:
                 raise self._failure(process.returncode, errors)
             return str(output.decode(errors="replace"))
@@ -54,39 +55,46 @@ class Program:
         descriptor; its result is returned. Raises EngineError if the program fails, and the
         exceptions of `write`.
         """
-        with TemporaryFile() as errors:
-            process = self._start(words, subprocess.PIPE, subprocess.DEVNULL, errors)
+        with (
+            TemporaryFile() as errors,
+            self._started(words, subprocess.PIPE, subprocess.DEVNULL, errors) as process,
+        ):
             assert process.stdin is not None, "a pipe"
-            with process:
-                try:
-                    enlarge(process.stdin.fileno())
-                    written = write(process.stdin.fileno())
-                except ReaderClosedError as closed:
-                    process.stdin.close()
-                    raise self._failure(process.wait(), errors) from closed
-                except BaseException:
-                    process.kill()  # before its input ends, which it could take for complete
-                    raise
+            try:
+                enlarge(process.stdin.fileno())
+                written = write(process.stdin.fileno())
+            except ReaderClosedError as closed:
                 process.stdin.close()
-                if process.wait():
-                    raise self._failure(process.returncode, errors)
-                return written
+                raise self._failure(process.wait(), errors) from closed
+            process.stdin.close()
+            if process.wait():
+                raise self._failure(process.returncode, errors)
+            return written
 
     def _command(self, words: tuple[str, ...] = ()) -> list[str]:
         command = [*self.words, *words]
         return command if self.host is None else self.host.command(command)
 
-    def _start(
+    @contextmanager
+    def _started(
         self, words: tuple[str, ...], stdin: int, stdout: int, errors: IO[bytes]
-    ) -> subprocess.Popen[bytes]:
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Start the program. If the body fails, or is interrupted, it is killed."""
         command = self._command(words)
         try:
-            return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=errors)  # noqa: S603 — no shell here; for ssh, the words are quoted
+            process = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=errors)  # noqa: S603 — no shell here; for ssh, the words are quoted
         except FileNotFoundError:
             raise EngineError(self.label, f"needs {command[0]}, which is not installed") from None
         except OSError as error:
             reason = f"{command[0]} cannot be started: {error.strerror}"
             raise EngineError(self.label, reason) from error
+        with process:
+            try:
+                yield process
+            except BaseException:
+                process.kill()  # before its input ends, which it could take for complete
+                process.wait()  # which a KeyboardInterrupt would keep `with` from
+                raise
 
     def _failure(self, status: int, errors: IO[bytes]) -> EngineError:
         """Return the error for a program that ended with `status`, in its own words."""

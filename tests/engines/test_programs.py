@@ -2,12 +2,16 @@
 
 import json
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import stream
+from stream.engines.programs import Program
 from stream.engines.ssh import SshHost
 
 from .conftest import Workshop
@@ -264,3 +268,32 @@ def test_arguments(workshop: Workshop) -> None:
     for more in ({"engine": "rkt"}, {"namespace": "x"}, {"engine": "podman", "namespace": "x"}):
         with pytest.raises(stream.ArgumentError):
             load(workshop, **more)
+
+
+@pytest.mark.parametrize("script", ["exec sleep 60", "cat > /dev/null; exec sleep 60"])
+def test_interrupted_while_it_waits(install: Install, tmp_path: Path, script: str) -> None:
+    """After a signal to us alone, a program that hangs would go on, or be waited for."""
+    install("podman", f'echo $$ > "$STATE/pid"; {script}')
+    pid = tmp_path / "pid"
+    program = Program(words=("podman",))
+
+    def interrupt() -> None:
+        while not (pid.exists() and pid.read_text()):
+            time.sleep(0.01)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+
+    def stop(_signum: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    def ask(program: Program) -> object:
+        return program.feed(lambda fd: os.write(fd, b"x")) if "cat" in script else program.output()
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            ask(program)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
