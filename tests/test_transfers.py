@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from support import until
 
 from stream.errors import OutputError, StreamImageError
 from stream.interfaces import LayerSource
@@ -149,8 +150,7 @@ def test_so_many_at_once_and_no_more() -> None:
 def test_the_largest_is_next() -> None:
     """Without it a push would end with its largest layer, alone."""
     waiting = threading.Event()
-    sink = Sink(1)
-    sink.concurrency = 2  # threads, of which one is kept from writing until all others wait
+    sink = Sink(2)
     order: list[int] = []
 
     def hold(_: object) -> None:
@@ -161,12 +161,13 @@ def test_the_largest_is_next() -> None:
 
     sizes = [3, 1, 4, 5, 2]
     with transfers_into(sink) as transfers:  # type: ignore[arg-type]
-        for number, source in enumerate(
-            [Source(write=hold)] * 2 + [Source(write=write(size), size=size) for size in sizes]
-        ):
-            transfers.add(Transfer(number, source, None, sink))  # type: ignore[arg-type]
-        while len(sink.log) < 2 or len(transfers._to_write) < len(sizes):  # type: ignore[attr-defined]
-            threading.Event().wait(0.001)
+        for number in range(2):
+            transfers.add(Transfer(number, Source(write=hold), None, sink))  # type: ignore[arg-type]
+        until(lambda: len(sink.log) == 2)
+        for size in sizes:
+            source = Source(write=write(size), size=size)
+            transfers.add(Transfer(size + 1, source, None, sink))  # type: ignore[arg-type]
+        until(lambda: len(transfers._to_write) == len(sizes))  # type: ignore[attr-defined]
         waiting.set()
         assert len(list(transfers.rest())) == 7
     assert set(order[:2]) == {5, 4}
