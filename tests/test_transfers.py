@@ -149,28 +149,33 @@ def test_so_many_at_once_and_no_more() -> None:
 
 def test_the_largest_is_next() -> None:
     """Without it a push would end with its largest layer, alone."""
-    waiting = threading.Event()
-    sink = Sink(2)
+    sink, releases = Sink(2), [threading.Event(), threading.Event()]
     order: list[int] = []
 
-    def hold(_: object) -> None:
-        assert waiting.wait(PATIENCE)
+    def hold(release: threading.Event) -> Callable[[object], None]:
+        def wait(_: object) -> None:
+            assert release.wait(PATIENCE)
+
+        return wait
 
     def write(size: int) -> Callable[[object], None]:
         return lambda _: order.append(size)
 
     sizes = [3, 1, 4, 5, 2]
     with transfers_into(sink) as transfers:  # type: ignore[arg-type]
-        for number in range(2):
-            transfers.add(Transfer(number, Source(write=hold), None, sink))  # type: ignore[arg-type]
+        for number, release in enumerate(releases):
+            source = Source(write=hold(release))
+            transfers.add(Transfer(number, source, None, sink))  # type: ignore[arg-type]
         until(lambda: len(sink.log) == 2)
         for size in sizes:
             source = Source(write=write(size), size=size)
             transfers.add(Transfer(size + 1, source, None, sink))  # type: ignore[arg-type]
         until(lambda: len(transfers._to_write) == len(sizes))  # type: ignore[attr-defined]
-        waiting.set()
+        releases[0].set()
+        until(lambda: len(order) == len(sizes))  # in one thread, while the other is kept busy
+        releases[1].set()
         assert len(list(transfers.rest())) == 7
-    assert set(order[:2]) == {5, 4}
+    assert order == sorted(sizes, reverse=True)
 
 
 def test_an_end_does_not_wait_for_a_sink_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
