@@ -69,6 +69,8 @@ def _compare(
             for name, mover in movers.items()
             if options.only is None or name in options.only
         }
+        if not chosen:
+            continue
         taken: Taken = {case: {name: [] for name in chosen} for case in CASES}
         for turn in range(options.runs):
             for name, mover in chosen.items():
