@@ -348,7 +348,7 @@ class _Reader(Fields):
                     hashes[path.encode()] = f"sha256:{parse_sha256(value).hex()}"
                 except ValueError as wrong:
                     self._fault(place, str(wrong))
-        return hashes
+        return dict(sorted(hashes.items()))  # equal confs are equal in all they print
 
     def _customisation_layer(self, disk: Disk) -> CustomisationLayer | Recipe | None:
         key = "customisation_layer"
