@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from consumers.requirements import require
 from handmade import COMPRESSORS, CONFIG_TYPE, LAYER_TYPE, Base, Layout
 
 _DOCKER = "application/vnd.docker."
@@ -136,6 +137,7 @@ _PATIENCE = 20.0  # seconds
 
 def make_certificate(directory: Path) -> Path:
     """Make a certificate for 127.0.0.1, which signs itself, and its key beside it."""
+    require(["openssl"])
     certificate = directory / "certificate.pem"
     options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
     subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
