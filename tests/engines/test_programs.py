@@ -280,6 +280,7 @@ def test_interrupted_while_it_waits(install: Install, tmp_path: Path, script: st
     def interrupt() -> None:
         while not (pid.exists() and pid.read_text()):
             time.sleep(0.01)
+        time.sleep(0.2)  # until it waits: we may still be on our way back from starting it
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
 
     def stop(_signum: int, _frame: object) -> None:
