@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -189,10 +189,14 @@ _UNSUPPORTED = frozenset(
 )
 
 
-def parse_compression(text: str) -> Compression:
-    """Return the compression spelt `CODEC` or `CODEC:LEVEL`. Raises UsageError."""
+def parse_compression(text: str, codecs: Collection[str] = CHOICES) -> Compression:
+    """Return the compression spelt `CODEC` or `CODEC:LEVEL`, with one of `codecs`. Raises
+    UsageError.
+    """
     codec, colon, level = text.partition(":")
     try:
+        if codec not in codecs:
+            raise ArgumentError.not_one_of("codec", codec, codecs)
         if not colon:
             return Compression(codec=codec)
         # Only the canonical spelling: int() also takes "06" and digits of other scripts.

@@ -110,6 +110,9 @@ def check_name(name: str) -> None:
         rule = "a repository name is lower-case"
         if not _NAME.fullmatch(name.lower()):
             rule = "letters, digits, and one of '.', '_', '-', '/' between them"
+        if "://" in name:
+            scheme, _, _ = name.partition("://")
+            rule = f"leave out {scheme}://"
         raise BadReference(Part.NAME, f"{name!r} is not a repository name: {rule}")
     if len(name) > MAX_NAME_LENGTH:
         wrong = (

@@ -73,7 +73,11 @@ def test_what_is_refused(registry: Registry, store: Store, stream_image: Command
         ([f"{name}@sha256:{'0' * 64}"], b"write name:tag"),
         ([name, "--tag", "no tag"], b"'no tag' is not a tag"),
         ([name, "--from", "other.example/base"], b"another registry"),
-        ([name, "--compress", "zstd-seekable"], b"gzip, zstd"),
+        (
+            [name, "--compress", "zstd-seekable"],
+            b"--compress zstd-seekable: is not one of none, gzip, zstd\n",
+        ),
+        ([name, "--compress", "brotli"], b"--compress brotli: is not one of none, gzip, zstd\n"),
     ):
         done = stream_image("push", conf, *words)
         assert (done.returncode, done.stdout) == (2, b""), done.stderr

@@ -55,6 +55,7 @@ def test_tags_take_no_time(tag: str) -> None:
         ("x:v1/b", Part.TAG, "'v1/b' is not a tag: letters"),
         ("host:5000/x:v1/b", Part.TAG, "'v1/b' is not a tag: letters"),
         ("x is not a tag:1", Part.NAME, "'x is not a tag' is not a repository name: letters"),
+        ("docker://x:1", Part.NAME, "'docker://x' is not a repository name: leave out docker://"),
         ("X:1", Part.NAME, "'X' is not a repository name: a repository name is lower-case"),
         (
             "x" * 256 + ":1",

@@ -17,6 +17,7 @@ from stream.cli.options import (
 from stream.cli.output import output_file, say_lines, write_all
 from stream.cli.progress import Reporter
 from stream.cli.registries import add_target_arguments, given_target_access
+from stream.compression import LAYER_CODECS
 from stream.config import load_conf
 from stream.tools.push import DEFAULT_JOBS, push
 
@@ -68,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Push the image. Raises StreamImageError."""
-    compression = parse_compression(args.compress)
+    compression = parse_compression(args.compress, LAYER_CODECS)
     access = given_target_access(args)
     conf = load_conf(args.conf, warn=reporter.warning)
     with ExitStack() as stack:
