@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from stream.errors import ArgumentError
 from stream.model import Commands
 from stream.oci.reference import BadReference, Reference
 from stream.sinks import ARCHIVE_FORMATS
-from stream.text import one_line
+from stream.text import one_line, printable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,9 +89,17 @@ def add_cache_argument(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def given_digests(args: argparse.Namespace) -> Digests:
-    """Return the known digests that those options ask for. Raises UsageError."""
-    return NO_DIGESTS if args.digest_cache is None else given_cache(args)
+def given_digests(args: argparse.Namespace, warn: Callable[[str], None]) -> Digests:
+    """Return the known digests that those options ask for. `warn` is called if a directory was
+    named that cannot be read or trusted. Raises UsageError.
+    """
+    if args.digest_cache is None:
+        return NO_DIGESTS
+    cache = given_cache(args)
+    is_named = args.digest_cache != default_directory(os.environ)
+    if is_named and (problem := cache.why_unused()) is not None:
+        warn(f"--digest-cache {printable(os.fsencode(cache.directory))}: ignored: {problem}")
+    return cache
 
 
 def given_cache(args: argparse.Namespace) -> DigestCache:

@@ -106,7 +106,7 @@ def test_cache_is_shown_and_emptied(conf: Path, tmp_path: Path) -> None:
     assert not _entries(cache)
 
 
-def test_cache_that_is_not_used_says_why(tmp_path: Path) -> None:
+def test_cache_that_is_not_used_says_why(conf: Path, tmp_path: Path) -> None:
     """Users would not find out why every layer is hashed again."""
     cache = tmp_path / CACHE
     cache.mkdir()
@@ -115,6 +115,8 @@ def test_cache_that_is_not_used_says_why(tmp_path: Path) -> None:
     assert _shown(cache)["problem"] == problem
     line = f"{cache}: 0 layers, 0 B; not used: {problem}\n"
     assert _run("cache", cache=cache).stdout.decode() == line
+    said = _run("digests", conf, "-q", cache=cache).stderr.decode()
+    assert said == f"stream-image: warning: --digest-cache {cache}: ignored: {problem}\n"
 
 
 def test_no_place_for_a_cache() -> None:

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Hash the layers and print. Raises StreamImageError."""
     conf = load_conf(args.conf, warn=reporter.warning)
     conf = replace(conf, commands=given_commands(args))
-    digests = PortableKeys(given_digests(args))
+    digests = PortableKeys(given_digests(args, reporter.warning))
     image = compute_digests(conf, digests, reporter)
     keys = digests.by_diff_id()
     layers = [

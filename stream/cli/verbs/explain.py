@@ -67,7 +67,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         spec = read_spec_document(document, name=name, warn=reporter.warning)
         if not args.run_commands:
             spec = replace(spec, conf=replace(spec.conf, commands="skipped"))
-        planned = plan(spec, warn=reporter.warning, digests=given_digests(args))
+        planned = plan(spec, warn=reporter.warning, digests=given_digests(args, reporter.warning))
         warn = ignore  # planning has warned of the same image
         conf, document = planned.conf, planned.document
     else:
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         document=document,
         run_commands=args.run_commands,
         warn=warn,
-        digests=given_digests(args),
+        digests=given_digests(args, reporter.warning),
     )
     if args.json:
         say_json(_document(explanation))

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         reporter.warning,
         repo_tag=args.repo_tag,
         run_commands=args.run_commands,
-        digests=given_digests(args),
+        digests=given_digests(args, reporter.warning),
     )
     if args.json:
         say_json(_document(inspection))

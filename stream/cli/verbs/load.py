@@ -59,6 +59,6 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         engine=args.engine,
         host=args.host,
         namespace=args.namespace,
-        digests=given_digests(args),
+        digests=given_digests(args, reporter.warning),
     )
     say_lines([loaded.name])

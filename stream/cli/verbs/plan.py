@@ -80,6 +80,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     spec = replace(spec, conf=conf if repo_tag is None else replace(conf, repo_tag=repo_tag))
     previous = read_previous(args.previous).store_layers if args.previous else None
     with standard_output() if args.output == "-" else output_file(args.output) as fd:
-        document = plan(spec, previous, warn=reporter.warning, digests=given_digests(args)).document
+        document = plan(
+            spec, previous, warn=reporter.warning, digests=given_digests(args, reporter.warning)
+        ).document
         data = json.dumps(document, indent=2).encode() + b"\n"
         write_all(fd, data, "standard output" if args.output == "-" else args.output)

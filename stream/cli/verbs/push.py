@@ -85,7 +85,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
             jobs=args.jobs,
             mount_from=args.mount_from,
             access=access,
-            digests=given_digests(args),
+            digests=given_digests(args, reporter.warning),
             rehearse=args.dry_run,
         )
         if output is not None:

@@ -90,7 +90,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
             reporter,
             listen=args.listen,
             allow_remote=args.allow_remote,
-            digests=given_digests(args),
+            digests=given_digests(args, reporter.warning),
         ) as served,
         # Running transfers are completed after the first signal; the next one ends them as well.
         _Signals() as signals,

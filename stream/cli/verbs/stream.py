@@ -52,5 +52,5 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
             archive_format=args.format,
             compression=target.compression,
             threads=args.threads,
-            digests=given_digests(args),
+            digests=given_digests(args, reporter.warning),
         )
