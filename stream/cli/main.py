@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any, NoReturn
 
 import stream
 from stream.cli import verbs
 from stream.cli.output import hold_standard_descriptors, say, say_lines
 from stream.cli.progress import MODES, Reporter, reporter
-from stream.cli.signals import Stopped, stop_on_signals
 from stream.cli.usage import UsageError
 from stream.errors import (
     ArgumentError,
@@ -31,6 +32,38 @@ DONE, FAILED, BAD_USAGE = 0, 1, 2
 MAX_WORD = 30  # characters compared with the verbs
 
 _BAD_USAGE_ERRORS = (ArgumentError, ConfError, InstallationError, UsageError)
+
+
+class _Stopped(BaseException):
+    """A signal asks the process to end."""
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+
+
+# All that end a process, except those that a fault of its own raises and SIGKILL. SIGPIPE and
+# SIGXFSZ are errors of a write.
+_SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGALRM,
+    signal.SIGVTALRM,
+    signal.SIGPROF,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGXCPU,
+    signal.SIGIO,
+    signal.SIGPWR,
+    signal.SIGSTKFLT,
+)
+
+
+def _stop(signum: int, _frame: FrameType | None) -> None:
+    # One signal is enough: another would interrupt the clean-up.
+    if _SIGNALS[0] not in signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS):
+        raise _Stopped(signum)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -99,10 +132,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         hold_standard_descriptors()
         verb, args = _read_arguments(argv)
-        stop_on_signals()
+        for signum in _SIGNALS:
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                signal.signal(signum, _stop)
         report, debug = reporter(args.progress, quiet=args.quiet), args.debug
         return verb.run(args, report) or DONE
-    except Stopped as stopped:
+    except _Stopped as stopped:
         return 128 + stopped.signum
     except ReaderClosedError:
         return FAILED

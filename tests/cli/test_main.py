@@ -15,7 +15,7 @@ from support import COMMAND, Store, members
 
 import stream
 from stream.cli import main as command_line
-from stream.cli import signals, verbs
+from stream.cli import verbs
 
 
 @pytest.fixture
@@ -265,7 +265,7 @@ def test_no_thread_left(
         raise RuntimeError
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    handlers = {one: signal.getsignal(one) for one in signals._SIGNALS}
+    handlers = {one: signal.getsignal(one) for one in command_line._SIGNALS}
     assert command_line.main([*args, "-o", "/dev/null", "-q"]) == 1
     for one, handler in handlers.items():
         signal.signal(one, handler)
