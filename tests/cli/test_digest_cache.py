@@ -20,16 +20,23 @@ def conf(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [["--digest-cache", "/dev/null"], ["--digest-cache", "/proc/none"], ["--no-digest-cache"]],
+    ("options", "warning"),
+    [
+        (["--digest-cache", "/dev/null"], "--digest-cache /dev/null: ignored: is not a directory"),
+        (["--digest-cache", "/proc/none"], ""),
+        (["--no-digest-cache"], ""),
+    ],
     ids=["not-a-directory", "not-to-be-made", "none"],
 )
-def test_image_needs_no_cache(conf: str, options: Sequence[str], stream_image: Run) -> None:
+def test_image_needs_no_cache(
+    conf: str, options: Sequence[str], warning: str, stream_image: Run
+) -> None:
     """An image would not be written because its digests cannot be kept."""
+    expected = f"stream-image: warning: {warning}\n".encode() if warning else b""
     plain = stream_image("--quiet", conf)
     for environment in {}, {"HOME": "/nonexistent", "XDG_CACHE_HOME": ""}:
         done = stream_image("--quiet", conf, *options, env=environment)
-        assert (done.returncode, done.stderr) == (0, b"")
+        assert (done.returncode, done.stderr) == (0, expected)
         assert done.stdout == plain.stdout
 
 
