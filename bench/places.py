@@ -20,10 +20,10 @@ from bench.measure import CommandError, Run, run
 _ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(_ROOT / "tests"))
 
-from consumers.daemonless import Podman  # noqa: E402
-from consumers.daemons import Containerd, Docker, Registry  # noqa: E402
-from consumers.isolation import Isolation, IsolationError, isolated  # noqa: E402
-from consumers.requirements import PATH  # noqa: E402
+from consumers.daemonless import Podman  # noqa: E402 — found only with the path above
+from consumers.daemons import Containerd, Docker, Registry  # noqa: E402 — likewise
+from consumers.isolation import Isolation, IsolationError, isolated  # noqa: E402 — likewise
+from consumers.requirements import PATH  # noqa: E402 — likewise
 
 _ENGINES: Mapping[str, type[Docker | Podman | Containerd]] = {
     "docker": Docker,

@@ -109,7 +109,7 @@ def _run(
     shell = ["/bin/sh", "-c", *words]
     words = shell if len(words) == 1 else [word.replace(f"${VARIABLE}", value) for word in words]
     try:
-        process = subprocess.Popen(words, env={**os.environ, VARIABLE: value})  # noqa: S603
+        process = subprocess.Popen(words, env={**os.environ, VARIABLE: value})  # noqa: S603 — the user gave the command
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "contains a NUL character"
         reporter.error(one_line(f"--run: {words[0]}: cannot be started: {reason}"))
