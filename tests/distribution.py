@@ -210,6 +210,10 @@ class Registry:
             401, "UNAUTHORIZED", "authentication required", {"WWW-Authenticate": realm + scope}
         )
 
+    def _may_pull(self, request: Request, name: str) -> bool:
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        return not self.tokens or f"repository:{name}:pull" in self.issued[token]
+
     def _token(self, request: Request) -> Answer:
         asked = request.query
         is_known = False
@@ -247,7 +251,8 @@ class Registry:
             return self._store(name, query["digest"][0], request.body)
         if "mount" in query and self.mounts:
             digest = query["mount"][0]
-            sources = [self.repositories.get(one) for one in query.get("from", [])]
+            names = [one for one in query.get("from", []) if self._may_pull(request, one)]
+            sources = [self.repositories.get(one) for one in names]
             for source in (one for one in sources if one is not None):
                 if digest in source.blobs:
                     return self._store(name, digest, source.blobs[digest])

@@ -100,6 +100,18 @@ class Authorization:
         with self._lock:
             return self._current()
 
+    def widen(self, scope: str) -> None:
+        """Ask for tokens for `scope` as well from now on, unless the token service refuses."""
+        with self._lock:
+            if not self._add(scope):
+                return
+            before, self._value = self._value, None
+            try:
+                self._current()
+            except RegistryError:
+                self._scopes.remove(scope)
+                self._value = before
+
     def renew(self, used: str | None, challenges: Sequence[Challenge]) -> bool:
         """Return whether there is another value than `used`, which was answered with 401 and
         `challenges`: with a token for the scope named there too. Raises RegistryError.
@@ -114,8 +126,7 @@ class Authorization:
                 return False
             named = chosen.parameters.get("scope", "").split() if chosen is not None else []
             for scope in named:
-                if scope not in self._scopes and len(self._scopes) < _MAX_SCOPES:
-                    self._scopes.append(scope)
+                self._add(scope)
             self._value = None
             return self._current() != used
 
@@ -129,6 +140,12 @@ class Authorization:
         for secret in sorted(self._secrets, key=len, reverse=True):
             text = text.replace(secret, "…")
         return text
+
+    def _add(self, scope: str) -> bool:
+        is_new = scope not in self._scopes and len(self._scopes) < _MAX_SCOPES
+        if is_new:
+            self._scopes.append(scope)
+        return is_new
 
     def _current(self) -> str | None:
         challenge = self._challenge

@@ -150,6 +150,8 @@ class Repository:
         """Make the blob of another repository of this registry one of this one, and return None.
         If that is refused, or the blob is not there, return an upload for it.
         """
+        if repository != self.path:
+            self._session().authorization.widen(f"repository:{repository}:pull")
         query = f"?mount={quote(digest, safe='')}&from={quote(repository, safe='')}"
         request = self._to("POST", f"{_UPLOADS}{query}")
         taken = (HTTPStatus.CREATED, HTTPStatus.ACCEPTED)

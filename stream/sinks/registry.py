@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol, Self, TypeVar
 
 from stream.archives.parsing import parse_json
@@ -133,8 +134,10 @@ class RegistrySink:
     Layers are stored with `compression`, unless they come compressed; at most `jobs` of them have
     bytes in flight. A blob that the repository lacks is mounted from one of `mount_from` if that
     has it. What the manifest of the first tag lists is there, unless `trusting` is false: some
-    registries remove blobs below a manifest. `confirmed` is called with every blob, once, in any
-    thread.
+    registries remove blobs below a manifest. `homes` are the blobs that earlier pushes of this run
+    have confirmed on the registry, each with the path there of a repository that has it: this one,
+    whose path is `path`, or one to mount it from. `confirmed` is called with every blob, once, in
+    any thread.
     """
 
     def __init__(  # noqa: PLR0913 — the options of a push, each of its own
@@ -146,6 +149,8 @@ class RegistrySink:
         compression: Compression,
         jobs: int,
         mount_from: Sequence[str] = (),
+        homes: Mapping[Digest, str] = MappingProxyType({}),
+        path: str = "",
         trusting: bool = True,
         confirmed: Callable[[Blob], None] = lambda _blob: None,
     ) -> None:
@@ -161,6 +166,8 @@ class RegistrySink:
         self._tags = tags
         self._compression = compression
         self._mount_from = mount_from
+        self._homes = homes
+        self._path = path
         self._trusting = trusting
         self._report = confirmed
         self._lock = threading.Lock()  # for what follows
@@ -218,17 +225,26 @@ class RegistrySink:
             if blob.digest in self._blobs:
                 return True
         target = self._look.target
-        is_listed = self._trusting and blob.digest in target.blobs
-        if is_listed or target.repository.has_blob(blob.digest, blob.size):
+        home = self._homes.get(blob.digest)
+        if self._trusting and (blob.digest in target.blobs or home == self._path):
             self._confirm(blob, "held")
             return True
-        for repository in self._mount_from:
-            upload = target.repository.mount(blob.digest, repository)
-            if upload is None:
-                self._confirm(blob, "mounted")
-                return True
+        # Whoever has it elsewhere seldom has it here: a mount, which does no harm, saves a question.
+        if home not in (None, self._path) and self._mount(blob, home):
+            return True
+        if target.repository.has_blob(blob.digest, blob.size):
+            self._confirm(blob, "held")
+            return True
+        return any(self._mount(blob, one) for one in self._mount_from if one != home)
+
+    def _mount(self, blob: Descriptor, repository: str) -> bool:
+        """Mount a blob from another repository of the registry. Return False if it did not."""
+        upload = self._look.target.repository.mount(blob.digest, repository)
+        if upload is not None:
             self._keep_session(blob.digest, upload)
-        return False
+            return False
+        self._confirm(blob, "mounted")
+        return True
 
     def _confirm(self, blob: Descriptor, passage: Passage) -> None:
         confirmed = Blob(descriptor=blob, passage=passage)

@@ -213,6 +213,36 @@ def test_mount(registry: Registry, opened: Opened) -> None:
     begun.commit(digest_of(b"x"))
 
 
+def test_mount_from_where_nobody_foresaw(
+    registry: Registry, opened: Opened, log_in: Callable[[dict[str, Any]], Path]
+) -> None:
+    """Without a token for that repository too, a registry begins an upload: all is sent again."""
+    registry.tokens, registry.anonymous = True, False
+    log_in(registry.credentials())
+    layer = upload(opened("team/base"))
+    repository = opened()
+    assert repository.manifest("v1") is None  # with a token for this repository alone
+    assert repository.mount(layer, "team/base") is None
+    assert repository.mount(layer, "team/base") is None
+    tokens = [request for request in registry.requests if request.path == "/token"]
+    assert len(tokens) == 3
+
+
+def test_token_refused_for_a_mount(
+    registry: Registry, opened: Opened, log_in: Callable[[dict[str, Any]], Path]
+) -> None:
+    """Where the other repository is not for this user, the push goes on without it."""
+    registry.tokens = True
+    log_in(registry.credentials())
+    registry.faults = [Fault(path="token.*secret", status=403, times=9)]
+    repository = opened()
+    begun = repository.mount(ABSENT, "secret/base")
+    assert begun is not None
+    begun.send([LAYER])
+    begun.commit(digest_of(LAYER))
+    assert registry.repository("team/app").blobs == {digest_of(LAYER): LAYER}
+
+
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 501])
 def test_refused_mount(registry: Registry, opened: Opened, status: int) -> None:
     """Artifactory refuses to mount, and others each in their way: then the blob is sent."""

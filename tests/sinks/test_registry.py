@@ -58,6 +58,7 @@ def push(  # noqa: PLR0913 — each what a test varies
     digests: Digests = NO_DIGESTS,
     tags: Sequence[str] = ("v1",),
     mount_from: Sequence[str] = (),
+    homes: Mapping[Digest, str] | None = None,
     trusting: bool = True,
 ) -> tuple[Image, dict[str, int]]:
     """Push, and return the image and the number of blobs by how they came there."""
@@ -66,7 +67,8 @@ def push(  # noqa: PLR0913 — each what a test varies
         opened_sources(conf, Observer()) as sources,
         RegistrySink(
             lambda: repository, "registry.example/app", tags, compression=compression, jobs=2,
-            mount_from=mount_from, trusting=trusting, confirmed=passages.append,
+            mount_from=mount_from, homes=homes or {}, path="app", trusting=trusting,
+            confirmed=passages.append,
         ) as sink,
     ):  # fmt: skip
         (image,) = write_images([sources], sink, Observer(), digests)
@@ -265,6 +267,45 @@ def test_blobs_of_other_repositories_are_mounted(
     _, counts = push(conf, repository, digests=digests, mount_from=["empty", "base"])
     assert counts == {"sent": 0, "mounted": 4, "held": 0}
     assert not repository.open, "sessions that were opened instead are cancelled"
+
+
+def test_home_of_a_blob_is_asked_first(
+    conf: ImageConf, digests: Digests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it the second of many images would ask for each layer before it mounts it."""
+    other = MemoryRepository()
+    push(conf, other, digests=digests)
+    forbid_reading(monkeypatch)
+    repository = MemoryRepository({"base": other.blobs})
+    homes = dict.fromkeys(other.blobs, "base")
+    _, counts = push(conf, repository, digests=digests, homes=homes, mount_from=["base"])
+    assert counts == {"sent": 0, "mounted": 4, "held": 0}
+    assert repository.count("HEAD blob") == 0
+
+
+def test_home_of_a_blob_may_be_this_repository(
+    conf: ImageConf, digests: Digests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it many tags of one repository would ask for all of its layers again and again."""
+    repository = MemoryRepository()
+    push(conf, repository, digests=digests)
+    forbid_reading(monkeypatch)
+    repository.requests.clear()
+    homes = dict.fromkeys(repository.blobs, "app")
+    _, counts = push(conf, repository, digests=digests, homes=homes, tags=["v2"])
+    assert counts == {"sent": 0, "mounted": 0, "held": 4}
+    assert repository.count("HEAD blob") == repository.count("POST") == 0
+
+
+def test_home_that_has_lost_a_blob(conf: ImageConf, digests: Digests) -> None:
+    """Without it a blob that a registry removes meanwhile would fail all the images after it."""
+    other = MemoryRepository()
+    push(conf, other, digests=digests)
+    repository = MemoryRepository({"base": {}})
+    homes = dict.fromkeys(other.blobs, "base")
+    _, counts = push(conf, repository, digests=digests, homes=homes)
+    assert counts == {"sent": 4, "mounted": 0, "held": 0}
+    assert not repository.open
 
 
 def test_session_opened_instead_of_a_mount_is_used(conf: ImageConf, digests: Digests) -> None:
