@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 from typing import Any, NoReturn
 
 import stream
 from stream.cli import verbs
 from stream.cli.output import hold_standard_descriptors, say, say_lines
 from stream.cli.progress import MODES, Reporter, reporter
+from stream.cli.signals import Stopped, StopSignals
 from stream.cli.usage import UsageError
 from stream.errors import (
     ArgumentError,
@@ -32,38 +31,6 @@ DONE, FAILED, BAD_USAGE = 0, 1, 2
 MAX_WORD = 30  # characters compared with the verbs
 
 _BAD_USAGE_ERRORS = (ArgumentError, ConfError, InstallationError, UsageError)
-
-
-class _Stopped(BaseException):
-    """A signal asks the process to end."""
-
-    def __init__(self, signum: int) -> None:
-        self.signum = signum
-
-
-# All that end a process, except those that a fault of its own raises and SIGKILL. SIGPIPE and
-# SIGXFSZ are errors of a write.
-_SIGNALS = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGALRM,
-    signal.SIGVTALRM,
-    signal.SIGPROF,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGXCPU,
-    signal.SIGIO,
-    signal.SIGPWR,
-    signal.SIGSTKFLT,
-)
-
-
-def _stop(signum: int, _frame: FrameType | None) -> None:
-    # One signal is enough: another would interrupt the clean-up.
-    if _SIGNALS[0] not in signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS):
-        raise _Stopped(signum)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -127,18 +94,21 @@ def _closest_verb(word: str) -> str | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: that of the process). Return the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
+    try:
+        with StopSignals() as signals:
+            return _main(sys.argv[1:] if argv is None else argv, signals)
+    except Stopped as stopped:
+        return 128 + stopped.signum
+
+
+def _main(argv: Sequence[str], signals: StopSignals) -> int:
     report, debug = Reporter(), False
     try:
         hold_standard_descriptors()
         verb, args = _read_arguments(argv)
-        for signum in _SIGNALS:
-            if signal.getsignal(signum) is not signal.SIG_IGN:
-                signal.signal(signum, _stop)
+        signals.catch()
         report, debug = reporter(args.progress, quiet=args.quiet), args.debug
         return verb.run(args, report) or DONE
-    except _Stopped as stopped:
-        return 128 + stopped.signum
     except ReaderClosedError:
         return FAILED
     except Exception as error:  # noqa: BLE001 — users never see a traceback

@@ -122,6 +122,16 @@ def test_while_waiting_for_a_fifo(store: Store, tmp_path: Path) -> None:
     assert seconds < AT_ONCE
 
 
+def test_just_before_a_wait(store: Store, world: World) -> None:
+    """Without it Ctrl-C in the wrong microsecond would do nothing until what is waited for ends."""
+    store.file("one", b"")
+    fifo = store.directory / "fifo"
+    os.mkfifo(fifo)
+    with Run(store.conf(["one"]), "-o", fifo, env=world(signal=str(int(signal.SIGTERM)))) as run:
+        outcome = run.wait()
+    assert (outcome.status, outcome.stderr) == (128 + signal.SIGTERM, "")
+
+
 @pytest.mark.slow
 def test_many_at_once(store: Store, tmp_path: Path) -> None:
     """Without it a second signal, sent while the first one ends the run, could show a traceback

@@ -13,6 +13,7 @@
  *                short:N, eintr, eagain, enospc:N (after N bytes)
  *   WORLD_FD     the descriptor whose writes misbehave (default 1)
  *   WORLD_WALK   each stat of a watched directory entry takes N milliseconds
+ *   WORLD_SIGNAL raise this signal just before a watched file is opened for writing
  *   WORLD_THREAD no thread starts whose code is in a library with this in its name
  *   WORLD_PAUSE  FIFO:N:PATH  before the N-th read of PATH, write a byte to the
  *                FIFO and wait to read one from it with ".back" after its name
@@ -22,6 +23,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -128,6 +130,13 @@ static ssize_t after_read(int fd, ssize_t got)
     if (!next) \
         next = (result (*)(__VA_ARGS__))dlsym(RTLD_NEXT, name)
 
+static void before_open(const char *path, int flags)
+{
+    const char *signum = getenv("WORLD_SIGNAL");
+    if (signum && (flags & O_ACCMODE) == O_WRONLY && watched(path))
+        raise(atoi(signum));
+}
+
 #define OPEN(function) \
     int function(const char *path, int flags, ...) \
     { \
@@ -136,6 +145,7 @@ static ssize_t after_read(int fd, ssize_t got)
         va_start(arguments, flags); \
         int mode = va_arg(arguments, int); \
         va_end(arguments); \
+        before_open(path, flags); \
         return opened(path, next(path, flags, mode)); \
     }
 OPEN(open)

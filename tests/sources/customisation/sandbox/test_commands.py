@@ -877,17 +877,16 @@ def test_removed_after_an_error(place: Path, raised: type[BaseException]) -> Non
 
 SIGNALLED = """
 import sys
-from stream.cli import main as cli
+from stream.cli.signals import Stopped, StopSignals
 from stream.sources.customisation.sandbox.commands import run_commands
 from stream.sources.customisation.tree import Tree
 from stream.nix.store_root import Disk
 from stream.model import Recipe
-import signal, os
-for signum in cli._SIGNALS:
-    signal.signal(signum, cli._stop)
+import os
+StopSignals().catch()
 try:
     with run_commands(Tree(), Recipe(**{recipe!r}), disk=Disk(), mtime=0, warn=print): pass
-except cli._Stopped as stopped:
+except Stopped as stopped:
     os._exit(128 + stopped.signum)
 """
 
