@@ -58,7 +58,7 @@ KEYS = frozenset(
         "annotations", "architecture", "base_config", "base_history", "config", "created", "customisation_layer",
         "customisation_mtime", "customisation_store_paths", "from_image", "gid", "gname", "labels",
         "mtime", "os", "repo_tag", "skip_base_paths", "store_dir", "store_layers", "store_path_hashes", "store_root",
-        "uid", "uname",
+        "uid", "uname", "variant",
     }
 )  # fmt: skip
 
@@ -219,6 +219,7 @@ class _Reader(Fields):
             annotations=self.strings("annotations"),
             store_root=disk.root,
             store_path_hashes=self._store_path_hashes(),
+            variant=self.text("variant", empty=False),
         )
 
     def _architecture(self) -> str:
@@ -523,6 +524,7 @@ def conf_document(conf: ImageConf) -> dict[str, Any]:
         "store_root": conf.store_root.decode() or None,
         "uid": _unless(owner.uid, default.uid),
         "uname": _unless(owner.uname, default.uname),
+        "variant": conf.variant or None,
     }
     return {key: value for key, value in members.items() if value is not None}
 

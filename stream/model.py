@@ -188,7 +188,7 @@ class ImageConf:
     `customisation_store_paths` are in the customisation layer, behind its own files.
     `store_path_hashes` has the NAR hash of store paths, so far as Nix knows them.
     On disk, paths in the store directory are prefixed with `store_root`: see
-    `stream.nix.store_root`.
+    `stream.nix.store_root`. `variant` is the architecture's, such as `v7`; empty if it has none.
 
     `commands` is the caller's decision about a recipe's commands, not part of a conf: run them
     in the sandbox, without it, or not at all, as for somebody who only looks.
@@ -209,6 +209,7 @@ class ImageConf:
     store_root: bytes = b""
     customisation_store_paths: tuple[bytes, ...] = ()
     store_path_hashes: Mapping[bytes, str] = field(default_factory=dict)
+    variant: str = ""
     commands: Commands = "sandboxed"
 
     @property

@@ -152,6 +152,7 @@ def documents(root: str) -> st.SearchStrategy[Document]:
             "store_root": st.just("/"),
             "uid": ids,
             "uname": no_nul,
+            "variant": st.just("v7"),
         },
     ).map(_consistent)
 

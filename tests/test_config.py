@@ -118,11 +118,13 @@ def test_every_key(store: str, customisation: Path) -> None:
         "gid": 100,
         "uname": "user",
         "gname": "users",
+        "variant": "v8",
     }
     assert document.keys() == KEYS
     conf = parse(document)
     assert conf == stream.ImageConf(
         architecture="arm64",
+        variant="v8",
         container_config={
             "Cmd": ["/x"],
             "Labels": {"ü": None, "a": "ours", "b": "ours"},
@@ -257,9 +259,9 @@ def test_thousands_of_unknown_keys() -> None:
 
 # keys, part of the message, values
 BAD: list[tuple[list[str], str, list[object]]] = [
-    (["architecture", "os", "uname", "gname"], "must be a string", [None, 1, True, [], {}]),
-    (["uname", "gname", "architecture"], "NUL", ["a\0b"]),
-    (["architecture"], "empty", [""]),
+    (["architecture", "os", "uname", "gname", "variant"], "must be a string", [None, 1, True, [], {}]),
+    (["uname", "gname", "architecture", "variant"], "NUL", ["a\0b"]),
+    (["architecture", "variant"], "empty", [""]),
     (["config"], "must be an object", [1, "x", []]),
     (
         ["store_dir", "repo_tag", "created", "mtime", "customisation_mtime"],
@@ -540,6 +542,7 @@ def test_all_faults_together(store: str) -> None:
             "uid": -1, "gid": "z", "uname": 3, "gname": None,
             "base_config": 1, "base_history": "x", "skip_base_paths": 0,
             "annotations": 1, "labels": [], "customisation_store_paths": 1, "store_path_hashes": 1,
+            "variant": 7,
         }
     )  # fmt: skip
     assert found.keys() == (KEYS - {"store_dir", "store_layers", "store_root"}) | {

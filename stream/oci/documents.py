@@ -56,6 +56,7 @@ def image_config(
     document = {
         "created": created,
         "architecture": conf.architecture,
+        **({"variant": conf.variant} if conf.variant else {}),
         "os": "linux",
         "config": container_config,
         "rootfs": {"diff_ids": [layer.diff_id for layer in layers], "type": "layers"},

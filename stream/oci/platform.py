@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from stream.model import ImageConf
+
 # GOARCH names, by the values of `platform.machine()`.
 ARCHITECTURES = {
     "x86_64": "amd64",
@@ -54,6 +56,11 @@ class Platform:
 
         machine = platform.machine()
         return cls(os="linux", architecture=ARCHITECTURES.get(machine, machine))
+
+    @classmethod
+    def of_conf(cls, conf: ImageConf) -> Self:
+        """Return the platform of the image of `conf`."""
+        return cls(os="linux", architecture=conf.architecture, variant=conf.variant)
 
     def __str__(self) -> str:
         parts = (self.os or "unknown", self.architecture or "unknown", self.variant)

@@ -32,7 +32,7 @@ _PASSED = frozenset(
     {
         "annotations", "architecture", "base_config", "base_history", "config", "created",
         "customisation_mtime", "gid", "gname", "labels", "mtime", "os", "skip_base_paths", "store_dir",
-        "store_root", "uid", "uname",
+        "store_root", "uid", "uname", "variant",
     }
 )  # fmt: skip
 _OWN = frozenset(

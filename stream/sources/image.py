@@ -186,6 +186,7 @@ class ImageSources:
             repo_tags=() if repo_tag is None else (repo_tag,),
             layers=everything,
             architecture=self.conf.architecture,
+            variant=self.conf.variant,
             annotations=self.conf.annotations,
         )
 

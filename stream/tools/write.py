@@ -12,6 +12,7 @@ from stream.digests import NO_DIGESTS, Digests
 from stream.errors import ArgumentError
 from stream.model import Image, ImageConf
 from stream.observer import Observer
+from stream.oci.platform import Platform
 from stream.pipeline import write_images
 from stream.sinks import ArchiveFormat, check_format, check_output, opened_archive
 from stream.sources import image
@@ -62,14 +63,13 @@ def write_image(  # noqa: PLR0913 — the options of the command, each of its ow
 @contextmanager
 def opened_sources(conf: ImageConf, observer: Observer) -> Iterator[image.ImageSources]:
     """Open the sources of the image of `conf`, to be written. `observer` is warned if the base
-    image is for another architecture. Raises StreamImageError.
+    image is for another platform. Raises StreamImageError.
     """
 
     def check(base: BaseImage | None) -> None:
-        if base is not None and base.architecture not in ("", conf.architecture):
-            observer.warning(
-                f"the base image is for {base.architecture}, this one for {conf.architecture}"
-            )
+        wanted = Platform.of_conf(conf)
+        if base is not None and wanted.distance(base.platform) is None:
+            observer.warning(f"the base image is for {base.platform}, this one for {wanted}")
 
     with image.opened(conf, observer.warning, check=check) as sources:
         yield sources

@@ -97,6 +97,12 @@ def test_image_config() -> None:
     assert image_config(conf_with(), LAYERS) == CONFIG.encode()
 
 
+def test_image_config_with_a_variant() -> None:
+    """Without it a machine of an earlier variant would take the image for its own."""
+    document = json.loads(image_config(conf_with(architecture="arm", variant="v6"), LAYERS))
+    assert (document["architecture"], document["variant"]) == ("arm", "v6")
+
+
 def test_image_config_of_nothing() -> None:
     """An image of nothing has empty lists and an empty object, on one line each."""
     lines = image_config(conf_with(container_config={}), []).decode().splitlines()

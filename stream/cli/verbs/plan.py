@@ -44,7 +44,8 @@ Its keys, described in docs/plan.md:
   includeStorePaths, keepContentsDirlinks, labels, layering, layeringPipeline,
   maxLayers, mtime, name, network, nix_store, os, owner, perms, postMount,
   postUmount, preMount, references_graph, roots, runAsRoot, skip_base_paths,
-  store_dir, store_root, tag, uid, uname, unshipped, users
+  store_dir, store_root, tag, uid, uname, unshipped, users,
+  variant
 """
 HAS_PROGRESS = False
 

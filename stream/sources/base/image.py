@@ -76,9 +76,9 @@ class BaseImage:
         return self.image.document
 
     @property
-    def architecture(self) -> str:
-        """The architecture that the image is for; empty if unknown."""
-        return self.image.platform.architecture
+    def platform(self) -> Platform:
+        """The platform that the image is for, so far as it is known."""
+        return self.image.platform
 
     def tree(self) -> BaseTree:
         """Return the image's layers as one tree; needs the listed entries. Raises
@@ -204,15 +204,14 @@ def open_base_image(
     summaries: bool = False,
     programs: bool = False,
 ) -> BaseImage:
-    """Open the image that `reference` names; of several, the one for the conf's architecture.
+    """Open the image that `reference` names; of several, the one that fits the conf's platform best.
     Lists what the conf needs; with `entries` also its layers' entries, with `summaries` a
     summary of each layer, with `programs` its programs. Raises ArchiveError.
     """
     lister = Lister(conf, entries=entries, summaries=summaries, programs=programs, keep=_keep(conf))
     archive = open_archive(reference.path, lister if lister.is_needed else None)
     try:
-        platform = Platform(os="linux", architecture=conf.architecture)
-        image = archive.choose(reference.repo_tag, platform)
+        image = archive.choose(reference.repo_tag, Platform.of_conf(conf))
         check_listing(archive.name, image)
         blobs = dict.fromkeys(layer.blob for layer in image.layers)
         listings = {blob: archive.container.peruse(blob) for blob in blobs if lister.is_needed}

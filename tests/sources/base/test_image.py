@@ -15,7 +15,7 @@ import handmade
 import orjson
 import pytest
 import pyzstd
-from handmade import Base, digest, layer_tar, link, tar_of
+from handmade import Base, Layout, digest, layer_tar, link, tar_of
 
 import stream
 from stream.archives.images import open_archive
@@ -307,6 +307,27 @@ def test_choice_among_images(build: Build, tmp_path: Path) -> None:
         build(f"{path}:three:3")
 
 
+@pytest.mark.parametrize(
+    ("wanted", "chosen"),
+    [(("arm", "v7"), 1), (("arm", "v6"), 2), (("arm", None), 1), (("arm64", None), 0)],
+)
+def test_choice_among_variants(
+    build: Build, tmp_path: Path, wanted: tuple[str, str | None], chosen: int
+) -> None:
+    """Without it an image for an earlier processor would be built on one that cannot run there."""
+    layout = Layout()
+    bases = [Base(layers=[layer]) for layer in LAYERS[:3]]
+    platforms = [("arm64", "v8"), ("arm", "v7"), ("arm", "v6")]
+    for base, (name, level) in zip(bases, platforms, strict=True):
+        layout.top.append(layout.image(base, os="linux", architecture=name, variant=level))
+    (tmp_path / "base.tar").write_bytes(layout.tar())
+    architecture, variant = wanted
+    more = {"variant": variant} if variant else {}
+    _, config, _ = build(tmp_path / "base.tar", architecture=architecture, **more)
+    assert diff_ids(config)[:-1] == [handmade.digest(LAYERS[chosen])]
+    assert config.get("variant") == variant
+
+
 def _with(members: list[tuple[str, bytes | tarfile.TarInfo]]) -> bytes:
     """Return BASE's archive with more members before its manifest."""
     own, item = BASE.docker_members()
@@ -464,7 +485,7 @@ def test_another_architecture(tmp_path: Path, stream_image: Any) -> None:
     done = stream_image("-q", f"{tmp_path}/conf.json", "-o", "/dev/null")
     assert done.returncode == 0
     assert done.stderr == (
-        b"stream-image: warning: the base image is for arm64, this one for amd64\n"
+        b"stream-image: warning: the base image is for linux/arm64, this one for linux/amd64\n"
     )
 
 
@@ -478,7 +499,7 @@ def test_another_architecture_before_commands(tmp_path: Path, stream_image: Any)
     (tmp_path / "conf.json").write_bytes(orjson.dumps(conf))
     done = stream_image("-q", f"{tmp_path}/conf.json", "-o", "/dev/null")
     assert done.returncode == 1
-    assert b"the base image is for arm64" in done.stderr.splitlines()[0]
+    assert b"the base image is for linux/arm64" in done.stderr.splitlines()[0]
 
 
 def test_fifo(tmp_path: Path) -> None:
