@@ -9,7 +9,7 @@ import io
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from stream.cli.output import printable_json, say, write_error
@@ -43,33 +43,46 @@ def _image_line(image: Image) -> str:
 
 
 _PASSAGES: tuple[Passage, ...] = ("sent", "mounted", "held")
+_REHEARSED: dict[Passage, str] = {"sent": "would send", "mounted": "would mount", "held": "held"}
+
+
+def _word(passage: Passage, *, rehearsed: bool) -> str:
+    """Return the word for how something came where it is, or would in a dry run."""
+    return _REHEARSED[passage] if rehearsed else passage
+
+
+def _moved(noun: str, totals: Iterable[tuple[Passage, tuple[int, int]]], *, rehearsed: bool) -> str:
+    """Return the words for how many of what a `noun` names came how, with their size in bytes."""
+    parts = ["dry run"] if rehearsed else []
+    for passage, (number, size) in totals:
+        word = _word(passage, rehearsed=rehearsed)
+        if number:
+            what = f"1 {noun}" if number == 1 else f"{number} {noun}s"
+            parts.append(f"{word} {what} ({readable_size(size)})")
+        elif passage == "sent":
+            parts.append(f"{word} nothing")
+    return ", ".join(parts)
 
 
 def _pushed_line(pushed: Pushed) -> str:
     """Return the line for an image in a registry, with how its blobs came there."""
-    parts = []
-    for passage in _PASSAGES:
-        number, size = pushed.total(passage)
-        if number or passage == "sent":
-            blobs = "1 blob" if number == 1 else f"{number} blobs"
-            parts.append(f"{passage} {blobs} ({readable_size(size)})")
-    if pushed.rehearsed:
-        parts.insert(0, "dry run")
-    return f"{_image_line(pushed.image)}, {', '.join(parts)}"
+    totals = [(passage, pushed.total(passage)) for passage in _PASSAGES]
+    return f"{_image_line(pushed.image)}, {_moved('blob', totals, rehearsed=pushed.rehearsed)}"
 
 
 def _loaded_line(loaded: Loaded) -> str:
     """Return the line for an image in an engine, with how its layers came there."""
-    parts = []
-    for passage, held in (("sent", False), ("held", True)):
-        number, size = loaded.total(held=held)
-        layers = "1 layer" if number == 1 else f"{number} layers"
-        parts.append(f"{passage} {layers} ({readable_size(size)})")
-    return f"{_image_line(loaded.image)}, in {loaded.engine}, {', '.join(parts)}"
+    totals: list[tuple[Passage, tuple[int, int]]] = [
+        ("sent", loaded.total(held=False)), ("held", loaded.total(held=True)),
+    ]  # fmt: skip
+    moved = _moved("layer", totals, rehearsed=False)
+    return f"{_image_line(loaded.image)}, in {loaded.engine}, {moved}"
 
 
 class Reporter(Observer):
     """Messages and a final summary as plain lines, without progress."""
+
+    rehearsing = False  # True for a run that shows what would be, and changes nothing
 
     def __init__(self) -> None:
         self._start = time.monotonic()
@@ -99,7 +112,8 @@ class Reporter(Observer):
             if (passage := passages.pop(blob.digest, "held")) != "held":
                 comment = one_line(layer.comment[:MAX_COMMENT])
                 place = f"layer {number}/{len(pushed.image.layers)}"
-                say(f"{place} {readable_size(blob.size):>9} {passage}  {comment}")
+                word = _word(passage, rehearsed=True)
+                say(f"{place} {readable_size(blob.size):>9} {word}  {comment}")
 
     def loaded(self, loaded: Loaded) -> None:
         self._summary(_loaded_line(loaded), loaded.image.size)
@@ -109,8 +123,9 @@ class Reporter(Observer):
 
     def _summary(self, what: str, size: int) -> None:
         seconds = max(time.monotonic() - self._start, 1e-6)
-        rate = readable_size(size / seconds)
-        say(f"{what}, {readable_size(size)} in {seconds:.1f} s ({rate}/s)")
+        rate = f" ({readable_size(size / seconds)}/s)" if size else ""
+        moved = f"{readable_size(size)} " if size else ""
+        say(f"{what}, {moved}in {seconds:.1f} s{rate}")
 
     def close(self) -> None:
         """Remove the bar from the screen. May be called more than once."""
@@ -163,7 +178,8 @@ class Plain(Reporter):
     def layer_completed(self, number: int, layer: Layer) -> None:
         passage = ""
         if blob := self._blobs.get(layer.descriptor.digest):
-            passage = f", {blob.passage} ({readable_size(blob.descriptor.size)})"
+            word = _word(blob.passage, rehearsed=self.rehearsing)
+            passage = f", {word} ({readable_size(blob.descriptor.size)})"
         say(
             f"layer {number}/{self._layers} {layer.diff_id[:19]} "
             f"{readable_size(layer.size):>9}  {self._labels.pop(number)}{passage}"

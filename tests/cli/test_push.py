@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -40,12 +41,15 @@ def test_what_is_printed(
     conf = str(store.conf(["one"], ["large"]))
     rehearsed = stream_image("push", conf, f"{name}:v1", "--dry-run", "--digest-file", digest_file)
     assert (rehearsed.returncode, registry.repositories) == (0, {})
-    assert b", dry run, sent 3 blobs (" in rehearsed.stderr
+    *moving, last = rehearsed.stderr.decode().splitlines()
+    assert [line.rpartition(", ")[2].partition(" (")[0] for line in moving] == ["would send"] * 2
+    assert ", dry run, would send 3 blobs (" in last
     assert not digest_file.exists()
     rehearsed = stream_image("push", conf, f"{name}:v1", "--dry-run", "--progress", "none")
     *moving, last = rehearsed.stderr.decode().splitlines()
-    assert [line.partition("  store paths: [")[0].split()[-1] for line in moving] == ["sent"] * 2
-    assert ", dry run, sent 3 blobs (" in last
+    assert all("B would send  store paths: [" in line for line in moving)
+    assert len(moving) == 2
+    assert ", dry run, would send 3 blobs (" in last
     words = ["--compress", "zstd:1", "--tag", "latest", "--digest-file", str(digest_file)]
     done = stream_image("push", conf, f"{name}:v1", *words, "--progress", "plain")
     assert done.returncode == 0, done.stderr
@@ -57,6 +61,8 @@ def test_what_is_printed(
     assert [line.rpartition(", ")[2].partition(" ")[0] for line in layers] == ["sent"] * 2
     assert last.startswith(f"{name}:v1 {name}:latest sha256:")
     assert ", sent 3 blobs (" in last
+    unchanged = stream_image("push", conf, f"{name}:v1", *words).stderr.decode()
+    assert re.search(r", sent nothing, held 3 blobs \(.* kB\), in [\d.]+ s\n$", unchanged)
     again = stream_image("push", conf, f"{name}:v1", *words, "--progress", "json")
     events = [json.loads(line) for line in again.stderr.splitlines()]
     assert {event["passage"] for event in events if event["event"] == "blob"} <= {"sent", "held"}

@@ -18,7 +18,7 @@ def test_output(docker: ScriptedDocker, workshop: Workshop, stream_image: Run) -
     done = stream_image("load", conf, "--host", docker.url, "--progress=plain")
     assert done.returncode == 0, done.stderr
     assert done.stdout == b"test:1\n"
-    assert b"in docker, sent 2 layers (20.5 kB), held 0 layers (0 B)" in done.stderr
+    assert b"in docker, sent 2 layers (20.5 kB), " in done.stderr
     done = stream_image("load", "-q", "-t", "other:2", conf, env={"DOCKER_HOST": docker.url})
     assert (done.stdout, done.stderr) == (b"other:2\n", b"")
     assert sorted(docker.tags) == ["other:2", "test:1"]

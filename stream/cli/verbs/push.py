@@ -72,6 +72,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     compression = parse_compression(args.compress, LAYER_CODECS)
     access = given_target_access(args)
     conf = load_conf(args.conf, warn=reporter.warning)
+    reporter.rehearsing = args.dry_run
     with ExitStack() as stack:
         output = None
         if args.digest_file is not None and not args.dry_run:
