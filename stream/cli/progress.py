@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 MODES = ("auto", "bar", "plain", "json", "none")
 REFRESH_SECONDS = 0.1
 MAX_COMMENT = 80  # characters, of a layer
+# Columns of a terminal:
+_WIDTH_FOR_RATE = 55  # "layer 10/100 123.4 MB of 123.4 MB  123.4 MB/s 1:23:45"
+_MIN_BAR, _MAX_BAR = 10, 40
 
 
 def readable_size(size: float) -> str:
@@ -296,6 +299,7 @@ class Bar(Reporter):
 
     _measured: int | None = None  # the size of all layers
     _held: int = 0
+    _has_rate = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -305,31 +309,26 @@ class Bar(Reporter):
 
     def started(self, layers: int, sizes: Sizes, position: Callable[[], int]) -> None:
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._ended = threading.Event()  # writing may begin a second time, after a warning
         self._measured, self._held = None, 0
         self._layers = layers
+        console = Console(file=cast(IO[str], _Terminal()))
+        self._has_rate = console.width >= _WIDTH_FOR_RATE
+        width = min(console.width - _WIDTH_FOR_RATE, _MAX_BAR)
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=Console(file=cast(IO[str], _Terminal())),
+            *([BarColumn(bar_width=width)] if width >= _MIN_BAR else []),
+            TextColumn("{task.fields[moved]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
             transient=True,
             auto_refresh=False,
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        task = self._progress.add_task("", total=None)
+        task = self._progress.add_task("", total=None, moved="")
         self._task = task
         self._progress.start()
         try:
@@ -341,7 +340,13 @@ class Bar(Reporter):
     def _refresh(self, progress: Progress, task: TaskID, position: Callable[[], int]) -> None:
         while not self._ended.wait(REFRESH_SECONDS):
             total = None if self._measured is None else self._measured - self._held
-            progress.update(task, completed=position(), total=total, refresh=True)
+            completed, rate = position(), progress.tasks[0].speed
+            moved = readable_size(completed)
+            if total is not None:
+                moved += f" of {readable_size(total)}"
+            if rate and self._has_rate:
+                moved += f"  {readable_size(rate)}/s"
+            progress.update(task, completed=completed, total=total, moved=moved, refresh=True)
 
     def _measure(self, ended: threading.Event, sizes: Sizes) -> None:
         total = 0

@@ -119,12 +119,14 @@ def test_no_bar_in_a_log(conf: Path) -> None:
     assert "" not in lines
 
 
-def _on_terminal(*args: str | Path, term: str = "xterm", slow: bool = True) -> tuple[int, str]:
+def _on_terminal(
+    *args: str | Path, term: str = "xterm", slow: bool = True, columns: int = 100
+) -> tuple[int, str]:
     """Run with a terminal as standard error. Return the status and the output to the terminal."""
     master, terminal = pty.openpty()
     process = subprocess.Popen(
         [*COMMAND, *map(str, args)], stdout=subprocess.PIPE, stderr=terminal,
-        env={**os.environ, "TERM": term, "COLUMNS": "100"},
+        env={**os.environ, "TERM": term, "COLUMNS": str(columns)},
     )  # fmt: skip
     os.close(terminal)
     shown = b""
@@ -146,18 +148,20 @@ def _on_terminal(*args: str | Path, term: str = "xterm", slow: bool = True) -> t
     return process.wait(30), shown.decode()
 
 
-@pytest.mark.parametrize("mode", ["auto", "bar"])
-def test_bar_on_a_terminal(conf: Path, mode: str) -> None:
+@pytest.mark.parametrize(("mode", "columns"), [("auto", 100), ("bar", 40)])
+def test_bar_on_a_terminal(conf: Path, mode: str, columns: int) -> None:
     """Without it the position in a long run could stay unknown, or the bar remain on the screen."""
-    status, shown = _on_terminal(conf, "--progress", mode)
+    status, shown = _on_terminal(conf, "--progress", mode, columns=columns)
     assert status == 0
-    assert re.search(r"layer \d/3", shown)
-    assert re.search(r"\d+(\.\d+)?/\d+(\.\d+)? .?B", shown)  # bytes written and total
-    assert "/s" in shown
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") > 0  # the cursor is visible again
     assert "Traceback" not in shown
-    last = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.strip()))[-1]
+    *drawn, last = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.strip()))
     assert re.fullmatch(SUMMARY, last)
+    sizes = re.compile(r"layer \d/3 .*\d .?B of \d+(\.\d+)? .?B")  # bytes written and total
+    assert any(map(sizes.match, drawn))
+    for line in drawn:  # each on one line, which the next one replaces
+        assert not line or line.startswith("layer ")
+        assert len(line) <= columns
 
 
 def test_bar_ends_before_an_error(tmp_path: Path) -> None:
