@@ -24,6 +24,13 @@ def understanding(label: str) -> Iterator[None]:
         raise EngineError(label, f"gave an answer that makes no sense: {error!r}") from error
 
 
+def unanswered(error: Exception) -> str:
+    """Return the reason for an EngineError if `error` kept a connection from being made."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)
+    advice = "are you in its group?" if isinstance(error, PermissionError) else "is it running?"
+    return f"does not answer: {reason}; {advice}"
+
+
 def promising(images: Iterable[tuple[str, Iterable[str]]], repo_tag: str) -> list[str]:
     """Return the IDs of those `images`, each an ID and tags, that most likely have layers of the
     one to be tagged `repo_tag`, best first: the one with that tag, others of its repository,

@@ -7,12 +7,14 @@ gives a name of ours, which is removed at the end. Must not know tar.
 
 from __future__ import annotations
 
+import os
 import secrets
+import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import ClassVar, Self
 
-from stream.engines.answers import understanding
+from stream.engines.answers import unanswered, understanding
 from stream.engines.engine import Answer, EngineName, Found
 from stream.engines.programs import Program
 from stream.engines.ssh import SCHEME, SshHost
@@ -20,6 +22,8 @@ from stream.errors import EngineError
 from stream.model import Digest, Image
 from stream.oci.reference import qualified
 
+# Where ctr looks by default.
+_VARIABLE, _USUAL_SOCKET = "CONTAINERD_ADDRESS", "/run/containerd/containerd.sock"
 _OURS = "stream-image.invalid/"  # before names that only we give; RFC 2606 reserves the domain
 
 
@@ -37,6 +41,8 @@ class Containerd:
             address = remote.path
         else:
             address = (host or "").removeprefix("unix://")
+        # None: on another host, where ctr asks.
+        self._socket = None if remote else address or os.environ.get(_VARIABLE) or _USUAL_SOCKET
         if address:
             words.append(f"--address={address}")
         if namespace is not None:
@@ -47,6 +53,14 @@ class Containerd:
         self._given: str | None = None  # our name, once an import may have made it
 
     def __enter__(self) -> Self:
+        """Raises EngineError if nothing listens at the socket: ctr would wait for it for 10 s."""
+        if self._socket is not None and self._ctr.is_installed():
+            with socket.socket(socket.AF_UNIX) as connection:
+                try:
+                    connection.connect(self._socket)
+                except OSError as error:
+                    reason = unanswered(error)
+                    raise EngineError(f"containerd at {self._socket}", reason) from error
         return self
 
     def __exit__(self, *exc_info: object) -> None:

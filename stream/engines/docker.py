@@ -22,7 +22,7 @@ from urllib.parse import urlencode
 import orjson
 
 from stream.digests import NO_DIGESTS, Digests, content_key
-from stream.engines.answers import promising, understanding
+from stream.engines.answers import promising, unanswered, understanding
 from stream.engines.docker_host import DockerConnection, Endpoint
 from stream.engines.engine import Answer, EngineName, Found
 from stream.errors import EngineError
@@ -221,14 +221,14 @@ class Docker:
             return self._connection.getresponse()
         except (OSError, HTTPException) as error:
             self._connection.close()
-            raise self._unreachable(error) from error
+            raise EngineError(self.label, unanswered(error)) from error
 
     def _checked(self, response: HTTPResponse) -> bytes:
         """Return the body of an answer. Raises EngineError unless it says that all is well."""
         try:
             data = response.read(_MAX_ANSWER)
         except (OSError, HTTPException) as error:
-            raise self._unreachable(error) from error
+            raise EngineError(self.label, unanswered(error)) from error
         if response.status >= 300:
             raise EngineError(self.label, _message(data) or f"answered {response.status}")
         return data
@@ -245,7 +245,7 @@ class Docker:
                 )  # fmt: skip
             response = connection.getresponse()
         except (OSError, HTTPException) as error:
-            raise self._unreachable(error) from error
+            raise EngineError(self.label, unanswered(error)) from error
         for line in self._checked(response).splitlines():
             with understanding(self.label):
                 message = orjson.loads(line)
@@ -254,11 +254,6 @@ class Docker:
                 text = str(message.get("stream", "")).strip()
             if text and not text.startswith("Loaded image"):
                 yield text
-
-    def _unreachable(self, error: Exception) -> EngineError:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)
-        advice = "are you in its group?" if isinstance(error, PermissionError) else "is it running?"
-        return EngineError(self.label, f"does not answer: {reason}; {advice}")
 
 
 def _manifest_of(image: Image) -> Descriptor:

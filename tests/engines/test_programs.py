@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import socket
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -134,16 +136,40 @@ esac
 HEADING = "REF TYPE DIGEST STATUS SIZE UNPACKED\n"
 
 
-def test_containerd_names(workshop: Workshop, install: Install, tmp_path: Path) -> None:
+@pytest.fixture
+def containerd_socket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Return the path of a socket that something listens at, as containerd does at its usual one."""
+    with tempfile.TemporaryDirectory(prefix="c") as directory, socket.socket(socket.AF_UNIX) as one:
+        path = f"{directory}/c.sock"
+        one.bind(path)
+        one.listen()
+        monkeypatch.setenv("CONTAINERD_ADDRESS", path)
+        yield path
+
+
+def test_containerd_that_is_not_running(
+    workshop: Workshop, install: Install, tmp_path: Path
+) -> None:
+    """Ctr would try for ten seconds, and then say it in its own words."""
+    log = install("ctr", CTR)
+    said = f"containerd at {tmp_path}/c.sock: does not answer: No such file or directory; is it"
+    with pytest.raises(stream.EngineError, match=f"^{said} running"):
+        load(workshop, engine="containerd", host=f"unix://{tmp_path}/c.sock")
+    assert not log.exists()
+
+
+def test_containerd_names(
+    workshop: Workshop, install: Install, containerd_socket: str, tmp_path: Path
+) -> None:
     """An import that fails leaves a name on a broken image: it is one of ours, and is removed."""
     log = install("ctr", CTR)
     (tmp_path / "held").touch()
     (tmp_path / "table").write_text(HEADING)
     (tmp_path / "refuse").touch()
     with pytest.raises(stream.EngineError, match=r"^ctr: ctr: failed$"):
-        load(workshop, engine="containerd", namespace="k8s.io", host="unix:///c.sock")
+        load(workshop, engine="containerd", namespace="k8s.io", host=f"unix://{containerd_socket}")
     lines = log.read_text().splitlines()
-    options = "ctr --address=/c.sock --namespace=k8s.io images"
+    options = f"ctr --address={containerd_socket} --namespace=k8s.io images"
     ours = lines[-1].removeprefix(f"{options} rm ")
     assert ours.startswith("stream-image.invalid/")
     assert "@sha256:" in ours
@@ -179,6 +205,7 @@ def test_containerd_elsewhere(workshop: Workshop, install: Install, tmp_path: Pa
     assert sum(" import " in line for line in imports) == 3  # in part, then all of it
 
 
+@pytest.mark.usefixtures("containerd_socket")
 @pytest.mark.parametrize(
     "status", ["incomplete (2/4) 1 MiB/2 MiB true", "complete (4/4) 2 MiB/2 MiB false"]
 )
