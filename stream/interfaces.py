@@ -18,7 +18,8 @@ from stream.tarwriter import Entries
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Takes:
     """The features that a sink supports: annotations of a manifest, layers that are compressed
-    individually, and layers that it holds already, which are then not written. `encoding` says
+    individually, layers that it holds already, which are then not written, and `indexes`: several
+    images with one tag, each for another platform. `encoding` says
     how it stores layers: empty for uncompressed ones, else everything that their compressed
     bytes depend on, such as codec, level and version.
     """
@@ -26,6 +27,7 @@ class Takes:
     annotations: bool = False
     compressed_layers: bool = False
     held_layers: bool = False
+    indexes: bool = False
     encoding: str = ""
 
 

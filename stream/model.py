@@ -312,17 +312,23 @@ class Blob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pushed:
-    """An image in a registry: `name` has the manifest `digest`, now under `tags`. `blobs` are
-    the layers', from bottom to top, each once, then the config's. If it was `rehearsed`, none
-    of that has happened.
+    """What is in a registry after a push: `tags` of `name` are now `digest`, which is that of the
+    manifest of the only one of `images`, or of an index of several, one for each platform. `blobs`
+    are each image's layers, from bottom to top, and its config, each blob once. If it was
+    `rehearsed`, none of that has happened.
     """
 
-    image: Image
+    images: tuple[Image, ...]
     name: str
     digest: Digest
     tags: tuple[str, ...]
     blobs: tuple[Blob, ...]
     rehearsed: bool = False
+
+    @property
+    def image(self) -> Image:
+        """The image, or the first of several."""
+        return self.images[0]
 
     @property
     def reference(self) -> str:

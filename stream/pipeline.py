@@ -30,9 +30,9 @@ def write_images(
 ) -> list[Image]:
     """Write `images` to `sink`: each layer that it does not hold once, then the documents of
     all. An image that occurs more than once is written once, with all its tags; of several
-    images with one tag, the last one keeps it. Return the record of each image. The digests of
-    layers are taken from `digests`, and recorded there. `sleep` waits for some seconds before a
-    layer is written again.
+    images with one tag, the last one keeps it, for each platform if the sink takes indexes. Return
+    the record of each image. The digests of layers are taken from `digests`, and recorded there.
+    `sleep` waits for some seconds before a layer is written again.
     """
     with _LayerWriting(sink, observer, Known(digests, sink.takes), sleep) as layers:
         left = _LayersLeft(images, layers, sink.takes)
@@ -48,7 +48,8 @@ def write_images(
         for sources, numbers in zip(images, written, strict=True)
         for one in sources.documents([layers.records[n] for n in numbers], known)
     ]
-    added = [sink.add_image(one) for one in distinct_images(documents, observer.warning)]
+    distinct = distinct_images(documents, observer.warning, indexes=sink.takes.indexes)
+    added = [sink.add_image(one) for one in distinct]
     size = sink.finish()
     return [replace(one, size=size) for one in added]
 

@@ -95,7 +95,10 @@ class MemoryRepository:
         """See Repository."""
         self.request(f"PUT manifest {reference}")
         document = orjson.loads(data)
-        for one in [document["config"], *document["layers"]]:
+        for one in document.get("manifests", []):
+            if one["digest"] not in self.manifests:
+                raise RegistryError("memory", f"lacks {one['digest']}", status=404)
+        for one in [document["config"], *document["layers"]] if "config" in document else []:
             if one["digest"] not in self.blobs:
                 raise RegistryError(
                     "memory", f"lacks {one['digest']}", status=404, code="MANIFEST_BLOB_UNKNOWN"

@@ -70,7 +70,11 @@ def _moved(noun: str, totals: Iterable[tuple[Passage, tuple[int, int]]], *, rehe
 def _pushed_line(pushed: Pushed) -> str:
     """Return the line for an image in a registry, with how its blobs came there."""
     totals = [(passage, pushed.total(passage)) for passage in _PASSAGES]
-    return f"{_image_line(pushed.image)}, {_moved('blob', totals, rehearsed=pushed.rehearsed)}"
+    what = _image_line(pushed.image)
+    if len(pushed.images) > 1:
+        named = " ".join(pushed.image.repo_tags)
+        what = f"{named} {pushed.digest}: index of {len(pushed.images)} images"
+    return f"{what}, {_moved('blob', totals, rehearsed=pushed.rehearsed)}"
 
 
 def _loaded_line(loaded: Loaded) -> str:
@@ -106,17 +110,21 @@ class Reporter(Observer):
     def pushed(self, pushed: Pushed) -> None:
         if pushed.rehearsed:
             self._say_what_would_move(pushed)
+        if len(pushed.images) > 1:
+            for image in pushed.images:
+                say(_image_line(image))
         self._summary(_pushed_line(pushed), pushed.image.size)
 
     def _say_what_would_move(self, pushed: Pushed) -> None:
         passages = {blob.descriptor.digest: blob.passage for blob in pushed.blobs}
-        for number, layer in enumerate(pushed.image.layers, 1):
-            blob = layer.descriptor
-            if (passage := passages.pop(blob.digest, "held")) != "held":
-                comment = one_line(layer.comment[:MAX_COMMENT])
-                place = f"layer {number}/{len(pushed.image.layers)}"
-                word = _word(passage, rehearsed=True)
-                say(f"{place} {readable_size(blob.size):>9} {word}  {comment}")
+        for image in pushed.images:
+            for number, layer in enumerate(image.layers, 1):
+                blob = layer.descriptor
+                if (passage := passages.pop(blob.digest, "held")) != "held":
+                    comment = one_line(layer.comment[:MAX_COMMENT])
+                    place = f"layer {number}/{len(image.layers)}"
+                    word = _word(passage, rehearsed=True)
+                    say(f"{place} {readable_size(blob.size):>9} {word}  {comment}")
 
     def loaded(self, loaded: Loaded) -> None:
         self._summary(_loaded_line(loaded), loaded.image.size)
@@ -195,6 +203,11 @@ class Plain(Reporter):
         say(f"{client} {request}: {status}, {sent} {seconds:.2f} s")
 
 
+def _image_event(image: Image) -> dict[str, Any]:
+    manifest = {"manifest": image.manifest.digest} if image.manifest else {}
+    return {"image_id": image.image_id, "layers": len(image.layers), **manifest}
+
+
 class JsonLines(Reporter):
     """For programs: one JSON object on each line; `event` is its kind (docs/progress.md)."""
 
@@ -256,6 +269,7 @@ class JsonLines(Reporter):
         self._emit(
             "pushed", reference=pushed.reference, tags=pushed.tags,
             image_id=pushed.image.image_id, layers=len(pushed.image.layers),
+            images=[_image_event(image) for image in pushed.images],
             dry_run=pushed.rehearsed,
             **{name: {"blobs": count, "size": size} for name, (count, size) in totals.items()},
         )  # fmt: skip

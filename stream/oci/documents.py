@@ -171,15 +171,28 @@ def oci_index(entries: Iterable[IndexEntry]) -> bytes:
     image without tags.
     """
     manifests: list[dict[str, Any]] = []
-    for manifest, image in entries:
-        platform = {"architecture": image.architecture, "os": image.os}
-        if image.variant:
-            platform["variant"] = image.variant
-        described = {**_descriptor(manifest), "platform": platform}
+    for entry in entries:
+        described, image = _index_item(entry), entry.image
         names = [{IMAGE_NAME: qualified(tag), REF_NAME: split(tag)[1]} for tag in image.repo_tags]
         manifests += [{**described, "annotations": name} for name in names] or [described]
-    document = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests}
-    return _compact(document)
+    return _index(manifests)
+
+
+def platform_index(entries: Iterable[IndexEntry]) -> bytes:
+    """Return the index of images that are one image for several platforms: it has no names."""
+    return _index([_index_item(entry) for entry in entries])
+
+
+def _index_item(entry: IndexEntry) -> dict[str, Any]:
+    manifest, image = entry
+    platform = {"architecture": image.architecture, "os": image.os}
+    if image.variant:
+        platform["variant"] = image.variant
+    return {**_descriptor(manifest), "platform": platform}
+
+
+def _index(manifests: Sequence[dict[str, Any]]) -> bytes:
+    return _compact({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests})
 
 
 def digest(data: bytes) -> Digest:

@@ -1,5 +1,6 @@
 """A registry: layers become blobs while they are read, and an image is visible once all of its
-blobs are confirmed. OCI Distribution Specification, push.
+blobs are confirmed. OCI Distribution Specification, push. Several images, of a platform each, become
+one index.
 
 A layer is hashed, compressed and sent as it is written; nothing is stored in between, except
 a small layer, which is made in memory first: the registry may have it. Several layers can be
@@ -16,8 +17,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain, islice
 from types import MappingProxyType
-from typing import Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from stream.archives.parsing import parse_json
 from stream.compression import NONE, Compression, layer_encoder
@@ -35,6 +37,8 @@ from stream.model import (
     Passage,
 )
 from stream.oci import documents
+from stream.oci.manifests import is_index
+from stream.oci.reference import BadReference, parse_digest
 from stream.pipes import Abandoned, Inflow, pipe_to
 from stream.retries import Retries
 from stream.tarwriter import Entries, HashedContent
@@ -44,6 +48,7 @@ from stream.threads import starting
 _SMALL = 4 << 20
 _PIECE = 256 << 10  # bytes, sent at once
 _BUFFERS = 2 << 20  # bytes between writing and hashing, for each layer in flight
+MAX_PLATFORMS = 16  # images of an index that are looked at
 _FAREWELL = 1.0  # seconds that a failed push waits for its uploads to be cancelled
 
 
@@ -79,12 +84,14 @@ class Repository(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Target:
-    """A repository, and what its tag names now: the digest of the manifest, None if there is none,
-    and the blobs that this lists.
+    """A repository, and what its tag names now: the digest of the manifest or index, None if there
+    is none, the documents that are there because of it, parsed, by digest, and the blobs that these
+    list.
     """
 
     repository: Repository
     digest: Digest | None
+    manifests: Mapping[Digest, Mapping[str, Any]]
     blobs: frozenset[str]
 
 
@@ -107,11 +114,12 @@ class _Look:
     def _take(self) -> None:
         try:
             repository = self._connect()
-            manifest = repository.manifest(self._tag)
+            manifests = dict(_found(repository, self._tag))
             self._found = _Target(
                 repository=repository,
-                digest=None if manifest is None else manifest.digest,
-                blobs=frozenset() if manifest is None else _listed(manifest.data),
+                digest=next(iter(manifests), None),
+                manifests=manifests,
+                blobs=frozenset(chain.from_iterable(map(_blobs_of, manifests.values()))),
             )
         except BaseException as error:  # noqa: BLE001 — raised again in `target`
             self._found = error
@@ -128,8 +136,8 @@ class _Look:
 
 class RegistrySink:
     """The images that are pushed to the repository that `connect` returns, called `name` in
-    messages, under `tags`. See `stream.interfaces.Sink`. A context manager: when its body fails,
-    uploads are cancelled.
+    messages, under `tags`: one image, or an index of several. See `stream.interfaces.Sink`. A
+    context manager: when its body fails, uploads are cancelled.
 
     Layers are stored with `compression`, unless they come compressed; at most `jobs` of them have
     bytes in flight. A blob that the repository lacks is mounted from one of `mount_from` if that
@@ -158,6 +166,7 @@ class RegistrySink:
             annotations=True,
             compressed_layers=True,
             held_layers=True,
+            indexes=True,
             encoding=compression.encoding,
         )
         self.concurrency = jobs
@@ -175,8 +184,9 @@ class RegistrySink:
         self._sessions: set[Upload] = set()
         self._opened: dict[Digest, Upload] = {}  # instead of a mount
         self._writers: set[_BlobWriter] = set()
+        self._named: Digest | None = None
         self._written = 0  # bytes of layers, besides those that are being written
-        self._images: list[tuple[Descriptor, bytes]] = []
+        self._images: list[tuple[documents.IndexEntry, bytes]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -315,7 +325,7 @@ class RegistrySink:
         self._store_config(image.config)
         data = documents.oci_manifest(image.config, image.layers, image.annotations)
         manifest = documents.describe(documents.MANIFEST_TYPE, data)
-        self._images.append((manifest, data))
+        self._images.append((documents.IndexEntry(manifest, image), data))
         return Image(
             image_id=documents.digest(image.config),
             repo_tags=tuple(f"{self._name}:{tag}" for tag in self._tags),
@@ -338,17 +348,30 @@ class RegistrySink:
             time.sleep(pause)
 
     def finish(self) -> int:
-        """See the interface: the manifests by digest, then the tags. Return the number of bytes
-        sent. Raises RegistryError.
+        """See the interface: the manifests by digest, the index, then the tags. Return the number
+        of bytes sent. Raises RegistryError.
         """
         target = self._look.target
-        for manifest, data in self._images:
-            if manifest.digest != target.digest:
+        manifests = [(entry.manifest, data) for entry, data in self._images]
+        if len(manifests) > 1:
+            index = documents.platform_index(entry for entry, _ in self._images)
+            manifests.append((documents.describe(documents.INDEX_TYPE, index), index))
+        for manifest, data in manifests:
+            if manifest.digest not in target.manifests:
                 target.repository.put_manifest(data, manifest.media_type, manifest.digest)
-        manifest, data = self._images[-1]
+        manifest, data = manifests[-1]
         for tag in self._tags[manifest.digest == target.digest :]:
             target.repository.put_manifest(data, manifest.media_type, tag)
+        self._named = manifest.digest
         return sum(blob.descriptor.size for blob in self._blobs.values() if blob.passage == "sent")
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of what the tags name, once that is finished: the image's manifest, or the
+        index of several.
+        """
+        assert self._named is not None, "finished"
+        return self._named
 
     @property
     def blobs(self) -> Mapping[Digest, Blob]:
@@ -356,18 +379,42 @@ class RegistrySink:
         return self._blobs
 
 
-def _listed(manifest: bytes) -> frozenset[str]:
-    """Return the digests that an image's manifest lists; none for what is not one."""
+def _found(
+    repository: Repository, reference: str, depth: int = 1
+) -> Iterator[tuple[Digest, dict[str, Any]]]:
+    """Yield the digest of what `reference` names, and the document, empty if it is not one; then
+    those of the images that it lists, if it is an index.
+    """
+    manifest = repository.manifest(reference)
+    if manifest is None:
+        return
+    document = _parsed(manifest.data)
+    yield manifest.digest, document
+    if depth and is_index({}, document):
+        for digest in islice(_digests_of(document.get("manifests")), MAX_PLATFORMS):
+            with suppress(BadReference):
+                yield from _found(repository, parse_digest(digest), depth - 1)
+
+
+def _parsed(manifest: bytes) -> dict[str, Any]:
     try:
         document = parse_json(manifest)
     except ValueError:
-        return frozenset()
-    if not isinstance(document, dict):
-        return frozenset()
-    layers = document.get("layers")
-    listed = [document.get("config"), *(layers if isinstance(layers, list) else ())]
-    digests = (one.get("digest") for one in listed if isinstance(one, dict))
-    return frozenset(one for one in digests if isinstance(one, str))
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _blobs_of(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the digests that an image's manifest lists; none for what is not one."""
+    yield from _digests_of([manifest.get("config")])
+    yield from _digests_of(manifest.get("layers"))
+
+
+def _digests_of(descriptors: object) -> Iterator[str]:
+    for one in descriptors if isinstance(descriptors, list) else ():
+        digest = one.get("digest") if isinstance(one, dict) else None
+        if isinstance(digest, str):
+            yield digest
 
 
 class _BlobWriter:

@@ -1,16 +1,21 @@
-"""Push the image of a conf to a registry. Knows neither argv nor how layers are made or sent."""
+"""Push the image of a conf, or an index of several, to a registry. Knows neither argv nor how
+layers are made or sent.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import chain
 
 from stream.compression import LAYER_CODECS, Compression
 from stream.digests import NO_DIGESTS, Digests
 from stream.errors import ArgumentError, RegistryError
-from stream.model import Blob, Image, ImageConf, Pushed
+from stream.model import Digest, Image, ImageConf, Pushed
 from stream.observer import Observer
 from stream.oci.documents import CONFIG_TYPE, describe
+from stream.oci.platform import Platform
 from stream.oci.reference import BadReference, Location, check_name, check_tag, qualified, split
 from stream.pipeline import write_images
 from stream.registry.trust import Access
@@ -29,7 +34,7 @@ _LACKING = frozenset({"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"})
 
 
 def push(  # noqa: PLR0913 — the options of the command, each of its own
-    conf: ImageConf,
+    confs: ImageConf | Sequence[ImageConf],
     reference: str,
     observer: Observer | None = None,
     *,
@@ -41,8 +46,9 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
     digests: Digests = NO_DIGESTS,
     rehearse: bool = False,
 ) -> Pushed:
-    """Push the image of `conf` to the registry as `reference`, `name:tag` or `name` (the tag is
-    then the conf's, or `latest`), and as each of `tags`. Layers are compressed one by one with
+    """Push the image of one of `confs` to the registry as `reference`, `name:tag` or `name` (the tag
+    is then the conf's, or `latest`), and as each of `tags`. Several, each for another platform, are
+    pushed as one index, in their order. Layers are compressed one by one with
     `compression` (gzip, zstd or none), at most `jobs` at a time; blobs that the repository lacks
     are mounted from the repositories `mount_from` of the same registry if these have them.
     Layers whose digests are among `digests` are not read if the registry has them. With
@@ -51,9 +57,9 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
     Raises ArgumentError before anything is read; RecipeError, SourceError, ArchiveError,
     DigestMismatch, SizeMismatch or RegistryError: then no tag has changed.
     """
-    ArgumentError.require("conf", conf, ImageConf)
+    confs = _checked(confs)
     ArgumentError.require("observer", observer, Observer, type(None))
-    target, names = _parsed(conf, reference, tags)
+    target, names = _parsed(confs, reference, tags)
     mounts = [_path_on(target, one) for one in mount_from]
     ArgumentError.require("compression", compression, Compression)
     if compression.codec not in LAYER_CODECS:
@@ -78,42 +84,59 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
         domain, _ = _domain_and_path(target.name)
         return Rehearsal(repository, {one: opened(f"{domain}/{one}") for one in mounts})
 
-    def attempt(sources: ImageSources, *, trusting: bool) -> tuple[Image, tuple[Blob, ...]]:
+    def attempt(sources: Sequence[ImageSources], *, trusting: bool) -> Pushed:
         with RegistrySink(
             connect, target.name, names, compression=compression, jobs=jobs,
             mount_from=mounts, trusting=trusting, confirmed=observer.blob_confirmed,
         ) as sink:  # fmt: skip
-            (image,) = write_images([sources], sink, observer, digests)
-            stored = [*(layer.descriptor for layer in image.layers)]
-            stored.append(describe(CONFIG_TYPE, image.config))
-            distinct = dict.fromkeys(one.digest for one in stored)
-            return image, tuple(sink.blobs[digest] for digest in distinct)
+            images = write_images(sources, sink, observer, digests)
+            distinct = dict.fromkeys(chain.from_iterable(map(_blobs_of, images)))
+            return Pushed(
+                images=tuple(images),
+                name=target.name,
+                digest=sink.digest,
+                tags=names,
+                blobs=tuple(sink.blobs[digest] for digest in distinct),
+                rehearsed=rehearse,
+            )
 
-    with ExitStack() as connections, opened_sources(conf, observer) as sources:
-        for warning in sources.warnings:
+    with ExitStack() as connections, ExitStack() as opened:
+        sources = [opened.enter_context(opened_sources(conf, observer)) for conf in confs]
+        for warning in chain.from_iterable(one.warnings for one in sources):
             observer.warning(warning)
         try:
-            image, blobs = attempt(sources, trusting=True)
+            pushed = attempt(sources, trusting=True)
         except RegistryError as error:
             if error.code not in _LACKING:
                 raise
             # The registry has removed blobs of a manifest that it still has.
-            image, blobs = attempt(sources, trusting=False)
-    assert image.manifest is not None, "a registry's images have manifests"
-    pushed = Pushed(
-        image=image,
-        name=target.name,
-        digest=image.manifest.digest,
-        tags=names,
-        blobs=blobs,
-        rehearsed=rehearse,
-    )
+            pushed = attempt(sources, trusting=False)
     observer.pushed(pushed)
     return pushed
 
 
+def _blobs_of(image: Image) -> list[Digest]:
+    layers = [layer.descriptor.digest for layer in image.layers]
+    return [*layers, describe(CONFIG_TYPE, image.config).digest]
+
+
+def _checked(confs: ImageConf | Sequence[ImageConf]) -> Sequence[ImageConf]:
+    """Return the confs, each for another platform. Raises ArgumentError."""
+    several = [confs] if isinstance(confs, ImageConf) else confs
+    ArgumentError.require("confs", several, list, tuple)
+    if not several:
+        raise ArgumentError("confs", several, "is empty; there is nothing to push")
+    for conf in several:
+        ArgumentError.require("confs", conf, ImageConf)
+    for platform, count in Counter(map(Platform.of_conf, several)).items():
+        if count > 1:
+            reason = f"is the platform of {count} images; a tag names one for each platform"
+            raise ArgumentError("confs", str(platform), reason)
+    return several
+
+
 def _parsed(
-    conf: ImageConf, reference: str, tags: Sequence[str]
+    confs: Sequence[ImageConf], reference: str, tags: Sequence[str]
 ) -> tuple[Location, tuple[str, ...]]:
     """Return the repository, and the tags in the order in which they are set."""
     ArgumentError.require("reference", reference, str)
@@ -124,8 +147,11 @@ def _parsed(
     if location.digest is not None:
         reason = "has a digest, which follows from the image; write name:tag"
         raise ArgumentError("reference", reference, reason)
-    own = split(conf.repo_tag)[1] if conf.repo_tag else "latest"
-    names = dict.fromkeys([location.tag or own, *tags])
+    own = {split(conf.repo_tag)[1] if conf.repo_tag else "latest" for conf in confs}
+    if location.tag is None and len(own) > 1:
+        reason = f"has no tag, and the images have several: {', '.join(sorted(own))}"
+        raise ArgumentError("reference", reference, reason)
+    names = dict.fromkeys([location.tag or own.pop(), *tags])
     for tag in names:
         ArgumentError.require("tags", tag, str)
         try:

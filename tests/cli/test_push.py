@@ -71,6 +71,27 @@ def test_what_is_printed(
     assert events[-1]["sent"]["blobs"] + events[-1]["held"]["blobs"] == 3
 
 
+def test_several_confs_are_one_index(
+    registry: Registry, store: Store, tmp_path: Path, stream_image: Command
+) -> None:
+    """Without it the index of a multi-platform image could not be pushed from a shell."""
+    confs = []
+    for name in ("amd64", "arm64"):
+        document = json.loads(store.conf(["one"]).read_bytes())
+        confs.append(tmp_path / f"{name}.json")
+        confs[-1].write_text(json.dumps(document | {"architecture": name}))
+    name = f"{registry.address}/app:v1"
+    done = stream_image("push", *confs, name, "--progress", "plain")
+    assert done.returncode == 0, done.stderr
+    digest = registry.repository("app").tags["v1"]
+    assert done.stdout.decode() == f"{name[:-3]}@{digest}\n"
+    *_, last = done.stderr.decode().splitlines()
+    assert last.startswith(f"{name} {digest}: index of 2 images, sent 3 blobs (")
+    refused = stream_image("push", "-", "-", name)
+    assert (refused.returncode, refused.stdout) == (2, b"")
+    assert b"standard input can only be read once" in refused.stderr
+
+
 def test_what_is_refused(registry: Registry, store: Store, stream_image: Command) -> None:
     """Without it a mistake could be a traceback, or show after everything is read."""
     conf = str(store.conf(["one"]))

@@ -4,13 +4,15 @@ import gzip
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from itertools import accumulate, count
 from pathlib import Path
 
 import orjson
 import pytest
 import zstandard
-from repositories import KilledError, MemoryRepository, MemoryUpload, digest_of
+from repositories import KilledError, MemoryRepository, MemoryUpload, StoredManifest, digest_of
 
 from stream.compression import UNCOMPRESSED, Compression
 from stream.config import parse_conf
@@ -62,20 +64,40 @@ def push(  # noqa: PLR0913 — each what a test varies
     trusting: bool = True,
 ) -> tuple[Image, dict[str, int]]:
     """Push, and return the image and the number of blobs by how they came there."""
+    (image,), counts = push_index(
+        [conf], repository, compression=compression, digests=digests, tags=tags,
+        mount_from=mount_from, homes=homes, trusting=trusting,
+    )  # fmt: skip
+    return image, counts
+
+
+def push_index(  # noqa: PLR0913 — each what a test varies
+    confs: Sequence[ImageConf],
+    repository: MemoryRepository,
+    *,
+    compression: Compression = GZIP,
+    digests: Digests = NO_DIGESTS,
+    tags: Sequence[str] = ("v1",),
+    mount_from: Sequence[str] = (),
+    homes: Mapping[Digest, str] | None = None,
+    trusting: bool = True,
+) -> tuple[list[Image], dict[str, int]]:
+    """Push, and return the images and the number of blobs by how they came there."""
     passages: list[Blob] = []
     with (
-        opened_sources(conf, Observer()) as sources,
+        ExitStack() as stack,
         RegistrySink(
             lambda: repository, "registry.example/app", tags, compression=compression, jobs=2,
             mount_from=mount_from, homes=homes or {}, path="app", trusting=trusting,
             confirmed=passages.append,
         ) as sink,
     ):  # fmt: skip
-        (image,) = write_images([sources], sink, Observer(), digests)
+        sources = [stack.enter_context(opened_sources(conf, Observer())) for conf in confs]
+        images = write_images(sources, sink, Observer(), digests)
     counts = dict.fromkeys(("sent", "held", "mounted"), 0)
     for blob in passages:
         counts[blob.passage] += 1
-    return image, counts
+    return images, counts
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +113,7 @@ def digests(tmp_path: Path) -> DigestCache:
     return DigestCache(str(tmp_path / "digests"))
 
 
+DIGEST = f"sha256:{'0' * 64}"
 SIZES = {"libc": 50_000, "tool": 30_000, "note": 100}
 
 
@@ -123,6 +146,73 @@ def test_tags_come_last_and_in_order(conf: ImageConf) -> None:
         f"PUT manifest {name}" for name in (digest, "v1", "z", "a")
     ]
     assert repository.tags == dict.fromkeys(["v1", "z", "a"], digest)
+
+
+def test_an_index_comes_after_its_images(conf: ImageConf) -> None:
+    """Without it a tag could name an index whose images are still on their way."""
+    repository = MemoryRepository()
+    other = replace(conf, architecture="arm", variant="v6", container_config={"Cmd": ["/x"]})
+    confs = [replace(conf, architecture="amd64"), other]
+    images, counts = push_index(confs, repository, tags=["v1", "v2"])
+    own = [image.manifest.digest for image in images if image.manifest]
+    puts = [what.removeprefix("PUT ") for what in repository.requests if what.startswith("PUT")]
+    assert [what for what in puts if what.startswith("manifest")] == puts[-5:]
+    index = repository.tags["v1"]
+    assert puts[-5:] == [f"manifest {name}" for name in (*own, index, "v1", "v2")]
+    assert orjson.loads(repository.manifests[index].data) == {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [
+            {
+                "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                "digest": digest,
+                "size": len(repository.manifests[digest].data),
+                "platform": platform,
+            }
+            for digest, platform in zip(
+                own,
+                [
+                    {"os": "linux", "architecture": "amd64"},
+                    {"os": "linux", "architecture": "arm", "variant": "v6"},
+                ],
+                strict=True,
+            )
+        ],
+    }
+    # The store layers, which both have, were sent once.
+    assert counts == {"sent": 5, "held": 0, "mounted": 0}
+    alone, _ = push(confs[1], MemoryRepository())
+    assert alone.manifest == images[1].manifest
+
+
+def test_the_images_of_an_index_are_there(conf: ImageConf, digests: DigestCache) -> None:
+    """Without it every push to a tag that names an index would ask for each blob again."""
+    repository = MemoryRepository()
+    confs = [replace(conf, architecture=name) for name in ("amd64", "arm64")]
+    push_index(confs, repository, digests=digests)
+    repository.requests.clear()
+    _, counts = push_index(confs, repository, digests=digests)
+    assert counts == {"sent": 0, "held": 5, "mounted": 0}
+    assert [what.split()[:2] for what in repository.requests] == [["GET", "manifest"]] * 3
+    repository.requests.clear()
+    _, counts = push(confs[0], repository, digests=digests)
+    assert counts == {"sent": 0, "held": 4, "mounted": 0}
+    assert repository.requests[3:] == ["PUT manifest v1"]
+
+
+@pytest.mark.parametrize(
+    "listed", [7, [None, {}, {"digest": 1}, {"digest": "../x"}, {"digest": DIGEST}]]
+)
+def test_an_index_that_makes_no_sense(conf: ImageConf, listed: object) -> None:
+    """Without it a broken index under the tag would keep every push from replacing it."""
+    repository = MemoryRepository()
+    data = orjson.dumps({"schemaVersion": 2, "manifests": listed})
+    digest = digest_of(data)
+    repository.tags["v1"] = digest
+    repository.manifests[digest] = StoredManifest(data=data, media_type="", digest=digest)
+    _, counts = push(conf, repository)
+    assert counts == {"sent": 4, "held": 0, "mounted": 0}
+    assert set(repository.requests[1:2]) <= {f"GET manifest {DIGEST}", "POST upload"}
 
 
 def tar_of(blob: bytes, media_type: str) -> bytes:

@@ -17,7 +17,7 @@ import distribution
 import orjson
 import pytest
 from distribution import Answer, Fault, Registry
-from handmade import COMPRESSORS, LAYER_TYPE, Base, Layout, layer_tar
+from handmade import COMPRESSORS, INDEX_TYPE, LAYER_TYPE, Base, Layout, layer_tar
 from registries import add_image
 from repositories import digest_of
 
@@ -73,7 +73,7 @@ def make_conf(store_dir: bytes, sizes: dict[str, int]) -> ImageConf:
 
 
 def push_to(
-    registry: Registry, conf: ImageConf, name: str = "app:v1", **more: Any
+    registry: Registry, conf: ImageConf | list[ImageConf], name: str = "app:v1", **more: Any
 ) -> tuple[Pushed, dict[str, int]]:
     """Push, and return the record with the number of blobs by how they came there."""
     usual: dict[str, Any] = {"compression": Compression(codec="gzip", level=1), "jobs": 2}
@@ -357,6 +357,56 @@ def test_what_cannot_be_pushed(
     """Without it a mistake in the call would show after minutes, or in a registry."""
     with pytest.raises(ArgumentError, match=reason):
         push_to(registry, conf, name, **more)
+    assert not registry.requests
+
+
+def test_several_platforms_are_one_index(registry: Registry, conf: ImageConf) -> None:
+    """Without it machines of two architectures could not pull one name."""
+    other = replace(conf, architecture="arm", variant="v7", store_layers=conf.store_layers[1:])
+    confs = [replace(conf, architecture="amd64"), other]
+    pushed, counts = push_to(registry, confs, tags=["latest"])
+    assert counts == {"sent": 5, "mounted": 0, "held": 0}
+    repository = registry.repository("app")
+    assert repository.tags == {"v1": pushed.digest, "latest": pushed.digest}
+    kind, data = repository.manifests[pushed.digest]
+    assert kind == json.loads(data)["mediaType"] == INDEX_TYPE
+    for one, entry, image in zip(confs, json.loads(data)["manifests"], pushed.images, strict=True):
+        assert image.manifest is not None
+        assert (entry["digest"], entry["size"]) == (image.manifest.digest, image.manifest.size)
+        config = complete(registry, entry["digest"])["config"]["digest"]
+        document = json.loads(repository.blobs[config])
+        stated = {
+            key: document[key] for key in ("os", "architecture", "variant") if key in document
+        }
+        assert stated == entry["platform"]
+        assert len(image.layers) == len(one.store_layers)
+        alone, _ = push_to(registry, one, "alone:v1")
+        assert alone.digest == entry["digest"]
+    assert push_to(registry, confs, rehearse=True)[0].digest == pushed.digest
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        ([], "is empty"),
+        (["amd64", "arm64", "amd64"], r"'linux/amd64' is the platform of 2 images"),
+    ],
+)
+def test_platforms_that_cannot_be_one_index(
+    registry: Registry, conf: ImageConf, names: list[str], reason: str
+) -> None:
+    """Without it one of two images would be there that no machine ever chooses."""
+    with pytest.raises(ArgumentError, match=reason):
+        push_to(registry, [replace(conf, architecture=name) for name in names])
+    assert not registry.requests
+
+
+def test_a_name_without_a_tag_and_images_with_several(registry: Registry, conf: ImageConf) -> None:
+    """Without it an index would be pushed under the tag of one of its images."""
+    confs = [replace(conf, architecture="amd64"), replace(conf, repo_tag="app:2")]
+    confs[1] = replace(confs[1], architecture="arm64")
+    with pytest.raises(ArgumentError, match="has no tag, and the images have several: 1, 2"):
+        push_to(registry, confs, "app")
     assert not registry.requests
 
 

@@ -1,4 +1,4 @@
-"""`stream-image push CONF REFERENCE`: push the image of a conf to a registry."""
+"""`stream-image push CONF… REFERENCE`: push the image of a conf, or an index, to a registry."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ from stream.cli.options import (
 from stream.cli.output import output_file, say_lines, write_all
 from stream.cli.progress import Reporter
 from stream.cli.registries import add_target_arguments, given_target_access
+from stream.cli.usage import UsageError
 from stream.compression import LAYER_CODECS
 from stream.config import load_conf
 from stream.tools.push import DEFAULT_JOBS, push
 
 SUMMARY = "push the image of a conf to a registry"
 DESCRIPTION = """\
-Push the image of a conf to a registry, straight from the files: each layer is read once, and
-hashed, compressed and sent as it is read. What the registry has is neither read nor sent. Tags
-change only when everything is there. Prints the image's reference by digest."""
+Push the image of a conf, or of several confs for a platform each, to a registry, straight from the
+files: each layer is read once, and hashed, compressed and sent as it is read. What the registry
+has is neither read nor sent. Tags change only when everything is there. Prints the image's
+reference by digest."""
 EPILOG = """\
 Examples: stream-image push conf.json registry.example/app:v2
           stream-image push conf.json registry.example/app:v2 --tag latest --compress zstd:1
+          stream-image push amd64.json arm64.json registry.example/app:v2
           stream-image push conf.json 127.0.0.1:5000/app:v2 --compress none --dry-run
 
 Credentials are those of 'skopeo login', 'podman login' and 'docker login'. Without a tag,
@@ -39,7 +42,10 @@ HAS_PROGRESS = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
-    parser.add_argument("conf", metavar="CONF", help="the conf JSON; - for standard input")
+    parser.add_argument(
+        "confs", nargs="+", metavar="CONF",
+        help="the conf JSON; - for standard input. Several become one index",
+    )  # fmt: skip
     parser.add_argument("reference", metavar="NAME[:TAG]", help="the image's name in the registry")
     parser.add_argument(
         "--tag", action="append", default=[], metavar="TAG", help="another tag; repeatable"
@@ -60,7 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="show what would be sent; change nothing there"
     )
     parser.add_argument(
-        "--digest-file", metavar="FILE", help="write the digest of the image's manifest to FILE"
+        "--digest-file",
+        metavar="FILE",
+        help="write the digest of the image's manifest, or index, to FILE",
     )
     add_target_arguments(parser)
     add_digest_arguments(parser)
@@ -71,14 +79,19 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Push the image. Raises StreamImageError."""
     compression = parse_compression(args.compress, LAYER_CODECS)
     access = given_target_access(args)
-    conf = load_conf(args.conf, warn=reporter.warning)
+    if args.confs.count("-") > 1:
+        raise UsageError("standard input can only be read once; give - once")
+    commands = given_commands(args)
+    confs = [
+        replace(load_conf(conf, warn=reporter.warning), commands=commands) for conf in args.confs
+    ]
     reporter.rehearsing = args.dry_run
     with ExitStack() as stack:
         output = None
         if args.digest_file is not None and not args.dry_run:
             output = stack.enter_context(output_file(args.digest_file))
         pushed = push(
-            replace(conf, commands=given_commands(args)),
+            confs,
             args.reference,
             reporter,
             tags=args.tag,
