@@ -25,6 +25,7 @@ _NAME = re.compile(rf"(?:{_DOMAIN}/)?{_PATH_COMPONENT}(?:/{_PATH_COMPONENT})*", 
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 _AFTER_PORT = re.compile("[0-9]*/.*", re.DOTALL)  # the part after the colon of HOST:PORT/PATH
 MAX_NAME_LENGTH = 255
+_SHOWN = 40  # characters of a name that is too long
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 
 
@@ -38,11 +39,19 @@ class Part(Enum):
 
 
 class BadReference(ValueError):
-    """The error for an invalid reference. `part` is the part that is wrong."""
+    """The error for an invalid reference. `part` is the part that is wrong, `text` its text, and
+    `reason` what is wrong with it.
+    """
 
-    def __init__(self, part: Part, message: str) -> None:
+    def __init__(self, part: Part, text: str, reason: str) -> None:
         self.part = part
-        super().__init__(message)
+        self.text = text
+        self.reason = reason
+        super().__init__(f"{text!r} {reason}")
+
+    def within(self, reference: str) -> str:
+        """Return the message for a line that begins with `reference`."""
+        return self.reason if self.text == reference else str(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +71,7 @@ class Reference:
         if tag is None:
             before, colon, after = text.rpartition(":")
             if not colon or _AFTER_PORT.fullmatch(after):
-                raise BadReference(Part.NO_TAG, f"{text!r} has no tag; write name:tag")
+                raise BadReference(Part.NO_TAG, text, "has no tag; write name:tag")
             name, tag = before, after
         check_name(name)
         check_tag(tag)
@@ -99,8 +108,8 @@ class Location:
 def parse_digest(text: str) -> Digest:
     """Return `text` as a digest. Raises BadReference if it is not a SHA-256."""
     if not _DIGEST.fullmatch(text):
-        wrong = f"{text!r} is not a digest: 'sha256:' and 64 digits from 0 to f"
-        raise BadReference(Part.DIGEST, wrong)
+        wrong = "is not a digest: 'sha256:' and 64 digits from 0 to f"
+        raise BadReference(Part.DIGEST, text, wrong)
     return Digest(text)
 
 
@@ -113,19 +122,17 @@ def check_name(name: str) -> None:
         if "://" in name:
             scheme, _, _ = name.partition("://")
             rule = f"leave out {scheme}://"
-        raise BadReference(Part.NAME, f"{name!r} is not a repository name: {rule}")
+        raise BadReference(Part.NAME, name, f"is not a repository name: {rule}")
     if len(name) > MAX_NAME_LENGTH:
-        wrong = (
-            f"the repository name has {len(name)} characters; at most {MAX_NAME_LENGTH} are allowed"
-        )
-        raise BadReference(Part.NAME, wrong)
+        wrong = f"has {len(name)} characters; a repository name has at most {MAX_NAME_LENGTH}"
+        raise BadReference(Part.NAME, f"{name[:_SHOWN]}…", wrong)
 
 
 def check_tag(tag: str) -> None:
     """Raise BadReference if `tag` is not a tag."""
     if not _TAG.fullmatch(tag):
-        wrong = f"{tag!r} is not a tag: letters, digits, '_', '.', '-', at most 128"
-        raise BadReference(Part.TAG, wrong)
+        wrong = "is not a tag: letters, digits, '_', '.', '-', at most 128"
+        raise BadReference(Part.TAG, tag, wrong)
 
 
 def _cut(reference: str) -> tuple[str, str | None]:

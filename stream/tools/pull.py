@@ -131,14 +131,14 @@ def _parsed(reference: str, repo_tag: str | None) -> tuple[Location, Reference]:
     try:
         location = Location.parse(reference)
     except BadReference as wrong:
-        raise ArgumentError("reference", reference, f"is not name@digest: {wrong}") from None
+        raise ArgumentError("reference", reference, wrong.within(reference)) from None
     if location.digest is None:
         reason = "has no digest, so that it would be another image some day; write name@sha256:…"
         raise ArgumentError("reference", reference, reason)
     try:
         tagged = Reference.parse(repo_tag or f"{location.name}:{location.tag or 'latest'}")
     except BadReference as wrong:
-        raise ArgumentError("repo_tag", repo_tag, str(wrong)) from None
+        raise ArgumentError("repo_tag", repo_tag, wrong.within(repo_tag or "")) from None
     return location, tagged
 
 

@@ -143,7 +143,7 @@ def _parsed(
     try:
         location = Location.parse(reference)
     except BadReference as wrong:
-        raise ArgumentError("reference", reference, f"is not name:tag: {wrong}") from None
+        raise ArgumentError("reference", reference, wrong.within(reference)) from None
     if location.digest is not None:
         reason = "has a digest, which follows from the image; write name:tag"
         raise ArgumentError("reference", reference, reason)
@@ -157,7 +157,7 @@ def _parsed(
         try:
             check_tag(tag)
         except BadReference as wrong:
-            raise ArgumentError("tags", tag, f"cannot be a tag: {wrong}") from None
+            raise ArgumentError("tags", tag, wrong.within(tag)) from None
     return Location(name=location.name), tuple(names)
 
 
@@ -167,7 +167,7 @@ def _path_on(target: Location, repository: str) -> str:
     try:
         check_name(repository)
     except BadReference as wrong:
-        raise ArgumentError("mount_from", repository, f"cannot be mounted from: {wrong}") from None
+        raise ArgumentError("mount_from", repository, wrong.within(repository)) from None
     domain = _domain_and_path(target.name)[0]
     own, path = _domain_and_path(repository)
     if own == domain:

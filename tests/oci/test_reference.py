@@ -60,7 +60,7 @@ def test_tags_take_no_time(tag: str) -> None:
         (
             "x" * 256 + ":1",
             Part.NAME,
-            "the repository name has 256 characters; at most 255 are allowed",
+            f"'{'x' * 40}…' has 256 characters; a repository name has at most 255",
         ),
     ],
 )

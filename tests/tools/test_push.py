@@ -344,7 +344,7 @@ def test_two_pushes_of_one_tag(registry: Registry, conf: ImageConf, store_dir: b
     [
         ("app@sha256:" + "0" * 64, {}, "write name:tag"),
         ("App:v1", {}, "lower-case"),
-        ("app:v1", {"tags": ["a b"]}, "cannot be a tag"),
+        ("app:v1", {"tags": ["a b"]}, "is not a tag"),
         ("app:v1", {"mount_from": ["other.example/base"]}, "another registry"),
         ("app:v1", {"mount_from": ["docker.io/base"]}, "another registry"),
         ("app:v1", {"compression": Compression(codec="store")}, "gzip, zstd"),
