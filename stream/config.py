@@ -46,6 +46,7 @@ from stream.nix.store_root import Disk, why_not_readable
 from stream.oci.container_config import unusual_keys, wrong_types
 from stream.oci.platform import ARCHITECTURES
 from stream.oci.reference import BadReference, Reference
+from stream.schema import platforms
 from stream.schema.fields import Fields, NoteFormer
 from stream.schema.reading import conf_in, conf_name, ignore, load_object, parse_object
 from stream.text import one_line
@@ -111,6 +112,8 @@ def read_conf_document(
     if "name" in document and not document.keys() & {"repo_tag", "store_layers"}:
         wrong = "is a specification, not a conf; plan it first (run: stream-image plan FILE)"
         raise ConfError(name, [Fault("", wrong)])
+    if document.get(platforms.KEY) is not None:
+        raise ConfError(name, [Fault(platforms.KEY, platforms.TOO_MANY)])
     config = document.get("config")
     if isinstance(config, dict) and (depth := measure_depth(config)) > MAX_DEPTH:
         raise ConfError(

@@ -22,7 +22,7 @@ from stream.model import DEFAULT_STORE_DIR, CustomisationLayer, ImageConf, Recip
 from stream.nix import query
 from stream.nix.store_root import Disk
 from stream.oci.reference import BadReference, check_name, check_tag
-from stream.schema import recipe
+from stream.schema import platforms, recipe
 from stream.schema.fields import Fields
 from stream.schema.instants import is_relative, parse_date
 from stream.schema.reading import ignore, load_value, parse_object
@@ -128,6 +128,8 @@ def read_spec_document(
         raise ConfError(
             name, [Fault("", "is already a conf; nothing to plan (run: stream-image FILE)")]
         )
+    if document.get(platforms.KEY) is not None:
+        raise ConfError(name, [Fault(platforms.KEY, platforms.TOO_MANY)])
     reader = _Reader(name, {key: value for key, value in document.items() if value is not None})
     spec = reader.spec()
     for key in document:
