@@ -5,7 +5,8 @@ not know JSON or the store.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+
+from stream.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

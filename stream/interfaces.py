@@ -8,11 +8,11 @@ returns, so code that needs one before the bytes have passed cannot be written.
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from stream.model import Digest, Image, ImageDocuments, KnownLayer, Layer, LayerKey
 from stream.tarwriter import Entries
+from stream.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,6 @@ Knows sources by their interface alone; neither where digests are kept nor where
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import cast
 
 from stream.digests import NO_DIGESTS, Digests, content_key
@@ -15,6 +14,7 @@ from stream.interfaces import LayerSource, LayerWriter, Takes
 from stream.model import Digest, KnownLayer, Layer
 from stream.oci.documents import uncompressed
 from stream.tarwriter import hash_layer
+from stream.values import replace
 
 # Bytes of a layer that is hashed to be known: some milliseconds.
 SMALL = 16 << 20

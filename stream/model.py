@@ -7,9 +7,10 @@ Paths that end up in a tar are bytes; digests are `sha256:` and 64 hex digits.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NewType, TypeAlias
+
+from stream.values import dataclass, field
 
 Digest = NewType("Digest", str)
 

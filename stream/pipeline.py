@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from itertools import count
 from typing import Self
 
@@ -19,6 +18,7 @@ from stream.model import Digest, Image, KnownLayer, Layer
 from stream.observer import Observer
 from stream.oci.tags import distinct_images
 from stream.transfers import Ended, Sleep, Transfer, ask_for, transfers_into
+from stream.values import replace
 
 
 def write_images(

@@ -11,13 +11,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias, TypeVar
 
 from stream.archives.bytesource import ByteSource, FileBytes, pieces
 from stream.archives.decompress import decompress
 from stream.errors import ArchiveError
 from stream.limits import MAX_DOCUMENT
+from stream.values import dataclass, replace
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

@@ -10,7 +10,6 @@ images or content.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 from stream import faults
 from stream.archives.bytesource import ByteSource
@@ -19,6 +18,7 @@ from stream.errors import ArchiveError
 from stream.limits import MAX_ENTRIES, MAX_LINKS
 from stream.text import printable
 from stream.typeflags import DIRECTORY, HARD_LINK, LINK
+from stream.values import dataclass, field
 
 MAX_LISTED = 1 << 28  # bytes of names, link targets and directories' records
 MAX_IMPLIED = 1 << 26  # bytes of the paths of directories without an entry

@@ -15,7 +15,6 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NamedTuple, Never, Self, overload
 
 from stream.archives.bytesource import ByteSource, reading
@@ -37,6 +36,7 @@ from stream.oci.manifests import is_image, is_index
 from stream.oci.platform import Platform
 from stream.oci.reference import IMAGE_NAME, REF_NAME, fits
 from stream.text import one_line
+from stream.values import dataclass, field, replace
 
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 

@@ -7,7 +7,6 @@ any number of entries. Knows entries; not why they matter.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from stream.archives.bytesource import ByteSource, pieces
@@ -15,6 +14,7 @@ from stream.archives.flatten import OPAQUE, WHITEOUT, parts_of
 from stream.archives.tarreader import Member
 from stream.oci.start import GROUP, HEAD, MAX_ACCOUNTS, PASSWD, Entry, interpreter_of
 from stream.typeflags import DIRECTORY, FILE, HARD_LINK, LINK
+from stream.values import dataclass, field
 
 MAX_LISTED = 1 << 18  # entries, in all layers together
 MAX_BYTES = 1 << 25  # of names, targets and contents

@@ -6,12 +6,12 @@ Memory is bounded for any number of entries. Must not know where layers come fro
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 
 from stream.archives.bytesource import ByteSource, pieces
 from stream.archives.tarreader import read_members
 from stream.nix.hashes import DIGITS
 from stream.text import printable
+from stream.values import dataclass, field
 
 # A store path of Nix or Guix: 32 digits of a hash, then a name.
 _STORE_PATH = re.compile(rf"((?:[^/]+/)*store)/([{DIGITS}]{{32}}-[^/]+)".encode())

@@ -13,7 +13,6 @@ import math
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from stream.archives.bytesource import ByteSource, read_exactly
@@ -23,6 +22,7 @@ from stream.limits import ENTRY_COST, NAME_COST, RECORD_COST
 from stream.schema.reading import begins_conf
 from stream.text import printable
 from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, DIRECTORY, FIFO, FILE, HARD_LINK, LINK
+from stream.values import dataclass
 
 BLOCK = 512
 MAX_EXTENSION = 1 << 20  # bytes of a pax header, or of a GNU long name

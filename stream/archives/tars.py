@@ -13,7 +13,6 @@ import posixpath
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Generic, TypeAlias
 
 from stream.archives import tarreader
@@ -44,6 +43,7 @@ from stream.errors import ArchiveError
 from stream.limits import MAX_DOCUMENT, MAX_DOCUMENTS, MAX_LINKS, MAX_MEMBER_NAMES, MAX_MEMBERS
 from stream.text import printable
 from stream.typeflags import FILE, HARD_LINK, LINK
+from stream.values import dataclass
 
 
 class Tar(ABC):

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import stream
 from stream.errors import InstallationError
+from stream.values import dataclass
 
 # Imports all that streaming needs, and checks that it is from the very same file.
 _PROBE = "import os, stream, stream.cli.verbs.stream; sys.exit(not os.path.samefile(stream.__file__, sys.argv[1]))"

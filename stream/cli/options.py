@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from stream.cli.output import is_terminal, output_file, standard_output
 from stream.cli.usage import UsageError
@@ -19,6 +18,7 @@ from stream.model import Commands
 from stream.oci.reference import BadReference, Reference
 from stream.sinks import ARCHIVE_FORMATS
 from stream.text import one_line, printable
+from stream.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,13 +18,13 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from stream import pipes
 from stream.cli.usage import UsageError
 from stream.errors import OutputError
 from stream.text import one_line
+from stream.values import dataclass, field
 
 
 def _umask() -> int:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from stream.compression.codecs import CODECS, encode_zstd_frames
 from stream.compression.pump import Encoder, opened_encoder
 from stream.errors import ArgumentError
+from stream.values import dataclass
 
 NONE = "none"
 CHOICES = (NONE, *CODECS)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 from stream.compression.pump import Blocks, Encoded
 from stream.compression.workers import map_in_order
 from stream.pipes import Buffer
+from stream.values import dataclass
 
 KIB, MIB = 1 << 10, 1 << 20
 

@@ -14,12 +14,12 @@ import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 import orjson
 
 from stream.limits import MAX_SIZE
 from stream.model import Descriptor, Digest, KnownLayer, Layer, LayerKey
+from stream.values import dataclass, field
 
 MAX_ENTRY = 8 << 10  # bytes of an entry; one has about 300, and 200 more for each encoding
 MAX_ENCODINGS = 16  # of a layer's blob; the ones recorded last stay

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import cached_property
 from http.client import HTTPException, HTTPResponse
 from itertools import takewhile
@@ -30,6 +29,7 @@ from stream.model import Descriptor, Digest, Image
 from stream.oci.reference import split
 from stream.pipes import Inflow, pipe_to
 from stream.text import one_line
+from stream.values import replace
 
 _NEWEST = (1, 48)
 _WITH_MANIFESTS = (1, 47)  # the first version that says which manifests are complete

@@ -10,7 +10,6 @@ import os
 import socket
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import sha256
 from http.client import HTTPConnection
 from pathlib import Path
@@ -21,6 +20,7 @@ import orjson
 
 from stream.engines.ssh import SCHEME, SshHost
 from stream.errors import ArgumentError, EngineError
+from stream.values import dataclass
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 _CONNECT_SECONDS = 30

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
 from stream.model import Digest, Image
+from stream.values import dataclass
 
 EngineName = Literal["docker", "podman", "containerd"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)

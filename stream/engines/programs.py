@@ -8,7 +8,6 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import IO, TypeVar
 
@@ -16,6 +15,7 @@ from stream.engines.ssh import SshHost
 from stream.errors import EngineError, ReaderClosedError
 from stream.pipes import enlarge
 from stream.text import one_line
+from stream.values import dataclass
 
 _MAX_COMPLAINT = 1 << 16  # bytes kept of what a program printed on standard error
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urlsplit
 
 from stream.errors import ArgumentError
+from stream.values import dataclass
 
 SCHEME = "ssh://"
 PROGRAM = "ssh"

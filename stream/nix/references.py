@@ -16,7 +16,6 @@ import contextlib
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import orjson
@@ -27,6 +26,7 @@ from stream.graph import Graph, Node
 from stream.limits import MAX_FAULTS, MAX_SIZE
 from stream.model import StoreObject
 from stream.nix.hashes import parse_sha256
+from stream.values import dataclass
 
 MAX_PATHS = 1 << 15  # planning takes memory that grows with the square: here 128 MiB
 MAX_REFERENCES = 1 << 22

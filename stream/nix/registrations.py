@@ -10,8 +10,9 @@ import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from stream.values import dataclass, field
 
 if TYPE_CHECKING:
     import sqlite3

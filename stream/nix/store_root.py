@@ -11,11 +11,11 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 
 from stream.limits import MAX_LINKS
 from stream.model import ImageConf
 from stream.text import printable
+from stream.values import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Self
 
 from stream.model import ImageConf
+from stream.values import dataclass
 
 # GOARCH names, by the values of `platform.machine()`.
 ARCHITECTURES = {

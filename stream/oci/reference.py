@@ -7,11 +7,11 @@ The grammar is that of github.com/distribution/reference. Must not know JSON or 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Self
 
 from stream.model import Digest
+from stream.values import dataclass
 
 # OCI Image Specification, annotations.md; in an image layout, only the tag
 REF_NAME = "org.opencontainers.image.ref.name"

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Literal, NamedTuple, Protocol
 
 from stream.limits import MAX_LINKS
 from stream.text import printable
 from stream.typeflags import DIRECTORY, FILE, LINK
+from stream.values import dataclass
 
 HEAD = 4096  # bytes of a program; enough for the interpreter of most
 MAX_ACCOUNTS = 1 << 20  # bytes of a passwd or group file that is read

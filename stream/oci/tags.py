@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 from stream.model import Digest, ImageDocuments
 from stream.oci.documents import digest
 from stream.oci.reference import qualified
+from stream.values import replace
 
 
 def distinct_images(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
 
 from stream.errors import ConfError, Fault
 from stream.faults import is_text, why_not_normal
@@ -19,6 +18,7 @@ from stream.nix.nar import nar_size
 from stream.nix.references import MAX_PATHS, References, parse_references
 from stream.nix.store_root import Disk, why_not_readable
 from stream.planning.mentions import find_in_value, is_hashed
+from stream.values import dataclass, replace
 
 MAX_GRAPH = 1 << 26  # bytes; 10,000 store paths take about a tenth
 

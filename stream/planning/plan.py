@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from stream import config
@@ -43,6 +42,7 @@ from stream.sources.layer import ListedLayer
 from stream.sources.start import find_start_problems
 from stream.text import one_line
 from stream.typeflags import FILE, LINK
+from stream.values import dataclass, replace
 
 if TYPE_CHECKING:
     from stream.sources.base.image import BaseImage

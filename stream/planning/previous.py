@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from stream.errors import ConfError, Fault
 from stream.schema.reading import conf_name, load_object
+from stream.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any
 
 from stream import config
@@ -26,6 +25,7 @@ from stream.schema import platforms, recipe
 from stream.schema.fields import Fields
 from stream.schema.instants import is_relative, parse_date
 from stream.schema.reading import ignore, load_value, parse_object
+from stream.values import dataclass, replace
 
 # Passed to the conf unchanged.
 _PASSED = frozenset(

@@ -12,7 +12,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
@@ -22,6 +21,7 @@ from stream.errors import RegistryError
 from stream.registry.credentials import Credentials
 from stream.registry.transport import Answer, ConnectionFailure, Request, Transport
 from stream.registry.trust import URL, UntrustedURL
+from stream.values import dataclass
 
 _MAX_CHALLENGE = 8 << 10  # characters of all challenges of an answer
 _MAX_TOKEN = 64 << 10  # bytes of a token service's answer

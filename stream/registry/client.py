@@ -15,7 +15,6 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -26,6 +25,7 @@ from stream.oci.reference import Location, qualified, split
 from stream.registry.session import Session, open_session
 from stream.registry.transport import Answer, Request, Sleep
 from stream.registry.trust import URL, Access
+from stream.values import dataclass, field
 
 _ANYWHERE = Access()
 MAX_MANIFEST = 4 << 20  # bytes, as other registries and clients have it

@@ -15,13 +15,13 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from stream.errors import RegistryError
 from stream.text import one_line
+from stream.values import dataclass, field
 
 if TYPE_CHECKING:
     import subprocess

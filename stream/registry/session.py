@@ -7,7 +7,6 @@ comes back is an expected answer or a RegistryError for a person. Must not know 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 from stream.errors import RegistryError
@@ -27,6 +26,7 @@ from stream.registry.transport import (
 )
 from stream.registry.trust import URL, Access, Origin, Trust, UntrustedURL, schemes
 from stream.retries import Retries
+from stream.values import dataclass, replace
 
 _HINTS = {
     "NAME_UNKNOWN": "create the repository first; this registry does not create it",

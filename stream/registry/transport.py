@@ -17,7 +17,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from functools import partial
 from typing import Any, cast
@@ -31,6 +30,7 @@ from stream.errors import SizeMismatch
 from stream.registry.trust import URL, Origin, Trust, UntrustedURL, is_local
 from stream.retries import Retries
 from stream.text import one_line
+from stream.values import dataclass, field, replace
 
 PATIENCE = 60.0  # seconds for an answer, from the end of the request to the answer's last byte
 MAX_ERROR = 8 << 10  # bytes of an answer that are read where only its status matters

@@ -7,11 +7,11 @@ has no tags. Must not know which engine it is, nor how it was asked.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 
 from stream.interfaces import Takes
 from stream.model import Digest, Image, ImageDocuments, KnownLayer, Layer
 from stream.sinks.oci_archive import OciArchive, blob_name
+from stream.values import replace
 
 
 class PartialArchive(OciArchive):

@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
 from itertools import chain, islice
 from types import MappingProxyType
 from typing import Any, Protocol, Self, TypeVar
@@ -43,6 +42,7 @@ from stream.pipes import Abandoned, Inflow, pipe_to
 from stream.retries import Retries
 from stream.tarwriter import Entries, HashedContent
 from stream.threads import starting
+from stream.values import dataclass
 
 # Bytes of a layer's tar, up to which it is made in memory when its digest is not known.
 _SMALL = 4 << 20

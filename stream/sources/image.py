@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from stream.sources.ahead import Ahead
 from stream.sources.customisation.layer import opened_customisation_layer
 from stream.sources.layer import ListedLayer
 from stream.sources.store import StoreLayer, comment, walk
+from stream.values import dataclass, replace
 
 if TYPE_CHECKING:
     from stream.archives.bytesource import ByteSource

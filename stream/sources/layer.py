@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stream.interfaces import ContentWriter
 from stream.model import Digest, LayerKey
 from stream.tarwriter import hash_layer, write_layer
+from stream.values import dataclass
 
 if TYPE_CHECKING:
     from stream.archives.bytesource import ByteSource

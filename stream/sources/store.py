@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from stream.oci.documents import store_paths_comment
 from stream.sources.layer import ReadableLayer
 from stream.tarwriter import Entries
 from stream.text import printable
+from stream.values import dataclass, replace
 
 if TYPE_CHECKING:
     from stream.archives.tarreader import Member

@@ -9,13 +9,13 @@ any other, as in nixpkgs, and is dropped only when it would become a layer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from stream.errors import ConfError, Fault
 from stream.graph import Graph, Node, check_budget, closure, part, roots
 from stream.limits import MAX_FAULTS
 from stream.strategies.popularity import by_popularity
+from stream.values import dataclass
 
 PLACE = "layeringPipeline"
 MAX_OPERATIONS = 1000

@@ -7,9 +7,9 @@ follows all that it refers to, except within cycles.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from stream.graph import Graph
+from stream.values import dataclass
 
 
 def name_key(path: str) -> str:

@@ -21,11 +21,11 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
 from itertools import groupby
 
 from stream.graph import Graph
 from stream.strategies.reach import Reach, name_key, reach
+from stream.values import dataclass, replace
 
 # Round numbers from a plateau shared by dissimilar images and years: docs/adr/0006.
 _CHANGE = 0.08  # n causes change a layer with a chance of 1 - exp(-_CHANGE * sqrt(n))

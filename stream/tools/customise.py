@@ -6,12 +6,12 @@ Knows neither argv nor where the files of the ready-made layer go.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 from stream.errors import ConfError, Fault
 from stream.model import Digest, ImageConf, Recipe
 from stream.sources.image import opened
 from stream.tarwriter import write_hashed_layer
+from stream.values import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

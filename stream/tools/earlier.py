@@ -13,7 +13,6 @@ import json
 import os
 import re
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from stream.archives.bytesource import StreamBytes, pieces
@@ -40,6 +39,7 @@ from stream.schema.recipe import respell
 from stream.sources.base.image import BaseImage
 from stream.sources.layer import ListedLayer
 from stream.sources.store import StoreLayer
+from stream.values import dataclass
 
 UNTAGGED = "untagged"
 

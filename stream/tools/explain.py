@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from typing import Any
 
 from stream.config import conf_document, load_conf
@@ -31,6 +30,7 @@ from stream.tools.earlier import (
     WithNothing,
 )
 from stream.typeflags import FILE
+from stream.values import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import BinaryIO, NamedTuple, Protocol, Self
 
@@ -49,6 +48,7 @@ from stream.text import printable
 from stream.threads import starting
 from stream.tools.target import ArchiveFile, read_target
 from stream.typeflags import DIRECTORY, HARD_LINK
+from stream.values import dataclass, replace
 
 # The keys of an extended header that repeat the header, or that no tool restores. Others, such
 # as extended attributes, are kept.

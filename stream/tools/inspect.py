@@ -11,7 +11,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from stream.archives.container import Blob
@@ -31,6 +30,7 @@ from stream.sources.layer import ListedLayer
 from stream.sources.store import StoreLayer
 from stream.text import printable
 from stream.tools.target import read_target
+from stream.values import dataclass, replace
 
 _COMMENT = re.compile(r"store paths: \[(.*)\]", re.DOTALL)
 _QUOTED_PATH = re.compile(r"""'(/[^']+)'|"(/[^"]+)\"""")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from dataclasses import dataclass
 
 from stream.errors import NixError, OutputError
 from stream.nix import query
@@ -19,6 +18,7 @@ from stream.oci.reference import Location, Reference
 from stream.registry.trust import Access
 from stream.temporary.directory import private_directory
 from stream.tools.pull import fetched, resolve, warn_of_platform, write_pulled
+from stream.values import dataclass
 
 ALGORITHMS = ("sha256", "sha512", "sha1", "md5")  # of Nix's fixed-output derivations
 

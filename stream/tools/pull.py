@@ -11,7 +11,6 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, BinaryIO
 
 from stream.archives.directory import Directory
@@ -31,6 +30,7 @@ from stream.registry.trust import Access
 from stream.sinks import check_output, opened_archive
 from stream.sources.archives import ArchiveSources, begins_tar, check_images
 from stream.temporary.directory import private_directory
+from stream.values import replace
 
 MTIME = 1  # of all members, as in images made here
 _ANYWHERE = Access()

@@ -12,7 +12,6 @@ import socket
 import threading
 from collections.abc import Collection, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import ip_address
 
@@ -51,6 +50,7 @@ from stream.sources.layer import ReadableLayer
 from stream.tarwriter import HashedContent, write_layer
 from stream.threads import starting
 from stream.tools.write import opened_sources
+from stream.values import dataclass, field, replace
 
 TAKES = Takes(annotations=True, compressed_layers=True, held_layers=True)
 LOOPBACK = "127.0.0.1:0"  # a port of the system's choice

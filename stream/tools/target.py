@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from stream.archives.bytesource import StreamBytes, pieces
 from stream.archives.sequential import STANDARD_INPUT, Sequential
@@ -13,6 +12,7 @@ from stream.config import read_conf_document
 from stream.errors import ArgumentError
 from stream.model import ImageConf
 from stream.schema.reading import HEAD, begins_conf, conf_in, is_conf, load_object, parse_object
+from stream.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

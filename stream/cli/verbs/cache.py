@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +18,7 @@ from stream.config import load_conf
 from stream.digests.store import DigestCache
 from stream.errors import OutputError
 from stream.tools.cache import find_bad_entries, import_digests
+from stream.values import replace
 
 SUMMARY = "show, check, fill or empty the cache of layers' digests"
 DESCRIPTION = """\

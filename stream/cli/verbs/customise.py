@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 
 from stream.cli.options import add_sandbox_argument, given_commands
 from stream.cli.output import output_directory
@@ -14,6 +13,7 @@ from stream.planning.plan import plan
 from stream.planning.spec import is_spec, read_spec_document
 from stream.schema.reading import conf_name, load_object
 from stream.tools.customise import write_customisation_layer
+from stream.values import replace
 
 SUMMARY = "make the customisation layer, so that its commands run only once"
 DESCRIPTION = """\

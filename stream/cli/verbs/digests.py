@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 
 from stream.cli.options import (
     add_digest_arguments,
@@ -15,6 +14,7 @@ from stream.cli.output import say_json
 from stream.cli.progress import Reporter
 from stream.config import load_conf
 from stream.tools.digests import PortableKeys, compute_digests
+from stream.values import replace
 
 SUMMARY = "print the digests of an image's layers, without the image"
 DESCRIPTION = """\

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from stream.cli.options import add_digest_arguments, add_run_argument, given_digests
@@ -19,6 +18,7 @@ from stream.schema.reading import conf_name, ignore, load_object
 from stream.text import one_line
 from stream.tools.earlier import read_earlier
 from stream.tools.explain import ExplainedLayer, Explanation, explain
+from stream.values import replace
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 
 from stream.cli.options import (
     add_output_arguments,
@@ -14,6 +13,7 @@ from stream.cli.options import (
 from stream.cli.progress import Reporter
 from stream.model import ImageConf
 from stream.tools.export import export_found, find_target
+from stream.values import replace
 
 SUMMARY = "write the root file system of an image as one tar"
 DESCRIPTION = """\

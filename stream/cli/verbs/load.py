@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 
 from stream.cli.options import (
     add_digest_arguments,
@@ -18,6 +17,7 @@ from stream.cli.progress import Reporter
 from stream.config import load_conf
 from stream.engines.engine import ENGINES
 from stream.tools.load import load
+from stream.values import replace
 
 SUMMARY = "load the image of a conf into a container engine"
 DESCRIPTION = """\

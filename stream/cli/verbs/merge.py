@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import resource
 from contextlib import suppress
-from dataclasses import replace
 
 from stream.cli.options import (
     add_digest_arguments,
@@ -22,6 +21,7 @@ from stream.errors import ArgumentError
 from stream.model import ImageConf
 from stream.text import one_line
 from stream.tools.merge import find_inputs, merge_inputs
+from stream.values import replace
 
 SUMMARY = "combine the images of several archives and confs into one archive"
 DESCRIPTION = """\

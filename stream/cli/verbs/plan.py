@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-from dataclasses import replace
 
 from stream.cli.options import (
     add_digest_arguments,
@@ -22,6 +21,7 @@ from stream.planning.plan import plan
 from stream.planning.previous import read_previous
 from stream.planning.spec import parse_spec
 from stream.schema.reading import conf_name, read_conf
+from stream.values import replace
 
 SUMMARY = "make a conf from a specification of the image"
 DESCRIPTION = """\

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import replace
 
 from stream.cli.output import say, say_json, say_lines
 from stream.cli.progress import Reporter
@@ -20,6 +19,7 @@ from stream.oci.platform import Platform
 from stream.oci.reference import BadReference, Location, Reference, parse_digest
 from stream.text import one_line
 from stream.tools.prefetch import ALGORITHMS, Prefetched, prefetch
+from stream.values import replace
 
 SUMMARY = "print the arguments of Nix's pullImage for an image"
 DESCRIPTION = """\

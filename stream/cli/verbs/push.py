@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from contextlib import ExitStack
-from dataclasses import replace
 
 from stream.cli.options import (
     add_digest_arguments,
@@ -21,6 +20,7 @@ from stream.cli.usage import UsageError
 from stream.compression import LAYER_CODECS
 from stream.config import load_conf
 from stream.tools.push import DEFAULT_JOBS, push
+from stream.values import replace
 
 SUMMARY = "push the image of a conf to a registry"
 DESCRIPTION = """\

@@ -10,7 +10,6 @@ import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, Self
 
 from stream.cli.options import (
@@ -27,6 +26,7 @@ from stream.cli.usage import UsageError
 from stream.config import load_conf
 from stream.text import one_line
 from stream.tools.serve import LOOPBACK, serve
+from stream.values import replace
 
 SUMMARY = "serve the images of confs from a registry on this machine"
 DESCRIPTION = """\

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 
 from stream.cli.options import (
     add_digest_arguments,
@@ -19,6 +18,7 @@ from stream.cli.options import (
 from stream.cli.progress import Reporter
 from stream.config import load_conf
 from stream.tools.write import write_image
+from stream.values import replace
 
 SUMMARY = "stream the image of a conf"
 DESCRIPTION = "Stream a container image from store paths, in one pass."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from stream.cli.options import add_sandbox_argument, add_tag_argument, given_commands
@@ -15,6 +14,7 @@ from stream.config import load_conf
 from stream.oci.start import RULES as START_RULES
 from stream.text import one_line
 from stream.tools.verify import Finding, Verification, verify
+from stream.values import replace
 
 SUMMARY = "check an archive, optionally against a conf"
 DESCRIPTION = """\

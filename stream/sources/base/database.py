@@ -5,8 +5,6 @@ Knows which files in Nix's directory matter; not their contents.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from stream.archives.bytesource import ByteSource, pieces
 from stream.archives.container import where
 from stream.archives.flatten import Directory, Leaf, parts_of
@@ -17,6 +15,7 @@ from stream.sources.base.listing import Keep
 from stream.sources.base.tree import BaseTree
 from stream.text import printable
 from stream.typeflags import FILE, LINK
+from stream.values import dataclass
 
 MAX_KEPT = 4 * MAX_DATABASE  # bytes, in all layers together
 _MAX_SMALL = 100  # bytes of a version

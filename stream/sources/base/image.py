@@ -11,7 +11,6 @@ import os
 import threading
 from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from stream.archives.bytesource import ByteSource
@@ -31,6 +30,7 @@ from stream.sources.base.layers import (
     distinct_layers,
 )
 from stream.sources.base.listing import BaseListing, Held, Keep, Lister, find_held
+from stream.values import replace
 
 if TYPE_CHECKING:
     from stream.sources.base.tree import BaseTree

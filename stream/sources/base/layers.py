@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import TypeAlias
@@ -24,6 +23,7 @@ from stream.oci import documents
 from stream.oci.documents import store_paths_comment
 from stream.sources.layer import SourceFields
 from stream.text import one_line
+from stream.values import dataclass
 
 Opened: TypeAlias = Callable[[], AbstractContextManager[ByteSource]]
 

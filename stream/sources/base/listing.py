@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from stream.archives.bytesource import ByteSource, StreamBytes
@@ -17,6 +16,7 @@ from stream.archives.programs import ProgramBudget, ProgramListing
 from stream.archives.summary import Summary, size_of
 from stream.archives.tarreader import Member, read_members
 from stream.model import ImageConf, Recipe
+from stream.values import dataclass, field
 
 # Returns the content of a member, which is next in the layer, or None if it need not be kept.
 Keep = Callable[[Member, ByteSource], bytes | None]

@@ -7,7 +7,6 @@ Knows layers by their listings; not what the tree will be.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from stream.archives.flatten import Directory, Leaf
@@ -15,6 +14,7 @@ from stream.archives.tarreader import XATTR, Member
 from stream.model import ImageConf
 from stream.sources.base.listing import BaseListing
 from stream.typeflags import DIRECTORY, FILE, LINK
+from stream.values import dataclass
 
 IMPLIED_MODE = 0o755  # of a directory without an entry
 

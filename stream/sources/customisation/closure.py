@@ -7,7 +7,6 @@ Knows neither where the layer's own files come from nor where the layer goes.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from stream.sources.customisation.tree import parts_of
 from stream.sources.layer import ListedLayer
 from stream.sources.store import StoreLayer, ancestors, walk_relative
 from stream.tarwriter import tar_size
+from stream.values import dataclass
 
 if TYPE_CHECKING:
     from stream.archives.tarreader import Member

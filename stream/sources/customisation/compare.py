@@ -10,10 +10,10 @@ number of entries. Knows trees; not where they come from, nor how whiteouts are 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 
 from stream.sources.customisation.tree import Node, Tree, parts_of
 from stream.typeflags import LINK
+from stream.values import dataclass, replace
 
 # Called with a path and the node of a file that is there afterwards; returns True if its content
 # is what the path had before, a file of the same size.

@@ -15,7 +15,6 @@ import os
 import stat
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import BinaryIO, NamedTuple, TypeGuard
 
@@ -38,6 +37,7 @@ from stream.sources.customisation.tree import (
 )
 from stream.text import printable
 from stream.typeflags import DIRECTORY, FILE, LINK
+from stream.values import dataclass, field
 
 # Links to directories can double the number of reached files at each step without any cycle.
 MAX_AGAIN = 300_000

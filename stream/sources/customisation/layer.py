@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stream.model import CustomisationLayer, ImageConf, Recipe
 from stream.text import printable
+from stream.values import replace
 
 if TYPE_CHECKING:
     from stream.sources.base.image import BaseImage

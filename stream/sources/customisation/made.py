@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
 import xxhash
 
@@ -31,6 +30,7 @@ from stream.tarwriter import (
 )
 from stream.text import printable
 from stream.typeflags import CHARACTER_DEVICE, FILE, HARD_LINK
+from stream.values import dataclass, replace
 
 _WHITEOUT = WHITEOUT.encode()
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stream.model import ImageConf, Recipe
@@ -20,6 +19,7 @@ from stream.sources.customisation.redirect import inherit, make_directories, red
 from stream.sources.customisation.refresh import refresh_bytecode
 from stream.sources.customisation.tree import Tree
 from stream.sources.customisation.users import add_users, warn_of_lost_users
+from stream.values import dataclass, field
 
 if TYPE_CHECKING:
     from stream.sources.base.database import BaseDatabase

@@ -10,7 +10,6 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stream.digests import content_key
@@ -21,6 +20,7 @@ from stream.oci.documents import store_paths_comment
 from stream.sources.layer import ListedLayer
 from stream.tarwriter import padded
 from stream.text import printable
+from stream.values import dataclass
 
 if TYPE_CHECKING:
     from stream.archives.bytesource import ByteSource

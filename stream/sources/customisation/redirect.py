@@ -10,7 +10,6 @@ mapping; not where it comes from.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from operator import itemgetter
 
 from stream.errors import RecipeError
@@ -27,6 +26,7 @@ from stream.sources.customisation.tree import (
 )
 from stream.text import printable
 from stream.typeflags import DIRECTORY, FILE, LINK
+from stream.values import replace
 
 MAX_STEPS = 1 << 22  # through links, for all paths; a long path counts for more
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 
 from stream.model import Recipe
 from stream.nix.store_root import Disk
@@ -21,6 +20,7 @@ from stream.sources.customisation.sandbox.scratch import Scratch
 from stream.sources.customisation.tree import Node, Tree
 from stream.sources.customisation.unpack import Unpacked, digest_content, unpack
 from stream.typeflags import DIRECTORY, FILE, LINK
+from stream.values import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

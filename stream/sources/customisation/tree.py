@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
 from stream.typeflags import DIRECTORY, FILE, LINK
+from stream.values import dataclass, field
 
 # Typeflags of POSIX.1-2008, pax, "ustar Interchange Format".
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field, replace
 
 import xxhash
 
@@ -26,6 +25,7 @@ from stream.sources.customisation.tree import Identity, Node, Tree
 from stream.temporary.directory import translate_errors
 from stream.text import printable
 from stream.typeflags import FILE
+from stream.values import dataclass, field, replace
 
 _MAX_TIME = 1 << 33  # seconds: what every file system can hold
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from stream.archives.images import DIR_PLACES, OCI_PLACES
@@ -47,6 +46,7 @@ from stream.tools.verify.findings import (
     Findings,
 )
 from stream.tools.verify.scan import Link, Members, Stored
+from stream.values import dataclass
 
 MANIFEST, INDEX = "manifest.json", "index.json"
 

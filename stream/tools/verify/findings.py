@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from stream.oci.container_config import Definition
 from stream.text import one_line
+from stream.values import dataclass
 
 DOCKER, PODMAN, CONTAINERD = "docker", "podman", "containerd"
 SKOPEO, BUILDAH, UMOCI = "skopeo", "buildah", "umoci"

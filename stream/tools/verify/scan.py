@@ -11,7 +11,6 @@ import io
 import os
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 
 from stream.archives import tarreader
 from stream.archives.bytesource import (
@@ -35,6 +34,7 @@ from stream.text import printable
 from stream.tools.verify.findings import Findings
 from stream.tools.verify.layers import check_layer
 from stream.typeflags import FILE, HARD_LINK, LINK
+from stream.values import dataclass, field, replace
 
 
 @dataclass(slots=True, kw_only=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 
 from stream.archives.sequential import STANDARD_INPUT, Sequential
 from stream.config import load_conf
@@ -18,6 +17,7 @@ from stream.tools.verify.comparison import compare
 from stream.tools.verify.documents import INDEX, MANIFEST, CheckedImage, Documents
 from stream.tools.verify.findings import ALL, CONSUMERS, TAKE_FIRST, Finding, Findings
 from stream.tools.verify.scan import Scan
+from stream.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,6 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -37,6 +36,7 @@ from stream.sources.customisation.sandbox.scratch import SPECIAL, Scratch, opene
 from stream.sources.customisation.tree import Node, Tree
 from stream.text import one_line, printable
 from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE
+from stream.values import dataclass, field, replace
 
 EXTRA, FAKE_ROOT, AS_ROOT = "extraCommands", "fakeRootCommands", "runAsRoot"
 PRE_MOUNT, POST_MOUNT, POST_UMOUNT = "preMount", "postMount", "postUmount"

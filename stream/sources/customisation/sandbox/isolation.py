@@ -19,8 +19,9 @@ import os
 import secrets
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from stream.values import dataclass, field
 
 NOBODY = 65534
 # User IDs that systemd's UIDS-GIDS leaves unused.

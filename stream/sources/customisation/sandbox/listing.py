@@ -11,13 +11,13 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 
 from stream.errors import CommandsError
 from stream.sources.customisation.sandbox.report import Metadata
 from stream.sources.customisation.tree import Identity, Node, Tree
 from stream.text import printable
 from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, DIRECTORY, FIFO, FILE, LINK
+from stream.values import dataclass
 
 MAX_PATH = 4095  # Linux's PATH_MAX, without the NUL
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from stream.values import dataclass
 
 _MAX_ID = (1 << 32) - 1
 _MAX_MODE = 0o177777

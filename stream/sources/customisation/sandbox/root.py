@@ -11,10 +11,10 @@ import os
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from stream.errors import CommandsError
 from stream.sources.customisation.sandbox.isolation import OURS, ROOT, Mount, is_private
+from stream.values import dataclass, field
 
 PSEUDO = ("/dev", "/proc", "/sys")
 _TEMPORARY = "/tmp"  # noqa: S108 — the tree's own

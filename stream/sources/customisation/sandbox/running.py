@@ -16,11 +16,11 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
 from io import FileIO
 
 from stream.pipes import write_all
 from stream.text import printable
+from stream.values import dataclass
 
 REPORT = 3  # the program's descriptor for the report
 DATA = 4  # and that for data

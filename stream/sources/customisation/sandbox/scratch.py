@@ -9,7 +9,6 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
 from stream.errors import SourceError
 from stream.pipes import write_all
@@ -17,6 +16,7 @@ from stream.sources.customisation.content import CHANGED, PIECE, opened
 from stream.sources.customisation.tree import Node, Tree
 from stream.temporary.directory import make_directory, private_directory, translate_errors
 from stream.typeflags import BLOCK_DEVICE, CHARACTER_DEVICE, FIFO, FILE, LINK
+from stream.values import dataclass
 
 _MAX_RANGE = 1 << 30
 
