@@ -32,8 +32,10 @@ class Target:
 def add_tag_argument(
     parser: argparse.ArgumentParser, meaning: str = "name:tag, replacing the conf's"
 ) -> None:
-    """Add the option for the image's name and tag."""
-    parser.add_argument("-t", "--repo-tag", "--repo_tag", metavar="TAG", help=meaning)
+    """Add the option for the image's name and tag. Its spellings are docker's and dockerTools'."""
+    parser.add_argument(
+        "-t", "--tag", "--repo-tag", "--repo_tag", metavar="NAME:TAG", dest="repo_tag", help=meaning
+    )
 
 
 def given_tag(args: argparse.Namespace) -> str | None:

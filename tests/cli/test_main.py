@@ -89,7 +89,7 @@ def test_version_and_help() -> None:
         assert option.encode() in text.stdout
 
 
-@pytest.mark.parametrize("spelling", ["-t", "--repo-tag", "--repo_tag"])
+@pytest.mark.parametrize("spelling", ["-t", "--tag", "--repo-tag", "--repo_tag"])
 def test_repo_tag(store: Store, spelling: str) -> None:
     """Without it a conf's tag could not be replaced, by the old spelling of the option or the new one."""
     done = _run(store.conf(["one"]), spelling, "other:2")

@@ -50,7 +50,7 @@ def test_what_is_printed(
     assert all("B would send  store paths: [" in line for line in moving)
     assert len(moving) == 2
     assert ", dry run, would send 3 blobs (" in last
-    words = ["--compress", "zstd:1", "--tag", "latest", "--digest-file", str(digest_file)]
+    words = ["--compress", "zstd:1", "-t", "latest", "--digest-file", str(digest_file)]
     done = stream_image("push", conf, f"{name}:v1", *words, "--progress", "plain")
     assert done.returncode == 0, done.stderr
     tags = registry.repository("team/app").tags

@@ -48,8 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("reference", metavar="NAME[:TAG]", help="the image's name in the registry")
     parser.add_argument(
-        "--tag", action="append", default=[], metavar="TAG", help="another tag; repeatable"
-    )
+        "-t", "--tag", action="append", default=[], metavar="TAG", dest="tags",
+        help="another tag of the image; repeatable",
+    )  # fmt: skip
     parser.add_argument(
         "--compress", default="gzip", metavar="CODEC[:LEVEL]",
         help="of each layer: gzip (default), zstd or none",
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
             confs,
             args.reference,
             reporter,
-            tags=args.tag,
+            tags=args.tags,
             compression=compression,
             jobs=args.jobs,
             mount_from=args.mount_from,
