@@ -130,7 +130,14 @@ def _read_arguments(argv: Sequence[str]) -> tuple[verbs.Verb, argparse.Namespace
     parser = _parser(name, verb)
     if name is None and argv and (closest := _closest_verb(argv[0])):
         parser.refuse(f"{argv[0]!r}: no such file; did you mean '{parser.prog} {closest}'?")
-    return verb, parser.parse_args(argv[1:] if name else argv)
+    args, unknown = parser.parse_known_args(argv[1:] if name else argv)
+    if unknown:
+        words = f"unrecognized arguments: {' '.join(unknown)}"
+        if name is None and (late := next((one for one in unknown if one in verbs.names()), None)):
+            # An executable made by `wrap` puts its conf before the words that it is given.
+            words = f"the verb comes first: write '{parser.prog} {late} {args.conf} …'"
+        parser.refuse(f"{one_line(words)}.")
+    return verb, args
 
 
 def _message(error: Exception) -> str:

@@ -307,6 +307,12 @@ def test_verb_with_a_slip() -> None:
     assert "unrecognized" in _said("conf.json", "x.tar")
 
 
+def test_verb_after_the_conf() -> None:
+    """Whoever runs a wrapped image as `./app push NAME` learns which command to run."""
+    said = _said("./app", "push", "h/app:v1", "--dry-run")
+    assert "the verb comes first: write 'stream-image push ./app …'" in said
+
+
 @pytest.mark.parametrize("verb", ["inspect", "tarsum", "verify"])
 def test_no_promise_of_progress(verb: str) -> None:
     """An option without effect is rejected: nobody should wait for a progress bar that never appears."""
