@@ -83,8 +83,9 @@ class ServedRepository:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """A request and what became of it. `client` is its address and port, `target` the path as it
-    was sent, `sent` the number of bytes of the body, None if it was cut short. `error` is the
-    reason for that, or for not beginning it: an OutputError if the client went away.
+    was sent; without a `method`, what came in place of a request. `sent` is the number of bytes of
+    the body, None if it was cut short. `error` is the reason for that, or for not beginning it: an
+    OutputError if the client went away.
     """
 
     client: str
@@ -248,7 +249,7 @@ class _Connection(BaseHTTPRequestHandler):
         self.connection.settimeout(_HEAD_SECONDS)
         if self.connection.recv(1, socket.MSG_PEEK) == _TLS_HANDSHAKE:
             # Clients that try HTTPS first turn to HTTP only if the answer is one of HTTP.
-            self._begin_request()
+            self._begin_request("a TLS handshake")
             self.send_error(HTTPStatus.BAD_REQUEST, "this registry speaks plain HTTP")
             self._linger()
             return
@@ -263,8 +264,9 @@ class _Connection(BaseHTTPRequestHandler):
         elif self.close_connection:
             self._linger()
 
-    def _begin_request(self) -> None:
-        self.command, self.path, self.requestline = "", "", ""
+    def _begin_request(self, what: str = "a malformed request") -> None:
+        """Forget the last request. `what` is reported of this one unless it can be parsed."""
+        self.command, self.path, self.requestline = "", what, ""
         self.request_version = self.protocol_version
         self.close_connection = True
         self._began = time.monotonic()

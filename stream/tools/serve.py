@@ -127,7 +127,7 @@ def serve(
 
 
 def _tell(observer: Observer, answer: Answer) -> None:
-    request = f"{answer.method} {answer.target}"
+    request = f"{answer.method} {answer.target}".lstrip()
     observer.answered(answer.client, request, answer.status, answer.sent, answer.seconds)
     if answer.error is not None and not isinstance(answer.error, OutputError):
         observer.warning(f"{answer.error}; {answer.client} did not get all of {answer.target}")

@@ -386,6 +386,7 @@ def test_tls_client(running: Running) -> None:
     ):
         context.wrap_socket(plain, server_hostname="localhost")
     assert error.value.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
+    assert _answered(running, "a TLS handshake").method == ""  # what the log shows
 
 
 def test_body_of_a_request(running: Running) -> None:
