@@ -166,16 +166,37 @@ class IndexEntry(NamedTuple):
     image: ImageDocuments
 
 
-def oci_index(entries: Iterable[IndexEntry]) -> bytes:
-    """Return the `index.json` of images: an entry for each tag, or one without a name for an
-    image without tags.
+class LayoutIndex(NamedTuple):
+    """The `index.json` of an image layout, and the indexes among the blobs that it refers to."""
+
+    data: bytes
+    indexes: tuple[bytes, ...]
+
+
+def oci_index(entries: Sequence[IndexEntry]) -> LayoutIndex:
+    """Return the index of images: an entry for each tag, or one without a name for an image
+    without tags. Images with one tag are in an index of their own, which has the tag.
     """
-    manifests: list[dict[str, Any]] = []
+    sharing: dict[str, list[IndexEntry]] = {}
     for entry in entries:
-        described, image = _index_item(entry), entry.image
-        names = [{IMAGE_NAME: qualified(tag), REF_NAME: split(tag)[1]} for tag in image.repo_tags]
-        manifests += [{**described, "annotations": name} for name in names] or [described]
-    return _index(manifests)
+        for tag in entry.image.repo_tags:
+            sharing.setdefault(qualified(tag), []).append(entry)
+    manifests: list[dict[str, Any]] = []
+    indexes: list[bytes] = []
+    for entry in entries:
+        described = _index_item(entry)
+        if not entry.image.repo_tags:
+            manifests.append(described)
+        for tag in entry.image.repo_tags:
+            name = {IMAGE_NAME: qualified(tag), REF_NAME: split(tag)[1]}
+            images = sharing[qualified(tag)]
+            if len(images) == 1:
+                manifests.append({**described, "annotations": name})
+            elif images[0] is entry:
+                indexes.append(platform_index(images))
+                index = _descriptor(describe(INDEX_TYPE, indexes[-1]))
+                manifests.append({**index, "annotations": name})
+    return LayoutIndex(_index(manifests), tuple(indexes))
 
 
 def platform_index(entries: Iterable[IndexEntry]) -> bytes:

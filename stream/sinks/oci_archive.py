@@ -25,7 +25,7 @@ def blob_name(digest: Digest) -> str:
 class OciArchive(DockerArchive):
     """An OCI archive being written to `fd`. See DockerArchive."""
 
-    takes = Takes(annotations=True, compressed_layers=True)
+    takes = Takes(annotations=True, compressed_layers=True, indexes=True)
 
     def __init__(self, fd: int, *, mtime: int) -> None:
         super().__init__(fd, mtime=mtime)
@@ -34,8 +34,11 @@ class OciArchive(DockerArchive):
 
     def finish(self) -> int:
         """See the interface."""
+        index = documents.oci_index(self._index)
+        for data in index.indexes:
+            self._write_blob(data)
         self._archive.write_member("oci-layout", documents.OCI_LAYOUT)
-        self._archive.write_member("index.json", documents.oci_index(self._index))
+        self._archive.write_member("index.json", index.data)
         return super().finish()
 
     def _write_documents(self, image: ImageDocuments) -> tuple[str, Descriptor | None]:

@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import ClassVar, Final
 
+from stream.oci.platform import Platform
+
 from .consumer import Runner, pairs
 from .isolation import Isolation
 
 _SNAPSHOTTER: Final = "overlayfs"
+MACHINE: Final = Platform.of_this_machine().architecture
 
 
 class Docker(Runner):
@@ -131,6 +134,13 @@ class Containerd(Runner):
     def _image_id(self, manifest_digest: str) -> str:
         if manifest_digest not in self._image_ids:
             manifest = json.loads(self.output(*self._ctr("content", "get", manifest_digest)))
+            if "manifests" in manifest:
+                (own,) = (
+                    one["digest"]
+                    for one in manifest["manifests"]
+                    if one["platform"]["architecture"] == MACHINE
+                )
+                manifest = json.loads(self.output(*self._ctr("content", "get", own)))
             self._image_ids[manifest_digest] = str(manifest["config"]["digest"])
         return self._image_ids[manifest_digest]
 

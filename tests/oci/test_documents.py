@@ -18,6 +18,7 @@ from stream.oci.documents import (
     image_config,
     oci_index,
     oci_manifest,
+    platform_index,
     store_paths_comment,
 )
 
@@ -176,11 +177,27 @@ MANIFEST = Descriptor(media_type="x", digest=DIGESTS[0], size=2)
 def test_several_images_in_the_oci_index() -> None:
     """Without an entry for each tag, a tag would be lost; without a nameless one, an untagged image."""
     entries = [IndexEntry(MANIFEST, documents_with(*tags)) for tags in (("x:1", "y:2"), ())]
-    manifests = json.loads(oci_index(entries))["manifests"]
+    manifests = json.loads(oci_index(entries).data)["manifests"]
     assert [entry.get("annotations", {}).get("io.containerd.image.name") for entry in manifests] == [
         "docker.io/library/x:1", "docker.io/library/y:2", None,
     ]  # fmt: skip
     assert {entry["digest"] for entry in manifests} == {DIGESTS[0]}
+
+
+def test_images_of_one_tag_in_the_oci_index() -> None:
+    """Without an index of its own, a tag would name one of its images, or be there twice."""
+    images = [("x:1", "y:1"), ("docker.io/x:1",), ("z:1",)]
+    entries = [IndexEntry(MANIFEST, documents_with(*tags)) for tags in images]
+    index = oci_index(entries)
+    (nested,) = index.indexes
+    assert nested == platform_index(entries[:2])
+    assert "annotations" not in json.loads(nested)["manifests"][0]
+    found = json.loads(index.data)["manifests"]
+    assert [(one["digest"], one["annotations"]["io.containerd.image.name"]) for one in found] == [
+        (f"sha256:{hashlib.sha256(nested).hexdigest()}", "docker.io/library/x:1"),
+        (MANIFEST.digest, "docker.io/library/y:1"),
+        (MANIFEST.digest, "docker.io/library/z:1"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -201,7 +218,7 @@ def test_several_images_in_the_oci_index() -> None:
 )
 def test_names_in_the_oci_index(repo_tag: str, image_name: str, ref_name: str) -> None:
     """Podman and containerd read the whole name from here; without it the image has none."""
-    index = json.loads(oci_index([IndexEntry(MANIFEST, documents_with(repo_tag))]))
+    index = json.loads(oci_index([IndexEntry(MANIFEST, documents_with(repo_tag))]).data)
     (entry,) = index["manifests"]
     assert entry["annotations"] == {
         "io.containerd.image.name": image_name,

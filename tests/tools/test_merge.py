@@ -95,6 +95,39 @@ def test_oci_archive(inputs: list[str], stream_image: Run) -> None:
     assert kinds == [False, False, True, False, False, False]
 
 
+def test_several_platforms_of_one_tag(stream_image: Run, tmp_path: Path) -> None:
+    """Without it an archive for several machines would lose all images but the last; or our own
+    tools would find only one of them there.
+    """
+    names = ["amd64", "arm64"]
+    for name in names:
+        base = Base(layers=[SHARED, layer_tar({name: b"x"})], tags=["x:1"], architecture=name)
+        (tmp_path / name).write_bytes(base.docker_archive())
+    inputs = [f"{tmp_path}/{name}" for name in names]
+    out = tmp_path / "both.tar"
+    done = stream_image("merge", *inputs, "--format", "oci-archive", "-o", out)
+    assert done.returncode == 0, done.stderr
+    assert b"warning" not in done.stderr
+    with tarfile.open(out) as tar:
+        read = {info.name: tar.extractfile(info).read() for info in tar if not info.isdir()}  # type: ignore[union-attr]
+    (top,) = json.loads(read["index.json"])["manifests"]
+    assert top["annotations"]["io.containerd.image.name"] == "docker.io/library/x:1"
+    index = read[f"blobs/sha256/{top['digest'][7:]}"]
+    assert (digest(index), len(index)) == (top["digest"], top["size"])
+    platforms = [one["platform"] for one in json.loads(index)["manifests"]]
+    assert platforms == [{"architecture": name, "os": "linux"} for name in names]
+    assert stream_image("verify", out).returncode == 0
+    again = stream_image("merge", "-q", out, "--format", "oci-archive")
+    with tarfile.open(fileobj=io.BytesIO(again.stdout)) as tar:
+        assert tar.extractfile("index.json").read() == read["index.json"]  # type: ignore[union-attr]
+    conf = {"repo_tag": "y:1", "architecture": "arm64", "from_image": f"{out}:x:1"}
+    built = stream_image("-", stdin=json.dumps(conf).encode())
+    (item,), members = _read(built.stdout)
+    assert b"warning" not in built.stderr
+    assert digest(members[item["Layers"][1]]) == digest(layer_tar({"arm64": b"x"}))
+    assert b"; the last image wins" in stream_image("merge", out).stderr
+
+
 def test_same_image_twice(inputs: list[str], stream_image: Run, tmp_path: Path) -> None:
     """An image that is in two archives under two tags is one image with both."""
     again = Base(layers=ONE.layers, tags=["again:1"])
