@@ -346,13 +346,14 @@ class Pushed:
 class Loaded:
     """An image in the container engine `engine`, which knows it as `name`. `held` are the diff_ids
     of the layers that were there before; the others were sent. The image's `size` is the number of
-    bytes sent.
+    bytes sent. If it was `rehearsed`, nothing was sent.
     """
 
     image: Image
     engine: str
     name: str
     held: frozenset[Digest]
+    rehearsed: bool = False
 
     def total(self, *, held: bool) -> tuple[int, int]:
         """Return how many layers were held, or sent, each counted once, and their size in bytes."""

@@ -9,7 +9,7 @@ import io
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from stream.cli.output import printable_json, say, write_error
@@ -82,7 +82,7 @@ def _loaded_line(loaded: Loaded) -> str:
     totals: list[tuple[Passage, tuple[int, int]]] = [
         ("sent", loaded.total(held=False)), ("held", loaded.total(held=True)),
     ]  # fmt: skip
-    moved = _moved("layer", totals, rehearsed=False)
+    moved = _moved("layer", totals, rehearsed=loaded.rehearsed)
     return f"{_image_line(loaded.image)}, in {loaded.engine}, {moved}"
 
 
@@ -109,15 +109,18 @@ class Reporter(Observer):
 
     def pushed(self, pushed: Pushed) -> None:
         if pushed.rehearsed:
-            self._say_what_would_move(pushed)
+            passages = {blob.descriptor.digest: blob.passage for blob in pushed.blobs}
+            self._say_what_would_move(pushed.images, passages)
         if len(pushed.images) > 1:
             for image in pushed.images:
                 say(_image_line(image))
         self._summary(_pushed_line(pushed), pushed.image.size)
 
-    def _say_what_would_move(self, pushed: Pushed) -> None:
-        passages = {blob.descriptor.digest: blob.passage for blob in pushed.blobs}
-        for image in pushed.images:
+    def _say_what_would_move(
+        self, images: Sequence[Image], passages: dict[Digest, Passage]
+    ) -> None:
+        """Print a line for each layer, by its digest, that would not be held."""
+        for image in images:
             for number, layer in enumerate(image.layers, 1):
                 blob = layer.descriptor
                 if (passage := passages.pop(blob.digest, "held")) != "held":
@@ -127,6 +130,14 @@ class Reporter(Observer):
                     say(f"{place} {readable_size(blob.size):>9} {word}  {comment}")
 
     def loaded(self, loaded: Loaded) -> None:
+        if loaded.rehearsed:
+            image = loaded.image
+            passages: dict[Digest, Passage] = {
+                layer.descriptor.digest: "sent"
+                for layer in image.layers
+                if layer.diff_id not in loaded.held
+            }
+            self._say_what_would_move([image], passages)
         self._summary(_loaded_line(loaded), loaded.image.size)
 
     def exported(self, entries: int, size: int) -> None:
@@ -177,8 +188,10 @@ class Plain(Reporter):
     def blob_confirmed(self, blob: Blob) -> None:
         self._blobs[blob.descriptor.digest] = blob
 
-    def _say_what_would_move(self, pushed: Pushed) -> None:
-        """Say nothing: each layer has a line."""
+    def _say_what_would_move(
+        self, images: Sequence[Image], passages: dict[Digest, Passage]
+    ) -> None:
+        """Print nothing: each layer has a line."""
 
     def layer_held(self, number: int, layer: Layer) -> None:
         blob = self._blobs.get(layer.descriptor.digest)
@@ -260,7 +273,7 @@ class JsonLines(Reporter):
         totals = {"sent": loaded.total(held=False), "held": loaded.total(held=True)}
         self._emit(
             "loaded", engine=loaded.engine, name=loaded.name, image_id=loaded.image.image_id,
-            layers=len(loaded.image.layers), size=loaded.image.size,
+            layers=len(loaded.image.layers), size=loaded.image.size, dry_run=loaded.rehearsed,
             **{name: {"layers": count, "size": size} for name, (count, size) in totals.items()},
         )  # fmt: skip
 

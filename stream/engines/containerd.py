@@ -101,9 +101,12 @@ class Containerd:
         image = self._ctr.feed(write_and_note, "images", "import", *options, "-")
         return Answer(image=image, found=self.find(image))
 
-    def tag(self, found: Found, repo_tag: str) -> str:
-        """See the interface. Containerd's names are whole, with a domain."""
-        name = qualified(repo_tag)
+    def tag(self, found: Found, repo_tag: str) -> None:
+        """See the interface."""
+        name = self.name_of(repo_tag)
         if name not in found.names:
             self._ctr.output("images", "tag", "--force", found.name, name)
-        return name
+
+    def name_of(self, repo_tag: str) -> str:
+        """See the interface. Containerd's names are whole, with a domain."""
+        return qualified(repo_tag)

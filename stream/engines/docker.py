@@ -117,12 +117,15 @@ class Docker:
             self._broken = ()
         return Answer(image=image, found=found, remarks=one_line(" ".join(remarks)))
 
-    def tag(self, found: Found, repo_tag: str) -> str:
+    def tag(self, found: Found, repo_tag: str) -> None:
         """See the interface."""
         if repo_tag not in found.names:
             name, tag = split(repo_tag)
             query = urlencode({"repo": name, "tag": tag})
             self._checked(self._respond("POST", f"/images/{found.name}/tag?{query}"))
+
+    def name_of(self, repo_tag: str) -> str:
+        """See the interface."""
         return repo_tag
 
     def _ids(self, image: Image) -> Sequence[Digest]:

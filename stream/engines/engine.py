@@ -56,5 +56,8 @@ class Engine(Protocol):
     def load(self, write: Callable[[int], Image]) -> Answer:
         """Load the archive of an image without tags, which `write` writes to a descriptor."""
 
-    def tag(self, found: Found, repo_tag: str) -> str:
-        """Tag an image as `repo_tag`. Return the name that it then has in this engine."""
+    def tag(self, found: Found, repo_tag: str) -> None:
+        """Tag an image as `repo_tag`."""
+
+    def name_of(self, repo_tag: str) -> str:
+        """Return the name of an image in this engine that is tagged `repo_tag`."""

@@ -82,10 +82,13 @@ class Podman:
         image = self._podman.feed(write, "load", "--quiet")
         return Answer(image=image, found=self.find(image))
 
-    def tag(self, found: Found, repo_tag: str) -> str:
+    def tag(self, found: Found, repo_tag: str) -> None:
+        """See the interface."""
+        if found.names.isdisjoint((repo_tag, f"localhost/{repo_tag}")):
+            self._podman.output("tag", found.name, repo_tag)
+
+    def name_of(self, repo_tag: str) -> str:
         """See the interface. Podman puts `localhost/` before a name without a domain, and does
         not need it to find the image.
         """
-        if found.names.isdisjoint((repo_tag, f"localhost/{repo_tag}")):
-            self._podman.output("tag", found.name, repo_tag)
         return repo_tag

@@ -4,6 +4,7 @@ argv nor how an engine is reached.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 
 from stream.config import require_tag
@@ -28,10 +29,12 @@ def load(  # noqa: PLR0913 — the options of the command, each of its own
     host: str | None = None,
     namespace: str | None = None,
     digests: Digests = NO_DIGESTS,
+    rehearse: bool = False,
 ) -> Loaded:
     """Load the image of `conf` into `engine` at `host`, or into the first that is there: see
     `stream.engines.opening.opened_engine`. Layers whose digests are in `digests` are not sent if the
-    engine has them. The image gets its tag only after the engine has it with all its layers.
+    engine has them. The image gets its tag only after the engine has it with all its layers. With
+    `rehearse`, everything is done but changing the engine.
 
     Raises ArgumentError, or ConfError if `conf` has no tag, before anything is read;
     EngineError; and the errors of `write_image`. Then the tag is what it was before.
@@ -42,13 +45,20 @@ def load(  # noqa: PLR0913 — the options of the command, each of its own
     assert conf.repo_tag is not None, "required"
     observer = observer or Observer()
     with opened_engine(engine, host, namespace=namespace, digests=digests) as opened:
-        loading = _Loading(conf, opened, observer, digests)
+        loading = _Loading(conf, opened, observer, digests, rehearse=rehearse)
         answer = loading.load(conf.repo_tag)
-        if answer.found is None:
-            reason = answer.remarks or "does not have the image after loading it"
-            raise EngineError(opened.label, reason)
-        name = opened.tag(answer.found, conf.repo_tag)
-    loaded = Loaded(image=answer.image, engine=opened.name, name=name, held=frozenset(loading.held))
+        if not rehearse:
+            if answer.found is None:
+                reason = answer.remarks or "does not have the image after loading it"
+                raise EngineError(opened.label, reason)
+            opened.tag(answer.found, conf.repo_tag)
+    loaded = Loaded(
+        image=answer.image,
+        engine=opened.name,
+        name=opened.name_of(conf.repo_tag),
+        held=frozenset(loading.held),
+        rehearsed=rehearse,
+    )
     observer.loaded(loaded)
     return loaded
 
@@ -57,12 +67,19 @@ class _Loading:
     """One run of `load`."""
 
     def __init__(
-        self, conf: ImageConf, engine: Engine, observer: Observer, digests: Digests
+        self,
+        conf: ImageConf,
+        engine: Engine,
+        observer: Observer,
+        digests: Digests,
+        *,
+        rehearse: bool,
     ) -> None:
         self._conf = conf
         self._engine = engine
         self._observer = observer
         self._digests = digests
+        self._rehearse = rehearse
         self.held: Collection[Digest] = ()  # the layers left out of the last archive
 
     def load(self, repo_tag: str) -> Answer:
@@ -75,6 +92,10 @@ class _Loading:
                 return there
             layers = [None if one is None else one.diff_id for one in known]
             held = self._engine.held(layers, repo_tag)
+            if self._rehearse:
+                with open(os.devnull, "wb") as nowhere:
+                    image = self._write(sources, nowhere.fileno(), held, self._observer)
+                return Answer(image=image, found=None)
             try:
                 answer = self._send(sources, held, self._observer)
             except EngineError as error:

@@ -24,6 +24,18 @@ def test_output(docker: ScriptedDocker, workshop: Workshop, stream_image: Run) -
     assert sorted(docker.tags) == ["other:2", "test:1"]
 
 
+def test_dry_run(docker: ScriptedDocker, workshop: Workshop, stream_image: Run) -> None:
+    """Whoever is about to load learns what would be sent, and the engine stays as it is."""
+    words = ["load", str(workshop.store.conf("a", "b")), "--host", docker.url, "--dry-run"]
+    done = stream_image(*words, "--progress", "none")
+    assert (done.returncode, done.stdout) == (0, b"test:1\n")
+    assert done.stderr.count(b"\nlayer ") == 1
+    assert b" kB would send  store paths: [" in done.stderr
+    assert b"in docker, dry run, would send 2 layers (20.5 kB), " in done.stderr
+    assert docker.loads == []
+    assert docker.images == {}
+
+
 def test_events(docker: ScriptedDocker, workshop: Workshop, stream_image: Run) -> None:
     """A program learns what was sent and what was held, by layers and bytes."""
     conf = str(workshop.store.conf("a", "b", "c"))

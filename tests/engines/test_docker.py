@@ -1,5 +1,6 @@
 """Loading into docker, whose daemon is scripted: what is sent, checked and tagged."""
 
+import dataclasses
 import json
 import os
 from contextlib import suppress
@@ -287,6 +288,18 @@ def test_without_notes(docker: ScriptedDocker, workshop: Workshop) -> None:
     workshop.change("c")
     workshop.load(docker)
     assert layers_sent(docker.loads[2]) == 1
+
+
+def test_rehearsal(docker: ScriptedDocker, workshop: Workshop) -> None:
+    """`--dry-run` reports what the load that follows sends."""
+    workshop.load(docker)
+    workshop.change("c")
+    rehearsed = stream.load(
+        workshop.conf(), engine="docker", host=docker.url, digests=workshop.digests, rehearse=True
+    )
+    assert len(docker.loads) == 1
+    loaded = workshop.load(docker)
+    assert rehearsed == dataclasses.replace(loaded, rehearsed=True)
 
 
 def test_older_docker_with_containerd_store(docker: ScriptedDocker, workshop: Workshop) -> None:

@@ -46,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--namespace", metavar="NAME", help="containerd's namespace, such as k8s.io"
     )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show what would be sent; change nothing there"
+    )
     add_sandbox_argument(parser)
     add_digest_arguments(parser)
 
@@ -53,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Load the image and print its name. Raises StreamImageError."""
     conf = load_conf(args.conf, repo_tag=given_tag(args), warn=reporter.warning)
+    reporter.rehearsing = args.dry_run
     loaded = load(
         replace(conf, commands=given_commands(args)),
         reporter,
@@ -60,5 +64,6 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         host=args.host,
         namespace=args.namespace,
         digests=given_digests(args, reporter.warning),
+        rehearse=args.dry_run,
     )
     say_lines([loaded.name])
