@@ -48,7 +48,8 @@ class Known:
         """Return `known` with its blob, if there is a record of that."""
         if known.descriptor is None:
             found = self._digests.lookup([content_key(known.diff_id)], self._encoding)
-            if found is not None and found.diff_id == known.diff_id:
+            is_same = found is not None and found.diff_id == known.diff_id
+            if found is not None and is_same and known.size in (None, found.size):
                 return self._with_blob(found)
         return self._with_blob(known)
 

@@ -245,12 +245,14 @@ class LayerKey:
 class KnownLayer:
     """A layer known before its bytes are written. `diff_id` is the digest of its tar, `size`
     the tar's size in bytes, if known; `descriptor` describes the blob as the sink at hand
-    stores it, if known.
+    stores it, if known. What is only `claimed`, by somebody else, counts for a layer that the
+    sink holds, and says nothing of one that is written.
     """
 
     diff_id: Digest
     size: int | None = None
     descriptor: Descriptor | None = None
+    claimed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

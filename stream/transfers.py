@@ -64,6 +64,8 @@ class Transfer:
         """Return the layer's record if the sink holds it, else None."""
         held = None if self.known is None else self._sink.holds(self.known)
         self.is_held = held is not None
+        if held is None and self.known is not None and self.known.claimed:
+            self.known = None
         return held
 
     def write(self) -> None:

@@ -157,3 +157,13 @@ def test_a_digest_that_is_asked_for_is_computed_once() -> None:
     known = Known(digests, Takes())
     assert [known.diff_id(source) for _ in range(2)] == [DIFF_ID] * 2  # type: ignore[arg-type]
     assert source.written == [1]
+
+
+def test_a_blob_of_another_size_is_not_that_of_the_layer() -> None:
+    """Without it what a registry says of a layer's size would be believed against the layer's own."""
+    digests = Digests()
+    key = LayerKey(value=DIFF_ID.removeprefix("sha256:"))
+    digests.record([key], layer(BLOB, size=2), "zstd")
+    known = Known(digests, Takes(encoding="zstd"))
+    for size, blob in ((1, None), (2, BLOB), (None, BLOB)):
+        assert known.of_layer(KnownLayer(diff_id=DIFF_ID, size=size)).descriptor == blob

@@ -86,7 +86,7 @@ def path_key(
 
 def content_key(diff_id: Digest) -> LayerKey:
     """Return the key of a layer whose diff_id is known: there is only its blob to learn."""
-    return LayerKey(value=diff_id.removeprefix("sha256:"))
+    return LayerKey(value=diff_id.removeprefix("sha256:"), portable=True)
 
 
 def joined_key(*keys: LayerKey) -> LayerKey:

@@ -23,8 +23,10 @@ class PortableKeys:
         self._diff_ids: dict[str, Digest] = {}
 
     def by_diff_id(self) -> dict[Digest, str]:
-        """Return the key of each layer that has one, by its diff_id."""
-        return {diff_id: key for key, diff_id in self._diff_ids.items()}
+        """Return the key of each layer that has one besides its diff_id, by that."""
+        return {
+            diff_id: key for key, diff_id in self._diff_ids.items() if not diff_id.endswith(key)
+        }
 
     def lookup(self, keys: Sequence[LayerKey], encoding: str) -> KnownLayer | None:
         """See Digests."""
