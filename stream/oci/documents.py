@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from stream.model import Descriptor, Digest, ImageConf, ImageDocuments, Layer
 from stream.oci.reference import IMAGE_NAME, REF_NAME, qualified, split
@@ -26,6 +26,10 @@ OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
 # Members that apply only to the base's own container, or have already taken effect.
 _NOT_INHERITED = frozenset({"Hostname", "Domainname", "Image", "OnBuild"})
+
+# Returns the annotations of a layer in its image's manifest.
+Annotate: TypeAlias = Callable[[Layer], Mapping[str, str]]
+
 _MERGED_BY_KEY = ("ExposedPorts", "Labels", "Volumes")
 
 
@@ -146,17 +150,25 @@ def legacy_layer(layer_id: str, parent: str, size: int, config: bytes, *, is_top
     return _compact(document)
 
 
-def oci_manifest(config: bytes, layers: Sequence[Layer], annotations: Mapping[str, str]) -> bytes:
-    """Return the OCI manifest of an image; `config` is its image config."""
+def oci_manifest(
+    config: bytes,
+    layers: Sequence[Layer],
+    annotations: Mapping[str, str],
+    annotate: Annotate | None = None,
+) -> bytes:
+    """Return the OCI manifest of an image; `config` is its image config, and `annotate`
+    returns the annotations of a layer.
+    """
     document = {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
         "config": _descriptor(describe(CONFIG_TYPE, config)),
-        "layers": [_descriptor(layer.descriptor) for layer in layers],
+        "layers": [
+            _descriptor(layer.descriptor) | _annotated(annotate(layer) if annotate else {})
+            for layer in layers
+        ],
     }
-    if annotations:
-        document["annotations"] = dict(annotations)
-    return _compact(document)
+    return _compact(document | _annotated(annotations))
 
 
 class IndexEntry(NamedTuple):
@@ -232,6 +244,10 @@ def _descriptor(descriptor: Descriptor) -> dict[str, Any]:
         "digest": descriptor.digest,
         "size": descriptor.size,
     }
+
+
+def _annotated(annotations: Mapping[str, str]) -> dict[str, Any]:
+    return {"annotations": dict(annotations)} if annotations else {}
 
 
 def _compact(document: object) -> bytes:

@@ -37,6 +37,7 @@ class Rehearsal:
         self._repository = repository
         self._others = others
         self._manifests: dict[str, Manifest] = {}  # those that would be there
+        self._mounted: dict[Digest, Repository] = {}  # blobs that would, and where they are
 
     def manifest(self, reference: str) -> Manifest | None:
         """See Repository."""
@@ -48,11 +49,15 @@ class Rehearsal:
 
     def has_blob(self, digest: Digest, size: int | None = None) -> bool:
         """See Repository."""
-        return self._repository.has_blob(digest, size)
+        return self._mounted.get(digest, self._repository).has_blob(digest, size)
 
     def mount(self, digest: Digest, repository: str) -> _Discarded | None:
         """See Repository."""
-        return None if self._others[repository].has_blob(digest) else _Discarded()
+        other = self._others[repository]
+        if not other.has_blob(digest):
+            return _Discarded()
+        self._mounted[digest] = other
+        return None
 
     def begin_upload(self) -> _Discarded:
         """See Repository."""

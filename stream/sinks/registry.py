@@ -36,6 +36,7 @@ from stream.model import (
     Passage,
 )
 from stream.oci import documents
+from stream.oci.documents import Annotate
 from stream.oci.manifests import is_index
 from stream.oci.reference import BadReference, parse_digest
 from stream.pipes import Abandoned, Inflow, pipe_to
@@ -114,7 +115,7 @@ class _Look:
     def _take(self) -> None:
         try:
             repository = self._connect()
-            manifests = dict(_found(repository, self._tag))
+            manifests = manifests_at(repository, self._tag)
             self._found = _Target(
                 repository=repository,
                 digest=next(iter(manifests), None),
@@ -144,8 +145,8 @@ class RegistrySink:
     has it. What the manifest of the first tag lists is there, unless `trusting` is false: some
     registries remove blobs below a manifest. `homes` are the blobs that earlier pushes of this run
     have confirmed on the registry, each with the path there of a repository that has it: this one,
-    whose path is `path`, or one to mount it from. `confirmed` is called with every blob, once, in
-    any thread.
+    whose path is `path`, or one to mount it from. `annotate` returns the annotations of a layer.
+    `confirmed` is called with every blob, once, in any thread.
     """
 
     def __init__(  # noqa: PLR0913 — the options of a push, each of its own
@@ -160,6 +161,7 @@ class RegistrySink:
         homes: Mapping[Digest, str] = MappingProxyType({}),
         path: str = "",
         trusting: bool = True,
+        annotate: Annotate | None = None,
         confirmed: Callable[[Blob], None] = lambda _blob: None,
     ) -> None:
         self.takes = Takes(
@@ -178,6 +180,7 @@ class RegistrySink:
         self._homes = homes
         self._path = path
         self._trusting = trusting
+        self._annotate = annotate
         self._report = confirmed
         self._lock = threading.Lock()  # for what follows
         self._blobs: dict[Digest, Blob] = {}  # confirmed
@@ -215,6 +218,15 @@ class RegistrySink:
 
     # ---- what is there
 
+    def manifests(self, reference: str | None = None) -> Mapping[Digest, Mapping[str, Any]]:
+        """Return the documents that the first tag names, or another tag or a digest of the
+        repository: see `manifests_at`. Raises RegistryError or DigestMismatch.
+        """
+        target = self._look.target
+        if reference is None:
+            return target.manifests
+        return manifests_at(target.repository, reference)
+
     def holds(self, known: KnownLayer) -> Layer | None:
         """See the interface. A layer is looked for if its blob is known."""
         blob = known.descriptor
@@ -249,9 +261,12 @@ class RegistrySink:
 
     def _mount(self, blob: Descriptor, repository: str) -> bool:
         """Mount a blob from another repository of the registry. Return False if it did not."""
-        upload = self._look.target.repository.mount(blob.digest, repository)
+        there = self._look.target.repository
+        upload = there.mount(blob.digest, repository)
         if upload is not None:
             self._keep_session(blob.digest, upload)
+            return False
+        if not self._trusting and not there.has_blob(blob.digest, blob.size):
             return False
         self._confirm(blob, "mounted")
         return True
@@ -323,7 +338,7 @@ class RegistrySink:
     def add_image(self, image: ImageDocuments) -> Image:
         """See the interface. The config becomes a blob, unless it is there."""
         self._store_config(image.config)
-        data = documents.oci_manifest(image.config, image.layers, image.annotations)
+        data = documents.oci_manifest(image.config, image.layers, image.annotations, self._annotate)
         manifest = documents.describe(documents.MANIFEST_TYPE, data)
         self._images.append((documents.IndexEntry(manifest, image), data))
         return Image(
@@ -377,6 +392,14 @@ class RegistrySink:
     def blobs(self) -> Mapping[Digest, Blob]:
         """The blobs that the registry has confirmed."""
         return self._blobs
+
+
+def manifests_at(repository: Repository, reference: str) -> dict[Digest, dict[str, Any]]:
+    """Return the document that `reference` names in a repository, empty if it is not one, by its
+    digest; then those of the images that it lists, if it is an index. Raises RegistryError or
+    DigestMismatch.
+    """
+    return dict(_found(repository, reference))
 
 
 def _found(

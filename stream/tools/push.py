@@ -5,9 +5,11 @@ layers are made or sent.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import chain
+from typing import TYPE_CHECKING
 
 from stream.compression import LAYER_CODECS, Compression
 from stream.digests import NO_DIGESTS, Digests
@@ -20,9 +22,14 @@ from stream.oci.reference import BadReference, Location, check_name, check_tag, 
 from stream.pipeline import write_images
 from stream.registry.trust import Access
 from stream.sinks import registry
-from stream.sinks.registry import RegistrySink
+from stream.sinks.registry import RegistrySink, manifests_at
 from stream.sources.image import ImageSources
+from stream.tools.remembered import Memory, RegistryCache, annotated_digests
 from stream.tools.write import opened_sources
+from stream.values import replace
+
+if TYPE_CHECKING:
+    from stream.registry.client import Repository
 
 DEFAULT_COMPRESSION = Compression(codec="gzip")
 DEFAULT_JOBS = 4
@@ -42,6 +49,7 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
     compression: Compression = DEFAULT_COMPRESSION,
     jobs: int = DEFAULT_JOBS,
     mount_from: Sequence[str] = (),
+    registry_cache: RegistryCache | None = None,
     access: Access = _ANYWHERE,
     digests: Digests = NO_DIGESTS,
     rehearse: bool = False,
@@ -52,7 +60,8 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
     `compression` (gzip, zstd or none), at most `jobs` at a time; blobs that the repository lacks
     are mounted from the repositories `mount_from` of the same registry if these have them.
     Layers whose digests are among `digests` are not read if the registry has them. With
-    `rehearse`, everything is done but changing the registry.
+    `rehearse`, everything is done but changing the registry. With a `registry_cache`, the registry
+    remembers the layers for machines that have never seen the image.
 
     Raises ArgumentError before anything is read; RecipeError, SourceError, ArchiveError,
     DigestMismatch, SizeMismatch or RegistryError: then no tag has changed.
@@ -60,7 +69,10 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
     confs = _checked(confs)
     ArgumentError.require("observer", observer, Observer, type(None))
     target, names = _parsed(confs, reference, tags)
+    domain, own_path = _domain_and_path(target.name)
+    others = [_remembering(target, one) for one in (registry_cache or RegistryCache()).read_from]
     mounts = [_path_on(target, one) for one in mount_from]
+    mounts += [one for one in dict.fromkeys(map(_path, others)) if one not in (own_path, *mounts)]
     ArgumentError.require("compression", compression, Compression)
     if compression.codec not in LAYER_CODECS:
         raise ArgumentError.not_one_of("compression", compression.codec, LAYER_CODECS)
@@ -68,28 +80,46 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
         raise ArgumentError("jobs", jobs, "is not a positive whole number")
     observer = observer or Observer()
 
-    def connect() -> registry.Repository:
+    def repository_at(path: str, pull_from: Sequence[str] = ()) -> Repository:
         # The client takes a while to import, and is not needed at once.
         from stream.registry.client import Repository
-        from stream.registry.rehearsal import Rehearsal
 
-        def opened(name: str, pull_from: Sequence[str] = ()) -> Repository:
-            repository = Repository(Location(name=name), access, pull_from)
-            connections.callback(repository.close)
-            return repository
+        repository = Repository(Location(name=f"{domain}/{path}"), access, pull_from)
+        connections.callback(repository.close)
+        return repository
 
-        repository = opened(target.name, mounts)
+    def connect() -> registry.Repository:
+        repository = repository_at(own_path, mounts)
         if not rehearse:
             return repository
-        domain, _ = _domain_and_path(target.name)
-        return Rehearsal(repository, {one: opened(f"{domain}/{one}") for one in mounts})
+        from stream.registry.rehearsal import Rehearsal
+
+        return Rehearsal(repository, {one: repository_at(one) for one in mounts})
+
+    def memories(sink: RegistrySink) -> Iterator[Memory]:
+        yield f"{target.name}:{names[0]}", sink.manifests
+        for one in others:
+            path, reference = _path(one), one.digest or one.tag or "latest"
+            if path == own_path:
+                yield str(one), partial(sink.manifests, reference)
+            else:
+                yield str(one), partial(manifests_at, repository_at(path), reference)
 
     def attempt(sources: Sequence[ImageSources], *, trusting: bool) -> Pushed:
+        annotated = None
+        if registry_cache is not None:
+            annotated = annotated_digests(
+                digests, lambda: memories(sink), compression=compression,
+                secret=registry_cache.secret, warn=observer.warning,
+            )  # fmt: skip
+            # Whoever may write the tag can name blobs that are not there, or of another size.
+            trusting = trusting and bool(registry_cache.secret)
         with RegistrySink(
             connect, target.name, names, compression=compression, jobs=jobs,
             mount_from=mounts, trusting=trusting, confirmed=observer.blob_confirmed,
+            annotate=annotated.annotations if annotated else None,
         ) as sink:  # fmt: skip
-            images = write_images(sources, sink, observer, digests)
+            images = write_images(sources, sink, observer, annotated or digests)
             distinct = dict.fromkeys(chain.from_iterable(map(_blobs_of, images)))
             return Pushed(
                 images=tuple(images),
@@ -161,21 +191,40 @@ def _parsed(
     return Location(name=location.name), tuple(names)
 
 
-def _path_on(target: Location, repository: str) -> str:
+def _remembering(target: Location, reference: str) -> Location:
+    """Return the image on the registry of `target` that `reference` names, `:tag` in the same
+    repository.
+    """
+    ArgumentError.require("read_from", reference, str)
+    text = f"{target.name}{reference}" if reference.startswith(":") else reference
+    try:
+        location = Location.parse(text)
+    except BadReference as wrong:
+        raise ArgumentError("read_from", reference, f"is not an image: {wrong}") from None
+    domain = _domain_and_path(target.name)[0]
+    path = _path_on(target, location.name, "read_from")
+    return replace(location, name=f"{domain}/{path}")
+
+
+def _path_on(target: Location, repository: str, argument: str = "mount_from") -> str:
     """Return the path of a repository on the registry of `target`, whose name may be left out."""
-    ArgumentError.require("mount_from", repository, str)
+    ArgumentError.require(argument, repository, str)
     try:
         check_name(repository)
     except BadReference as wrong:
-        raise ArgumentError("mount_from", repository, wrong.within(repository)) from None
+        raise ArgumentError(argument, repository, wrong.within(repository)) from None
     domain = _domain_and_path(target.name)[0]
     own, path = _domain_and_path(repository)
     if own == domain:
         return path
     if own != _DOCKER_HUB or repository.startswith(f"{_DOCKER_HUB}/"):
         reason = f"is on another registry; blobs are mounted only within one, here {domain}"
-        raise ArgumentError("mount_from", repository, reason)
+        raise ArgumentError(argument, repository, reason)
     return repository
+
+
+def _path(location: Location) -> str:
+    return _domain_and_path(location.name)[1]
 
 
 def _domain_and_path(name: str) -> tuple[str, str]:

@@ -126,6 +126,38 @@ def test_what_is_refused(registry: Registry, store: Store, stream_image: Command
     assert done.stderr.count(b"\n") == 1
 
 
+def test_the_registry_remembers(
+    registry: Registry, store: Store, stream_image: Command, tmp_path: Path
+) -> None:
+    """Without it the options would have no effect, or a secret that CI does not give to strangers
+    would let everybody be believed.
+    """
+    conf = str(store.conf(["one"]))
+    name = f"{registry.address}/app"
+    variable = "STREAM_IMAGE_REGISTRY_CACHE_SECRET"
+
+    def annotations(tag: str, *words: str, secret: str | None = None) -> dict[str, str]:
+        environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+        environment |= {} if secret is None else {variable: secret}
+        done = stream_image("push", conf, f"{name}:{tag}", *words, env=environment)
+        assert done.returncode == 0, done.stderr
+        warnings = [line for line in done.stderr.decode().splitlines() if "warning" in line]
+        assert len(warnings) == (secret is not None and len(secret) < 16)
+        assert all(f"not used, because ${variable} " in line for line in warnings)
+        repository = registry.repository("app")
+        _, data = repository.manifests[repository.tags[tag]]
+        found: dict[str, str] = json.loads(data)["layers"][0].get("annotations", {})
+        return found
+
+    assert annotations("plain", secret="x" * 16) == {}
+    opened = annotations("open", "--registry-cache")
+    sealed = annotations("sealed", "--cache-from", ":open", secret="x" * 16)
+    assert set(opened) == set(sealed) != set()
+    assert opened != sealed
+    for secret in ("", "x" * 15):
+        assert annotations("short", "--registry-cache", secret=secret) == {}
+
+
 def test_interrupted_while_the_registry_hangs(registry: Registry, store: Store) -> None:
     """Without it Ctrl-C would have no effect until a registry that hangs is given up."""
     hanging, end = threading.Event(), threading.Event()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from stream.cli.options import (
@@ -20,6 +22,7 @@ from stream.cli.usage import UsageError
 from stream.compression import LAYER_CODECS
 from stream.config import load_conf
 from stream.tools.push import DEFAULT_JOBS, push
+from stream.tools.remembered import RegistryCache
 from stream.values import replace
 
 SUMMARY = "push the image of a conf to a registry"
@@ -33,11 +36,15 @@ Examples: stream-image push conf.json registry.example/app:v2
           stream-image push conf.json registry.example/app:v2 --tag latest --compress zstd:1
           stream-image push amd64.json arm64.json registry.example/app:v2
           stream-image push conf.json 127.0.0.1:5000/app:v2 --compress none --dry-run
+          stream-image push conf.json registry.example/app:pr-7 --cache-from :main
 
 Credentials are those of 'skopeo login', 'podman login' and 'docker login'. Without a tag,
 the conf's is taken. More in docs/push.md.
 """
 HAS_PROGRESS = True
+
+_SECRET = "STREAM_IMAGE_REGISTRY_CACHE_SECRET"  # noqa: S105 — the name of a variable
+_MIN_SECRET = 16  # bytes; whoever sees an image can try short ones
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the digest of the image's manifest, or index, to FILE",
     )
+    _add_cache_arguments(parser)
     add_target_arguments(parser)
     add_digest_arguments(parser)
     add_sandbox_argument(parser)
@@ -99,6 +107,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
             compression=compression,
             jobs=args.jobs,
             mount_from=args.mount_from,
+            registry_cache=_given_registry_cache(args, reporter.warning),
             access=access,
             digests=given_digests(args, reporter.warning),
             rehearse=args.dry_run,
@@ -106,3 +115,33 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         if output is not None:
             write_all(output, f"{pushed.digest}\n".encode(), args.digest_file)
     say_lines([pushed.reference])
+
+
+def _add_cache_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options for what a registry remembers of layers."""
+    parser.add_argument(
+        "--registry-cache", action="store_true",
+        help="let the registry remember the layers, for machines that have never seen the image,"
+        " and believe what the tag's image remembers",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cache-from", action="append", default=[], metavar="IMAGE",
+        help="believe what another image of the registry remembers, as well; :TAG is one of the same"
+        " repository; repeatable",
+    )  # fmt: skip
+
+
+def _given_registry_cache(
+    args: argparse.Namespace, warn: Callable[[str], None]
+) -> RegistryCache | None:
+    """Return what the options ask a registry to remember; None for nothing. `warn` is called if
+    the secret is too short to be one: then whoever can write a tag would be believed.
+    """
+    if not args.registry_cache and not args.cache_from:
+        return None
+    secret = os.environb.get(_SECRET.encode())
+    if secret is not None and len(secret) < _MIN_SECRET:
+        problem = f"has {len(secret)} bytes and needs {_MIN_SECRET}" if secret else "is empty"
+        warn(f"the registry's cache is not used, because ${_SECRET} {problem}")
+        return None
+    return RegistryCache(read_from=tuple(args.cache_from), secret=secret or b"")
