@@ -31,6 +31,7 @@ from stream.interfaces import LayerSource, Takes
 from stream.model import Digest, Image, ImageConf, ImageDocuments, KnownLayer, Layer, LayerKey
 from stream.observer import Observer
 from stream.oci import documents
+from stream.oci.platform import Platform
 from stream.oci.reference import Reference, cut_registry
 from stream.pipeline import write_images
 from stream.pipes import write_all
@@ -60,8 +61,8 @@ _PATIENCE = 1.0  # seconds that transfers may take to notice that they are cut
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """Images that can be pulled from `address`, a host and port. `references` has the name of
-    each, in the order of the confs.
+    """Images that can be pulled from `address`, a host and port. `references` are their names, in
+    the order of the confs; several platforms of one image have one name.
     """
 
     address: str
@@ -78,10 +79,11 @@ def serve(
     allow_remote: bool = False,
     digests: Digests = NO_DIGESTS,
 ) -> Iterator[Served]:
-    """Serve the images of `confs` at `listen`, `ADDRESS:PORT`, while the context is open. At its
-    end, running transfers are completed, or broken off if it ends with an exception. Recipes
-    are carried out once, at the beginning. Whoever can connect can read the images, so addresses
-    that other machines reach need `allow_remote`.
+    """Serve the images of `confs` at `listen`, `ADDRESS:PORT`, while the context is open. Those
+    with one name, each for another platform, are an index under it. At the end, running transfers
+    are completed, or broken off if it ends with an exception. Recipes are carried out once, at the
+    beginning. Whoever can connect can read the images, so addresses that other machines reach need
+    `allow_remote`.
 
     `observer` is told of each request, and warned if a layer cannot be sent; its client then gets
     less than was announced. Raises ArgumentError or ConfError before anything is read, ListenError,
@@ -105,6 +107,7 @@ def serve(
             with Nowhere(TAKES) as nowhere:
                 (hashed,) = write_images([watched], nowhere, observer, digests)
             shelf.add(hashed, conf, watched, digests)
+        shelf.tag_all()
         server = RegistryServer(
             listener,
             shelf.repositories,
@@ -228,20 +231,48 @@ class _Shelf:
         self.names: list[str] = []
         self.images: list[Image] = []
         self._observer = observer
+        # By name in the registry and tag: the images, by platform.
+        self._tagged: dict[tuple[str, str], dict[Platform, documents.IndexEntry]] = {}
+
+    def tag_all(self) -> None:
+        """Give each tag to its image, or to the index of its images."""
+        for (path, tag), images in self._tagged.items():
+            repository = self.repositories[path]
+            (first, *others) = images.values()
+            repository.tags[tag] = first.manifest.digest
+            if others:
+                index = documents.platform_index(images.values())
+                digest = repository.tags[tag] = documents.digest(index)
+                repository.manifests[digest] = Manifest(media_type=documents.INDEX_TYPE, data=index)
 
     def add(self, served: Image, conf: ImageConf, watched: _Watched, digests: Digests) -> None:
-        """Add the image of `conf`. Of several images with one name and tag, the last keeps it."""
+        """Add the image of `conf`. Of several images with one name, tag and platform, the last one
+        keeps them.
+        """
         assert conf.repo_tag is not None, "it was checked"
         reference = Reference.parse(conf.repo_tag)
         _, path = cut_registry(reference.name)
-        name = f"{path}:{reference.tag}"
         repository = self.repositories.setdefault(path, ServedRepository())
         manifest = documents.oci_manifest(served.config, served.layers, conf.annotations)
-        digest = documents.digest(manifest)
-        if repository.tags.get(reference.tag, digest) != digest:
+        described = documents.describe(documents.MANIFEST_TYPE, manifest)
+        image = ImageDocuments(
+            config=served.config,
+            repo_tags=served.repo_tags,
+            layers=served.layers,
+            architecture=conf.architecture,
+            variant=conf.variant,
+            annotations=conf.annotations,
+        )
+        name, platform = f"{path}:{reference.tag}", Platform.of_conf(conf)
+        images = self._tagged.setdefault((path, reference.tag), {})
+        if not images or platform in images:
+            self.names.append(name)
+        if platform in images and images[platform].manifest != described:
             self._observer.warning(f"{name}: is the name of several images; the last one wins")
-        repository.tags[reference.tag] = digest
-        repository.manifests[digest] = Manifest(media_type=documents.MANIFEST_TYPE, data=manifest)
+        images[platform] = documents.IndexEntry(described, image)
+        repository.manifests[described.digest] = Manifest(
+            media_type=documents.MANIFEST_TYPE, data=manifest
+        )
         repository.blobs[served.image_id] = _blob_of(served.config)
         for index, layer in enumerate(served.layers):
             content = _LayerBlob(
@@ -253,7 +284,6 @@ class _Shelf:
             )
             blob = Blob(size=layer.descriptor.size, open=content.open)
             repository.blobs.setdefault(layer.descriptor.digest, blob)
-        self.names.append(name)
         self.images.append(served)
 
 

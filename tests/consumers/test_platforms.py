@@ -77,6 +77,16 @@ def test_pushed_and_pulled(
     assert (ran.returncode, ran.stdout) == (0, image.greeting("hello")), ran.stderr
 
 
+def test_served_and_pulled(engine: Runner, image: BuiltImage, pair: Pair, expected_id: str) -> None:
+    """Without it a machine could get another one's image from our own registry."""
+    command = pull_command(engine, "$STREAM_IMAGE_REF")
+    ended = engine.command(*_STREAM, "serve", "-q", *pair.confs, "--run", command)
+    assert ended.returncode == 0, ended.stderr
+    assert engine.image_id(REPO_TAG) == expected_id
+    ran = engine.run(REPO_TAG)
+    assert (ran.returncode, ran.stdout) == (0, image.greeting("hello")), ran.stderr
+
+
 def test_the_other_platform(
     skopeo: Any, registry: Registry, pair: Pair, expected_id: str, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -342,6 +343,29 @@ def test_two_images_of_one_name(store: Store) -> None:
         assert len(client.pull()[1]) == 2
         assert digest(client.get("manifests", "1")) == served.images[1].manifest.digest  # type: ignore[union-attr]
     assert log.warnings == ["test:1: is the name of several images; the last one wins"]
+
+
+def test_several_platforms_of_one_name(store: Store) -> None:
+    """Without it a machine could get another one's image from a server for both."""
+    log = Log()
+    one = load(store.conf(["a"], ["b"], annotations={"x": "y"}))
+    confs = [replace(one, architecture="amd64"), replace(one, architecture="arm", variant="v6")]
+    with serve(confs, log) as served, closing(Client(served)) as client:
+        assert len(served.references) == 1
+        answer = client.begin("manifests", client.tag)
+        assert answer.headers["Content-Type"] == handmade.INDEX_TYPE
+        index = answer.read()
+        assert index == client.get("manifests", digest(index))
+        for conf, image, entry in zip(
+            confs, served.images, json.loads(index)["manifests"], strict=True
+        ):
+            assert entry["platform"]["architecture"] == conf.architecture
+            assert entry["platform"].get("variant", "") == conf.variant
+            with serve([conf]) as alone:
+                assert alone.images[0].manifest == image.manifest
+            client.tag = entry["digest"]
+            assert client.pull()[0] == client.get("manifests", entry["digest"])
+    assert not log.warnings
 
 
 @pytest.mark.parametrize(
