@@ -100,6 +100,11 @@ def parse_conf(
     return read_conf_document(document, name=name, repo_tag=repo_tag, need_tag=need_tag, warn=warn)
 
 
+def is_spec(document: dict[str, Any]) -> bool:
+    """Return True if a JSON object is a specification rather than a conf."""
+    return "name" in document and not document.keys() & {"repo_tag", "store_layers"}
+
+
 def read_conf_document(
     document: dict[str, Any],
     *,
@@ -109,7 +114,7 @@ def read_conf_document(
     warn: Callable[[str], None] = ignore,
 ) -> ImageConf:
     """Read the conf from the JSON object `document`, without changing it. See `load_conf`."""
-    if "name" in document and not document.keys() & {"repo_tag", "store_layers"}:
+    if is_spec(document):
         wrong = "is a specification, not a conf; plan it first (run: stream-image plan FILE)"
         raise ConfError(name, [Fault("", wrong)])
     if document.get(platforms.KEY) is not None:

@@ -101,11 +101,6 @@ class Spec:
         return self.layering if self.layering_pipeline is None else self.layering_pipeline
 
 
-def is_spec(document: dict[str, Any]) -> bool:
-    """Return True if a JSON object is a specification rather than a conf."""
-    return "name" in document and "repo_tag" not in document
-
-
 def parse_spec(
     data: bytes, *, name: str = "spec.json", warn: Callable[[str], None] = ignore
 ) -> Spec:

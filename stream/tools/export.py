@@ -46,6 +46,7 @@ from stream.sources.store import StoreLayer
 from stream.tarwriter import TarWriter, encode_header, encode_record
 from stream.text import printable
 from stream.threads import starting
+from stream.tools.planned import PLANNING, Planning
 from stream.tools.target import ArchiveFile, read_target
 from stream.typeflags import DIRECTORY, HARD_LINK
 from stream.values import dataclass, replace
@@ -76,8 +77,8 @@ def export(
     threads: int | None = None,
 ) -> Exported:
     """Write the root file system of an image as one tar to a file descriptor or binary file
-    object. `target` is a conf, parsed, in a file or on standard input (`-`), or an archive,
-    `FILE` or `FILE:name:tag`.
+    object. `target` is a conf, parsed, in a file or on standard input (`-`), a specification,
+    or an archive, `FILE` or `FILE:name:tag`.
 
     Raises ArgumentError, ConfError, RecipeError, SourceError, ArchiveError, DigestMismatch
     or OutputError; then the tar has no trailer. `output` is not closed.
@@ -89,14 +90,16 @@ def export(
 
 
 def find_target(
-    target: ImageConf | str | os.PathLike[str], observer: Observer
+    target: ImageConf | str | os.PathLike[str],
+    observer: Observer,
+    planning: Planning = PLANNING,
 ) -> ImageConf | ArchiveFile:
-    """Return the conf or the archive that `target` names, before any output is opened.
-    Raises ArgumentError or ConfError.
+    """Return the conf or the archive that `target` names, before any output is opened. See
+    `read_target`.
     """
     if isinstance(target, ImageConf):
         return target
-    found = read_target(target, tagged=False, warn=observer.warning)
+    found = read_target(target, tagged=False, warn=observer.warning, planning=planning)
     if isinstance(found, Sequential):
         reason = "is an archive, which must be read twice, and a pipe cannot be; save it to a file"
         raise ArgumentError("target", found.name, reason)

@@ -29,6 +29,7 @@ from stream.sources.image import ImageSources, opened
 from stream.sources.layer import ListedLayer
 from stream.sources.store import StoreLayer
 from stream.text import printable
+from stream.tools.planned import Planning
 from stream.tools.target import read_target
 from stream.values import dataclass, replace
 
@@ -102,15 +103,16 @@ def inspect(
     run_commands: bool = False,
     digests: Digests = NO_DIGESTS,
 ) -> Inspection:
-    """Inspect `target`: a conf, an archive, `FILE:name:tag` for one image in it, or either on
-    standard input (`-`). `repo_tag` replaces a conf's. `digests` has the diff_ids of a conf's
+    """Inspect `target`: a conf, a specification, an archive, `FILE:name:tag` for one image in it,
+    or any of them on standard input (`-`). `repo_tag` replaces a conf's. `digests` has the diff_ids of a conf's
     layers, so far as they are known. A recipe's commands are run only with
     `run_commands`: without, the layer is shown as it is before them. `warn` is called with a
     line for a person. Raises StreamImageError.
     """
     if isinstance(target, ImageConf):
         return _inspect_conf("conf", target, warn, digests, run_commands=run_commands)
-    found = read_target(target, repo_tag=repo_tag, warn=warn)
+    planning = Planning(commands="sandboxed" if run_commands else "skipped", digests=digests)
+    found = read_target(target, repo_tag=repo_tag, warn=warn, planning=planning)
     if isinstance(found, ImageConf):
         return _inspect_conf(conf_name(target), found, warn, digests, run_commands=run_commands)
     if isinstance(found, Sequential):

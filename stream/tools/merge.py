@@ -24,6 +24,7 @@ from stream.observer import Observer
 from stream.pipeline import write_images
 from stream.sinks import ArchiveFormat, check_format, check_output, opened_archive
 from stream.sources.archives import ArchiveSources, begins_tar, check_images
+from stream.tools.planned import PLANNING, Planning
 from stream.tools.target import ArchiveFile, read_target
 from stream.tools.write import opened_sources
 
@@ -43,8 +44,8 @@ def merge(  # noqa: PLR0913 — the options of the command, each of its own
     digests: Digests = NO_DIGESTS,
 ) -> list[Image]:
     """Write the images of all `targets` as one archive to a file descriptor or binary file
-    object, each layer once. A target is a conf, parsed, in a file or on standard input (`-`), or
-    an archive, `FILE` for all its images or `FILE:name:tag` for one of them. For `digests` see
+    object, each layer once. A target is a conf, parsed, in a file or on standard input (`-`), a
+    specification, or an archive, `FILE` for all its images or `FILE:name:tag` for one of them. For `digests` see
     `write_image`.
 
     Return the record of each image, in order of first occurrence. If images share a tag, the
@@ -68,10 +69,12 @@ def merge(  # noqa: PLR0913 — the options of the command, each of its own
 
 
 def find_inputs(
-    targets: Sequence[ImageConf | str | os.PathLike[str]], observer: Observer
+    targets: Sequence[ImageConf | str | os.PathLike[str]],
+    observer: Observer,
+    planning: Planning = PLANNING,
 ) -> list[Input]:
-    """Return the conf or archive that each of `targets` names, before any output is opened.
-    Raises ArgumentError or ConfError.
+    """Return the conf or archive that each of `targets` names, before any output is opened. See
+    `read_target`.
     """
     ArgumentError.require("targets", targets, list, tuple)
     if not targets:
@@ -82,7 +85,9 @@ def find_inputs(
     for target in targets:
         ArgumentError.require("targets", target, ImageConf, str, os.PathLike)
         found = (
-            target if isinstance(target, ImageConf) else read_target(target, warn=observer.warning)
+            target
+            if isinstance(target, ImageConf)
+            else read_target(target, warn=observer.warning, planning=planning)
         )
         if isinstance(found, Sequential):
             reason = (

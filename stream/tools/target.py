@@ -1,4 +1,4 @@
-"""The target of a tool: a conf or an archive, in a file or on standard input."""
+"""The target of a tool: a conf, a specification or an archive, in a file or on standard input."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable
 from stream.archives.bytesource import StreamBytes, pieces
 from stream.archives.sequential import STANDARD_INPUT, Sequential
 from stream.archives.target import split_archive
-from stream.config import read_conf_document
 from stream.errors import ArgumentError
 from stream.model import ImageConf
 from stream.schema.reading import HEAD, begins_conf, conf_in, is_conf, load_object, parse_object
+from stream.tools.planned import PLANNING, Planning, only_one, read_confs
 from stream.values import dataclass
 
 
@@ -29,13 +29,14 @@ def read_target(
     repo_tag: str | None = None,
     tagged: bool = True,
     warn: Callable[[str], None],
+    planning: Planning = PLANNING,
 ) -> ImageConf | ArchiveFile | Sequential:
-    """Return the conf or the archive that `target` names (`-`: standard input). `repo_tag`
-    replaces a conf's; without `tagged`, a conf's is ignored. An archive on standard input is
-    returned as `Sequential`, since it can only be read once.
+    """Return the conf or the archive that `target` names (`-`: standard input), or the conf of a
+    specification. `repo_tag` replaces a conf's; without `tagged`, a conf's is ignored. An archive
+    on standard input is returned as `Sequential`, since it can only be read once.
 
-    Raises ConfError, ArgumentError for an image of a conf, or ArchiveError if standard input
-    cannot be read.
+    Raises ConfError, ArgumentError for an image of a conf, ArchiveError if standard input
+    cannot be read, or the errors of planning.
     """
     ArgumentError.require("target", target, str, os.PathLike)
     if target == "-":
@@ -55,4 +56,7 @@ def read_target(
         document = load_object(name)
     if not tagged and "repo_tag" in document:
         document = {**document, "repo_tag": None}
-    return read_conf_document(document, name=name, repo_tag=repo_tag, need_tag=tagged, warn=warn)
+    confs = read_confs(
+        document, name=name, repo_tag=repo_tag, need_tag=tagged, warn=warn, planning=planning
+    )
+    return only_one(confs, name)

@@ -917,16 +917,48 @@ def test_conf_given_to_plan() -> None:
     )
 
 
-@pytest.mark.parametrize("arguments", [[], ["--repo-tag", "x:1"]])
-def test_specification_given_to_the_main_job(packages: Packages, arguments: list[str]) -> None:
-    """Streaming a specification is reported on one line and must not yield an empty image."""
-    ended = run("-", *arguments, stdin=json.dumps(packages.spec()).encode())
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-"],
+        ["-", "--repo-tag", "x:1"],
+        ["inspect", "--json", "-"],
+        ["digests", "-"],
+        ["export", "-"],
+        ["merge", "-"],
+    ],
+    ids=" ".join,
+)
+def test_specification_where_a_conf_will_do(packages: Packages, words: list[str]) -> None:
+    """Without it each image would need two commands, or a specification another image by itself."""
+    packages.add("hello", {"bin/hello": "hello"}, ["lib"])
+    packages.add("lib", {"lib/a": "a"})
+    spec = packages.spec(contents=[packages.path("hello")], layering="stable")
+    planned = run("plan", "-", stdin=json.dumps(spec).encode())
+    expected = run(*words, stdin=planned.stdout)
+    ended = run(*words, stdin=json.dumps(spec).encode())
+    assert (expected.returncode, ended.returncode) == (0, 0), ended.stderr
+    assert expected.stdout
+    assert ended.stdout == expected.stdout
+
+
+def test_archive_verified_against_a_specification(packages: Packages, tmp_path: Path) -> None:
+    """Without it verify would need the conf that nobody keeps."""
+    packages.add("hello", {"bin/hello": "hello"})
+    spec, archive = tmp_path / "spec.json", tmp_path / "image.tar"
+    spec.write_text(json.dumps(packages.spec(contents=[packages.path("hello")])), "utf-8")
+    assert run(spec, "-o", archive).returncode == 0
+    assert run("verify", archive, "--conf", spec).returncode == 0
+    spec.write_text(json.dumps(packages.spec(contents=[], config={"Cmd": ["/x"]})), "utf-8")
+    assert run("verify", archive, "--conf", spec).returncode == 1
+
+
+def test_a_fault_of_a_specification_writes_nothing(packages: Packages) -> None:
+    """A specification that cannot be planned must not yield an image."""
+    ended = run("-", stdin=json.dumps(packages.spec(contents=["/nowhere"])).encode())
     assert ended.returncode == 2
     assert not ended.stdout
-    assert ended.stderr == (
-        b"stream-image: standard input: is a specification, not a conf; "
-        b"plan it first (run: stream-image plan FILE)\n"
-    )
+    assert b"standard input: contents[0]" in ended.stderr
 
 
 # ---- explain

@@ -7,10 +7,10 @@ import argparse
 from stream.cli.options import add_sandbox_argument, given_commands
 from stream.cli.output import output_directory
 from stream.cli.progress import Reporter
-from stream.config import read_conf_document
+from stream.config import is_spec, read_conf_document
 from stream.model import ImageConf
 from stream.planning.plan import plan
-from stream.planning.spec import is_spec, read_spec_document
+from stream.planning.spec import read_spec_document
 from stream.schema.reading import conf_name, load_object
 from stream.tools.customise import write_customisation_layer
 from stream.values import replace

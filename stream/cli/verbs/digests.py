@@ -7,14 +7,12 @@ import argparse
 from stream.cli.options import (
     add_digest_arguments,
     add_sandbox_argument,
-    given_commands,
     given_digests,
 )
 from stream.cli.output import say_json
+from stream.cli.planned import given_conf
 from stream.cli.progress import Reporter
-from stream.config import load_conf
 from stream.tools.digests import PortableKeys, compute_digests
-from stream.values import replace
 
 SUMMARY = "print the digests of an image's layers, without the image"
 DESCRIPTION = """\
@@ -31,16 +29,17 @@ HAS_PROGRESS = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
-    parser.add_argument("conf", metavar="CONF", help="the conf JSON; - for standard input")
+    parser.add_argument(
+        "conf", metavar="CONF|SPEC", help="a conf, or a specification; - for standard input"
+    )
     add_sandbox_argument(parser)
     add_digest_arguments(parser)
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Hash the layers and print. Raises StreamImageError."""
-    conf = load_conf(args.conf, warn=reporter.warning)
-    conf = replace(conf, commands=given_commands(args))
     digests = PortableKeys(given_digests(args, reporter.warning))
+    conf = given_conf(args, args.conf, reporter, digests)
     image = compute_digests(conf, digests, reporter)
     keys = digests.by_diff_id()
     layers = [

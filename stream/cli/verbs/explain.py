@@ -11,9 +11,9 @@ from stream.cli.output import say_json, say_rendered
 from stream.cli.progress import Reporter, readable_size
 from stream.cli.tables import cut_lines, new_table, render, store_name, uncut_line
 from stream.cli.usage import UsageError
-from stream.config import read_conf_document
+from stream.config import is_spec, read_conf_document
 from stream.planning.plan import plan
-from stream.planning.spec import is_spec, read_spec_document
+from stream.planning.spec import read_spec_document
 from stream.schema.reading import conf_name, ignore, load_object
 from stream.text import one_line
 from stream.tools.earlier import read_earlier

@@ -7,13 +7,12 @@ import argparse
 from stream.cli.options import (
     add_output_arguments,
     add_sandbox_argument,
-    given_commands,
     opened_output,
 )
+from stream.cli.planned import given_planning
 from stream.cli.progress import Reporter
-from stream.model import ImageConf
+from stream.digests import NO_DIGESTS
 from stream.tools.export import export_found, find_target
-from stream.values import replace
 
 SUMMARY = "write the root file system of an image as one tar"
 DESCRIPTION = """\
@@ -30,9 +29,9 @@ HAS_PROGRESS = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument(
-        "target", metavar="ARCHIVE|CONF",
+        "target", metavar="ARCHIVE|CONF|SPEC",
         help="a docker-archive or OCI layout in any compression, FILE:name:tag for one of several"
-        " images, or a conf (- for standard input)",
+        " images, a conf, or a specification (- for standard input)",
     )  # fmt: skip
     add_output_arguments(parser)
     add_sandbox_argument(parser)
@@ -40,9 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Export. Raises StreamImageError."""
-    found = find_target(args.target, reporter)
-    if isinstance(found, ImageConf):
-        found = replace(found, commands=given_commands(args))
+    found = find_target(args.target, reporter, given_planning(args, NO_DIGESTS))
     with opened_output(args, f"export {args.target} | tar -x -C root") as target:
         export_found(
             found,

@@ -43,9 +43,9 @@ _CONFIG_ORDER = ("Entrypoint", "Cmd", "Env", "User", "WorkingDir", "Labels")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument(
-        "target", metavar="ARCHIVE|CONF",
+        "target", metavar="ARCHIVE|CONF|SPEC",
         help="a docker-archive or OCI layout in any compression, FILE:name:tag for one of its"
-        " images, or a conf; - for any of them on standard input",
+        " images, a conf, or a specification; - for any of them on standard input",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
     add_tag_argument(parser)

@@ -8,16 +8,14 @@ from stream.cli.options import (
     add_digest_arguments,
     add_sandbox_argument,
     add_tag_argument,
-    given_commands,
     given_digests,
     given_tag,
 )
 from stream.cli.output import say_lines
+from stream.cli.planned import given_conf
 from stream.cli.progress import Reporter
-from stream.config import load_conf
 from stream.engines.engine import ENGINES
 from stream.tools.load import load
-from stream.values import replace
 
 SUMMARY = "load the image of a conf into a container engine"
 DESCRIPTION = """\
@@ -36,7 +34,9 @@ HAS_PROGRESS = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
-    parser.add_argument("conf", metavar="CONF", help="the conf JSON; - for standard input")
+    parser.add_argument(
+        "conf", metavar="CONF|SPEC", help="a conf, or a specification; - for standard input"
+    )
     add_tag_argument(parser)
     parser.add_argument("--engine", choices=ENGINES, help="default: docker, else podman")
     parser.add_argument(
@@ -55,15 +55,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Load the image and print its name. Raises StreamImageError."""
-    conf = load_conf(args.conf, repo_tag=given_tag(args), warn=reporter.warning)
+    digests = given_digests(args, reporter.warning)
+    conf = given_conf(args, args.conf, reporter, digests, repo_tag=given_tag(args))
     reporter.rehearsing = args.dry_run
     loaded = load(
-        replace(conf, commands=given_commands(args)),
+        conf,
         reporter,
         engine=args.engine,
         host=args.host,
         namespace=args.namespace,
-        digests=given_digests(args, reporter.warning),
+        digests=digests,
         rehearse=args.dry_run,
     )
     say_lines([loaded.name])

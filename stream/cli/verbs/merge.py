@@ -11,17 +11,15 @@ from stream.cli.options import (
     add_format_argument,
     add_output_arguments,
     add_sandbox_argument,
-    given_commands,
     given_digests,
     opened_output,
 )
+from stream.cli.planned import given_planning
 from stream.cli.progress import Reporter
 from stream.cli.usage import UsageError
 from stream.errors import ArgumentError
-from stream.model import ImageConf
 from stream.text import one_line
 from stream.tools.merge import find_inputs, merge_inputs
-from stream.values import replace
 
 SUMMARY = "combine the images of several archives and confs into one archive"
 DESCRIPTION = """\
@@ -42,9 +40,9 @@ HAS_PROGRESS = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument(
-        "targets", metavar="ARCHIVE|CONF", nargs="+",
-        help="FILE for all images of an archive, FILE:name:tag for one of them, or a conf"
-        " (- for standard input)",
+        "targets", metavar="ARCHIVE|CONF|SPEC", nargs="+",
+        help="FILE for all images of an archive, FILE:name:tag for one of them, a conf, or a"
+        " specification (- for standard input)",
     )  # fmt: skip
     add_format_argument(parser)
     add_output_arguments(parser)
@@ -54,14 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Write the merged archive. Raises StreamImageError."""
+    digests = given_digests(args, reporter.warning)
     try:
-        found = find_inputs(args.targets, reporter)
+        inputs = find_inputs(args.targets, reporter, given_planning(args, digests))
     except ArgumentError as error:
         raise UsageError(one_line(f"{error.value}: {error.reason}")) from None
-    commands = given_commands(args)
-    inputs = [
-        replace(one, commands=commands) if isinstance(one, ImageConf) else one for one in found
-    ]
     _allow_many_files()
     with opened_output(args, f"merge {' '.join(args.targets)} | docker load") as target:
         merge_inputs(
@@ -71,7 +66,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
             archive_format=args.format,
             compression=target.compression,
             threads=args.threads,
-            digests=given_digests(args, reporter.warning),
+            digests=digests,
         )
 
 

@@ -11,19 +11,17 @@ from stream.cli.options import (
     add_digest_arguments,
     add_sandbox_argument,
     count,
-    given_commands,
     given_digests,
     parse_compression,
 )
 from stream.cli.output import output_file, say_lines, write_all
+from stream.cli.planned import given_confs
 from stream.cli.progress import Reporter
 from stream.cli.registries import add_target_arguments, given_target_access
 from stream.cli.usage import UsageError
 from stream.compression import LAYER_CODECS
-from stream.config import load_conf
 from stream.tools.push import DEFAULT_JOBS, push
 from stream.tools.remembered import RegistryCache
-from stream.values import replace
 
 SUMMARY = "push the image of a conf to a registry"
 DESCRIPTION = """\
@@ -50,8 +48,8 @@ _MIN_SECRET = 16  # bytes; whoever sees an image can try short ones
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument(
-        "confs", nargs="+", metavar="CONF",
-        help="the conf JSON; - for standard input. Several become one index",
+        "confs", nargs="+", metavar="CONF|SPEC",
+        help="a conf, or a specification; - for standard input. Several become one index",
     )  # fmt: skip
     parser.add_argument("reference", metavar="NAME[:TAG]", help="the image's name in the registry")
     parser.add_argument(
@@ -90,10 +88,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     access = given_target_access(args)
     if args.confs.count("-") > 1:
         raise UsageError("standard input can only be read once; give - once")
-    commands = given_commands(args)
-    confs = [
-        replace(load_conf(conf, warn=reporter.warning), commands=commands) for conf in args.confs
-    ]
+    digests = given_digests(args, reporter.warning)
+    confs = [conf for source in args.confs for conf in given_confs(args, source, reporter, digests)]
     reporter.rehearsing = args.dry_run
     with ExitStack() as stack:
         output = None
@@ -109,7 +105,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
             mount_from=args.mount_from,
             registry_cache=_given_registry_cache(args, reporter.warning),
             access=access,
-            digests=given_digests(args, reporter.warning),
+            digests=digests,
             rehearse=args.dry_run,
         )
         if output is not None:

@@ -16,17 +16,15 @@ from stream.cli.options import (
     add_digest_arguments,
     add_sandbox_argument,
     add_tag_argument,
-    given_commands,
     given_digests,
     given_tag,
 )
 from stream.cli.output import say_lines
+from stream.cli.planned import given_conf
 from stream.cli.progress import Reporter
 from stream.cli.usage import UsageError
-from stream.config import load_conf
 from stream.text import one_line
 from stream.tools.serve import LOOPBACK, serve
-from stream.values import replace
 
 SUMMARY = "serve the images of confs from a registry on this machine"
 DESCRIPTION = """\
@@ -49,7 +47,10 @@ _FROM_TERMINALS = (signal.SIGINT, signal.SIGQUIT)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument(
-        "confs", metavar="CONF", nargs="+", help="the conf JSON; - for standard input"
+        "confs",
+        metavar="CONF|SPEC",
+        nargs="+",
+        help="a conf, or a specification; - for standard input",
     )
     add_tag_argument(parser, "name:tag, replacing the conf's; of one CONF only")
     parser.add_argument(
@@ -78,19 +79,15 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
         raise UsageError("--repo-tag: names one image, and there are several confs")
     if args.confs.count("-") > 1:
         raise UsageError("-: standard input can only be read once")
-    confs = [
-        replace(
-            load_conf(conf, repo_tag=repo_tag, warn=reporter.warning), commands=given_commands(args)
-        )
-        for conf in args.confs
-    ]
+    digests = given_digests(args, reporter.warning)
+    confs = [given_conf(args, conf, reporter, digests, repo_tag=repo_tag) for conf in args.confs]
     with (
         serve(
             confs,
             reporter,
             listen=args.listen,
             allow_remote=args.allow_remote,
-            digests=given_digests(args, reporter.warning),
+            digests=digests,
         ) as served,
         # Running transfers are completed after the first signal; the next one ends them as well.
         _Signals() as signals,

@@ -10,30 +10,31 @@ from stream.cli.options import (
     add_output_arguments,
     add_sandbox_argument,
     add_tag_argument,
-    given_commands,
     given_digests,
     given_tag,
     opened_output,
 )
+from stream.cli.planned import given_conf
 from stream.cli.progress import Reporter
-from stream.config import load_conf
 from stream.tools.write import write_image
-from stream.values import replace
 
 SUMMARY = "stream the image of a conf"
 DESCRIPTION = "Stream a container image from store paths, in one pass."
 EPILOG = """\
-Examples: stream-image plan spec.json | stream-image - | docker load
+Examples: stream-image spec.json | docker load
           stream-image conf.json -o image.tar.zst
 
-A conf lists the store paths of each layer; 'stream-image plan' makes one.
+A specification says what goes into an image; a conf lists the store paths of each layer.
+'stream-image plan' makes a conf of a specification, which is done on the way here.
 """
 HAS_PROGRESS = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
-    parser.add_argument("conf", metavar="CONF", help="the conf JSON; - for standard input")
+    parser.add_argument(
+        "conf", metavar="CONF|SPEC", help="a conf, or a specification; - for standard input"
+    )
     add_tag_argument(parser)
     add_format_argument(parser)
     add_output_arguments(parser)
@@ -43,14 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Write the image. Raises StreamImageError."""
-    conf = load_conf(args.conf, repo_tag=given_tag(args), warn=reporter.warning)
+    digests = given_digests(args, reporter.warning)
+    conf = given_conf(args, args.conf, reporter, digests, repo_tag=given_tag(args))
     with opened_output(args, f"{args.conf} | docker load") as target:
         write_image(
-            replace(conf, commands=given_commands(args)),
+            conf,
             target.fd,
             reporter,
             archive_format=args.format,
             compression=target.compression,
             threads=args.threads,
-            digests=given_digests(args, reporter.warning),
+            digests=digests,
         )

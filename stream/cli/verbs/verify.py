@@ -6,15 +6,15 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from stream.cli.options import add_sandbox_argument, add_tag_argument, given_commands
+from stream.cli.options import add_sandbox_argument, add_tag_argument
 from stream.cli.output import say_json, say_lines
+from stream.cli.planned import given_conf
 from stream.cli.progress import Reporter, readable_size
 from stream.cli.usage import UsageError
-from stream.config import load_conf
+from stream.digests import NO_DIGESTS
 from stream.oci.start import RULES as START_RULES
 from stream.text import one_line
 from stream.tools.verify import Finding, Verification, verify
-from stream.values import replace
 
 SUMMARY = "check an archive, optionally against a conf"
 DESCRIPTION = """\
@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a docker-archive or OCI layout, in any compression; - for standard input",
     )  # fmt: skip
     parser.add_argument(
-        "--conf", metavar="CONF", help="also check that it is exactly the image of this conf"
+        "--conf",
+        metavar="CONF|SPEC",
+        help="also check that it is exactly the image of this conf or specification",
     )
     add_tag_argument(parser)
     add_sandbox_argument(parser)
@@ -57,10 +59,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     conf = (
         None
         if args.conf is None
-        else load_conf(args.conf, repo_tag=args.repo_tag, warn=reporter.warning)
+        else given_conf(args, args.conf, reporter, NO_DIGESTS, repo_tag=args.repo_tag)
     )
-    if conf is not None:
-        conf = replace(conf, commands=given_commands(args))
     verification = verify(args.archive, conf)
     if args.json:
         say_json(_document(verification))
