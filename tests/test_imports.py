@@ -109,10 +109,14 @@ def test_what_a_room_must_not_know(room: str, strangers: set[str]) -> None:
 
 HEAVY = {
     "asyncio",
+    "dataclasses",
     "email",
     "http",
+    "inspect",
     "multiprocessing",
+    "orjson",
     "rich",
+    "shutil",
     "socket",
     "sqlite3",
     "ssl",
@@ -136,6 +140,12 @@ def loaded(code: str, *args: str) -> set[str]:
 def test_import_is_light() -> None:
     """Start-up time is a promise; modules that a site's own .pth files load are not ours."""
     assert not (loaded("import stream") - loaded("")) & (HEAVY | {"argparse"})
+
+
+def test_commands_start_light() -> None:
+    """What a verb imports it pays for even where it finds that there is nothing to do."""
+    code = "import stream.cli.main, stream.cli.verbs.stream, stream.cli.verbs.push"
+    assert not (loaded(code) - loaded("")) & HEAVY
 
 
 def test_only_the_command_line_knows_usage_errors() -> None:

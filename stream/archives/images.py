@@ -20,7 +20,6 @@ from typing import Any, Generic, NamedTuple, Never, Self, overload
 from stream.archives.bytesource import ByteSource, reading
 from stream.archives.container import Blob, Container, Peruse, T, T_co, content_of, where
 from stream.archives.directory import encode_path, open_directory
-from stream.archives.parsing import count_values, parse_json
 from stream.archives.tars import open_tar
 from stream.errors import ArchiveError
 from stream.limits import (
@@ -35,6 +34,7 @@ from stream.model import Digest
 from stream.oci.manifests import is_image, is_index
 from stream.oci.platform import Platform
 from stream.oci.reference import IMAGE_NAME, REF_NAME, fits
+from stream.parsing import count_values, parse_json
 from stream.text import one_line
 from stream.values import dataclass, field, replace
 

@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import stream
@@ -67,7 +68,8 @@ def _parser(name: str | None, verb: verbs.Verb) -> _Parser:
         prog=f"stream-image {name}" if name else "stream-image",
         description=verb.DESCRIPTION,
         epilog=verb.EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        # Arguments that are added are formatted, and measuring the terminal imports shutil.
+        formatter_class=partial(argparse.HelpFormatter, width=80),
     )
     verb.add_arguments(parser)
     if verb.HAS_PROGRESS:
@@ -80,6 +82,7 @@ def _parser(name: str | None, verb: verbs.Verb) -> _Parser:
     parser.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors")
     parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
     parser.add_argument("--version", action="version", version=f"%(prog)s {stream.__version__}")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     return parser
 
 

@@ -12,8 +12,6 @@ import fcntl
 import json
 import os
 import re
-import secrets
-import shutil
 import stat
 import sys
 from collections.abc import Iterable, Iterator
@@ -127,7 +125,7 @@ def _new_file(path: str, mode: int) -> Iterator[int]:
         target = os.path.realpath(path)  # fails in a deleted working directory
     directory = os.path.dirname(target)
     # Named before it exists: a signal may arrive before open() returns.
-    beside = os.path.join(directory, f".stream-image.{secrets.token_hex(8)}.part")
+    beside = os.path.join(directory, f".stream-image.{os.urandom(8).hex()}.part")
     try:
         with _writing(path):
             fd, is_named = _open_new(directory, beside)
@@ -216,6 +214,8 @@ def new_tree(path: str) -> Iterator[str]:
         with _writing(path):
             os.rename(directory, target)
     except BaseException:
+        import shutil  # it imports all of the standard library's codecs
+
         shutil.rmtree(directory, ignore_errors=True)
         raise
 
@@ -232,7 +232,7 @@ def _new_place(path: str) -> tuple[str, str]:
         raise OutputError(
             errno.EEXIST, f"{path}: exists already; remove it, or choose another name"
         )
-    return target, os.path.join(os.path.dirname(target), f".stream-image.{secrets.token_hex(8)}")
+    return target, os.path.join(os.path.dirname(target), f".stream-image.{os.urandom(8).hex()}")
 
 
 def _open_new(directory: str, beside: str) -> tuple[int, bool]:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
-import secrets
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-
-import orjson
+from typing import Any
 
 from stream.limits import MAX_SIZE
 from stream.model import Descriptor, Digest, KnownLayer, Layer, LayerKey
@@ -262,7 +261,7 @@ class DigestCache:
         if len(data) > MAX_ENTRY or not paths:
             return
         # Named before it exists: a signal may arrive before open() returns.
-        unfinished = [f"{os.path.dirname(path)}/.{secrets.token_hex(8)}.part" for path in paths]
+        unfinished = [f"{os.path.dirname(path)}/.{os.urandom(8).hex()}.part" for path in paths]
         try:
             _write_file(unfinished[0], data)
             for name in unfinished[1:]:
@@ -368,19 +367,23 @@ def _document(entry: _Entry) -> dict[str, object]:
 
 
 def _checksum(entry: _Entry) -> str:
-    return hashlib.sha256(_FORMAT + orjson.dumps(_document(entry))).hexdigest()
+    return hashlib.sha256(_FORMAT + _encode(_document(entry))).hexdigest()
+
+
+def _encode(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _sealed(entry: _Entry) -> bytes:
     """Return the bytes of the file for `entry`."""
-    return orjson.dumps({"layer": _document(entry), "checksum": _checksum(entry)}) + b"\n"
+    return _encode({"layer": _document(entry), "checksum": _checksum(entry)}) + b"\n"
 
 
 def _parse(key: str, data: bytes) -> _Entry:
     """Return the entry of `key` in `data`. Raises _BadEntryError."""
     try:
-        document = orjson.loads(data)
-    except orjson.JSONDecodeError:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
         raise _BadEntryError("is not JSON: cut off, or written by something else") from None
     match document:
         case {

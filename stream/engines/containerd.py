@@ -8,7 +8,6 @@ gives a name of ours, which is removed at the end. Must not know tar.
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -49,7 +48,7 @@ class Containerd:
             words.append(f"--namespace={namespace}")
         self._ctr = Program(words=tuple(words), host=remote)
         self.label = self._ctr.label
-        self._base = f"{_OURS}{secrets.token_hex(8)}"
+        self._base = f"{_OURS}{os.urandom(8).hex()}"
         self._given: str | None = None  # our name, once an import may have made it
 
     def __enter__(self) -> Self:

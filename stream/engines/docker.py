@@ -18,8 +18,6 @@ from operator import eq
 from typing import Any, ClassVar, Self
 from urllib.parse import urlencode
 
-import orjson
-
 from stream.digests import NO_DIGESTS, Digests, content_key
 from stream.engines.answers import promising, unanswered, understanding
 from stream.engines.docker_host import DockerConnection, Endpoint
@@ -27,6 +25,7 @@ from stream.engines.engine import Answer, EngineName, Found
 from stream.errors import EngineError
 from stream.model import Descriptor, Digest, Image
 from stream.oci.reference import split
+from stream.parsing import parse_json
 from stream.pipes import Inflow, pipe_to
 from stream.text import one_line
 from stream.values import replace
@@ -215,7 +214,7 @@ class Docker:
             return missing
         data = self._checked(response)
         with understanding(self.label):
-            return orjson.loads(data)
+            return parse_json(data)
 
     def _respond(self, method: str, path: str) -> HTTPResponse:
         version = "/v{}.{}".format(*self._version) if any(self._version) else ""
@@ -251,7 +250,7 @@ class Docker:
             raise EngineError(self.label, unanswered(error)) from error
         for line in self._checked(response).splitlines():
             with understanding(self.label):
-                message = orjson.loads(line)
+                message = parse_json(line)
                 if "error" in message:
                     raise EngineError(self.label, one_line(str(message["error"])))
                 text = str(message.get("stream", "")).strip()
@@ -267,7 +266,7 @@ def _manifest_of(image: Image) -> Descriptor:
 def _message(data: bytes) -> str:
     """Return the message of an error."""
     try:
-        document = orjson.loads(data)
+        document = parse_json(data)
     except ValueError:
         document = None
     if isinstance(document, dict) and "message" in document:

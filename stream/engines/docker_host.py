@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import orjson
-
 from stream.engines.ssh import SCHEME, SshHost
 from stream.errors import ArgumentError, EngineError
+from stream.parsing import parse_json
 from stream.values import dataclass
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
@@ -82,7 +81,7 @@ def _current_context(home: Path) -> str:
 
 
 def _parsed(path: Path) -> dict[str, Any]:
-    document = orjson.loads(path.read_bytes())
+    document = parse_json(path.read_bytes())
     if not isinstance(document, dict):
         raise TypeError(f"{path} is not an object")
     return document

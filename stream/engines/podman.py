@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-import orjson
-
 from stream.engines.answers import promising, understanding
 from stream.engines.engine import Answer, EngineName, Found
 from stream.engines.programs import Program
 from stream.engines.ssh import SCHEME, SshHost
 from stream.model import Digest, Image
+from stream.parsing import parse_json
 
 # What an image is shown as, in the language of Go's templates: JSON.
 _LAYERS = "{{json .RootFS.Layers}}"
@@ -50,7 +49,7 @@ class Podman:
         there = self._layers_of([repo_tag])
         if not wanted <= there:
             with understanding(self.label):
-                listing = orjson.loads(self._podman.output("images", "--format", "json"))
+                listing = parse_json(self._podman.output("images", "--format", "json").encode())
                 images = ((one["Id"], one.get("Names") or ()) for one in listing)
                 there |= self._layers_of(promising(images, repo_tag))
         return frozenset(wanted & there)
@@ -63,7 +62,7 @@ class Podman:
         inspect = ("image", "inspect", "--format", _LAYERS, *names)
         lines = self._podman.output(*inspect, partial=True).splitlines()
         with understanding(self.label):
-            return {layer for line in lines for layer in orjson.loads(line) or ()}
+            return {layer for line in lines for layer in parse_json(line.encode()) or ()}
 
     def find(self, image: Image) -> Found | None:
         """See the interface."""
@@ -72,7 +71,7 @@ class Podman:
         if not line.strip():
             return None
         with understanding(self.label):
-            layers, names = orjson.loads(line)
+            layers, names = parse_json(line.encode())
             if layers != [layer.diff_id for layer in image.layers]:
                 return None
             return Found(name=image.image_id, names=frozenset(names or ()))

@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-import orjson
-
 from stream.errors import RegistryError
+from stream.parsing import parse_json
 from stream.registry.credentials import Credentials
 from stream.registry.transport import Answer, ConnectionFailure, Request, Transport
 from stream.registry.trust import URL, UntrustedURL
@@ -195,7 +194,7 @@ class Authorization:
         if answer.status != 200:
             raise self._refusal(realm, answer)
         try:
-            document = orjson.loads(answer.data)
+            document = parse_json(answer.data)
         except ValueError:
             document = None
         document = document if isinstance(document, dict) else {}

@@ -17,9 +17,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from stream.errors import RegistryError
+from stream.parsing import parse_json
 from stream.text import one_line
 from stream.values import dataclass, field
 
@@ -114,7 +113,7 @@ def _read(path: str, *, is_required: bool) -> dict[str, Any]:
     if not data.strip():
         return {}
     try:
-        document = orjson.loads(data[:_MAX_FILE])
+        document = parse_json(data[:_MAX_FILE])
     except ValueError:
         document = None
     if not isinstance(document, dict):
@@ -202,7 +201,7 @@ def _ask(name: str, server: str, path: str, helper: Helper) -> Credentials | Non
         reason = f"{command}, which it names for {server}, fails with status {status}"
         raise RegistryError(path, reason)
     try:
-        answer = orjson.loads(output)
+        answer = parse_json(output)
         user, secret = answer["Username"], answer["Secret"]
     except (ValueError, TypeError, KeyError):
         user = secret = None

@@ -21,12 +21,12 @@ from enum import Enum, auto
 from functools import partial
 from typing import Any, cast
 
-import orjson
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from stream import __version__
 from stream.errors import SizeMismatch
+from stream.parsing import parse_json
 from stream.registry.trust import URL, Origin, Trust, UntrustedURL, is_local
 from stream.retries import Retries
 from stream.text import one_line
@@ -119,7 +119,7 @@ class Answer:
         OCI Distribution Specification, "Error Codes"; and what token services send.
         """
         try:
-            document = orjson.loads(self.data)
+            document = parse_json(self.data)
         except ValueError:
             return "", ""
         errors = document.get("errors") if isinstance(document, dict) else None

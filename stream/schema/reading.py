@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import os
 import re
+from contextlib import suppress
 from typing import Any
-
-import orjson
 
 from stream.errors import ArgumentError, ConfError, Fault
 from stream.faults import kind
 from stream.limits import MAX_LINKS
+from stream.parsing import parse_json
 
 HEAD = 512  # bytes; enough to distinguish a conf from an archive
 # Precedes the conf in an executable; cannot occur in a JSON document.
@@ -24,6 +24,7 @@ EMBEDDED = b"\nexit 126 # the conf follows\n"
 REFERRED = b"\nexit 126 # the path of the conf follows\n"
 MAX_CONF = 1 << 27  # bytes; a conf of 10,000 store paths has about a million
 PEEKED = 4096  # bytes; in an archive, one of them is NUL; in JSON, none is
+_SMALL = 1 << 18  # bytes
 # A match inside a string does no harm.
 _LARGE_NUMBER = re.compile(rb"[\s:,\[-][0-9]{19}")
 
@@ -115,6 +116,13 @@ def parse_object(data: bytes, name: str) -> dict[str, Any]:
 
 
 def _parse(data: bytes, name: str) -> Any:
+    # Importing orjson takes as long as it saves on a document of this size. It decides all doubtful
+    # cases: it refuses escaped surrogates, and says at which line a document is wrong.
+    if len(data) <= _SMALL and b"\\u" not in data:
+        with suppress(ValueError):
+            return parse_json(data)
+    import orjson
+
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError as error:

@@ -20,7 +20,6 @@ from itertools import chain, islice
 from types import MappingProxyType
 from typing import Any, Protocol, Self, TypeVar
 
-from stream.archives.parsing import parse_json
 from stream.compression import NONE, Compression, layer_encoder
 from stream.compression.pump import Encoder
 from stream.errors import RegistryError, ThreadError
@@ -39,6 +38,7 @@ from stream.oci import documents
 from stream.oci.documents import Annotate
 from stream.oci.manifests import is_index
 from stream.oci.reference import BadReference, parse_digest
+from stream.parsing import parse_json
 from stream.pipes import Abandoned, Inflow, pipe_to
 from stream.retries import Retries
 from stream.tarwriter import Entries, HashedContent

@@ -6,7 +6,6 @@ Must not know what it is for.
 from __future__ import annotations
 
 import os
-import secrets
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ def private_directory() -> Iterator[bytes]:
     Raises SourceError.
     """
     above = _temporary()
-    name = f"stream-image.{secrets.token_hex(8)}"
+    name = f"stream-image.{os.urandom(8).hex()}"
     path = os.fsencode(os.path.join(above, name))
     with _removed_at_the_end(above, name):
         with translate_errors(path):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import os
 import resource
-import secrets
 import stat
 import sys
 import time
@@ -30,7 +29,7 @@ def remove(parent: int, name: bytes) -> None:
         return
     try:
         # Each directory is moved to the top before it is read, so that no path gets too long.
-        names = (f".{secrets.token_hex(8)}".encode() for _ in itertools.count())
+        names = (f".{os.urandom(8).hex()}".encode() for _ in itertools.count())
         waiting = [_detach_all(top, names, top)]
         while waiting:
             for below in waiting.pop():

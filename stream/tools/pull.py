@@ -15,7 +15,6 @@ from typing import Any, BinaryIO
 
 from stream.archives.directory import Directory
 from stream.archives.images import Archive, ArchiveImage, read_archive
-from stream.archives.parsing import parse_json
 from stream.compression import UNCOMPRESSED, Compression
 from stream.errors import ArgumentError, DigestMismatch, RegistryError
 from stream.limits import MAX_INDEXES
@@ -24,6 +23,7 @@ from stream.observer import Observer
 from stream.oci.manifests import is_index
 from stream.oci.platform import Platform
 from stream.oci.reference import BadReference, Location, Reference, parse_digest
+from stream.parsing import parse_json
 from stream.pipeline import write_images
 from stream.registry.skopeo import fetch, read_manifest
 from stream.registry.trust import Access

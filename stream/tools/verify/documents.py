@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from stream.archives.images import DIR_PLACES, OCI_PLACES
-from stream.archives.parsing import count_values, parse_json
 from stream.archives.programs import LayeredPrograms
 from stream.limits import (
     DOCKER_MAX_LAYERS,
@@ -35,6 +34,7 @@ from stream.oci.reference import (
     qualified,
 )
 from stream.oci.start import find_problems
+from stream.parsing import count_values, parse_json
 from stream.tools.verify.findings import (
     ALL,
     BUILDAH,

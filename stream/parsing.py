@@ -1,4 +1,4 @@
-"""Parse the JSON documents of archives. Memory is bounded for any document.
+"""Parse JSON documents that others wrote. Memory is bounded for any document.
 
 RFC 8259. Must not know what the documents say.
 """

@@ -5,8 +5,8 @@ import tracemalloc
 
 import pytest
 
-from stream.archives.parsing import count_values, parse_json
 from stream.limits import MAX_DEPTH, MAX_VALUES
+from stream.parsing import count_values, parse_json
 
 
 def nested(depth: int) -> bytes:
