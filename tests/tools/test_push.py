@@ -140,6 +140,10 @@ def test_a_registry_that_lost_blobs_gets_them(
     push_to(registry, conf, digests=digests)
     lost = complete(registry)["layers"][0]["digest"]
     del registry.repository("app").blobs[lost]
+    _, counts = push_to(registry, conf, "app:v1-repaired", digests=digests)  # as docs/push.md says
+    assert counts == {"sent": 1, "mounted": 0, "held": 3}
+    complete(registry)
+    del registry.repository("app").blobs[lost]
     conf = replace(conf, container_config={"Cmd": ["changed"]})
     _, counts = push_to(registry, conf, digests=digests)
     # The config was sent before the registry refused the manifest.
