@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from stream.cli.options import given_commands
 from stream.cli.progress import Reporter
+from stream.cli.usage import UsageError
 from stream.digests import Digests
 from stream.model import ImageConf
 from stream.schema.reading import conf_name
@@ -19,17 +21,24 @@ def given_planning(args: argparse.Namespace, digests: Digests) -> Planning:
 
 def given_confs(
     args: argparse.Namespace,
-    source: str,
+    sources: Sequence[str],
     reporter: Reporter,
     digests: Digests,
     *,
     repo_tag: str | None = None,
 ) -> list[ImageConf]:
-    """Return the images of the conf or specification `source`, a word of the command line: one for
-    each of its platforms. `repo_tag` replaces its tag. Raises StreamImageError.
+    """Return the images of the confs and specifications `sources`, words of the command line: of
+    each, one for each of its platforms. `repo_tag` replaces their tags. Raises UsageError if
+    standard input is given twice, and StreamImageError.
     """
+    if [*sources].count("-") > 1:
+        raise UsageError("-: standard input can only be read once")
     planning = given_planning(args, digests)
-    return load_confs(source, repo_tag=repo_tag, warn=reporter.warning, planning=planning)
+    return [
+        conf
+        for source in sources
+        for conf in load_confs(source, repo_tag=repo_tag, warn=reporter.warning, planning=planning)
+    ]
 
 
 def given_conf(
@@ -41,5 +50,5 @@ def given_conf(
     repo_tag: str | None = None,
 ) -> ImageConf:
     """Return the image of a conf or specification for one platform. See `given_confs`."""
-    confs = given_confs(args, source, reporter, digests, repo_tag=repo_tag)
+    confs = given_confs(args, [source], reporter, digests, repo_tag=repo_tag)
     return only_one(confs, conf_name(source))

@@ -19,6 +19,7 @@ from stream.engines.programs import Program
 from stream.engines.ssh import SCHEME, SshHost
 from stream.errors import EngineError
 from stream.model import Digest, Image
+from stream.oci.platform import Platform
 from stream.oci.reference import qualified
 
 # Where ctr looks by default.
@@ -66,6 +67,15 @@ class Containerd:
         if self._given is not None:
             with suppress(EngineError):
                 self._ctr.output("images", "rm", self._given)
+
+    def platform(self) -> Platform:
+        """See the interface: that of a plugin which unpacks layers."""
+        table = self._ctr.output("plugins", "ls", "type==io.containerd.snapshotter.v1")
+        # A heading, then: type, ID, platforms, status. What is not stated is a dash.
+        stated = (row.split()[2] for row in table.splitlines()[1:])
+        with understanding(self.label):
+            system, architecture, *variant = next(one for one in stated if "/" in one).split("/")
+            return Platform(os=system, architecture=architecture, variant="".join(variant))
 
     def held(self, layers: Sequence[Digest | None], repo_tag: str) -> frozenset[Digest]:
         """See the interface."""

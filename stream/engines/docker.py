@@ -24,6 +24,7 @@ from stream.engines.docker_host import DockerConnection, Endpoint
 from stream.engines.engine import Answer, EngineName, Found
 from stream.errors import EngineError
 from stream.model import Descriptor, Digest, Image
+from stream.oci.platform import Platform
 from stream.oci.reference import split
 from stream.parsing import parse_json
 from stream.pipes import Inflow, pipe_to
@@ -69,6 +70,12 @@ class Docker:
             self._version = min(_NEWEST, (theirs[0], theirs[1]))
 
     # ---- the engine
+
+    def platform(self) -> Platform:
+        """See the interface."""
+        version = self._get("/version")
+        with understanding(self.label):
+            return Platform(os=str(version["Os"]), architecture=str(version["Arch"]))
 
     def held(self, layers: Sequence[Digest | None], repo_tag: str) -> frozenset[Digest]:
         """See the interface."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, get_args
 
 from stream.model import Digest, Image
+from stream.oci.platform import Platform
 from stream.values import dataclass
 
 EngineName = Literal["docker", "podman", "containerd"]
@@ -43,6 +44,9 @@ class Engine(Protocol):
     @property
     def label(self) -> str:
         """The engine and where it is, for messages."""
+
+    def platform(self) -> Platform:
+        """Return the platform of the engine's machine."""
 
     def held(self, layers: Sequence[Digest | None], repo_tag: str) -> frozenset[Digest]:
         """Return those of `layers` that an archive for this engine may leave out. They are the

@@ -14,6 +14,7 @@ from stream.engines.engine import Answer, EngineName, Found
 from stream.engines.programs import Program
 from stream.engines.ssh import SCHEME, SshHost
 from stream.model import Digest, Image
+from stream.oci.platform import Platform
 from stream.parsing import parse_json
 
 # What an image is shown as, in the language of Go's templates: JSON.
@@ -40,6 +41,16 @@ class Podman:
     def is_installed(self) -> bool:
         """Return whether podman can be run."""
         return self._podman.is_installed()
+
+    def platform(self) -> Platform:
+        """See the interface."""
+        with understanding(self.label):
+            host = parse_json(self._podman.output("info", "--format", "{{json .Host}}").encode())
+            return Platform(
+                os=str(host["os"]),
+                architecture=str(host["arch"]),
+                variant=str(host.get("variant") or ""),
+            )
 
     def held(self, layers: Sequence[Digest | None], repo_tag: str) -> frozenset[Digest]:
         """See the interface. Most often, the image that has the tag now has all that is known."""

@@ -14,15 +14,17 @@ from stream.engines.opening import opened_engine
 from stream.errors import ArgumentError, EngineError
 from stream.model import Digest, Image, ImageConf, KnownLayer, Loaded
 from stream.observer import Observer
+from stream.oci.platform import Platform
 from stream.pipeline import write_images
 from stream.sinks.daemon import PartialArchive
 from stream.sinks.nowhere import Nowhere
 from stream.sources.image import ImageSources
+from stream.tools.platforms import check_platforms
 from stream.tools.write import opened_sources
 
 
 def load(  # noqa: PLR0913 — the options of the command, each of its own
-    conf: ImageConf,
+    confs: ImageConf | Sequence[ImageConf],
     observer: Observer | None = None,
     *,
     engine: EngineName | None = None,
@@ -31,20 +33,23 @@ def load(  # noqa: PLR0913 — the options of the command, each of its own
     digests: Digests = NO_DIGESTS,
     rehearse: bool = False,
 ) -> Loaded:
-    """Load the image of `conf` into `engine` at `host`, or into the first that is there: see
-    `stream.engines.opening.opened_engine`. Layers whose digests are in `digests` are not sent if the
+    """Load the image of one of `confs` into `engine` at `host`, or into the first that is there: see
+    `stream.engines.opening.opened_engine`. Of several, it is the one for the platform of the engine's
+    machine. Layers whose digests are in `digests` are not sent if the
     engine has them. The image gets its tag only after the engine has it with all its layers. With
     `rehearse`, everything is done but changing the engine.
 
-    Raises ArgumentError, or ConfError if `conf` has no tag, before anything is read;
+    Raises ArgumentError, or ConfError if one of `confs` has no tag, before anything is read;
     EngineError; and the errors of `write_image`. Then the tag is what it was before.
     """
-    ArgumentError.require("conf", conf, ImageConf)
+    several = check_platforms(confs)
     ArgumentError.require("observer", observer, Observer, type(None))
-    require_tag(conf)
-    assert conf.repo_tag is not None, "required"
+    for one in several:
+        require_tag(one)
     observer = observer or Observer()
     with opened_engine(engine, host, namespace=namespace, digests=digests) as opened:
+        conf = _chosen(several, opened)
+        assert conf.repo_tag is not None, "required"
         loading = _Loading(conf, opened, observer, digests, rehearse=rehearse)
         answer = loading.load(conf.repo_tag)
         if not rehearse:
@@ -61,6 +66,19 @@ def load(  # noqa: PLR0913 — the options of the command, each of its own
     )
     observer.loaded(loaded)
     return loaded
+
+
+def _chosen(confs: Sequence[ImageConf], engine: Engine) -> ImageConf:
+    """Return the conf that fits the platform of `engine` best. Raises EngineError."""
+    if len(confs) == 1:
+        return confs[0]
+    wanted = engine.platform()
+    there = [Platform.of_conf(conf) for conf in confs]
+    closest = wanted.closest(there)
+    if closest is None:
+        names = ", ".join(map(str, there))
+        raise EngineError(engine.label, f"is for {wanted}, and the images are for {names}")
+    return confs[closest]
 
 
 class _Loading:

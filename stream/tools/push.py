@@ -4,7 +4,6 @@ layers are made or sent.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -17,13 +16,13 @@ from stream.errors import ArgumentError, RegistryError
 from stream.model import Digest, Image, ImageConf, Pushed
 from stream.observer import Observer
 from stream.oci.documents import CONFIG_TYPE, describe
-from stream.oci.platform import Platform
 from stream.oci.reference import BadReference, Location, check_name, check_tag, qualified, split
 from stream.pipeline import write_images
 from stream.registry.trust import Access
 from stream.sinks import registry
 from stream.sinks.registry import RegistrySink, manifests_at
 from stream.sources.image import ImageSources
+from stream.tools.platforms import check_platforms
 from stream.tools.remembered import Memory, RegistryCache, annotated_digests
 from stream.tools.write import opened_sources
 from stream.values import replace
@@ -66,7 +65,7 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
     Raises ArgumentError before anything is read; RecipeError, SourceError, ArchiveError,
     DigestMismatch, SizeMismatch or RegistryError: then no tag has changed.
     """
-    confs = _checked(confs)
+    confs = check_platforms(confs)
     ArgumentError.require("observer", observer, Observer, type(None))
     target, names = _parsed(confs, reference, tags)
     domain, own_path = _domain_and_path(target.name)
@@ -148,21 +147,6 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
 def _blobs_of(image: Image) -> list[Digest]:
     layers = [layer.descriptor.digest for layer in image.layers]
     return [*layers, describe(CONFIG_TYPE, image.config).digest]
-
-
-def _checked(confs: ImageConf | Sequence[ImageConf]) -> Sequence[ImageConf]:
-    """Return the confs, each for another platform. Raises ArgumentError."""
-    several = [confs] if isinstance(confs, ImageConf) else confs
-    ArgumentError.require("confs", several, list, tuple)
-    if not several:
-        raise ArgumentError("confs", several, "is empty; there is nothing to push")
-    for conf in several:
-        ArgumentError.require("confs", conf, ImageConf)
-    for platform, count in Counter(map(Platform.of_conf, several)).items():
-        if count > 1:
-            reason = f"is the platform of {count} images; a tag names one for each platform"
-            raise ArgumentError("confs", str(platform), reason)
-    return several
 
 
 def _parsed(

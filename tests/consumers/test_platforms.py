@@ -87,6 +87,21 @@ def test_served_and_pulled(engine: Runner, image: BuiltImage, pair: Pair, expect
     assert (ran.returncode, ran.stdout) == (0, image.greeting("hello")), ran.stderr
 
 
+def test_loaded_into_an_engine(
+    engine: Runner, image: BuiltImage, pair: Pair, expected_id: str
+) -> None:
+    """Without it an engine could be asked for its platform in a way that it does not know."""
+    name = type(engine).__name__.lower()
+    options = [f"--engine={name}"]
+    if name == "containerd":
+        options += ["--host=/run/containerd/grpc.sock", "--namespace=stream-image"]
+    ended = engine.command(*_STREAM, "load", "-q", *pair.confs, *options)
+    assert ended.returncode == 0, ended.stderr
+    assert engine.image_id(REPO_TAG) == expected_id
+    ran = engine.run(REPO_TAG)
+    assert (ran.returncode, ran.stdout) == (0, image.greeting("hello")), ran.stderr
+
+
 def test_the_other_platform(
     skopeo: Any, registry: Registry, pair: Pair, expected_id: str, tmp_path: Path
 ) -> None:

@@ -223,6 +223,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(docker.status, data)
         elif path == "/_ping":
             self._answer(200, b"OK")
+        elif path == "/version":
+            self._answer(200, b'{"Os": "linux", "Arch": "arm64", "Version": "20.10.24"}')
         elif path == "/info":
             status = CONTAINERD_STORE if docker.containerd else [["Supports d_type", "true"]]
             self._answer(200, json.dumps({"ID": "the-daemon", "DriverStatus": status}).encode())

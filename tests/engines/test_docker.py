@@ -1,6 +1,7 @@
 """Loading into docker, whose daemon is scripted: what is sent, checked and tagged."""
 
 import dataclasses
+import functools
 import json
 import os
 from contextlib import suppress
@@ -9,6 +10,7 @@ from itertools import product
 import pytest
 
 import stream
+from stream.errors import ArgumentError, EngineError
 
 from .conftest import Workshop
 from .scripted import ScriptedDocker, StoredImage
@@ -53,6 +55,27 @@ def test_image_ids_by_config(docker: ScriptedDocker, workshop: Workshop) -> None
     workshop.change("c")
     workshop.load(docker)
     assert [layers_sent(members) for members in docker.loads] == [3, 1]
+
+
+def test_the_platform_of_the_engine(docker: ScriptedDocker, workshop: Workshop) -> None:
+    """Without it an engine on another host could get an image that does not run there."""
+    conf = workshop.conf()
+    confs = [
+        dataclasses.replace(
+            conf, architecture=name, variant=variant, container_config={"User": name}
+        )
+        for name, variant in (("amd64", ""), ("arm64", "v8"), ("arm", "v7"))
+    ]
+    load = functools.partial(stream.load, engine="docker", host=docker.url)
+    loaded = load(confs, workshop.observer)
+    assert json.loads(loaded.image.config)["variant"] == "v8"
+    assert the_image(docker)
+    with pytest.raises(
+        EngineError, match="is for linux/arm64, and the images are for linux/amd64, "
+    ):
+        load([confs[0], confs[2]])
+    with pytest.raises(ArgumentError, match="is the platform of 2 images"):
+        load([conf, conf])
 
 
 def test_unchanged(docker: ScriptedDocker, workshop: Workshop) -> None:

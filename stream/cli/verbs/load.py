@@ -1,4 +1,4 @@
-"""`stream-image load CONF`: load the image of a conf into docker, podman or containerd."""
+"""`stream-image load CONF…`: load the image of a conf into docker, podman or containerd."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stream.cli.options import (
     given_tag,
 )
 from stream.cli.output import say_lines
-from stream.cli.planned import given_conf
+from stream.cli.planned import given_confs
 from stream.cli.progress import Reporter
 from stream.engines.engine import ENGINES
 from stream.tools.load import load
@@ -35,8 +35,10 @@ HAS_PROGRESS = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument(
-        "conf", metavar="CONF|SPEC", help="a conf, or a specification; - for standard input"
-    )
+        "confs", nargs="+", metavar="CONF|SPEC",
+        help="a conf, or a specification; - for standard input. Of several, the one for the engine's"
+        " platform is loaded",
+    )  # fmt: skip
     add_tag_argument(parser)
     parser.add_argument("--engine", choices=ENGINES, help="default: docker, else podman")
     parser.add_argument(
@@ -56,10 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Load the image and print its name. Raises StreamImageError."""
     digests = given_digests(args, reporter.warning)
-    conf = given_conf(args, args.conf, reporter, digests, repo_tag=given_tag(args))
+    confs = given_confs(args, args.confs, reporter, digests, repo_tag=given_tag(args))
     reporter.rehearsing = args.dry_run
     loaded = load(
-        conf,
+        confs,
         reporter,
         engine=args.engine,
         host=args.host,

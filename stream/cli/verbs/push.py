@@ -18,7 +18,6 @@ from stream.cli.output import output_file, say_lines, write_all
 from stream.cli.planned import given_confs
 from stream.cli.progress import Reporter
 from stream.cli.registries import add_target_arguments, given_target_access
-from stream.cli.usage import UsageError
 from stream.compression import LAYER_CODECS
 from stream.tools.push import DEFAULT_JOBS, push
 from stream.tools.remembered import RegistryCache
@@ -86,10 +85,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Push the image. Raises StreamImageError."""
     compression = parse_compression(args.compress, LAYER_CODECS)
     access = given_target_access(args)
-    if args.confs.count("-") > 1:
-        raise UsageError("standard input can only be read once; give - once")
     digests = given_digests(args, reporter.warning)
-    confs = [conf for source in args.confs for conf in given_confs(args, source, reporter, digests)]
+    confs = given_confs(args, args.confs, reporter, digests)
     reporter.rehearsing = args.dry_run
     with ExitStack() as stack:
         output = None

@@ -20,7 +20,7 @@ from stream.cli.options import (
     given_tag,
 )
 from stream.cli.output import say_lines
-from stream.cli.planned import given_conf
+from stream.cli.planned import given_confs
 from stream.cli.progress import Reporter
 from stream.cli.usage import UsageError
 from stream.text import one_line
@@ -77,10 +77,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     repo_tag = given_tag(args)
     if repo_tag is not None and len(args.confs) > 1:
         raise UsageError("--repo-tag: names one image, and there are several confs")
-    if args.confs.count("-") > 1:
-        raise UsageError("-: standard input can only be read once")
     digests = given_digests(args, reporter.warning)
-    confs = [given_conf(args, conf, reporter, digests, repo_tag=repo_tag) for conf in args.confs]
+    confs = given_confs(args, args.confs, reporter, digests, repo_tag=repo_tag)
     with (
         serve(
             confs,

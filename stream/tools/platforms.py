@@ -1,0 +1,25 @@
+"""The images that are one image for several platforms. Knows neither argv nor what is done with them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from stream.errors import ArgumentError
+from stream.model import ImageConf
+from stream.oci.platform import Platform
+
+
+def check_platforms(confs: ImageConf | Sequence[ImageConf]) -> Sequence[ImageConf]:
+    """Return the only conf, or several, each for another platform. Raises ArgumentError."""
+    several = [confs] if isinstance(confs, ImageConf) else confs
+    ArgumentError.require("confs", several, list, tuple)
+    if not several:
+        raise ArgumentError("confs", several, "is empty; give at least one")
+    for conf in several:
+        ArgumentError.require("confs", conf, ImageConf)
+    for platform, count in Counter(map(Platform.of_conf, several)).items():
+        if count > 1:
+            reason = f"is the platform of {count} images; a tag names one for each platform"
+            raise ArgumentError("confs", str(platform), reason)
+    return several
