@@ -156,11 +156,14 @@ class DigestCache:
         return f"{self.directory}/{key[0]}/{key}.json"
 
     def why_unused(self) -> str | None:
-        """Return why the directory is not used though something is there, or None."""
+        """Return why the directory is not used, or None if it is, or can be made."""
         try:
             _check_directory(os.stat(self.directory))
         except FileNotFoundError:
-            return None
+            above = self.directory
+            while not os.path.isdir(above):
+                above = os.path.dirname(above) or os.curdir
+            return None if os.access(above, os.W_OK) else f"cannot be made: {above} is not writable"
         except (OSError, ValueError) as error:
             return f"cannot be read: {getattr(error, 'strerror', error)}"
         except _BadEntryError as wrong:

@@ -71,9 +71,10 @@ class _Comparison:
         return None
 
 
-def import_digests(cache: DigestCache, source: str) -> int:
+def import_digests(cache: DigestCache, source: str) -> tuple[int, int]:
     """Record in `cache` what `stream-image digests` printed into the file `source` (`-`: standard
-    input), on any machine. Return the number of layers that are known by it: those with a key.
+    input), on any machine. Return the number of layers that are known by it, those with a key, and
+    that of the others.
     Raises ConfError, and OutputError if they cannot be kept.
     """
     name = conf_name(source)
@@ -96,7 +97,7 @@ def import_digests(cache: DigestCache, source: str) -> int:
         if cache.lookup((key,), "") is None:
             why = cache.why_unused() or "cannot be written"
             raise OutputError(errno.EACCES, f"{cache.directory}: {why}")
-    return len(keyed)
+    return len(keyed), len(layers) - len(keyed)
 
 
 def _why_not_layer(layer: object) -> str | None:

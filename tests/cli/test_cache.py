@@ -170,6 +170,10 @@ def test_digests_are_known_on_another_machine(conf: Path, tmp_path: Path) -> Non
     cache = tmp_path / CACHE
     done = _run("cache", "--import", "-", cache=cache, stdin=printed)
     assert done.stdout.decode().startswith(f"2 layers imported\n{cache}: 2 layers, ")
+    document = json.loads(printed)
+    document["layers"][0]["key"] = None
+    done = _run("cache", "--import", "-", cache=cache, stdin=json.dumps(document).encode())
+    assert done.stdout.startswith(b"1 layer imported; 1 without a key, ")
     # Content that differs, though the hash in the conf does not, is not read: the digest is known.
     app = elsewhere.parent / "root/nix/store" / NAMES[0] / "bin/app"
     app.write_bytes(b"APP")

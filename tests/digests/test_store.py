@@ -401,6 +401,14 @@ def test_impossible_place_is_a_miss(
     cache.why_unused()
 
 
+def test_directory_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever names a directory would not learn that nothing is ever kept in it."""
+    cache = DigestCache(str(tmp_path / "a" / "b"))
+    assert cache.why_unused() is None
+    monkeypatch.setattr(os, "access", lambda path, _mode: path != str(tmp_path))
+    assert cache.why_unused() == f"cannot be made: {tmp_path} is not writable"
+
+
 def test_link_in_place_of_a_shard_is_not_followed(cache: DigestCache, tmp_path: Path) -> None:
     """Entries would be read from, and written and removed, where a link leads."""
     shard = _entry_of(cache).parent

@@ -58,13 +58,13 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     """
     cache = given_cache(args)
     bad: list[Any] = []
-    imported = 0
+    imported, left = 0, 0
     if args.check is not None:
         conf = load_conf(args.check, need_tag=False, warn=reporter.warning) if args.check else None
         conf = conf and replace(conf, commands=given_commands(args))
         bad = list(find_bad_entries(cache, conf, reporter))
     elif args.source is not None:
-        imported = import_digests(cache, args.source)
+        imported, left = import_digests(cache, args.source)
     elif args.clear:
         _clear(cache)
     extent, problem = cache.extent(), cache.why_unused()
@@ -85,6 +85,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     lines = [f"{one.path}: {one.reason}" for one in bad]
     if args.source is not None:
         lines.append(f"{imported} {'layer' if imported == 1 else 'layers'} imported")
+        if left:
+            lines[-1] += f"; {left} without a key, as the conf has no hash of a store path"
     count = f"{extent.layers:,} {'layer' if extent.layers == 1 else 'layers'}"
     used = f", the oldest last used {oldest}" if oldest else ""
     unused = f"; not used: {problem}" if problem else ""
