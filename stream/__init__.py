@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from stream.tools.pull import pull as pull
     from stream.tools.push import push as push
     from stream.tools.remembered import RegistryCache as RegistryCache
+    from stream.tools.sbom import make_sbom as make_sbom
     from stream.tools.serve import Served as Served
     from stream.tools.serve import serve as serve
     from stream.tools.tarsum import tarsum as tarsum

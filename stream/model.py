@@ -192,7 +192,9 @@ class ImageConf:
     `stream.nix.store_root`. `variant` is the architecture's, such as `v7`; empty if it has none.
 
     `commands` is the caller's decision about a recipe's commands, not part of a conf: run them
-    in the sandbox, without it, or not at all, as for somebody who only looks.
+    in the sandbox, without it, or not at all, as for somebody who only looks. Nor are
+    `references`, which planning knows and no layer depends on: those of each store path to others in the
+    image, None if they are unknown.
     """
 
     architecture: str
@@ -212,6 +214,9 @@ class ImageConf:
     store_path_hashes: Mapping[bytes, str] = field(default_factory=dict)
     variant: str = ""
     commands: Commands = "sandboxed"
+    references: Mapping[bytes, frozenset[bytes]] | None = field(
+        default=None, compare=False, repr=False
+    )
 
     @property
     def store_paths(self) -> frozenset[bytes]:

@@ -158,7 +158,7 @@ def _with_closure(
         graph = _without_held(spec.conf, base, closure.graph)
         if spec.is_single:
             conf = _with_single_layer(spec, conf, graph.keys() - unshipped)
-            return _with_hashes(conf, closure)
+            return _with_statements(spec, conf, closure)
         if LAYER in spec.unshipped:
             layer, node = _layer_node(sources, graph, made)
             graph, unshipped = {**graph, layer: node}, unshipped | {layer}
@@ -172,7 +172,8 @@ def _with_closure(
             unshipped=unshipped,
             name=spec.source,
         )
-        conf = _with_hashes(replace(conf, store_layers=_checked(spec, layers)), closure)
+        conf = replace(conf, store_layers=_checked(spec, layers))
+        conf = _with_statements(spec, conf, closure)
         _warn_of_strangers(spec, closure.graph, warn)
     return conf
 
@@ -187,13 +188,29 @@ def _with_single_layer(spec: Spec, conf: ImageConf, paths: Collection[str]) -> I
     return replace(conf, customisation_store_paths=plan.store_paths)
 
 
-def _with_hashes(conf: ImageConf, closure: Closure) -> ImageConf:
-    """Return `conf` with the NAR hashes of its store paths, so far as they are known."""
+def _with_statements(spec: Spec, conf: ImageConf, closure: Closure) -> ImageConf:
+    """Return `conf` with what is stated of its store paths, so far as that is known: their NAR
+    hashes, and the references of those in the image, be they copied or in the base image.
+    """
     if closure.references is None:
         return conf
     hashes = closure.references.nar_hashes(path.decode() for path in conf.store_paths)
+    shipped = closure.graph.keys() - _unshipped(spec)
+    store_dir = spec.conf.store_dir.decode()
+    copied = {
+        store_path_of(path, store_dir)
+        for path in map(_path, spec.recipe.copy_to_root)
+        if path.startswith(f"{store_dir}/")
+    }
+    graph = closure.references.graph
+    held = part(graph, shipped | copied & graph.keys())
     return replace(
-        conf, store_path_hashes={path.encode(): nar_hash for path, nar_hash in hashes.items()}
+        conf,
+        store_path_hashes={path.encode(): nar_hash for path, nar_hash in hashes.items()},
+        references={
+            path.encode(): frozenset(other.encode() for other in node.references)
+            for path, node in held.items()
+        },
     )
 
 
