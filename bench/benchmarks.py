@@ -364,6 +364,7 @@ BENCHMARKS: dict[str, Callable[[Options], Section]] = {
     "plan": plan,
     "evaluate": evaluate,
     "push": transfers.push,
+    "fresh": transfers.fresh,
     "load": transfers.load,
     "serve": transfers.serve,
 }

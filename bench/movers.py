@@ -26,9 +26,11 @@ def _script(text: str) -> Mover:
     return lambda conf, address: ("sh", "-euc", text, "sh", sys.executable, conf, address)
 
 
-def _push(compression: str) -> Mover:
+def _push(compression: str, *options: str, secret: str = "") -> Mover:
+    variable = ("env", f"STREAM_IMAGE_REGISTRY_CACHE_SECRET={secret}") if secret else ()
     return lambda conf, address: (
-        *_OURS, "push", "-q", "--compress", compression, conf, f"{address}/{_NAME}",
+        *variable, *_OURS, "push", "-q", "--compress", compression, *options, conf,
+        f"{address}/{_NAME}",
     )  # fmt: skip
 
 
@@ -47,6 +49,12 @@ PUSHERS = {
     "push none": _push("none"),
     "skopeo": _script(_SKOPEO % ""),
     "skopeo zstd:1": _script(_SKOPEO % "--dest-compress-format=zstd --dest-compress-level=1"),
+}
+# Each on a machine that knows nothing, after the same on another one.
+FRESH_PUSHERS = {
+    "push zstd:1, remembered": _push("zstd:1", "--registry-cache"),
+    "push zstd:1, sealed": _push("zstd:1", "--registry-cache", secret="0123456789abcdef"),
+    **{name: PUSHERS[name] for name in ("push zstd:1", "skopeo zstd:1", "skopeo")},
 }
 _LOADS = {
     "docker": "docker load -q",
@@ -71,5 +79,6 @@ PULLERS = {
 }
 NAMES = sorted({
     *PUSHERS,
+    *FRESH_PUSHERS,
     *(name for movers in (*LOADERS.values(), *PULLERS.values()) for name in movers),
 })  # fmt: skip

@@ -75,6 +75,10 @@ class Place:
             daemon_cpu_seconds=seconds,
         )
 
+    def forget(self) -> None:
+        """Remove what commands have cached here: the registry or engine stays. Raises CommandError."""
+        self.move(("rm", "-rf", "/run/home", "/var/lib/containers/cache"))
+
     def _used(self) -> tuple[float, float, float]:
         """Return the totals of bytes over loopback, requests and processor time."""
         counters = Path(f"/proc/{self.isolation.pid}/net/dev").read_text("ascii")

@@ -12,7 +12,7 @@ import platform
 import random
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -76,6 +76,21 @@ def moved(directory: str, scale: float) -> Shape:
     return _shape(directory, "moved", scale, [*filter(None, layers), [top]])
 
 
+def hashed(shape: Shape) -> Shape:
+    """Return a shape with the hashes of store paths in its conf, as `plan` writes them."""
+    with open(shape.conf, encoding="utf-8") as file:
+        document = json.load(file)
+    conf = shape.conf.removesuffix(".json") + "-hashed.json"
+    with open(conf, "w", encoding="utf-8") as file:
+        json.dump(document | {"store_path_hashes": _hashes(shape.roots)}, file, indent=1)
+    return replace(shape, conf=conf)
+
+
+def _hashes(paths: Iterable[str]) -> dict[str, str]:
+    """Return a hash for each path. It stands for Nix's: a path is never built twice."""
+    return {path: f"sha256:{hashlib.sha256(path.encode()).hexdigest()}" for path in sorted(paths)}
+
+
 @contextmanager
 def changed(shape: Shape, directory: str, turn: int) -> Iterator[Shape]:
     """Yield the shape `moved` with another top layer: one more file in it, different each `turn`."""
@@ -92,8 +107,11 @@ def changed(shape: Shape, directory: str, turn: int) -> Iterator[Shape]:
     name = f"changed-{os.getpid()}-{turn}"
     path = store.build(name, base_name(hashlib.sha256(name.encode()).digest(), name), fill)
     conf = shape.conf.removesuffix(".json") + "-changed.json"
+    document["store_layers"] = [*below, [path.path]]
+    if "store_path_hashes" in document:
+        document["store_path_hashes"] = _hashes({*shape.roots, path.path} - {top})
     with open(conf, "w", encoding="utf-8") as file:
-        json.dump(document | {"store_layers": [*below, [path.path]]}, file, indent=1)
+        json.dump(document, file, indent=1)
     try:
         yield replace(shape, conf=conf, paths=(*shape.paths[:-1], path))
     finally:
