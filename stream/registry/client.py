@@ -162,7 +162,9 @@ class Repository:
                 raise
             return self.begin_upload()  # each that refuses has a status of its own for it
         if answer.status == HTTPStatus.CREATED:
-            return None if self.has_blob(digest) else self.begin_upload()
+            # Some answer so to whatever they are asked, but without its digest.
+            is_named = _stated_digest(answer) == digest
+            return None if is_named or self.has_blob(digest) else self.begin_upload()
         return self._upload(answer)
 
     def begin_upload(self) -> Upload:
