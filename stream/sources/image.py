@@ -20,7 +20,7 @@ from stream.oci.documents import image_config
 from stream.sources.ahead import Ahead
 from stream.sources.customisation.layer import opened_customisation_layer
 from stream.sources.layer import ListedLayer
-from stream.sources.store import StoreLayer, comment, walk
+from stream.sources.store import StoreLayer, Walk, comment, walk
 from stream.values import dataclass, replace
 
 if TYPE_CHECKING:
@@ -31,12 +31,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSources:
     """The layers of the image of `conf`, without the store paths that the base image holds
-    if the conf asks for that. See `stream.interfaces.ImageSources`.
+    if the conf asks for that. See `stream.interfaces.ImageSources`. `walk` lists the entries of
+    store layers that are written.
     """
 
     conf: ImageConf
     base: BaseImage | None
     customisation: ListedLayer | None
+    walk: Walk = walk
 
     @property
     def warnings(self) -> Iterator[str]:
@@ -155,7 +157,7 @@ class ImageSources:
 
     def unknown_sizes(self) -> Iterator[int]:
         """See the interface."""
-        yield from (layer.size for layer in self.walk_store_layers())
+        yield from (self.walk(self.conf, plan).size for plan in self.conf.store_layers)
         if self.customisation is not None and self.customisation.diff_id is None:
             yield self.customisation.size
 
@@ -164,7 +166,7 @@ class ImageSources:
         if self.base is not None:
             yield from self.base.sources(carry_compressed=takes.compressed_layers, skip=skip)
         walks: list[Callable[[], LayerSource]] = [
-            partial(walk, self.conf, plan) for plan in self.conf.store_layers
+            partial(self.walk, self.conf, plan) for plan in self.conf.store_layers
         ]
         with closing(Ahead(walks)) as ahead:
             yield from ahead
@@ -215,6 +217,7 @@ def opened(  # noqa: PLR0913 — what a run needs from the base image
     warn: Callable[[str], None],
     *,
     check: Callable[[BaseImage | None], None] | None = None,
+    walk: Walk = walk,
     entries: bool = False,
     summaries: bool = False,
     programs: bool = False,
@@ -222,7 +225,7 @@ def opened(  # noqa: PLR0913 — what a run needs from the base image
     """Open the sources of the image of `conf`. A base image is listed in one pass, with the
     entries, summaries or programs of its layers on request. A recipe is carried out immediately; its
     files exist until the context ends. `check` is called with the base image before that.
-    `warn` is called with a line for a person.
+    `warn` is called with a line for a person. `walk` lists the entries of store layers.
 
     Raises StreamImageError.
     """
@@ -235,4 +238,4 @@ def opened(  # noqa: PLR0913 — what a run needs from the base image
         if base is not None:
             conf = base.without_held(conf)
         top = stack.enter_context(opened_customisation_layer(conf, base, warn))
-        yield ImageSources(conf=conf, base=base, customisation=top)
+        yield ImageSources(conf=conf, base=base, customisation=top, walk=walk)

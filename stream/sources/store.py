@@ -8,9 +8,9 @@ ancestors first, then each store path.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import xxhash
 
@@ -26,6 +26,9 @@ from stream.values import dataclass, replace
 
 if TYPE_CHECKING:
     from stream.archives.tarreader import Member
+
+Walk: TypeAlias = Callable[[ImageConf, LayerPlan], ReadableLayer]
+"""Lists the entries of a store layer, as `walk` does."""
 
 ANCESTOR_MODE = 0o755
 CLOSED_MODE = 0o555
@@ -136,6 +139,12 @@ def comment(plan: LayerPlan) -> str:
     return store_paths_comment([path.decode() for path in plan.store_paths])
 
 
+def label(plan: LayerPlan) -> str:
+    """Return what `plan`'s layer is called in messages."""
+    first, *others = plan.store_paths
+    return printable(first) + (f" and {len(others)} more" if others else "")
+
+
 def _walk_into(
     entries: Entries, names: Sequence[bytes], plan: LayerPlan, owner: Owner, mtime: int
 ) -> StoreLayer:
@@ -149,8 +158,7 @@ def _walk_into(
         fingerprint=_fingerprint(owner, mtime, entries),
         size=entries.layer_size,
         comment=comment(plan),
-        label=printable(plan.store_paths[0])
-        + (f" and {len(plan.store_paths) - 1} more" if len(plan.store_paths) > 1 else ""),
+        label=label(plan),
         entry_count=len(entries),
         entries=entries,
         store_paths=plan.store_paths,

@@ -16,6 +16,7 @@ from stream.oci.platform import Platform
 from stream.pipeline import write_images
 from stream.sinks import ArchiveFormat, check_format, check_output, opened_archive
 from stream.sources import image
+from stream.sources.store import Walk, walk
 
 if TYPE_CHECKING:
     from stream.sources.base.image import BaseImage
@@ -61,9 +62,11 @@ def write_image(  # noqa: PLR0913 — the options of the command, each of its ow
 
 
 @contextmanager
-def opened_sources(conf: ImageConf, observer: Observer) -> Iterator[image.ImageSources]:
-    """Open the sources of the image of `conf`, to be written. `observer` is warned if the base
-    image is for another platform. Raises StreamImageError.
+def opened_sources(
+    conf: ImageConf, observer: Observer, walk: Walk = walk
+) -> Iterator[image.ImageSources]:
+    """Open the sources of the image of `conf`, to be written; `walk` lists the entries of store
+    layers. `observer` is warned if the base image is for another platform. Raises StreamImageError.
     """
 
     def check(base: BaseImage | None) -> None:
@@ -71,5 +74,5 @@ def opened_sources(conf: ImageConf, observer: Observer) -> Iterator[image.ImageS
         if base is not None and wanted.distance(base.platform) is None:
             observer.warning(f"the base image is for {base.platform}, this one for {wanted}")
 
-    with image.opened(conf, observer.warning, check=check) as sources:
+    with image.opened(conf, observer.warning, check=check, walk=walk) as sources:
         yield sources
