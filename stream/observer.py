@@ -5,9 +5,10 @@ Knows neither sources nor files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
-from stream.model import Blob, Image, Layer, Loaded, Pushed
+from stream.errors import StreamImageError
+from stream.model import Blob, Image, Layer, Loaded, Passage, Pushed
 
 # Yields the size of each layer in bytes, or None if it is not known.
 Sizes = Callable[[], Iterable[int | None]]
@@ -37,6 +38,19 @@ class Observer:
 
     def blob_confirmed(self, blob: Blob) -> None:
         """The registry that an image is pushed to has `blob`. Called in any thread."""
+
+    def image_started(self, number: int, name: str) -> None:
+        """Image `number` of many, counted from 1, begins: `name` says where it is from."""
+
+    def image_failed(self, number: int, name: str, error: StreamImageError) -> None:
+        """Image `number` of many is not pushed because of `error`; the next one follows."""
+
+    def all_pushed(
+        self, pushed: int, failed: int, totals: Mapping[Passage, tuple[int, int]]
+    ) -> None:
+        """Many images are pushed, and others have failed. `totals` are the numbers of blobs and
+        their bytes, by how they came there.
+        """
 
     def pushed(self, pushed: Pushed) -> None:
         """Everything is pushed."""

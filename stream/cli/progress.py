@@ -9,7 +9,7 @@ import io
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from stream.cli.output import printable_json, say, write_error
@@ -90,6 +90,8 @@ class Reporter(Observer):
     """Messages and a final summary as plain lines, without progress."""
 
     rehearsing = False  # True for a run that shows what would be, and changes nothing
+    count: int | None = None  # of many images, if it is known beforehand
+    _image = 0  # the number of the one at hand, 0 if there is only one
 
     def __init__(self) -> None:
         self._start = time.monotonic()
@@ -107,7 +109,29 @@ class Reporter(Observer):
             say(line)
         self._summary(last, images[-1].size)
 
+    def image_started(self, number: int, name: str) -> None:
+        self._image = number
+
+    @property
+    def _place(self) -> str:
+        """Which of many images is at hand."""
+        return f"image {self._image}" + (f"/{self.count}" if self.count else "")
+
+    def image_failed(self, number: int, name: str, error: StreamImageError) -> None:
+        text = str(error)
+        self.error(text if text.startswith(name) else f"{name}: {text}", error)
+
+    def all_pushed(
+        self, pushed: int, failed: int, totals: Mapping[Passage, tuple[int, int]]
+    ) -> None:
+        images = f"pushed {pushed} of {pushed + failed} images"
+        moved = _moved("blob", totals.items(), rehearsed=self.rehearsing)
+        self._summary(f"{images}, {moved}", totals["sent"][1])
+
     def pushed(self, pushed: Pushed) -> None:
+        if self._image:
+            say(f"{self._place} {_pushed_line(pushed)}")
+            return
         if pushed.rehearsed:
             passages = {blob.descriptor.digest: blob.passage for blob in pushed.blobs}
             self._say_what_would_move(pushed.images, passages)
@@ -156,6 +180,11 @@ class Reporter(Observer):
 class Quiet(Reporter):
     """Only warnings and errors."""
 
+    def all_pushed(
+        self, pushed: int, failed: int, totals: Mapping[Passage, tuple[int, int]]
+    ) -> None:
+        pass
+
     def finished(self, *images: Image) -> None:
         pass
 
@@ -170,7 +199,7 @@ class Quiet(Reporter):
 
 
 class Plain(Reporter):
-    """For logs: one line for each layer."""
+    """For logs: one line for each layer, or for each of many images."""
 
     _layers: int
 
@@ -178,6 +207,11 @@ class Plain(Reporter):
         super().__init__()
         self._labels: dict[int, str] = {}
         self._blobs: dict[Digest, Blob] = {}  # in a registry
+
+    def image_started(self, number: int, name: str) -> None:
+        super().image_started(number, name)
+        self._labels.clear()
+        self._blobs.clear()
 
     def started(self, layers: int, sizes: Sizes, position: Callable[[], int]) -> None:
         self._layers = layers
@@ -200,6 +234,8 @@ class Plain(Reporter):
         self._labels.pop(number, None)
 
     def layer_completed(self, number: int, layer: Layer) -> None:
+        if self._image:
+            return
         passage = ""
         if blob := self._blobs.get(layer.descriptor.digest):
             word = _word(blob.passage, rehearsed=self.rehearsing)
@@ -269,6 +305,21 @@ class JsonLines(Reporter):
     def layer_held(self, number: int, layer: Layer) -> None:
         self._emit("layer-held", layer=number, size=layer.size, diff_id=layer.diff_id)
 
+    def image_started(self, number: int, name: str) -> None:
+        self._emit("image-start", image=number, images=self.count, name=name)
+
+    def image_failed(self, number: int, name: str, error: StreamImageError) -> None:
+        kind = type(error).__name__
+        self._emit("image-failed", image=number, name=name, kind=kind, message=str(error))
+
+    def all_pushed(
+        self, pushed: int, failed: int, totals: Mapping[Passage, tuple[int, int]]
+    ) -> None:
+        self._emit(
+            "all-pushed", pushed=pushed, failed=failed, dry_run=self.rehearsing,
+            **{name: {"blobs": count, "size": size} for name, (count, size) in totals.items()},
+        )  # fmt: skip
+
     def loaded(self, loaded: Loaded) -> None:
         totals = {"sent": loaded.total(held=False), "held": loaded.total(held=True)}
         self._emit(
@@ -321,7 +372,7 @@ class _Terminal(io.TextIOBase):
 class Bar(Reporter):
     """For terminals: layer n/N, bytes, rate, time left. The total size is measured in the
     background, from metadata, while the first layers are written. Layers that are held do not
-    count.
+    count. Of many images also: image n/N.
     """
 
     _measured: int | None = None  # the size of all layers
@@ -360,7 +411,8 @@ class Bar(Reporter):
         self._progress.start()
         try:
             self._thread = _start("bar", self._refresh, self._progress, task, position)
-            _start("measure", self._measure, self._ended, sizes)
+            if not self._image:  # many images have layers in common, each of which is walked once
+                _start("measure", self._measure, self._ended, sizes)
         except ThreadError:
             self.close()  # the image does not need the bar
 
@@ -391,7 +443,8 @@ class Bar(Reporter):
 
     def layer_started(self, number: int, label: str, archive_name: str, size: int) -> None:
         if self._progress:
-            self._progress.update(self._task, description=f"layer {number}/{self._layers}")
+            image = f"{self._place}, " if self._image else ""
+            self._progress.update(self._task, description=f"{image}layer {number}/{self._layers}")
 
     def close(self) -> None:
         self._ended.set()

@@ -6,7 +6,7 @@ blobs and manifests hold.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from stream.model import Digest
 from stream.oci.documents import digest
@@ -30,12 +30,19 @@ class _Discarded:
 
 class Rehearsal:
     """`repository` as it is, to be pushed to without a change. `others` are the repositories
-    that blobs are mounted from, by their names. See `stream.registry.client.Repository`.
+    that blobs are mounted from, by their names. Blobs that are `promised` would be in one of this
+    registry by now. See `stream.registry.client.Repository`.
     """
 
-    def __init__(self, repository: Repository, others: Mapping[str, Repository]) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        others: Mapping[str, Repository],
+        promised: Container[Digest] = (),
+    ) -> None:
         self._repository = repository
         self._others = others
+        self._promised = promised
         self._manifests: dict[str, Manifest] = {}  # those that would be there
         self._mounted: dict[Digest, Repository] = {}  # blobs that would, and where they are
 
@@ -53,6 +60,8 @@ class Rehearsal:
 
     def mount(self, digest: Digest, repository: str) -> _Discarded | None:
         """See Repository."""
+        if digest in self._promised:
+            return None
         other = self._others[repository]
         if not other.has_blob(digest):
             return _Discarded()

@@ -14,10 +14,9 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import chain, islice
-from types import MappingProxyType
 from typing import Any, Protocol, Self, TypeVar
 
 from stream.compression import NONE, Compression, layer_encoder
@@ -145,8 +144,8 @@ class RegistrySink:
     has it. What the manifest of the first tag lists is there, unless `trusting` is false: some
     registries remove blobs below a manifest. `homes` are the blobs that earlier pushes of this run
     have confirmed on the registry, each with the path there of a repository that has it: this one,
-    whose path is `path`, or one to mount it from. `annotate` returns the annotations of a layer.
-    `confirmed` is called with every blob, once, in any thread.
+    whose path is `path`, or one to mount it from. This push adds its own. `annotate` returns the
+    annotations of a layer. `confirmed` is called with every blob, once, in any thread.
     """
 
     def __init__(  # noqa: PLR0913 — the options of a push, each of its own
@@ -158,7 +157,7 @@ class RegistrySink:
         compression: Compression,
         jobs: int,
         mount_from: Sequence[str] = (),
-        homes: Mapping[Digest, str] = MappingProxyType({}),
+        homes: MutableMapping[Digest, str] | None = None,
         path: str = "",
         trusting: bool = True,
         annotate: Annotate | None = None,
@@ -177,7 +176,7 @@ class RegistrySink:
         self._tags = tags
         self._compression = compression
         self._mount_from = mount_from
-        self._homes = homes
+        self._homes = {} if homes is None else homes
         self._path = path
         self._trusting = trusting
         self._annotate = annotate
@@ -276,6 +275,7 @@ class RegistrySink:
         with self._lock:
             if self._blobs.setdefault(blob.digest, confirmed) is not confirmed:
                 return
+            self._homes[blob.digest] = self._path
             self._report(confirmed)
 
     # ---- layers

@@ -4,7 +4,7 @@ layers are made or sent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain
@@ -18,10 +18,13 @@ from stream.observer import Observer
 from stream.oci.documents import CONFIG_TYPE, describe
 from stream.oci.reference import BadReference, Location, check_name, check_tag, qualified, split
 from stream.pipeline import write_images
+from stream.recent import Recent
 from stream.registry.trust import Access
 from stream.sinks import registry
 from stream.sinks.registry import RegistrySink, manifests_at
+from stream.sources import store
 from stream.sources.image import ImageSources
+from stream.sources.walked import Walks
 from stream.tools.platforms import check_platforms
 from stream.tools.remembered import Memory, RegistryCache, annotated_digests
 from stream.tools.write import opened_sources
@@ -33,10 +36,27 @@ if TYPE_CHECKING:
 DEFAULT_COMPRESSION = Compression(codec="gzip")
 DEFAULT_JOBS = 4
 _ANYWHERE = Access()
+_MOST_BLOBS = 20_000  # of each registry, some 5 MB
 _DOCKER_HUB = "docker.io"
 # A registry's codes for a manifest that lists what it does not have: OCI Distribution
 # Specification, error codes.
 _LACKING = frozenset({"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"})
+
+
+class Shared:
+    """What the pushes of one run have found out: store layers, and which repository of each
+    registry has which blob.
+    """
+
+    def __init__(self) -> None:
+        self.walks = Walks()
+        self._homes: dict[str, Recent[Digest, str]] = {}
+
+    def homes(self, domain: str) -> MutableMapping[Digest, str]:
+        """Return the blobs that were confirmed on a registry, each with the path of the repository
+        that got it last.
+        """
+        return self._homes.setdefault(domain, Recent(_MOST_BLOBS))
 
 
 def push(  # noqa: PLR0913 — the options of the command, each of its own
@@ -52,6 +72,7 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
     access: Access = _ANYWHERE,
     digests: Digests = NO_DIGESTS,
     rehearse: bool = False,
+    shared: Shared | None = None,
 ) -> Pushed:
     """Push the image of one of `confs` to the registry as `reference`, `name:tag` or `name` (the tag
     is then the conf's, or `latest`), and as each of `tags`. Several, each for another platform, are
@@ -60,14 +81,15 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
     are mounted from the repositories `mount_from` of the same registry if these have them.
     Layers whose digests are among `digests` are not read if the registry has them. With
     `rehearse`, everything is done but changing the registry. With a `registry_cache`, the registry
-    remembers the layers for machines that have never seen the image.
+    remembers the layers for machines that have never seen the image. `shared` is what earlier
+    pushes have found out, and what this one adds to that.
 
     Raises ArgumentError before anything is read; RecipeError, SourceError, ArchiveError,
     DigestMismatch, SizeMismatch or RegistryError: then no tag has changed.
     """
     confs = check_platforms(confs)
     ArgumentError.require("observer", observer, Observer, type(None))
-    target, names = _parsed(confs, reference, tags)
+    target, names = parse_reference(confs, reference, tags)
     domain, own_path = _domain_and_path(target.name)
     others = [_remembering(target, one) for one in (registry_cache or RegistryCache()).read_from]
     mounts = [_path_on(target, one) for one in mount_from]
@@ -78,6 +100,7 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
     if type(jobs) is not int or jobs < 1:
         raise ArgumentError("jobs", jobs, "is not a positive whole number")
     observer = observer or Observer()
+    homes = (shared or Shared()).homes(domain)
 
     def repository_at(path: str, pull_from: Sequence[str] = ()) -> Repository:
         # The client takes a while to import, and is not needed at once.
@@ -93,7 +116,8 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
             return repository
         from stream.registry.rehearsal import Rehearsal
 
-        return Rehearsal(repository, {one: repository_at(one) for one in mounts})
+        froms = {one: repository_at(one) for one in mounts}
+        return Rehearsal(repository, froms, frozenset(homes))
 
     def memories(sink: RegistrySink) -> Iterator[Memory]:
         yield f"{target.name}:{names[0]}", sink.manifests
@@ -115,7 +139,8 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
             trusting = trusting and bool(registry_cache.secret)
         with RegistrySink(
             connect, target.name, names, compression=compression, jobs=jobs,
-            mount_from=mounts, trusting=trusting, confirmed=observer.blob_confirmed,
+            mount_from=mounts, homes=homes, path=own_path, trusting=trusting,
+            confirmed=observer.blob_confirmed,
             annotate=annotated.annotations if annotated else None,
         ) as sink:  # fmt: skip
             images = write_images(sources, sink, observer, annotated or digests)
@@ -129,8 +154,9 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
                 rehearsed=rehearse,
             )
 
+    walk = store.walk if shared is None else shared.walks
     with ExitStack() as connections, ExitStack() as opened:
-        sources = [opened.enter_context(opened_sources(conf, observer)) for conf in confs]
+        sources = [opened.enter_context(opened_sources(conf, observer, walk)) for conf in confs]
         for warning in chain.from_iterable(one.warnings for one in sources):
             observer.warning(warning)
         try:
@@ -149,10 +175,12 @@ def _blobs_of(image: Image) -> list[Digest]:
     return [*layers, describe(CONFIG_TYPE, image.config).digest]
 
 
-def _parsed(
+def parse_reference(
     confs: Sequence[ImageConf], reference: str, tags: Sequence[str]
 ) -> tuple[Location, tuple[str, ...]]:
-    """Return the repository, and the tags in the order in which they are set."""
+    """Return the repository, and the tags in the order in which they are set. Raises
+    ArgumentError.
+    """
     ArgumentError.require("reference", reference, str)
     try:
         location = Location.parse(reference)

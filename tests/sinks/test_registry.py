@@ -60,7 +60,7 @@ def push(  # noqa: PLR0913 — each what a test varies
     digests: Digests = NO_DIGESTS,
     tags: Sequence[str] = ("v1",),
     mount_from: Sequence[str] = (),
-    homes: Mapping[Digest, str] | None = None,
+    homes: dict[Digest, str] | None = None,
     trusting: bool = True,
 ) -> tuple[Image, dict[str, int]]:
     """Push, and return the image and the number of blobs by how they came there."""
@@ -79,7 +79,7 @@ def push_index(  # noqa: PLR0913 — each what a test varies
     digests: Digests = NO_DIGESTS,
     tags: Sequence[str] = ("v1",),
     mount_from: Sequence[str] = (),
-    homes: Mapping[Digest, str] | None = None,
+    homes: dict[Digest, str] | None = None,
     trusting: bool = True,
 ) -> tuple[list[Image], dict[str, int]]:
     """Push, and return the images and the number of blobs by how they came there."""

@@ -1,0 +1,117 @@
+"""`stream-image push-all`: what is read, printed and returned."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import distribution
+import pytest
+from conftest import Run as Command
+from distribution import Registry
+from support import Store
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    """Run an empty registry."""
+    with distribution.running() as running:
+        yield running
+
+
+@pytest.fixture
+def confs(tmp_path: Path) -> Path:
+    """Return a directory with the confs of three images that share a layer."""
+    store = Store.below(tmp_path)
+    store.file("shared", os.urandom(5000))
+    directory = tmp_path / "confs"
+    directory.mkdir()
+    for name in ("one", "two", "three"):
+        store.file(name, os.urandom(3000))
+        document = json.loads(store.conf(["shared"], [name]).read_bytes())
+        (directory / f"{name}.json").write_text(json.dumps(document | {"repo_tag": f"{name}:v1"}))
+    return directory
+
+
+def digest(registry: Registry, name: str, tag: str = "v1") -> str:
+    """Return the reference of an image by its digest."""
+    return f"{registry.address}/{name}@{registry.repository(name).tags[tag]}"
+
+
+def test_directory(registry: Registry, confs: Path, stream_image: Command) -> None:
+    """Without it a directory of confs could not be pushed by one command."""
+    (confs / "README").write_text("not a conf")
+    done = stream_image("push-all", str(confs), f"{registry.address}/team", "--progress", "plain")
+    assert done.returncode == 0, done.stderr
+    names = ["one", "three", "two"]
+    assert done.stdout.decode().splitlines() == [digest(registry, f"team/{one}") for one in names]
+    *lines, last = done.stderr.decode().splitlines()
+    for number, (line, name) in enumerate(zip(lines, names, strict=True), 1):
+        assert line.startswith(f"image {number}/3 {registry.address}/team/{name}:v1 sha256:")
+    assert ", sent 2 blobs (" in lines[1]
+    assert ", mounted 1 blob (" in lines[1]
+    assert last.startswith("pushed 3 of 3 images, sent 7 blobs (")
+    assert ", mounted 2 blobs (" in last
+
+
+def test_list(registry: Registry, confs: Path, stream_image: Command) -> None:
+    """Without it images could not be given names of their own."""
+    text = f"""
+# the images of this week
+{confs}/one.json {registry.address}/a:1
+{confs}/one.json  {confs}/two.json\t{registry.address}/b
+"""
+    document = json.loads((confs / "two.json").read_bytes())
+    (confs / "two.json").write_text(
+        json.dumps(document | {"architecture": "arm64", "repo_tag": "one:v1"})
+    )
+    done = stream_image("push-all", "-", "--progress", "none", stdin=text.encode())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode().splitlines() == [
+        digest(registry, "a", "1"),
+        digest(registry, "b"),
+    ]
+    kind, _ = registry.repository("b").manifests[registry.repository("b").tags["v1"]]
+    assert kind.endswith("index.v1+json")
+
+
+def test_failures_are_counted(registry: Registry, confs: Path, stream_image: Command) -> None:
+    """Without it CI would go on as if all images had been pushed."""
+    (confs / "two.json").write_text("{")
+    done = stream_image("push-all", str(confs), registry.address, "--progress", "json")
+    assert done.returncode == 1
+    assert done.stdout.decode().splitlines() == [
+        digest(registry, "one"),
+        digest(registry, "three"),
+    ]
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    starts = [one for one in events if one["event"] == "image-start"]
+    assert [(one["image"], one["images"]) for one in starts] == [(1, 3), (2, 3), (3, 3)]
+    (failed,) = [one for one in events if one["event"] == "image-failed"]
+    assert (failed["image"], failed["kind"]) == (3, "ConfError")
+    assert failed["name"] == f"{confs}/two.json"
+    last = events[-1]
+    assert (last["event"], last["pushed"], last["failed"]) == ("all-pushed", 2, 1)
+    assert (last["sent"]["blobs"], last["mounted"]["blobs"]) == (5, 1)
+    quiet = stream_image("push-all", str(confs), registry.address, "-q")
+    assert quiet.stderr.decode().startswith(f"stream-image: {confs}/two.json: ")
+    assert quiet.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "message"),
+    [
+        (["nowhere"], b"", "nowhere: No such file"),
+        (["."], b"", "no *.json"),
+        (["-"], b"conf.json\n", "line 1 has one word"),
+        (["-", "r.example"], b"\n- x\n", "line 2: - is the list"),
+        (["-"], b"x" * 70_000, "line 1 is too long"),
+    ],
+)
+def test_mistakes(
+    words: list[str], text: bytes, message: str, tmp_path: Path, stream_image: Command
+) -> None:
+    """Without it a mistake in the list would be reported as something else, or not at all."""
+    done = stream_image("push-all", *words, "--progress", "none", stdin=text, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr.decode()
