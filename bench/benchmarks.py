@@ -10,7 +10,7 @@ from dataclasses import asdict
 from functools import partial
 from statistics import median
 
-from bench import archives, check, measure, references, report, shapes, transfers
+from bench import archives, check, fleet, measure, references, report, shapes, transfers
 from bench.contenders import (
     BEFORE,
     COMPRESSORS,
@@ -367,4 +367,5 @@ BENCHMARKS: dict[str, Callable[[Options], Section]] = {
     "fresh": transfers.fresh,
     "load": transfers.load,
     "serve": transfers.serve,
+    "fleet": fleet.fleet,
 }

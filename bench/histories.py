@@ -122,20 +122,28 @@ class _Record:
 def histories(directory: str, images: dict[str, tuple[str, ...]]) -> Histories:
     """Return the packages and changes of `images`. Changelogs are downloaded once to `directory`."""
     records = _available()
+    found, roots = _images(images, records)
+    sources = {package.source for image in found.values() for package in image.values()}
+    return Histories(images=found, roots=roots, changes=_changes(directory, sources, records))
+
+
+def present(images: dict[str, tuple[str, ...]]) -> Histories:
+    """Return the packages of `images` as they are today, without changes. Downloads nothing."""
+    found, roots = _images(images, _available())
+    return Histories(images=found, roots=roots, changes={})
+
+
+def _images(
+    images: dict[str, tuple[str, ...]], records: dict[str, _Record]
+) -> tuple[dict[str, dict[str, Package]], dict[str, tuple[str, ...]]]:
+    """Return the packages of each image, and its top-level ones."""
     providers = defaultdict(list)
     for name, record in sorted(records.items()):
         for virtual in record.provides:
             providers[virtual].append(name)
-    found = {
-        image: _closure(_present(roots, records), records, providers)
-        for image, roots in images.items()
-    }
-    sources = {package.source for image in found.values() for package in image.values()}
-    return Histories(
-        images=found,
-        roots={image: tuple(_present(roots, records)) for image, roots in images.items()},
-        changes=_changes(directory, sources, records),
-    )
+    roots = {image: tuple(_present(names, records)) for image, names in images.items()}
+    found = {image: _closure(names, records, providers) for image, names in roots.items()}
+    return found, roots
 
 
 def _available() -> dict[str, _Record]:
