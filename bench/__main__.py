@@ -11,6 +11,7 @@ from bench import report
 from bench.benchmarks import BENCHMARKS
 from bench.check import ImageError
 from bench.contenders import ON_SHAPE
+from bench.installed import install
 from bench.measure import CommandError
 from bench.movers import NAMES
 from bench.options import Options
@@ -66,7 +67,7 @@ def main() -> int:
         before=args.before and os.path.abspath(args.before),
         check=args.check,
     )
-    os.chdir(_ROOT)  # where `python -m stream` finds the source tree
+    install()
     machine = report.machine()
     print(*(f"{key}: {value}" for key, value in machine.items()), sep="\n", flush=True)
     collected: dict[str, object] = {"machine": machine, "scale": args.scale}

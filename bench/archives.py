@@ -10,13 +10,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from bench import shapes
 from bench.contenders import stream_command
+from bench.installed import STREAM_IMAGE
 from bench.measure import Contender
 from bench.shapes import Shape
 
@@ -57,7 +57,7 @@ def on_base(shape: Shape, base: str) -> tuple[str, ...]:
     path = f"{base}.conf.json"
     with open(path, "w", encoding="utf-8") as file:
         json.dump(conf, file)
-    return (sys.executable, "-m", "stream", "-q", path)
+    return (STREAM_IMAGE, "-q", path)
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def work(directory: str) -> Iterator[str]:
 
 
 def _ours(verb: str, *arguments: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", "stream", verb, "-q", *arguments)
+    return (STREAM_IMAGE, verb, "-q", *arguments)
 
 
 def _script(text: str, *arguments: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 
+from bench.installed import STREAM_IMAGE, beside
 from bench.measure import Contender, Pipeline
 from bench.shapes import Shape
 
@@ -112,20 +113,21 @@ def joiners(shape: Shape, work: str) -> list[Contender]:
 
 def stream_command(shape: Shape) -> tuple[str, ...]:
     """Return our command for a shape. Every run computes all digests."""
-    return (sys.executable, "-m", "stream", "-q", shape.conf, _NO_CACHE)
+    return (STREAM_IMAGE, "-q", shape.conf, _NO_CACHE)
 
 
 def before(python: str | None, command: tuple[str, ...]) -> list[Contender]:
     """Our own `command` as another installation runs it, whose interpreter is `python`; none
-    without one. `-P` keeps the working directory's package out of it.
+    without one.
     """
     if python is None:
         return []
     _, *arguments = command
-    usage = subprocess.run((python, "-Pm", "stream", "--help"), capture_output=True, check=True)
+    command_before = beside(python)
+    usage = subprocess.run((command_before, "--help"), capture_output=True, check=True)
     if _NO_CACHE.encode() not in usage.stdout:  # it is older than the cache
         arguments = [argument for argument in arguments if argument != _NO_CACHE]
-    return [Contender(name=BEFORE, pipeline=((python, "-P", *arguments),))]
+    return [Contender(name=BEFORE, pipeline=((command_before, *arguments),))]
 
 
 def _files(shape: Shape) -> list[str]:

@@ -11,13 +11,13 @@ import hashlib
 import json
 import os
 import random
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count, islice
 from typing import Any
 
 from bench import histories
+from bench.installed import STREAM_IMAGE
 from bench.options import Options
 from bench.places import Moved, opened_registry
 from bench.report import Section, markdown
@@ -32,18 +32,18 @@ _SCALE = 0.02  # of the packages' sizes
 _FILE = 16_000  # bytes
 _APP_SIZE = 100_000
 _CONFIG_SIZE = 4_000
-# $1 is Python, $2 the registry's address; then come confs.
+# $1 is stream-image, $2 the registry's address; then come confs.
 _ONE_BY_ONE = """
-    python=$1 registry=$2; shift 2
+    stream_image=$1 registry=$2; shift 2
     for conf; do
         name=$(basename "$conf" .json)
-        "$python" -m stream push -q --compress zstd:1 "$conf" "$registry/$name:v1"
+        "$stream_image" push -q --compress zstd:1 "$conf" "$registry/$name:v1"
     done"""
 _SKOPEO = """
-    python=$1 registry=$2; shift 2
+    stream_image=$1 registry=$2; shift 2
     for conf; do
         name=$(basename "$conf" .json)
-        "$python" -m stream -q "$conf" -o /run/tmp/image.tar
+        "$stream_image" -q "$conf" -o /run/tmp/image.tar
         skopeo --insecure-policy copy -q --dest-tls-verify=false --dest-compress-format=zstd \\
             --dest-compress-level=1 docker-archive:/run/tmp/image.tar "docker://$registry/$name:v1"
     done"""
@@ -88,12 +88,11 @@ def fleet(options: Options) -> Section:
 
 
 def _all(directory: str, address: str) -> tuple[str, ...]:
-    python = (sys.executable, "-m", "stream")
-    return (*python, "push-all", "-q", "--compress", "zstd:1", directory, address)
+    return (STREAM_IMAGE, "push-all", "-q", "--compress", "zstd:1", directory, address)
 
 
 def _script(text: str, address: str, confs: Sequence[str]) -> tuple[str, ...]:
-    return ("sh", "-euc", text, "sh", sys.executable, address, *confs)
+    return ("sh", "-euc", text, "sh", STREAM_IMAGE, address, *confs)
 
 
 def _table(taken: dict[str, tuple[int, Moved]]) -> list[str]:

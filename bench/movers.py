@@ -5,17 +5,18 @@ Knows command lines only. Peers get the image from us, as an archive: they start
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
+
+from bench.installed import STREAM_IMAGE
 
 Mover = Callable[[str, str], tuple[str, ...]]
 """Takes the path of a conf and the registry's address."""
 
 _NAME = "bench/app:v1"
-_OURS = (sys.executable, "-m", "stream")
+_OURS = (STREAM_IMAGE,)
 _ARCHIVE = "/run/tmp/image.tar"
-# $1 is Python, $2 the conf, $3 the registry's address.
-_STREAM = '"$1" -m stream -q "$2"'
+# $1 is stream-image, $2 the conf, $3 the registry's address.
+_STREAM = '"$1" -q "$2"'
 _SKOPEO = (
     f"{_STREAM} -o {_ARCHIVE}; skopeo --insecure-policy copy -q --dest-tls-verify=false %s"
     f" docker-archive:{_ARCHIVE} docker://$3/{_NAME}"
@@ -23,7 +24,7 @@ _SKOPEO = (
 
 
 def _script(text: str) -> Mover:
-    return lambda conf, address: ("sh", "-euc", text, "sh", sys.executable, conf, address)
+    return lambda conf, address: ("sh", "-euc", text, "sh", STREAM_IMAGE, conf, address)
 
 
 def _push(compression: str, *options: str, secret: str = "") -> Mover:

@@ -59,8 +59,7 @@ class Place:
 
     def move(self, argv: Sequence[str]) -> Moved:
         """Run a command here. Raises CommandError."""
-        settings = {"PYTHONPATH": str(_ROOT), **self.environment}
-        stage = self.isolation.stage(argv, settings)
+        stage = self.isolation.stage(argv, self.environment)
         assert stage.environment is not None
         environment = [f"{name}={value}" for name, value in stage.environment.items()]
         before = self._used()

@@ -11,12 +11,12 @@ import os
 import platform
 import random
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bench.installed import STREAM_IMAGE
 from bench.references import references_json
 from bench.store import mixed_store
 from bench.storepaths import Store, StorePath, base_name, remove
@@ -238,7 +238,7 @@ def _write(path: str, content: bytes) -> None:
 
 def plan_command(directory: str, count: int) -> tuple[str, ...]:
     """Return our command for the specification `plan_spec`."""
-    return (sys.executable, "-m", "stream", "plan", plan_spec(directory, count))
+    return (STREAM_IMAGE, "plan", plan_spec(directory, count))
 
 
 def plan_spec(directory: str, count: int) -> str:
