@@ -6,7 +6,9 @@ OCI archive names it. Must not know tar.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import ClassVar
 
 from stream.engines.answers import promising, understanding
@@ -16,7 +18,10 @@ from stream.engines.ssh import SCHEME, SshHost
 from stream.model import Digest, Image
 from stream.oci.platform import Platform
 from stream.parsing import parse_json
+from stream.temporary.directory import private_directory
+from stream.values import replace
 
+_TEMPORARY = "/var/tmp"  # noqa: S108 — podman's own default, which has room for images
 # What an image is shown as, in the language of Go's templates: JSON.
 _LAYERS = "{{json .RootFS.Layers}}"
 _IMAGE = "[{{json .RootFS.Layers}}, {{json .RepoTags}}]"
@@ -88,8 +93,16 @@ class Podman:
             return Found(name=image.image_id, names=frozenset(names or ()))
 
     def load(self, write: Callable[[int], Image]) -> Answer:
-        """See the interface."""
-        image = self._podman.feed(write, "load", "--quiet")
+        """See the interface. Podman first copies what it is given into a file below TMPDIR, which
+        it leaves there if it is killed.
+        """
+        with ExitStack() as stack:
+            podman = self._podman
+            if podman.host is None:
+                above = os.environ.get("TMPDIR") or _TEMPORARY
+                place = os.fsdecode(stack.enter_context(private_directory(above)))
+                podman = replace(podman, variables={"TMPDIR": place})
+            image = podman.feed(write, "load", "--quiet")
         return Answer(image=image, found=self.find(image))
 
     def tag(self, found: Found, repo_tag: str) -> None:

@@ -4,9 +4,10 @@ print.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from tempfile import TemporaryFile
 from typing import IO, TypeVar
@@ -15,7 +16,7 @@ from stream.engines.ssh import SshHost
 from stream.errors import EngineError, ReaderClosedError
 from stream.pipes import enlarge
 from stream.text import one_line
-from stream.values import dataclass
+from stream.values import dataclass, field
 
 _MAX_COMPLAINT = 1 << 16  # bytes kept of what a program printed on standard error
 
@@ -24,10 +25,13 @@ Written = TypeVar("Written")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """A program with its first arguments, on this host or another. `label` names it in errors."""
+    """A program with its first arguments, on this host or another. `label` names it in errors. On
+    this host, its environment is ours with `variables`.
+    """
 
     words: tuple[str, ...]
     host: SshHost | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -82,7 +86,13 @@ class Program:
         """Start the program. If the body fails, or is interrupted, it is killed."""
         command = self._command(words)
         try:
-            process = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=errors)  # noqa: S603 — no shell here; for ssh, the words are quoted
+            process = subprocess.Popen(  # noqa: S603 — no shell here; for ssh, the words are quoted
+                command,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=errors,
+                env={**os.environ, **self.variables},
+            )
         except FileNotFoundError:
             raise EngineError(self.label, f"needs {command[0]}, which is not installed") from None
         except OSError as error:

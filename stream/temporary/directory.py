@@ -1,4 +1,4 @@
-"""A private directory below TMPDIR, which is removed at the end even if this process is killed.
+"""A private directory for temporary files, which is removed at the end even if this process is killed.
 
 Must not know what it is for.
 """
@@ -17,13 +17,13 @@ from stream.temporary import removal
 
 
 @contextmanager
-def private_directory() -> Iterator[bytes]:
-    """Make a private directory below TMPDIR; remove it at the end with everything in it, even
-    if this process is killed.
+def private_directory(above: str | None = None) -> Iterator[bytes]:
+    """Make a private directory in the directory `above`, by default TMPDIR; remove it at the end
+    with everything in it, even if this process is killed.
 
     Raises SourceError.
     """
-    above = _temporary()
+    above = above or _temporary()
     name = f"stream-image.{os.urandom(8).hex()}"
     path = os.fsencode(os.path.join(above, name))
     with _removed_at_the_end(above, name):

@@ -109,11 +109,17 @@ def test_program_that_is_missing(workshop: Workshop, monkeypatch: pytest.MonkeyP
             load(workshop, engine=engine)
 
 
-def test_source_that_fails(workshop: Workshop, install: Install) -> None:
-    """A program whose input stays incomplete is killed before it can take that for the end."""
-    log = install(
-        "podman", 'case $1 in load) cat; echo complete >> "$LOG";; image) exit 125;; esac'
-    )
+def test_source_that_fails(
+    workshop: Workshop, install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program whose input stays incomplete is killed before it can take that for the end. The
+    copy that podman makes of an image is not left behind.
+    """
+    copy = 'cat > "$TMPDIR/podman1"; echo complete >> "$LOG"'
+    log = install("podman", f"case $1 in load) {copy};; image) exit 125;; esac")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
 
     class Removing(stream.Observer):
         def layer_started(self, number: int, label: str, archive_name: str, size: int) -> None:
@@ -121,6 +127,7 @@ def test_source_that_fails(workshop: Workshop, install: Install) -> None:
 
     with pytest.raises(stream.SourceError):
         stream.load(workshop.conf(), Removing(), engine="podman")
+    assert not list(temporary.iterdir())
     # It may have been killed before it began.
     assert not log.exists() or "complete" not in log.read_text()
 
