@@ -91,8 +91,11 @@ def content_key(diff_id: Digest) -> LayerKey:
 
 def joined_key(*keys: LayerKey) -> LayerKey:
     """Return the key of a layer whose bytes follow from the layers that have these keys."""
-    value = _hash("joined", [key.value.encode() for key in keys])
-    return LayerKey(value=value, recordable=all(key.recordable for key in keys))
+    return LayerKey(
+        value=_hash("joined", [key.value.encode() for key in keys]),
+        recordable=all(key.recordable for key in keys),
+        portable=all(key.portable for key in keys),
+    )
 
 
 def is_settled(newest_ctime_ns: int, now_ns: int) -> bool:

@@ -13,6 +13,7 @@ from stream.digests import (
     content_key,
     file_key,
     is_settled,
+    joined_key,
     path_key,
 )
 from stream.model import Descriptor, Digest, Layer
@@ -82,3 +83,13 @@ def test_other_layers_have_other_keys() -> None:
     formats = [line.split()[0] for line in lines]
     assert formats == [str(number) for number in range(1, FORMAT + 1)]
     assert lines[-1] == f"{FORMAT} {digest}"
+
+
+def test_a_joined_key_is_as_portable_as_its_parts() -> None:
+    """Without it files of this machine could be taken for those of another."""
+    here = file_key([b"a"], [b"i"], settled=True)
+    anywhere = path_key([b"a"], [])
+    assert joined_key(anywhere, content_key(DIFF_ID)).portable
+    assert not joined_key(anywhere, here).portable
+    young = file_key([b"a"], [b"i"], settled=False)
+    assert not joined_key(anywhere, young).recordable

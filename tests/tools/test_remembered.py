@@ -25,7 +25,7 @@ from stream.config import parse_conf
 from stream.digests.annotations import PREFIX, AnnotatedDigests
 from stream.digests.store import DigestCache
 from stream.errors import ArgumentError, RegistryError
-from stream.model import ImageConf, Passage, Pushed
+from stream.model import ImageConf, Passage, Permission, Pushed, Recipe
 from stream.observer import Observer
 from stream.sources.store import StoreLayer
 from stream.tools.push import push
@@ -223,6 +223,25 @@ def test_layers_that_are_known_by_their_digest(
     first, _ = push_to(registry, conf)
     again, counts = push_to(registry, conf)
     assert counts == {"sent": 0, "mounted": 0, "held": 5}
+    assert again.digest == first.digest
+
+
+def test_layers_made_of_links_and_store_paths(
+    registry: Registry, store_dir: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it the layer on top would be made and sent by every new machine."""
+    monkeypatch.setattr("stream.known.SMALL", 0)
+    conf = make_conf(store_dir, {"tool": 30_000, "rest": 40_000})
+    lower, upper = conf.store_layers
+    recipe = Recipe(permissions=(Permission(path=b"/tmp", create=True, mode=0o1777),))
+    conf = replace(
+        conf, store_layers=(lower,), customisation_store_paths=upper.store_paths,
+        customisation_layer=recipe,
+    )  # fmt: skip
+    first, _ = push_to(registry, conf)
+    monkeypatch.delattr("stream.sources.store.StoreLayer.write_to")
+    again, counts = push_to(registry, conf)
+    assert counts == {"sent": 0, "mounted": 0, "held": 3}
     assert again.digest == first.digest
 
 

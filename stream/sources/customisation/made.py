@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import xxhash
 
 from stream.archives.tarreader import XATTR, Member
-from stream.digests import file_key, is_settled
+from stream.digests import file_key, is_settled, path_key
 from stream.errors import RecipeError
 from stream.faults import WHITEOUT
 from stream.interfaces import ContentWriter
@@ -173,8 +173,11 @@ def _keys(
     metadata: bytes, identities: list[Identity | None], began_ns: int
 ) -> tuple[LayerKey, ...]:
     """Return the keys of a layer: none if a file has no identity that outlives this run, as is so
-    for those that commands made.
+    for those that commands made. Without files from disk, such as a tree of links, everything is in
+    the metadata.
     """
+    if not identities:
+        return (path_key([metadata], []),)
     newest, numbers = 0, []
     for one in identities:
         if one is None or one.ctime_ns is None:

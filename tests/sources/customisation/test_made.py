@@ -519,3 +519,9 @@ def test_what_is_new_or_not_whole_has_no_lasting_key() -> None:
     assert _keys(file(b"a"), complete=False) == ()
     (key,) = _keys(_on_disk(10), began_ns=11)
     assert not key.recordable
+
+
+def test_a_layer_without_files_from_disk_has_the_same_key_everywhere() -> None:
+    """Without it a registry could not remember a layer of links for other machines."""
+    for node, portable in ((link(b"a"), True), (file(b"a"), True), (_on_disk(), False)):
+        assert [key.portable for key in _keys(node)] == [portable]
