@@ -104,6 +104,7 @@ if TYPE_CHECKING:
     from stream.tools.verify.verify import Verification as Verification
     from stream.tools.verify.verify import verify as verify
     from stream.tools.write import write_image as write_image
+    from stream.tools.write import write_index as write_index
 
 
 _HOMES: dict[str, str] = {}  # the module of each public name; filled when the first is used

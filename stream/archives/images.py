@@ -104,22 +104,27 @@ class Archive(Generic[T_co]):
             _, source = next(reading)
             yield content_of(source, layer.blob)
 
+    def tagged(self, reference: str) -> tuple[ArchiveImage, ...]:
+        """Return the images tagged `reference`, whose name or tag may be `*`: several, if they are
+        for several platforms. Raises ArchiveError if there is none.
+        """
+        images = tuple(
+            image for image in self.images if any(fits(tag, reference) for tag in image.repo_tags)
+        )
+        if not images:
+            known = sorted({tag for image in self.images for tag in image.repo_tags})
+            raise ArchiveError(
+                self.name, f"has no image {reference} (it has: {', '.join(known) or 'no tags'})"
+            )
+        return images
+
     def choose(self, reference: str | None, platform: Platform | None = None) -> ArchiveImage:
         """Return the image tagged `reference`, whose name or tag may be `*`, or any for None. Of
         several, the one that fits `platform` best; without a platform, the first one for Linux. An
         image that is the only one need only be for the same operating system. Raises ArchiveError
         if there is none.
         """
-        images = self.images
-        if reference is not None:
-            images = tuple(
-                image for image in images if any(fits(tag, reference) for tag in image.repo_tags)
-            )
-            if not images:
-                known = sorted({tag for image in self.images for tag in image.repo_tags})
-                raise ArchiveError(
-                    self.name, f"has no image {reference} (it has: {', '.join(known) or 'no tags'})"
-                )
+        images = self.images if reference is None else self.tagged(reference)
         if not images:
             raise ArchiveError(self.name, "contains no image")
         if platform is None:

@@ -16,7 +16,7 @@ from stream.digests.store import DigestCache, default_directory
 from stream.errors import ArgumentError
 from stream.model import Commands
 from stream.oci.reference import BadReference, Reference
-from stream.sinks import ARCHIVE_FORMATS
+from stream.sinks import ARCHIVE_FORMATS, ArchiveFormat
 from stream.text import one_line, printable
 from stream.values import dataclass
 
@@ -119,10 +119,16 @@ def given_cache(args: argparse.Namespace) -> DigestCache:
 def add_format_argument(parser: argparse.ArgumentParser) -> None:
     """Add the option that chooses the archive's format."""
     parser.add_argument(
-        "--format", choices=ARCHIVE_FORMATS, default="docker-archive",
+        "--format", choices=ARCHIVE_FORMATS,
         help="docker-archive (default); docker-archive-legacy, with the members that dockerTools'"
         " buildImage writes besides; or oci-archive, which is also an OCI image layout",
     )  # fmt: skip
+
+
+def given_format(args: argparse.Namespace, platforms: int = 1) -> ArchiveFormat:
+    """Return the format given with that option, or the one that fits the number of platforms."""
+    given: ArchiveFormat | None = args.format
+    return given or ("oci-archive" if platforms > 1 else "docker-archive")
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:

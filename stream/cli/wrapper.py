@@ -13,15 +13,17 @@ import os
 from collections.abc import Callable
 
 from stream.cli.installation import Installation, this_installation
-from stream.config import parse_conf
+from stream.config import read_conf_document
 from stream.errors import ArgumentError, ConfError, Fault
 from stream.model import CustomisationLayer, ImageConf
+from stream.schema.platforms import split_platforms
 from stream.schema.reading import (
     EMBEDDED,
     MAX_CONF,
     conf_in,
     conf_name,
     ignore,
+    parse_object,
     path_after,
     read_conf,
 )
@@ -56,7 +58,8 @@ def wrap(
     """
     ArgumentError.require("conf", conf, str, os.PathLike)
     data, name = read_conf(conf), conf_name(conf)
-    check(parse_conf(data, name=name, repo_tag=repo_tag, warn=warn), name)
+    for place, one in split_platforms(parse_object(conf_in(data, name), name), name):
+        check(read_conf_document(one, name=place, repo_tag=repo_tag, warn=warn), place)
     if not embed:
         path = os.fsencode(_lasting_path(os.fspath(conf)))
         return referring(this_installation(), path, repo_tag)

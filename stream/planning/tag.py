@@ -54,7 +54,12 @@ def derive_tag(
     elif recipe is not None:
         described["customisation_layer"] = [recipe.checksum, *filter(None, [recipe.comment])]
     data = json.dumps(described, sort_keys=True, ensure_ascii=True).encode()
-    return encode_nix_base32(compress_hash(hashlib.sha256(data).digest(), _TAG_BYTES))
+    return encode_tag(hashlib.sha256(data).digest())
+
+
+def encode_tag(digest: bytes) -> str:
+    """Return a tag for a SHA-256, 32 bytes."""
+    return encode_nix_base32(compress_hash(digest, _TAG_BYTES))
 
 
 def _find_unhashed(conf: ImageConf) -> set[bytes]:

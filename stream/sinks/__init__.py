@@ -9,7 +9,7 @@ from typing import BinaryIO, Literal, Protocol, Self
 
 from stream.compression import UNCOMPRESSED, Compression, check_threads, opened_compressor
 from stream.errors import ArgumentError
-from stream.interfaces import Sink
+from stream.interfaces import Sink, Takes
 from stream.observer import Observer
 from stream.pipes import descriptor_of
 from stream.sinks.docker_archive import DockerArchive
@@ -21,6 +21,8 @@ ArchiveFormat = Literal["docker-archive", "docker-archive-legacy", "oci-archive"
 
 class ArchiveSink(Sink, Protocol):
     """A sink that is written to a descriptor, and closed by leaving it."""
+
+    takes: Takes
 
     def __init__(self, fd: int, *, mtime: int) -> None: ...
 

@@ -22,10 +22,10 @@ from stream.interfaces import ImageSources
 from stream.model import Image, ImageConf
 from stream.observer import Observer
 from stream.pipeline import write_images
-from stream.sinks import ArchiveFormat, check_format, check_output, opened_archive
+from stream.sinks import ARCHIVE_FORMATS, ArchiveFormat, check_format, check_output, opened_archive
 from stream.sources.archives import ArchiveSources, begins_tar, check_images
 from stream.tools.planned import PLANNING, Planning
-from stream.tools.target import ArchiveFile, read_target
+from stream.tools.target import ArchiveFile, read_targets
 from stream.tools.write import opened_sources
 
 MTIME = 1  # of all members, as in images made here
@@ -49,7 +49,8 @@ def merge(  # noqa: PLR0913 — the options of the command, each of its own
     `write_image`.
 
     Return the record of each image, in order of first occurrence. If images share a tag, the
-    last one keeps it, as with `docker load`, and `observer` is warned. Raises ArgumentError or
+    last one keeps it, as with `docker load`, and `observer` is warned; in an OCI archive, the last
+    one for each platform. Raises ArgumentError or
     ConfError before anything is written, RecipeError, SourceError, ArchiveError,
     DigestMismatch, SizeMismatch or OutputError; then there is no manifest. `output` is not
     closed.
@@ -85,18 +86,21 @@ def find_inputs(
     for target in targets:
         ArgumentError.require("targets", target, ImageConf, str, os.PathLike)
         found = (
-            target
+            [target]
             if isinstance(target, ImageConf)
-            else read_target(target, warn=observer.warning, planning=planning)
+            else read_targets(target, warn=observer.warning, planning=planning)
         )
         if isinstance(found, Sequential):
             reason = (
                 "is an archive, which must be read twice, and a pipe cannot be; save it to a file"
             )
             raise ArgumentError("targets", found.name, reason)
-        if isinstance(found, ImageConf):
-            require_tag(found)
-        inputs.append(found)
+        if isinstance(found, ArchiveFile):
+            inputs.append(found)
+            continue
+        for conf in found:
+            require_tag(conf)
+        inputs += found
     return inputs
 
 
@@ -112,7 +116,8 @@ def merge_inputs(  # noqa: PLR0913 — the options of the command, each of its o
 ) -> list[Image]:
     """Write the images of what `find_inputs` found. See `merge`."""
     with ExitStack() as stack:
-        images = [_opened(found, stack, observer) for found in inputs]
+        indexes = ARCHIVE_FORMATS[archive_format].takes.indexes
+        images = [_opened(found, stack, observer, indexes=indexes) for found in inputs]
         sink = stack.enter_context(
             opened_archive(
                 output, archive_format, mtime=MTIME, compression=compression, threads=threads
@@ -123,13 +128,18 @@ def merge_inputs(  # noqa: PLR0913 — the options of the command, each of its o
     return merged
 
 
-def _opened(found: Input, stack: ExitStack, observer: Observer) -> ImageSources:
+def _opened(found: Input, stack: ExitStack, observer: Observer, *, indexes: bool) -> ImageSources:
     if isinstance(found, ImageConf):
         sources = stack.enter_context(opened_sources(found, observer))
         for warning in sources.warnings:
             observer.warning(warning)
         return sources
     archive = stack.enter_context(open_archive(found.path, begins_tar))
-    chosen = archive.images if found.repo_tag is None else [archive.choose(found.repo_tag)]
+    if found.repo_tag is None:
+        chosen = archive.images
+    elif indexes:
+        chosen = archive.tagged(found.repo_tag)
+    else:
+        chosen = (archive.choose(found.repo_tag),)
     check_images(archive, chosen)
     return ArchiveSources(archive, chosen)

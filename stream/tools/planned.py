@@ -70,7 +70,8 @@ def read_confs(  # noqa: PLR0913 — each is for one part of reading
     one that a specification does not have is not derived, either. `warn` is called with each
     warning, a line. Raises StreamImageError.
     """
-    confs = []
+    confs: list[ImageConf] = []
+    specs: list[Spec] = []
     for place, one in split_platforms(document, name):
         if is_spec(one):
             from stream.planning.spec import read_spec_document
@@ -78,12 +79,17 @@ def read_confs(  # noqa: PLR0913 — each is for one part of reading
             spec = read_spec_document(one, name=place, warn=warn)
             if repo_tag is not None:
                 spec = replace(spec, conf=replace(spec.conf, repo_tag=repo_tag))
+            specs.append(spec)
             conf = _planned(spec, warn, planning, need_tag=need_tag)
         else:
             conf = read_conf_document(
                 one, name=place, repo_tag=repo_tag, need_tag=need_tag, warn=warn
             )
         confs.append(replace(conf, commands=planning.commands))
+    if len(confs) == len(specs) > 1 and need_tag:
+        from stream.planning.platforms import with_one_tag
+
+        return with_one_tag(specs, confs)
     return confs
 
 

@@ -35,8 +35,26 @@ def read_target(
     specification. `repo_tag` replaces a conf's; without `tagged`, a conf's is ignored. An archive
     on standard input is returned as `Sequential`, since it can only be read once.
 
-    Raises ConfError, ArgumentError for an image of a conf, ArchiveError if standard input
-    cannot be read, or the errors of planning.
+    Raises ConfError, also for a conf of several platforms, ArgumentError for an image of a conf,
+    ArchiveError if standard input cannot be read, or the errors of planning.
+    """
+    found = read_targets(target, repo_tag=repo_tag, tagged=tagged, warn=warn, planning=planning)
+    if isinstance(found, list):
+        name = STANDARD_INPUT if target == "-" else os.fspath(target)
+        return only_one(found, name)
+    return found
+
+
+def read_targets(
+    target: str | os.PathLike[str],
+    *,
+    repo_tag: str | None = None,
+    tagged: bool = True,
+    warn: Callable[[str], None],
+    planning: Planning = PLANNING,
+) -> list[ImageConf] | ArchiveFile | Sequential:
+    """Return the archive that `target` names, or the confs, one for each platform. See
+    `read_target`.
     """
     ArgumentError.require("target", target, str, os.PathLike)
     if target == "-":
@@ -56,7 +74,6 @@ def read_target(
         document = load_object(name)
     if not tagged and "repo_tag" in document:
         document = {**document, "repo_tag": None}
-    confs = read_confs(
+    return read_confs(
         document, name=name, repo_tag=repo_tag, need_tag=tagged, warn=warn, planning=planning
     )
-    return only_one(confs, name)

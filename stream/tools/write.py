@@ -1,9 +1,10 @@
-"""Write the image of a conf as an archive. Knows neither argv nor how layers are made."""
+"""Write the image of a conf, or of several, as an archive. Knows neither argv nor how layers are made."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, BinaryIO
 
 from stream.compression import UNCOMPRESSED, Compression
@@ -14,9 +15,10 @@ from stream.model import Image, ImageConf
 from stream.observer import Observer
 from stream.oci.platform import Platform
 from stream.pipeline import write_images
-from stream.sinks import ArchiveFormat, check_format, check_output, opened_archive
+from stream.sinks import ARCHIVE_FORMATS, ArchiveFormat, check_format, check_output, opened_archive
 from stream.sources import image
 from stream.sources.store import Walk, walk
+from stream.tools.platforms import check_platforms
 
 if TYPE_CHECKING:
     from stream.sources.base.image import BaseImage
@@ -42,23 +44,56 @@ def write_image(  # noqa: PLR0913 — the options of the command, each of its ow
     its reader sees that it is truncated. `output` is not closed.
     """
     ArgumentError.require("conf", conf, ImageConf)
-    check_format(archive_format)
-    check_output(output, observer, compression, threads)
-    require_tag(conf)
-    observer = observer or Observer()
-    with (
-        opened_sources(conf, observer) as sources,
-        opened_archive(
-            output, archive_format, mtime=conf.mtime, compression=compression, threads=threads
-        ) as sink,
-    ):
-        for warning in sources.warnings:
-            observer.warning(warning)
-        if conf.annotations and not sink.takes.annotations:
-            observer.warning(f"annotations: left out, {archive_format} does not support them")
-        (written,) = write_images([sources], sink, observer, digests)
-    observer.finished(written)
+    (written,) = write_index(
+        [conf],
+        output,
+        observer,
+        archive_format=archive_format,
+        compression=compression,
+        threads=threads,
+        digests=digests,
+    )
     return written
+
+
+def write_index(  # noqa: PLR0913 — the options of the command, each of its own
+    confs: Sequence[ImageConf],
+    output: int | BinaryIO,
+    observer: Observer | None = None,
+    *,
+    archive_format: ArchiveFormat = "oci-archive",
+    compression: Compression = UNCOMPRESSED,
+    threads: int | None = None,
+    digests: Digests = NO_DIGESTS,
+) -> tuple[Image, ...]:
+    """Write the images of `confs`, each for another platform, to a file descriptor or binary file
+    object. Those with one tag are an index under it. Return their records. See `write_image`;
+    several need an `archive_format` with indexes, which is that of OCI.
+    """
+    several = check_platforms(confs)
+    check_format(archive_format)
+    if len(several) > 1 and not ARCHIVE_FORMATS[archive_format].takes.indexes:
+        reason = "holds one platform; several need oci-archive"
+        raise ArgumentError("archive_format", archive_format, reason)
+    check_output(output, observer, compression, threads)
+    for conf in several:
+        require_tag(conf)
+    observer = observer or Observer()
+    mtime = several[0].mtime
+    with ExitStack() as stack:
+        sources = [stack.enter_context(opened_sources(conf, observer)) for conf in several]
+        sink = stack.enter_context(
+            opened_archive(
+                output, archive_format, mtime=mtime, compression=compression, threads=threads
+            )
+        )
+        for warning in chain.from_iterable(one.warnings for one in sources):
+            observer.warning(warning)
+        if any(conf.annotations for conf in several) and not sink.takes.annotations:
+            observer.warning(f"annotations: left out, {archive_format} does not support them")
+        written = write_images(sources, sink, observer, digests)
+    observer.finished(*written)
+    return tuple(written)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from stream.cli.options import (
     add_output_arguments,
     add_sandbox_argument,
     given_digests,
+    given_format,
     opened_output,
 )
 from stream.cli.planned import given_planning
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
             inputs,
             target.fd,
             reporter,
-            archive_format=args.format,
+            archive_format=given_format(args),
             compression=target.compression,
             threads=args.threads,
             digests=digests,

@@ -1,4 +1,4 @@
-"""`stream-image plan SPEC`: make a conf from a specification of the image."""
+"""`stream-image plan SPEC`: make a conf, or one of several platforms, from a specification of the image."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from stream.cli.output import output_file, standard_output, write_all
 from stream.cli.progress import Reporter
 from stream.cli.usage import UsageError
 from stream.planning.plan import plan
+from stream.planning.platforms import with_one_tag
 from stream.planning.previous import read_previous
-from stream.planning.spec import parse_spec
-from stream.schema.reading import conf_name, read_conf
+from stream.planning.spec import read_spec_document
+from stream.schema.platforms import join_platforms, split_platforms
+from stream.schema.reading import conf_name, load_object
 from stream.values import replace
 
 SUMMARY = "make a conf from a specification of the image"
@@ -36,6 +38,7 @@ With --previous, the layers of that conf are kept where that saves transfer.
 A specification:
   {"name": "hello", "contents": ["/nix/store/...-hello", "/nix/store/...-bash"],
    "config": {"Cmd": ["/bin/hello"]}}
+platforms is a list of objects, each of which replaces keys for one platform.
 Its keys, described in docs/plan.md:
   annotations, architecture, base_config, base_history, config, conflicts,
   contents, copyToRoot, created, customisation_layer, customisation_mtime,
@@ -75,14 +78,22 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
             "SPEC and --previous: only one can be standard input; name a file for the other"
         )
     repo_tag = given_tag(args)
-    name = conf_name(args.spec)
-    spec = parse_spec(read_conf(args.spec), name=name, warn=reporter.warning)
-    conf = replace(spec.conf, commands=given_commands(args))
-    spec = replace(spec, conf=conf if repo_tag is None else replace(conf, repo_tag=repo_tag))
+    commands = given_commands(args)
+    specs = []
+    for place, one in split_platforms(load_object(args.spec), conf_name(args.spec)):
+        spec = read_spec_document(one, name=place, warn=reporter.warning)
+        tag = spec.conf.repo_tag if repo_tag is None else repo_tag
+        specs.append(replace(spec, conf=replace(spec.conf, commands=commands, repo_tag=tag)))
+    digests = given_digests(args, reporter.warning)
     previous = read_previous(args.previous).store_layers if args.previous else None
     with standard_output() if args.output == "-" else output_file(args.output) as fd:
-        document = plan(
-            spec, previous, warn=reporter.warning, digests=given_digests(args, reporter.warning)
-        ).document
+        plans = [plan(spec, previous, warn=reporter.warning, digests=digests) for spec in specs]
+        tagged = with_one_tag(specs, [one.conf for one in plans])
+        document = join_platforms(
+            [
+                {**one.document, "repo_tag": conf.repo_tag}
+                for one, conf in zip(plans, tagged, strict=True)
+            ]
+        )
         data = json.dumps(document, indent=2).encode() + b"\n"
         write_all(fd, data, "standard output" if args.output == "-" else args.output)

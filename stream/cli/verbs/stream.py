@@ -11,12 +11,13 @@ from stream.cli.options import (
     add_sandbox_argument,
     add_tag_argument,
     given_digests,
+    given_format,
     given_tag,
     opened_output,
 )
-from stream.cli.planned import given_conf
+from stream.cli.planned import given_confs
 from stream.cli.progress import Reporter
-from stream.tools.write import write_image
+from stream.tools.write import write_index
 
 SUMMARY = "stream the image of a conf"
 DESCRIPTION = "Stream a container image from store paths, in one pass."
@@ -33,8 +34,10 @@ HAS_PROGRESS = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument(
-        "conf", metavar="CONF|SPEC", help="a conf, or a specification; - for standard input"
-    )
+        "conf", metavar="CONF|SPEC",
+        help="a conf, or a specification; - for standard input. One of several platforms becomes an"
+        " oci-archive",
+    )  # fmt: skip
     add_tag_argument(parser)
     add_format_argument(parser)
     add_output_arguments(parser)
@@ -45,13 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Write the image. Raises StreamImageError."""
     digests = given_digests(args, reporter.warning)
-    conf = given_conf(args, args.conf, reporter, digests, repo_tag=given_tag(args))
+    confs = given_confs(args, [args.conf], reporter, digests, repo_tag=given_tag(args))
     with opened_output(args, f"{args.conf} | docker load") as target:
-        write_image(
-            conf,
+        write_index(
+            confs,
             target.fd,
             reporter,
-            archive_format=args.format,
+            archive_format=given_format(args, len(confs)),
             compression=target.compression,
             threads=args.threads,
             digests=digests,
