@@ -38,7 +38,8 @@ class SshHost:
         if parts.scheme != "ssh" or not parts.hostname or parts.query or parts.fragment:
             raise ArgumentError("host", url, "is not of the form ssh://[USER@]HOST[:PORT]")
         if parts.password is not None:
-            raise ArgumentError("host", url, "has a password: ssh asks for it")
+            shown = url.replace(f":{parts.password}@", ":…@")
+            raise ArgumentError("host", shown, "has a password: ssh asks for it")
         # urlsplit lowers the host's name, which may be an alias of ssh's configuration.
         host = parts.netloc.rpartition("@")[2].removesuffix(f":{port}").strip("[]")
         path = parts.path.rstrip("/")

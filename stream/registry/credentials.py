@@ -31,6 +31,7 @@ _TOKEN_USER = "<token>"  # the user name of an identity token  # noqa: S105
 _HELPER = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 _HELPER_TIME = 30.0  # seconds
 _MAX_OUTPUT = 64 << 10  # bytes of a helper
+RUN = "/run/containers"  # has a directory for each user ID
 _MAX_FILE = 4 << 20  # bytes
 _NOT_FOUND = "credentials not found"  # what helpers print; the protocol has no other sign
 _SCHEME = re.compile("^https?://")
@@ -93,6 +94,8 @@ def _files(authfile: str | None) -> Iterator[tuple[str, bool]]:
         return
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         yield os.path.join(runtime, "containers", "auth.json"), False
+    else:  # as for root, most often
+        yield os.path.join(RUN, str(os.getuid()), "auth.json"), False
     config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     yield os.path.join(config, "containers", "auth.json"), False
     docker = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")

@@ -271,7 +271,7 @@ class Transport:
             OSError,
             ValueError,
         ) as error:
-            raise self._failure(origin, error) from None
+            raise self._failure(origin, pool.proxy, error) from None
         finally:
             if response is not None:
                 response.close()  # closes the connection, unless the answer was read to its end
@@ -312,11 +312,15 @@ class Transport:
             host, port, scheme, pool_kwargs={**manager.connection_pool_kw, **more}
         )
 
-    def _failure(self, origin: Origin, error: Exception) -> ConnectionFailure:
+    def _failure(
+        self, origin: Origin, proxy: urllib3.util.Url | None, error: Exception
+    ) -> ConnectionFailure:
         """Return why there is no answer, in one phrase."""
         # A host that was never reached is likely misspelt, and waiting would not help.
         is_passing = origin in self._reached or not isinstance(error, _AT_FIRST)
         reason, kind = _reason(list(_causes(error)), origin)
+        if proxy is not None:
+            reason = f"through the proxy {proxy.netloc}: {reason}"
         return ConnectionFailure(
             reason,
             is_passing=is_passing and kind not in (_Kind.CERTIFICATE, _Kind.NONSENSE),

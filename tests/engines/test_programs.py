@@ -259,8 +259,9 @@ def test_ssh_urls(url: str, host: SshHost) -> None:
 )
 def test_bad_ssh_urls(url: str) -> None:
     """Nothing is run for a URL with a mistake or a password in it."""
-    with pytest.raises(stream.ArgumentError):
+    with pytest.raises(stream.ArgumentError) as raised:
         SshHost.parse(url)
+    assert "secret" not in f"{raised.value} {raised.value.value}"
 
 
 def test_podman_if_docker_is_not_there(

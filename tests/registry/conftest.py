@@ -27,6 +27,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("HOME", str(path))
+    monkeypatch.setattr("stream.registry.credentials.RUN", str(tmp_path / "uids"))
     return path
 
 

@@ -802,6 +802,10 @@ def test_proxy(registry: Registry, opened: Opened, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("https_proxy", "socks5://user:pr0xy-pass@127.0.0.1")
     error = refused(opened(address="registry.example").begin_upload, "proxy")
     assert "pr0xy-pass" not in str(error)
+    monkeypatch.setenv("https_proxy", "http://user:pr0xy-pass@127.0.0.1:1")
+    said = "through the proxy 127.0.0.1:1: Connection refused"
+    error = refused(opened(address="registry.example").begin_upload, said)
+    assert "pr0xy-pass" not in str(error)
 
 
 def test_tunnel(

@@ -62,6 +62,7 @@ def test_files_in_order(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
             tmp_path / "config" / "containers" / "auth.json",
             {"XDG_CONFIG_HOME": tmp_path / "config"},
         ),
+        (tmp_path / "uids" / str(os.getuid()) / "auth.json", {}),
         (tmp_path / "run" / "containers" / "auth.json", {"XDG_RUNTIME_DIR": tmp_path / "run"}),
         (tmp_path / "named.json", {"REGISTRY_AUTH_FILE": tmp_path / "named.json"}),
     ]
