@@ -322,8 +322,9 @@ class Blob:
 class Pushed:
     """What is in a registry after a push: `tags` of `name` are now `digest`, which is that of the
     manifest of the only one of `images`, or of an index of several, one for each platform. `blobs`
-    are each image's layers, from bottom to top, and its config, each blob once. If it was
-    `rehearsed`, none of that has happened.
+    are each image's layers, from bottom to top, and its config, each blob once. `sboms` are the
+    manifests of the SBOMs, one for each image, if they were asked for. If it was `rehearsed`, none of
+    that has happened.
     """
 
     images: tuple[Image, ...]
@@ -331,6 +332,7 @@ class Pushed:
     digest: Digest
     tags: tuple[str, ...]
     blobs: tuple[Blob, ...]
+    sboms: tuple[Descriptor, ...] = ()
     rehearsed: bool = False
 
     @property

@@ -91,7 +91,12 @@ class MemoryRepository:
         self.request(f"GET manifest {reference}")
         return self.manifests.get(self.tags.get(reference, Digest(reference)))
 
-    def put_manifest(self, data: bytes, media_type: str, reference: str) -> None:
+    def referrers(self, digest: Digest) -> list[bytes] | None:
+        """See Repository. There is no list."""
+        self.request(f"GET referrers {digest}")
+        return None
+
+    def put_manifest(self, data: bytes, media_type: str, reference: str) -> bool:
         """See Repository."""
         self.request(f"PUT manifest {reference}")
         document = orjson.loads(data)
@@ -107,6 +112,7 @@ class MemoryRepository:
         self.manifests[digest] = StoredManifest(data=data, media_type=media_type, digest=digest)
         if reference != digest:
             self.tags[reference] = digest
+        return False
 
     def has_blob(self, digest: Digest, size: int | None = None) -> bool:
         """See Repository."""

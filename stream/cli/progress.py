@@ -74,6 +74,8 @@ def _pushed_line(pushed: Pushed) -> str:
     if len(pushed.images) > 1:
         named = " ".join(pushed.image.repo_tags)
         what = f"{named} {pushed.digest}: index of {len(pushed.images)} images"
+    if pushed.sboms:
+        what += ", with SBOM" if len(pushed.sboms) == 1 else f", with {len(pushed.sboms)} SBOMs"
     return f"{what}, {_moved('blob', totals, rehearsed=pushed.rehearsed)}"
 
 
@@ -334,6 +336,7 @@ class JsonLines(Reporter):
             "pushed", reference=pushed.reference, tags=pushed.tags,
             image_id=pushed.image.image_id, layers=len(pushed.image.layers),
             images=[_image_event(image) for image in pushed.images],
+            sboms=[one.digest for one in pushed.sboms],
             dry_run=pushed.rehearsed,
             **{name: {"blobs": count, "size": size} for name, (count, size) in totals.items()},
         )  # fmt: skip

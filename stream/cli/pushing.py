@@ -19,6 +19,7 @@ from stream.cli.registries import add_target_arguments, given_target_access
 from stream.compression import LAYER_CODECS, Compression
 from stream.digests import Digests
 from stream.registry.trust import Access
+from stream.sbom import FORMATS, Format
 from stream.tools.push import DEFAULT_JOBS
 from stream.tools.remembered import RegistryCache
 
@@ -35,6 +36,7 @@ class Pushing(TypedDict):
     registry_cache: RegistryCache | None
     access: Access
     digests: Digests
+    sbom: Format | None
     rehearse: bool
 
 
@@ -55,6 +57,9 @@ def add_pushing_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="show what would be sent; change nothing there"
     )
+    parser.add_argument(
+        "--sbom", choices=FORMATS, help="keep a bill of materials of each image beside it"
+    )
     _add_cache_arguments(parser)
     add_target_arguments(parser)
     add_digest_arguments(parser)
@@ -71,6 +76,7 @@ def given_pushing(args: argparse.Namespace, reporter: Reporter) -> Pushing:
         registry_cache=_given_registry_cache(args, reporter.warning),
         access=given_target_access(args),
         digests=given_digests(args, reporter.warning),
+        sbom=args.sbom,
         rehearse=args.dry_run,
     )
 

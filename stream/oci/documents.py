@@ -22,6 +22,7 @@ CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"  # compressed: +gzip, +zstd
 # The compressions that there are media types for.
 LAYER_COMPRESSIONS = frozenset({"gzip", "zstd"})
+EMPTY_TYPE, EMPTY = "application/vnd.oci.empty.v1+json", b"{}"
 OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
 # Members that apply only to the base's own container, or have already taken effect.
@@ -169,6 +170,21 @@ def oci_manifest(
         ],
     }
     return _compact(document | _annotated(annotations))
+
+
+def artifact_manifest(artifact_type: str, blob: Descriptor, subject: Descriptor) -> bytes:
+    """Return the OCI manifest of an artifact that is one `blob`, about the image whose manifest is
+    `subject`. Its config is EMPTY: manifest.md, "Guidelines for Artifact Usage".
+    """
+    document = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "artifactType": artifact_type,
+        "config": _descriptor(describe(EMPTY_TYPE, EMPTY)),
+        "layers": [_descriptor(blob)],
+        "subject": _descriptor(subject),
+    }
+    return _compact(document)
 
 
 class IndexEntry(NamedTuple):

@@ -25,7 +25,7 @@ from stream.oci.reference import Location, qualified, split
 from stream.registry.session import Session, open_session
 from stream.registry.transport import Answer, Request, Sleep
 from stream.registry.trust import URL, Access
-from stream.values import dataclass, field
+from stream.values import dataclass, field, replace
 
 _ANYWHERE = Access()
 MAX_MANIFEST = 4 << 20  # bytes, as other registries and clients have it
@@ -38,10 +38,20 @@ _ACCEPT = {
     " application/vnd.docker.distribution.manifest.v2+json,"
     " application/vnd.docker.distribution.manifest.list.v2+json"
 }
+_INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+_PAGES = 50  # of a list
+_NEXT = re.compile(r'<([^>]*)>\s*;\s*rel="?next')
 _OCTETS = {"Content-Type": "application/octet-stream"}
 _UPLOADS = "blobs/uploads/"
 _ABSENT = (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN)  # Artifactory answers 403
 _FOUND = (HTTPStatus.OK, *_ABSENT)
+# Registries without lists of referrers do not know the path, or the method there.
+_NO_LISTS = (
+    *_ABSENT,
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.METHOD_NOT_ALLOWED,
+    HTTPStatus.NOT_IMPLEMENTED,
+)
 _LOST = "BLOB_UPLOAD_UNKNOWN"  # of a registry that has forgotten an upload: begin another
 _STORED = range(200, 205)  # the statuses of a PUT that was taken
 _TAKEN = (HTTPStatus.CREATED, HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT)  # of a PATCH
@@ -121,9 +131,10 @@ class Repository:
             return None if found is None else found.digest
         return stated if stated == reference or not _DIGEST.fullmatch(reference) else None
 
-    def put_manifest(self, data: bytes, media_type: str, reference: str) -> None:
+    def put_manifest(self, data: bytes, media_type: str, reference: str) -> bool:
         """Put a manifest under a tag or its digest. Under its digest, it is looked up afterwards:
-        a registry that answers 200 to everything is not believed.
+        a registry that answers 200 to everything is not believed. Return whether the registry has
+        taken note of the manifest's subject.
         """
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         headers = {"Content-Type": media_type}
@@ -136,6 +147,29 @@ class Repository:
             raise session.error("PUT", what, "stored under another digest", status=answer.status)
         if reference == digest and self.has_manifest(reference) != digest:
             raise session.error("HEAD", what, "not there, although the registry took it")
+        return "OCI-Subject" in answer.headers
+
+    def referrers(self, digest: Digest) -> list[bytes] | None:
+        """Return the list of manifests that refer to one, in pages, each an index; None if the
+        registry keeps no such lists.
+        """
+        session, what = self._session(), f"referrers of {digest}"
+        accept = {"Accept": _INDEX_TYPE}
+        request = self._to("GET", f"referrers/{digest}", headers=accept, limit=MAX_MANIFEST)
+        pages: list[bytes] = []
+        while len(pages) < _PAGES:
+            answer = session.request(request, what, (HTTPStatus.OK, *_NO_LISTS))
+            kind = answer.headers.get("Content-Type", "").partition(";")[0].strip()
+            if answer.status != HTTPStatus.OK or kind != _INDEX_TYPE:
+                return None  # a page for people is not a list, either
+            pages.append(answer.data)
+            following = _NEXT.search(answer.headers.get("Link", ""))
+            if following is None:
+                return pages
+            request = replace(
+                request, url=session.follow(following[1], answer, what, "GET", "Link")
+            )
+        raise session.error("GET", what, f"has more than {_PAGES} pages")
 
     def has_blob(self, digest: Digest, size: int | None = None) -> bool:
         """Return whether there is a blob, of `size` bytes if that is known."""

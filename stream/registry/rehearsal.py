@@ -50,9 +50,14 @@ class Rehearsal:
         """See Repository."""
         return self._manifests.get(reference) or self._repository.manifest(reference)
 
-    def put_manifest(self, data: bytes, media_type: str, reference: str) -> None:
-        """See Repository."""
+    def put_manifest(self, data: bytes, media_type: str, reference: str) -> bool:
+        """See Repository. Nobody else changes it meanwhile: no list has to be kept."""
         self._manifests[reference] = Manifest(data=data, media_type=media_type, digest=digest(data))
+        return True
+
+    def referrers(self, digest: Digest) -> list[bytes] | None:
+        """See Repository."""
+        return self._repository.referrers(digest)
 
     def has_blob(self, digest: Digest, size: int | None = None) -> bool:
         """See Repository."""

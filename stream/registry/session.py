@@ -109,12 +109,16 @@ class Session:
             raise self._refusal(request.method, what, answer, is_passing=is_passing)
         return answer
 
-    def follow(self, text: str, answer: Answer, what: str) -> URL:
-        """Return a URL that an answer names. Raises RegistryError unless it may be followed."""
+    def follow(
+        self, text: str, answer: Answer, what: str, method: str = "POST", header: str = "Location"
+    ) -> URL:
+        """Return the URL that a header of an answer to `method` names. Raises RegistryError unless it
+        may be followed.
+        """
         try:
             return self.transport.trust.follow(text, answer.url)
         except UntrustedURL as wrong:
-            raise self.error("POST", what, f"the Location of its answer {wrong}") from None
+            raise self.error(method, what, f"the {header} of its answer {wrong}") from None
 
     def error(
         self,

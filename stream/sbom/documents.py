@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Literal, TypeAlias
 
 from stream import __version__
-from stream.sbom import cyclonedx, spdx
+from stream.sbom import Format, cyclonedx, spdx
 from stream.sbom.inventory import Inventory
 from stream.sbom.listing import Listed, Malformed
 
-Format: TypeAlias = Literal["spdx", "cyclonedx"]
-FORMATS: tuple[Format, ...] = ("spdx", "cyclonedx")
 MAX_SBOM = 32 << 20  # bytes; one of 10,000 store paths takes half
 MEDIA_TYPES: dict[Format, str] = {"spdx": spdx.MEDIA_TYPE, "cyclonedx": cyclonedx.MEDIA_TYPE}
 _MAKERS = {"spdx": spdx.document, "cyclonedx": cyclonedx.document}

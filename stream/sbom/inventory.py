@@ -75,8 +75,11 @@ class Inventory:
         return (*base, *self.unlisted, *self.unknown)
 
 
-def take_inventory(conf: ImageConf, base: BaseImage | None = None) -> Inventory:
-    """Return what the image of `conf` holds; `base` is its base image. References are known of a
+def take_inventory(
+    conf: ImageConf, base: BaseImage | None = None, unnamed: str = UNNAMED
+) -> Inventory:
+    """Return what the image of `conf` holds; `base` is its base image, `unnamed` its name if it has
+    none. References are known of a
     conf that was planned in this process, or has a Nix database.
     """
     references = _references(conf)
@@ -97,7 +100,7 @@ def take_inventory(conf: ImageConf, base: BaseImage | None = None) -> Inventory:
                 else tuple(one.decode() for one in sorted(known & there - {path})),
             )
         )
-    name, version = split(conf.repo_tag) if conf.repo_tag else (UNNAMED, "")
+    name, version = split(conf.repo_tag) if conf.repo_tag else (unnamed, "")
     return Inventory(
         name=name,
         version=version,

@@ -76,10 +76,19 @@ class Repository(Protocol):
     """What a push needs of a repository. See `stream.registry.client.Repository`."""
 
     def manifest(self, reference: str) -> Manifest | None: ...
-    def put_manifest(self, data: bytes, media_type: str, reference: str) -> None: ...
+    def put_manifest(self, data: bytes, media_type: str, reference: str) -> bool: ...
+    def referrers(self, digest: Digest) -> list[bytes] | None: ...
     def has_blob(self, digest: Digest, size: int | None = None) -> bool: ...
     def mount(self, digest: Digest, repository: str) -> Upload | None: ...
     def begin_upload(self) -> Upload: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
+    """An artifact to be kept beside an image: one document, of a type that says what it is."""
+
+    media_type: str
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +154,8 @@ class RegistrySink:
     registries remove blobs below a manifest. `homes` are the blobs that earlier pushes of this run
     have confirmed on the registry, each with the path there of a repository that has it: this one,
     whose path is `path`, or one to mount it from. This push adds its own. `annotate` returns the
-    annotations of a layer. `confirmed` is called with every blob, once, in any thread.
+    annotations of a layer. `attachments` are artifacts to be kept beside the images, one for each: a
+    tag names no image that lacks its own. `confirmed` is called with every blob, once, in any thread.
     """
 
     def __init__(  # noqa: PLR0913 — the options of a push, each of its own
@@ -161,6 +171,7 @@ class RegistrySink:
         path: str = "",
         trusting: bool = True,
         annotate: Annotate | None = None,
+        attachments: Sequence[Attachment] = (),
         confirmed: Callable[[Blob], None] = lambda _blob: None,
     ) -> None:
         self.takes = Takes(
@@ -180,6 +191,7 @@ class RegistrySink:
         self._path = path
         self._trusting = trusting
         self._annotate = annotate
+        self._attachments = attachments
         self._report = confirmed
         self._lock = threading.Lock()  # for what follows
         self._blobs: dict[Digest, Blob] = {}  # confirmed
@@ -187,6 +199,7 @@ class RegistrySink:
         self._opened: dict[Digest, Upload] = {}  # instead of a mount
         self._writers: set[_BlobWriter] = set()
         self._named: Digest | None = None
+        self.attached: tuple[Descriptor, ...] = ()  # the manifests of the artifacts
         self._written = 0  # bytes of layers, besides those that are being written
         self._images: list[tuple[documents.IndexEntry, bytes]] = []
 
@@ -337,7 +350,7 @@ class RegistrySink:
 
     def add_image(self, image: ImageDocuments) -> Image:
         """See the interface. The config becomes a blob, unless it is there."""
-        self._store_config(image.config)
+        self._store_document(documents.describe(documents.CONFIG_TYPE, image.config), image.config)
         data = documents.oci_manifest(image.config, image.layers, image.annotations, self._annotate)
         manifest = documents.describe(documents.MANIFEST_TYPE, data)
         self._images.append((documents.IndexEntry(manifest, image), data))
@@ -350,12 +363,12 @@ class RegistrySink:
             size=0,
         )
 
-    def _store_config(self, data: bytes) -> None:
-        """Store an image's config. As with a layer, the upload is repeated as a whole."""
+    def _store_document(self, blob: Descriptor, data: bytes) -> None:
+        """Store a document as a blob. As with a layer, the upload is repeated as a whole."""
         retries = Retries()
         while True:
             try:
-                return self.store(documents.describe(documents.CONFIG_TYPE, data), [data])
+                return self.store(blob, [data])
             except RegistryError as error:
                 pause = retries.pause_after(error)
                 if pause is None:
@@ -374,11 +387,32 @@ class RegistrySink:
         for manifest, data in manifests:
             if manifest.digest not in target.manifests:
                 target.repository.put_manifest(data, manifest.media_type, manifest.digest)
+        self.attached = tuple(
+            self._attach(attachment, entry.manifest)
+            for (entry, _), attachment in zip(self._images, self._attachments, strict=False)
+        )
         manifest, data = manifests[-1]
         for tag in self._tags[manifest.digest == target.digest :]:
             target.repository.put_manifest(data, manifest.media_type, tag)
         self._named = manifest.digest
         return sum(blob.descriptor.size for blob in self._blobs.values() if blob.passage == "sent")
+
+    def _attach(self, attachment: Attachment, subject: Descriptor) -> Descriptor:
+        """Keep an artifact beside the image with the manifest `subject`, and return the descriptor
+        of its own. Raises RegistryError.
+        """
+        from stream.registry.referrers import attach
+
+        blob = documents.describe(attachment.media_type, attachment.data)
+        empty = documents.describe(documents.EMPTY_TYPE, documents.EMPTY)
+        artifact = documents.artifact_manifest(attachment.media_type, blob, subject)
+
+        def store_blobs() -> None:
+            self._store_document(blob, attachment.data)
+            self._store_document(empty, documents.EMPTY)
+
+        repository = self._look.target.repository
+        return attach(repository, artifact, attachment.media_type, subject.digest, store_blobs)
 
     @property
     def digest(self) -> Digest:

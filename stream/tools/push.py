@@ -20,8 +20,9 @@ from stream.oci.reference import BadReference, Location, check_name, check_tag, 
 from stream.pipeline import write_images
 from stream.recent import Recent
 from stream.registry.trust import Access
+from stream.sbom import FORMATS, Format
 from stream.sinks import registry
-from stream.sinks.registry import RegistrySink, manifests_at
+from stream.sinks.registry import Attachment, RegistrySink, manifests_at
 from stream.sources import store
 from stream.sources.image import ImageSources
 from stream.sources.walked import Walks
@@ -71,6 +72,7 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
     registry_cache: RegistryCache | None = None,
     access: Access = _ANYWHERE,
     digests: Digests = NO_DIGESTS,
+    sbom: Format | None = None,
     rehearse: bool = False,
     shared: Shared | None = None,
 ) -> Pushed:
@@ -81,7 +83,9 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
     are mounted from the repositories `mount_from` of the same registry if these have them.
     Layers whose digests are among `digests` are not read if the registry has them. With
     `rehearse`, everything is done but changing the registry. With a `registry_cache`, the registry
-    remembers the layers for machines that have never seen the image. `shared` is what earlier
+    remembers the layers for machines that have never seen the image. An SBOM in the format `sbom`
+    is kept beside each image, and no tag names an image without it; it goes by the conf's own name
+    and tag. `shared` is what earlier
     pushes have found out, and what this one adds to that.
 
     Raises ArgumentError before anything is read; RecipeError, SourceError, ArchiveError,
@@ -94,11 +98,7 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
     others = [_remembering(target, one) for one in (registry_cache or RegistryCache()).read_from]
     mounts = [_path_on(target, one) for one in mount_from]
     mounts += [one for one in dict.fromkeys(map(_path, others)) if one not in (own_path, *mounts)]
-    ArgumentError.require("compression", compression, Compression)
-    if compression.codec not in LAYER_CODECS:
-        raise ArgumentError.not_one_of("compression", compression.codec, LAYER_CODECS)
-    if type(jobs) is not int or jobs < 1:
-        raise ArgumentError("jobs", jobs, "is not a positive whole number")
+    _check_manner(compression, jobs, sbom)
     observer = observer or Observer()
     homes = (shared or Shared()).homes(domain)
 
@@ -141,7 +141,7 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
             connect, target.name, names, compression=compression, jobs=jobs,
             mount_from=mounts, homes=homes, path=own_path, trusting=trusting,
             confirmed=observer.blob_confirmed,
-            annotate=annotated.annotations if annotated else None,
+            annotate=annotated.annotations if annotated else None, attachments=attachments,
         ) as sink:  # fmt: skip
             images = write_images(sources, sink, observer, annotated or digests)
             distinct = dict.fromkeys(chain.from_iterable(map(_blobs_of, images)))
@@ -151,6 +151,7 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
                 digest=sink.digest,
                 tags=names,
                 blobs=tuple(sink.blobs[digest] for digest in distinct),
+                sboms=sink.attached,
                 rehearsed=rehearse,
             )
 
@@ -159,6 +160,7 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
         sources = [opened.enter_context(opened_sources(conf, observer, walk)) for conf in confs]
         for warning in chain.from_iterable(one.warnings for one in sources):
             observer.warning(warning)
+        attachments = [*_attachments(confs, sources, sbom, target.name, observer)]
         try:
             pushed = attempt(sources, trusting=True)
         except RegistryError as error:
@@ -170,9 +172,39 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
     return pushed
 
 
+def _attachments(
+    confs: Sequence[ImageConf],
+    sources: Sequence[ImageSources],
+    sbom: Format | None,
+    name: str,
+    observer: Observer,
+) -> Iterator[Attachment]:
+    """Yield the SBOM of each image that is pushed to the repository `name`, if they are asked for."""
+    if sbom is None:
+        return
+    from stream.sbom.documents import MEDIA_TYPES
+    from stream.tools.sbom import sbom_of
+
+    for conf, one in zip(confs, sources, strict=True):
+        data = sbom_of(conf, one.base, sbom, observer.warning, name=name)
+        yield Attachment(media_type=MEDIA_TYPES[sbom], data=data)
+
+
 def _blobs_of(image: Image) -> list[Digest]:
     layers = [layer.descriptor.digest for layer in image.layers]
     return [*layers, describe(CONFIG_TYPE, image.config).digest]
+
+
+def _check_manner(compression: object, jobs: object, sbom: object) -> None:
+    """Raise ArgumentError for options that no image can be pushed with."""
+    ArgumentError.require("compression", compression, Compression)
+    assert isinstance(compression, Compression)
+    if compression.codec not in LAYER_CODECS:
+        raise ArgumentError.not_one_of("compression", compression.codec, LAYER_CODECS)
+    if type(jobs) is not int or jobs < 1:
+        raise ArgumentError("jobs", jobs, "is not a positive whole number")
+    if sbom not in (None, *FORMATS):
+        raise ArgumentError.not_one_of("sbom", str(sbom), FORMATS)
 
 
 def parse_reference(

@@ -17,6 +17,7 @@ from stream.model import ImageConf, Passage, Pushed
 from stream.observer import Observer
 from stream.oci.reference import cut_registry
 from stream.registry.trust import Access
+from stream.sbom import Format
 from stream.tools.push import (
     DEFAULT_COMPRESSION,
     DEFAULT_JOBS,
@@ -64,6 +65,7 @@ def push_all(  # noqa: PLR0913 — the options of the command, each of its own
     registry_cache: RegistryCache | None = None,
     access: Access = _ANYWHERE,
     digests: Digests = NO_DIGESTS,
+    sbom: Format | None = None,
     rehearse: bool = False,
 ) -> Iterator[Outcome]:
     """Push the images of `items`, in order, and yield what has become of each. A layer of several
@@ -96,6 +98,7 @@ def push_all(  # noqa: PLR0913 — the options of the command, each of its own
                 registry_cache=registry_cache,
                 access=access,
                 digests=known,
+                sbom=sbom,
                 rehearse=rehearse,
                 shared=shared,
             )

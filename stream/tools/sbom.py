@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from stream.errors import ArgumentError
 from stream.model import ImageConf
-from stream.sbom.documents import FORMATS, Format, write_sbom
-from stream.sbom.inventory import BaseImage, take_inventory
+from stream.sbom import FORMATS, Format
+from stream.sbom.documents import write_sbom
+from stream.sbom.inventory import UNNAMED, BaseImage, take_inventory
 from stream.schema.reading import ignore
 from stream.sources.image import opened_base
 from stream.values import replace
@@ -27,7 +28,8 @@ def make_sbom(
     Raises ArgumentError, or ArchiveError for the base image.
     """
     ArgumentError.require("conf", conf, ImageConf)
-    check_format(sbom_format)
+    if sbom_format not in FORMATS:
+        raise ArgumentError.not_one_of("sbom_format", str(sbom_format), FORMATS)
     base = conf.base
     if base is not None:
         # Neither of these is asked for, and each would have the base image's layers listed.
@@ -41,9 +43,13 @@ def sbom_of(
     base: OpenBaseImage | None,
     sbom_format: Format,
     warn: Callable[[str], None] = ignore,
+    *,
+    name: str = UNNAMED,
 ) -> bytes:
-    """Return the SBOM of the image of `conf` on the opened `base`. See `make_sbom`."""
-    inventory = take_inventory(conf, None if base is None else _summary(base))
+    """Return the SBOM of the image of `conf` on the opened `base`; `name` is that of an image without
+    one. See `make_sbom`.
+    """
+    inventory = take_inventory(conf, None if base is None else _summary(base), name)
     for gap in inventory.gaps:
         warn(f"the SBOM does not know {gap}")
     return write_sbom(inventory, sbom_format)
@@ -52,9 +58,3 @@ def sbom_of(
 def _summary(base: OpenBaseImage) -> BaseImage:
     image = base.image
     return BaseImage(name=next(iter(image.repo_tags), "base image"), image_id=image.image_id)
-
-
-def check_format(sbom_format: object) -> None:
-    """Raise ArgumentError unless SBOMs can be written in this format."""
-    if sbom_format not in FORMATS:
-        raise ArgumentError.not_one_of("sbom_format", str(sbom_format), FORMATS)

@@ -24,7 +24,8 @@ from stream.model import (
     Recipe,
     StoreObject,
 )
-from stream.sbom.documents import FORMATS, Format, read_sbom, write_sbom
+from stream.sbom import FORMATS, Format
+from stream.sbom.documents import read_sbom, write_sbom
 from stream.sbom.inventory import BaseImage, take_inventory
 from stream.sbom.listing import Malformed
 

@@ -15,7 +15,7 @@ from stream.cli.output import output_file, standard_output, write_all
 from stream.cli.planned import given_planning
 from stream.cli.progress import Reporter
 from stream.config import is_spec
-from stream.sbom.documents import FORMATS
+from stream.sbom import FORMATS
 from stream.schema.reading import conf_name, load_object
 from stream.tools.planned import only_one, read_confs
 from stream.tools.sbom import make_sbom
