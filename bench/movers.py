@@ -53,8 +53,8 @@ PUSHERS = {
 }
 # Each on a machine that knows nothing, after the same on another one.
 FRESH_PUSHERS = {
-    "push zstd:1, remembered": _push("zstd:1", "--registry-cache"),
-    "push zstd:1, sealed": _push("zstd:1", "--registry-cache", secret="0123456789abcdef"),
+    "push zstd:1 remembered": _push("zstd:1", "--registry-cache"),
+    "push zstd:1 sealed": _push("zstd:1", "--registry-cache", secret="0123456789abcdef"),
     **{name: PUSHERS[name] for name in ("push zstd:1", "skopeo zstd:1", "skopeo")},
 }
 _LOADS = {

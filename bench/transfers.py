@@ -34,8 +34,8 @@ LIMITS = {
     ("load docker", "one layer"): 0.7,
     ("load podman", "one layer"): 1.2,
     ("load containerd", "one layer"): 0.6,
-    ("push zstd:1, remembered", "one layer there"): 0.4,
-    ("push zstd:1, sealed", "one layer there"): 0.4,
+    ("push zstd:1 remembered", "one layer there"): 0.4,
+    ("push zstd:1 sealed", "one layer there"): 0.4,
 }
 
 Open = Callable[[], AbstractContextManager[Place]]
