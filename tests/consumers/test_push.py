@@ -1,6 +1,8 @@
 """Images pushed to a real registry, which consumers pull and run."""
 
+import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -40,10 +42,10 @@ def test_pushed_and_pulled(
 
     codec = _CODECS[type(consumer).__name__]
 
-    def push(conf: Path) -> str:
+    def push(conf: Path, *words: str) -> str:
         ended = consumer.command(
             *(sys.executable, "-m", "stream", "push", str(conf), name, "--compress", codec),
-            *("--digest-cache", str(tmp_path / "digests")),
+            *("--digest-cache", str(tmp_path / "digests"), *words),
         )
         assert ended.returncode == 0, ended.stderr
         assert ended.stdout.startswith(f"{registry.address}/greeter@sha256:")
@@ -51,7 +53,9 @@ def test_pushed_and_pulled(
 
     assert ", sent 4 blobs (" in push(without_top)
     # The new layer and the config. What is too young to be known is small, and looked for.
-    assert re.search(r", sent 2 blobs \(.*\), held 3 blobs \(", push(image.conf))
+    # Consumers see what the registry remembers, which is more than they do without.
+    ended_with = push(image.conf, "--registry-cache")
+    assert re.search(r", sent 2 blobs \(.*\), held 3 blobs \(", ended_with)
     ended = consumer.command("sh", "-c", pull_command(consumer, name))
     assert ended.returncode == 0, ended.stderr
     assert consumer.image_id(REPO_TAG) == expected_id
@@ -90,3 +94,38 @@ def test_killed_and_pushed_again(image: BuiltImage, tmp_path: Path) -> None:
             place = f"docker://{registry.address}/{name}:one"
             copy = ["skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false"]
             subprocess.run([*copy, place, f"dir:{tmp_path}/{name}"], check=True)
+
+
+def test_remembered_by_a_real_registry(tmp_path: Path) -> None:
+    """Without it a registry that drops or refuses annotations would make every machine send all."""
+    require(["docker-registry", "skopeo"])
+    layers = []
+    for number, letter in enumerate("abcd"):
+        path = tmp_path / "store" / f"{letter * 32}-{number}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(os.urandom(5 << 20))  # more than what is looked for unasked
+        layers.append(str(path))
+    (tmp_path / "registry").mkdir()
+
+    def push(paths: list[str], tag: str, *words: str) -> str:
+        hashes = {path: f"sha256:{hashlib.sha256(path.encode()).hexdigest()}" for path in paths}
+        document = {
+            "store_dir": str(tmp_path / "store"),
+            "store_layers": [[path] for path in paths],
+            "store_path_hashes": hashes,
+        }
+        (tmp_path / "conf.json").write_text(json.dumps(document))
+        command = [sys.executable, "-m", "stream", "push", str(tmp_path / "conf.json")]
+        command += [f"{registry.address}/{tag}", "--no-digest-cache", "--registry-cache", *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stderr
+
+    with started(tmp_path / "registry") as registry:
+        assert ", sent 4 blobs (" in push(layers[:3], "app:main")
+        assert ", sent nothing, held 4 blobs (" in push(layers[:3], "app:main")
+        found = push([*layers[:2], layers[3]], "app:branch", "--cache-from", ":main")
+        assert re.search(r", sent 2 blobs \(.*\), held 2 blobs \(", found)
+        mounted = push(layers[1:], "fork:new", "--cache-from", f"{registry.address}/app:main")
+        assert re.search(r", sent 2 blobs \(.*\), mounted 2 blobs \(", mounted)
+        place = f"docker://{registry.address}/app:branch"
+        copy = ["skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false"]
+        subprocess.run([*copy, place, f"dir:{tmp_path}/copied"], check=True)

@@ -275,6 +275,25 @@ def test_another_tag_is_read(
         manifest_of(registry, path, tag)
 
 
+def send_gigabytes(connection: distribution.Connection) -> None:
+    """Answer with as much as somebody reads."""
+    connection.sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    for _ in range(1 << 16):
+        connection.sock.sendall(b" " * (1 << 16))
+
+
+@pytest.mark.parametrize("cache", [None, OPEN])
+def test_an_endless_manifest_is_not_read(
+    registry: Registry, conf: ImageConf, cache: RegistryCache | None
+) -> None:
+    """Without it one who can write a tag could fill the memory of those who push to it."""
+    registry.script = lambda request, connection: (
+        send_gigabytes(connection) if request.path.endswith("manifests/v1") else None
+    )
+    with pytest.raises(RegistryError, match="more than 4194304 bytes"):
+        push_to(registry, conf, cache=cache)
+
+
 @pytest.mark.parametrize("status", [401, 403, 404, 500, "endless", "no HTTP"])
 def test_another_tag_that_cannot_be_read(
     registry: Registry, conf: ImageConf, expected: dict[str, Any], status: int | str
@@ -284,10 +303,8 @@ def test_another_tag_that_cannot_be_read(
     def script(request: distribution.Request, connection: distribution.Connection) -> Answer | None:
         if request.path != "/v2/other/manifests/main":
             return None
-        if status == "endless":  # gigabytes, if somebody reads them
-            connection.sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-            for _ in range(1 << 16):
-                connection.sock.sendall(b" " * (1 << 16))
+        if status == "endless":
+            send_gigabytes(connection)
         if isinstance(status, str):
             return Answer(raw=b"SSH-2.0\r\n")
         return Answer(status=status)
