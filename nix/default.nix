@@ -25,6 +25,7 @@ let
     family ./archives.nix
     // family ./contents.nix
     // family ./image.nix
+    // family ./index.nix
     // family ./layered.nix
     // family ./pull.nix
     // family ./shell.nix;

@@ -194,44 +194,21 @@ let
               lib.optionalString (previous != null) "--previous ${previous}"
             } > "$out"
           '';
-
-      meta.mainProgram = "stream-${baseName}";
-
-      stream =
-        runCommand "stream-${baseName}"
-          {
-            inherit imageName;
-            preferLocalBuild = true;
-            passthru = passthru // {
-              inherit conf imageTag;
-              streamScript = command;
-              isExe = true;
-              # The digests of the layers, for whoever has this from a binary cache: it refers to nothing.
-              layerDigests =
-                runCommand "${baseName}-layer-digests.json" { }
-                  ''${command} digests ${tools.inLog} ${conf} > "$out"'';
-              # The executable where `lib.getExe` looks for it.
-              bin = runCommand "stream-${baseName}-bin" { inherit meta; } ''
-                mkdir -p "$out/bin"
-                ln -s ${stream} "$out/bin/stream-${baseName}"
-              '';
-            };
-            inherit meta;
-            # Commands that are given the executable find its conf by what follows the call, which is
-            # not run: see stream/schema/reading.py.
-            script = ''
-              #!${pkgs.pkgsBuildBuild.runtimeShell}
-              exec ${command} ${conf} "$@"
-              exit 126 # the path of the conf follows
-              "${conf}"
-            '';
-          }
-          ''
-            printf %s "$script" > "$out"
-            chmod +x "$out"
-          '';
     in
-    stream
+    tools.executable {
+      inherit
+        baseName
+        conf
+        imageName
+        imageTag
+        ;
+      passthru = passthru // {
+        # The digests of the layers, for whoever has this from a binary cache: it refers to nothing.
+        layerDigests =
+          runCommand "${baseName}-layer-digests.json" { }
+            ''${command} digests ${tools.inLog} ${conf} > "$out"'';
+      };
+    }
   );
 
   buildLayeredImage = lib.makeOverridable (

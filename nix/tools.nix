@@ -98,6 +98,50 @@ rec {
       imageTag=''${imageTag%%-*}
     fi'';
 
+  # The executable that streams the image of a conf.
+  executable =
+    {
+      baseName,
+      imageName,
+      imageTag,
+      conf,
+      passthru,
+    }:
+    let
+      meta.mainProgram = "stream-${baseName}";
+
+      stream =
+        runCommand "stream-${baseName}"
+          {
+            inherit imageName;
+            preferLocalBuild = true;
+            passthru = passthru // {
+              inherit conf imageTag;
+              streamScript = command;
+              isExe = true;
+              # The executable where `lib.getExe` looks for it.
+              bin = runCommand "stream-${baseName}-bin" { inherit meta; } ''
+                mkdir -p "$out/bin"
+                ln -s ${stream} "$out/bin/stream-${baseName}"
+              '';
+            };
+            inherit meta;
+            # Commands that are given the executable find its conf by what follows the call, which is
+            # not run: see stream/schema/reading.py.
+            script = ''
+              #!${pkgs.pkgsBuildBuild.runtimeShell}
+              exec ${command} ${conf} "$@"
+              exit 126 # the path of the conf follows
+              "${conf}"
+            '';
+          }
+          ''
+            printf %s "$script" > "$out"
+            chmod +x "$out"
+          '';
+    in
+    stream;
+
   # An argument `fromImage` as a specification has it.
   baseImage = image: if image == null then null else "${archive image}";
 

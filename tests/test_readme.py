@@ -82,6 +82,8 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for name in ("conf.json", "old.json"):
         (here / name).write_text(json.dumps(conf), "utf-8")
+    for name in ("amd64", "arm64"):
+        (here / f"{name}.json").write_text(json.dumps(conf | {"architecture": name}), "utf-8")
     (here / "confs").mkdir()
     (here / "confs" / "hello.json").write_text(json.dumps(conf), "utf-8")
     for name in ("image.tar", "base.tar", "other.tar"):
