@@ -1,29 +1,92 @@
-"""The images of the confs and specifications on a command line."""
+"""The images of the confs and specifications on a command line, and the previous builds that
+specifications are planned with.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from stream.cli.options import given_commands
 from stream.cli.progress import Reporter
 from stream.cli.usage import UsageError
 from stream.digests import Digests
 from stream.model import ImageConf
+from stream.registry.trust import Access
 from stream.schema.reading import conf_name
 from stream.tools.planned import Planning, load_confs, only_one
 
+if TYPE_CHECKING:
+    from stream.planning.spec import Spec
+    from stream.tools.existing import Place
+    from stream.tools.planned import Previous
 
-def given_planning(args: argparse.Namespace, digests: Digests) -> Planning:
-    """Return how the options ask to plan a specification."""
-    return Planning(commands=given_commands(args), digests=digests)
+_ANYWHERE = Access()
+_NONE = ""  # the value of --no-previous
+
+
+def add_previous_arguments(parser: argparse.ArgumentParser, *, usual: str | None = None) -> None:
+    """Add `--previous` and `--no-previous`, the last of which takes effect. `usual` says which image
+    it is by default, if there is one.
+    """
+    default = f" (default: {usual})" if usual else ""
+    parser.add_argument(
+        "--previous", metavar="IMAGE|CONF",
+        help="of a specification: keep the layers of the previous build where that saves transfer. It"
+        " is an archive, a conf, docker://NAME:TAG in a registry, docker-daemon:, containers-storage:"
+        f" or containerd:NAME:TAG{default}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no-previous", action="store_const", const=_NONE, dest="previous",
+        help="keep no layers of a previous build",
+    )  # fmt: skip
+
+
+def given_planning(
+    args: argparse.Namespace,
+    reporter: Reporter,
+    digests: Digests,
+    *,
+    destination: Callable[[Spec], Place | None] | None = None,
+    access: Callable[[Place], Access] | None = None,
+) -> Planning:
+    """Return how the options ask to plan a specification. Unless they name a previous build, it is
+    the one at the `destination` of its image, if the specification keeps layers at all. `access`
+    says how the registry of a place is reached.
+    """
+    previous: str | None = getattr(args, "previous", None)
+
+    def find(spec: Spec) -> Previous:
+        # Nothing of this is needed for a conf.
+        from stream.oci.platform import Platform
+        from stream.tools.existing import Place
+        from stream.tools.previous import find_previous
+
+        if previous:
+            place: Place | None = Place.parse(previous)
+        elif destination is not None and previous is None and spec.keeps_layers:
+            place = destination(spec)
+        else:
+            place = None
+        if place is None:
+            return None
+        return find_previous(
+            place,
+            Platform.of_conf(spec.conf),
+            access=access(place) if access else _ANYWHERE,
+            is_expected=bool(previous),
+            warn=reporter.warning,
+        )
+
+    return Planning(commands=given_commands(args), digests=digests, previous=find)
 
 
 def given_confs(
     args: argparse.Namespace,
     sources: Sequence[str],
     reporter: Reporter,
-    digests: Digests,
+    planning: Planning,
     *,
     repo_tag: str | None = None,
 ) -> list[ImageConf]:
@@ -31,9 +94,9 @@ def given_confs(
     each, one for each of its platforms. `repo_tag` replaces their tags. Raises UsageError if
     standard input is given twice, and StreamImageError.
     """
-    if [*sources].count("-") > 1:
+    words = [*sources, *filter(None, [getattr(args, "previous", None)])]
+    if words.count("-") > 1:
         raise UsageError("-: standard input can only be read once")
-    planning = given_planning(args, digests)
     return [
         conf
         for source in sources
@@ -45,10 +108,10 @@ def given_conf(
     args: argparse.Namespace,
     source: str,
     reporter: Reporter,
-    digests: Digests,
+    planning: Planning,
     *,
     repo_tag: str | None = None,
 ) -> ImageConf:
     """Return the image of a conf or specification for one platform. See `given_confs`."""
-    confs = given_confs(args, [source], reporter, digests, repo_tag=repo_tag)
+    confs = given_confs(args, [source], reporter, planning, repo_tag=repo_tag)
     return only_one(confs, conf_name(source))

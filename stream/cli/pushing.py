@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
-from typing import TypedDict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypedDict
 
 from stream.cli.options import (
     add_digest_arguments,
@@ -14,14 +14,21 @@ from stream.cli.options import (
     given_digests,
     parse_compression,
 )
+from stream.cli.planned import add_previous_arguments, given_planning
 from stream.cli.progress import Reporter
 from stream.cli.registries import add_target_arguments, given_target_access
 from stream.compression import LAYER_CODECS, Compression
 from stream.digests import Digests
+from stream.oci.reference import BadReference, Location, qualified, split
 from stream.registry.trust import Access
 from stream.sbom import FORMATS, Format
 from stream.tools.push import DEFAULT_JOBS
 from stream.tools.remembered import RegistryCache
+
+if TYPE_CHECKING:
+    from stream.planning.spec import Spec
+    from stream.tools.existing import Place
+    from stream.tools.planned import Planning
 
 _SECRET = "STREAM_IMAGE_REGISTRY_CACHE_SECRET"  # noqa: S105 — the name of a variable
 _MIN_SECRET = 16  # bytes; whoever sees an image can try short ones
@@ -60,6 +67,7 @@ def add_pushing_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sbom", choices=FORMATS, help="keep a bill of materials of each image beside it"
     )
+    add_previous_arguments(parser, usual="what has the tag in the registry")
     _add_cache_arguments(parser)
     add_target_arguments(parser)
     add_digest_arguments(parser)
@@ -79,6 +87,59 @@ def given_pushing(args: argparse.Namespace, reporter: Reporter) -> Pushing:
         sbom=args.sbom,
         rehearse=args.dry_run,
     )
+
+
+def given_push_planning(
+    args: argparse.Namespace,
+    reporter: Reporter,
+    pushing: Pushing,
+    reference: str | None,
+    tags: Sequence[str] = (),
+) -> Planning:
+    """Return how to plan specifications whose images are pushed as `reference`: unless the options
+    name another, the previous build is what has the tag now. A tag that is yet to be derived will
+    be a new one; then it is the first of the other `tags`, or `latest`.
+    """
+    target = _location(reference)
+
+    def destination(spec: Spec) -> Place | None:
+        from stream.tools.existing import Place
+
+        if target is None:
+            return None
+        own = split(spec.conf.repo_tag)[1] if spec.conf.repo_tag else None
+        tag = target.tag or own or next(iter(tags), "latest")
+        return Place(kind="registry", reference=f"{target.name}:{tag}")
+
+    def access(place: Place) -> Access:
+        # --insecure is for the registry that is pushed to.
+        is_target = target is not None and _domain(place.reference) == _domain(target.name)
+        return pushing["access"] if is_target else Access(authfile=args.authfile)
+
+    return given_planning(
+        args, reporter, pushing["digests"], destination=destination, access=access
+    )
+
+
+def named_tag(reference: str) -> str | None:
+    """Return the name and tag of an image that is pushed as `reference`, None if that has no tag:
+    then one may have to be derived.
+    """
+    target = _location(reference)
+    return None if target is None or target.tag is None else str(target)
+
+
+def _location(reference: str | None) -> Location | None:
+    """Return what a reference names; None if nothing can be pushed there, which push() reports."""
+    try:
+        location = None if reference is None else Location.parse(reference)
+    except BadReference:
+        return None
+    return None if location is None or location.digest else location
+
+
+def _domain(reference: str) -> str:
+    return qualified(reference).partition("/")[0]
 
 
 def _add_cache_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,16 +11,19 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from stream.engines.answers import unanswered, understanding
 from stream.engines.engine import Answer, EngineName, Found
 from stream.engines.programs import Program
 from stream.engines.ssh import SCHEME, SshHost
 from stream.errors import EngineError
+from stream.limits import MAX_INDEXES
 from stream.model import Digest, Image
+from stream.oci.manifests import is_index
 from stream.oci.platform import Platform
-from stream.oci.reference import qualified
+from stream.oci.reference import parse_digest, qualified
+from stream.parsing import parse_json
 
 # Where ctr looks by default.
 _VARIABLE, _USUAL_SOCKET = "CONTAINERD_ADDRESS", "/run/containerd/containerd.sock"
@@ -96,6 +99,33 @@ class Containerd:
         # Names of other runs like this one may be gone at any time.
         names = [name for name in whole if name == self._given or not name.startswith(_OURS)]
         return Found(name=names[0], names=frozenset(names)) if names else None
+
+    def config(self, repo_tag: str, platform: Platform) -> dict[str, Any] | None:
+        """See the interface."""
+        table = self._ctr.output("images", "ls", f"name=={qualified(repo_tag)}")
+        # A heading, then: reference, media type, digest, …
+        rows = [line.split() for line in table.splitlines()[1:]]
+        if not rows:
+            return None
+        with understanding(self.label):
+            found = self._content(rows[0][2])
+            for _ in range(MAX_INDEXES):
+                if found is None or not is_index({}, found):
+                    break
+                entries = found["manifests"]
+                number = platform.closest(
+                    Platform.parse(one.get("platform") or {}) for one in entries
+                )
+                found = None if number is None else self._content(entries[number]["digest"])
+            return None if found is None else self._content(found["config"]["digest"])
+
+    def _content(self, digest: str) -> dict[str, Any] | None:
+        """Return a document; None if it is not there, as those of other platforms often are."""
+        data = self._ctr.output("content", "get", parse_digest(digest), partial=True).encode()
+        document = parse_json(data) if data else None
+        if data and not isinstance(document, dict):
+            raise TypeError(digest)
+        return document
 
     def load(self, write: Callable[[int], Image]) -> Answer:
         """See the interface."""

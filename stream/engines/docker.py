@@ -16,7 +16,7 @@ from http.client import HTTPException, HTTPResponse
 from itertools import takewhile
 from operator import eq
 from typing import Any, ClassVar, Self
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from stream.digests import NO_DIGESTS, Digests, content_key
 from stream.engines.answers import promising, unanswered, understanding
@@ -100,6 +100,21 @@ class Docker:
                     self._note(image)
                 return Found(name=name, names=frozenset(document.get("RepoTags") or ()))
         return None
+
+    def config(self, repo_tag: str, platform: Platform) -> dict[str, Any] | None:
+        """See the interface. The config itself cannot be had. Docker tells of one image for a tag."""
+        name = quote(repo_tag, safe="/:@")
+        document = self._get(f"/images/{name}/json", missing={})
+        if not document:
+            return None
+        history = self._get(f"/images/{name}/history", missing=[])  # the latest first
+        with understanding(self.label):
+            stated = {
+                key.lower(): document.get(key) or "" for key in ("Os", "Architecture", "Variant")
+            }
+            layers = document.get("RootFS", {}).get("Layers") or []
+            comments = [{"comment": one.get("Comment") or ""} for one in reversed(history)]
+        return {**stated, "rootfs": {"diff_ids": layers}, "history": comments}
 
     def load(self, write: Callable[[int], Image]) -> Answer:
         """See the interface."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from stream.model import Digest, Image
 from stream.oci.platform import Platform
@@ -56,6 +56,11 @@ class Engine(Protocol):
 
     def find(self, image: Image) -> Found | None:
         """Return `image` if the engine has it with all its layers, else None."""
+
+    def config(self, repo_tag: str, platform: Platform) -> dict[str, Any] | None:
+        """Return the image config of the image with that tag, or at least its platform, diff_ids
+        and history; None if there is none. Of several, it is the one that fits `platform` best.
+        """
 
     def load(self, write: Callable[[int], Image]) -> Answer:
         """Load the archive of an image without tags, which `write` writes to a descriptor."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from stream.engines.answers import promising, understanding
 from stream.engines.engine import Answer, EngineName, Found
@@ -24,6 +24,7 @@ from stream.values import replace
 _TEMPORARY = "/var/tmp"  # noqa: S108 — podman's own default, which has room for images
 # What an image is shown as, in the language of Go's templates: JSON.
 _LAYERS = "{{json .RootFS.Layers}}"
+_CONFIG = "[{{json .RootFS.Layers}}, {{json .History}}, {{json .Os}}, {{json .Architecture}}]"
 _IMAGE = "[{{json .RootFS.Layers}}, {{json .RepoTags}}]"
 
 
@@ -91,6 +92,17 @@ class Podman:
             if layers != [layer.diff_id for layer in image.layers]:
                 return None
             return Found(name=image.image_id, names=frozenset(names or ()))
+
+    def config(self, repo_tag: str, platform: Platform) -> dict[str, Any] | None:
+        """See the interface. A tag of podman's is one image, or a list of images."""
+        line = self._podman.output("image", "inspect", "--format", _CONFIG, repo_tag, partial=True)
+        if not line.strip():
+            self._podman.output("images", "--quiet")  # fails if it cannot be asked at all
+            return None
+        with understanding(self.label):
+            layers, history, system, architecture = parse_json(line.encode())
+        stated = {"os": system, "architecture": architecture}
+        return {**stated, "rootfs": {"diff_ids": layers}, "history": history}
 
     def load(self, write: Callable[[int], Image]) -> Answer:
         """See the interface. Podman first copies what it is given into a file below TMPDIR, which

@@ -34,6 +34,7 @@ from stream.nix.nar import directory_nar_size
 from stream.nix.store_root import Disk
 from stream.planning import mentions
 from stream.planning.closure import Closure, Wanted, find_closure, find_in_graph, store_path_of
+from stream.planning.previous import PreviousImage
 from stream.planning.spec import LAYER, Spec
 from stream.planning.tag import derive_tag
 from stream.schema.reading import ignore
@@ -60,13 +61,13 @@ class Plan:
 
 def plan(
     spec: Spec,
-    previous: Sequence[Sequence[str]] | None = None,
+    previous: Sequence[Sequence[str]] | PreviousImage | None = None,
     *,
     warn: Callable[[str], None] = ignore,
     digests: Digests = NO_DIGESTS,
 ) -> Plan:
     """Plan the image of `spec`, with all checks that are made when it is streamed. `previous`
-    are the store layers of the previous build. `warn` is called with each warning, a line.
+    are the store layers of the previous build, or its image. `warn` is called with each warning, a line.
     Files on which a derived tag depends are read if `digests` does not have theirs. Raises
     StreamImageError.
     """
@@ -81,6 +82,8 @@ def plan(
         spec.conf, warn, check=lambda base: _check_budget(spec, base), programs=True
     ) as sources:
         base = sources.base
+        if isinstance(previous, PreviousImage):
+            previous = previous.above([layer.diff_id for layer in base.layers] if base else [])
         conf = _with_closure(spec, sources, previous, warn)
         _warn_of_many(spec, replace(sources, conf=conf), warn)
         for problem in find_start_problems(conf, sources):
@@ -96,9 +99,9 @@ def plan(
 
 
 def _check_previous(previous: object) -> None:
-    if previous is None:
+    if previous is None or isinstance(previous, PreviousImage):
         return
-    ArgumentError.require("previous", previous, list, tuple)
+    ArgumentError.require("previous", previous, list, tuple, PreviousImage)
     assert isinstance(previous, (list, tuple))
     for layer in previous:
         ArgumentError.require("previous", layer, list, tuple)

@@ -1,10 +1,14 @@
-"""Read the conf of an earlier build for comparison. Its store paths need not exist any more."""
+"""The layers of an earlier build, from its conf or from the history of its image. Their store
+paths need not exist any more.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from stream.errors import ConfError, Fault
+from stream.oci.history import RecordedLayer
 from stream.schema.reading import conf_name, load_object
 from stream.values import dataclass
 
@@ -15,6 +19,19 @@ class Previous:
 
     store_layers: list[list[str]]
     document: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreviousImage:
+    """The store layers of an earlier image, bottom to top, as its history has them."""
+
+    layers: tuple[RecordedLayer, ...]
+
+    def above(self, base: Collection[str]) -> list[list[str]]:
+        """Return the store paths of its layers, without those whose diff_ids are in `base`: the
+        layers of the image that both build on.
+        """
+        return [list(layer.store_paths) for layer in self.layers if layer.diff_id not in base]
 
 
 def read_previous(source: str) -> Previous:

@@ -15,7 +15,7 @@ from stream import config
 from stream.archives.target import split_archive
 from stream.errors import ArgumentError, ConfError, Fault
 from stream.faults import kind, measure_depth, suggest
-from stream.layering import STRATEGIES, find_program_faults
+from stream.layering import KEEPS_LAYERS, STRATEGIES, find_program_faults
 from stream.limits import MAX_DEPTH
 from stream.model import DEFAULT_STORE_DIR, CustomisationLayer, ImageConf, Recipe
 from stream.nix import query
@@ -94,6 +94,11 @@ class Spec:
     def is_single(self) -> bool:
         """True if the closure is in the customisation layer, the image's only new layer."""
         return self.layering == SINGLE and self.layering_pipeline is None
+
+    @property
+    def keeps_layers(self) -> bool:
+        """True if layers of the previous build are kept where that saves transfer."""
+        return self.include_store_paths and self.strategy == KEEPS_LAYERS
 
     @property
     def strategy(self) -> str | list[Any]:

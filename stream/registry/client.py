@@ -69,7 +69,8 @@ class Manifest:
 class Repository:
     """The repository that `location` names, on its registry. Blobs may be mounted from the
     repositories `pull_from` of the same registry, named without it. Several threads may use it at
-    once. Nothing is sent before it is needed; `sleep` is called with the seconds between tries.
+    once. Nothing is sent before it is needed; `sleep` is called with the seconds between tries. With
+    `only_pulls`, the right to push is not asked for.
 
     Its methods raise RegistryError.
     """
@@ -80,6 +81,7 @@ class Repository:
         access: Access = _ANYWHERE,
         pull_from: Sequence[str] = (),
         *,
+        only_pulls: bool = False,
         sleep: Sleep = time.sleep,
     ) -> None:
         name, _ = split(qualified(location.name))
@@ -90,7 +92,8 @@ class Repository:
         self._opened: Session | None = None
         # The one to write to comes first: some registries look at no other.
         others = (f"repository:{other}:pull" for other in pull_from if other != self.path)
-        self._scopes = list(dict.fromkeys((f"repository:{self.path}:pull,push", *others)))
+        actions = "pull" if only_pulls else "pull,push"
+        self._scopes = list(dict.fromkeys((f"repository:{self.path}:{actions}", *others)))
 
     def __str__(self) -> str:
         """Return its name, with the registry's."""
@@ -179,6 +182,19 @@ class Repository:
             return False
         stated = answer.headers.get("Content-Length")
         return size is None or stated is None or stated == str(size)
+
+    def blob(self, digest: Digest, limit: int) -> bytes | None:
+        """Return the bytes of a blob, None if there is none. Raises DigestMismatch if they are not
+        those asked for, and RegistryError if there are more than `limit`.
+        """
+        request = self._to("GET", f"blobs/{digest}", limit=limit)
+        answer = self._session().request(request, f"blob {digest}", _FOUND)
+        if answer.status in _ABSENT:
+            return None
+        found = Digest(f"sha256:{hashlib.sha256(answer.data).hexdigest()}")
+        if found != digest:
+            raise DigestMismatch(f"{self}: blob {digest}", digest, found)
+        return answer.data
 
     def mount(self, digest: Digest, repository: str) -> Upload | None:
         """Make the blob of another repository of this registry one of this one, and return None.

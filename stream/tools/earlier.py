@@ -10,16 +10,13 @@ Must not know how the answer is shown.
 from __future__ import annotations
 
 import json
-import os
 import re
 from contextlib import suppress
 from typing import Any, Protocol
 
-from stream.archives.bytesource import StreamBytes, pieces
-from stream.archives.images import Archive, ArchiveLayer, open_archive, read_archive
-from stream.archives.sequential import STANDARD_INPUT, Sequential, SequentialTar
+from stream.archives.images import ArchiveLayer, open_archive
 from stream.archives.target import split_archive
-from stream.errors import StreamImageError
+from stream.errors import ArgumentError, StreamImageError
 from stream.known import Known
 from stream.model import (
     DEFAULT_CREATED,
@@ -32,16 +29,15 @@ from stream.model import (
 )
 from stream.nix.hashes import DIGITS, is_hashed_path
 from stream.oci.platform import Platform
-from stream.planning.previous import check_previous, read_previous
+from stream.planning.previous import check_previous
 from stream.planning.tag import TAG_LENGTH, derive_tag
-from stream.schema.reading import HEAD, begins_conf, conf_in, is_conf, parse_object
+from stream.schema.reading import conf_name
 from stream.schema.recipe import respell
 from stream.sources.base.image import BaseImage
 from stream.sources.layer import ListedLayer
 from stream.sources.store import StoreLayer
+from stream.tools.existing import Place, read_existing
 from stream.values import dataclass
-
-UNTAGGED = "untagged"
 
 _DERIVED_TAG = re.compile(rf"(.+):[{DIGITS}]{{{TAG_LENGTH}}}")
 _CHECKSUM = re.compile(r"[0-9a-f]{64}\s*")
@@ -62,31 +58,21 @@ class EarlierImage:
 
 
 def read_earlier(source: str, architecture: str | None = None) -> dict[str, Any] | EarlierImage:
-    """Read an earlier image: its conf, as a JSON object, or an archive (`FILE` or
-    `FILE:name:tag`); either on standard input if `source` is `-`. Of several images, the one
-    for `architecture` is chosen. Raises ConfError or ArchiveError.
+    """Read an earlier image: its conf, as a JSON object, or the image itself, in the notation of
+    `stream.tools.existing.Place`: an archive (`FILE` or `FILE:name:tag`), or the image of a registry
+    or an engine; a conf or an archive on standard input if `source` is `-`. Of several images, the
+    one for `architecture` is chosen.
+
+    Raises ArgumentError if there is no such image, and the errors of `read_existing`.
     """
-    if source == "-":
-        file = Sequential(0, STANDARD_INPUT)
-        if not begins_conf(file.peek(HEAD)):
-            archive: Archive[Any] = read_archive(SequentialTar(file).scan(None))
-            return _choose(archive, None, architecture)
-        data = b"".join(pieces(StreamBytes(file, file.name)))
-        document = parse_object(conf_in(data, file.name), file.name)
-        return check_previous(document, file.name).document
-    path, repo_tag = split_archive(source)
-    if os.path.exists(path) and not is_conf(path):
-        with open_archive(path) as archive:
-            return _choose(archive, repo_tag, architecture)
-    return read_previous(source).document
-
-
-def _choose(archive: Archive[Any], repo_tag: str | None, architecture: str | None) -> EarlierImage:
-    image = archive.choose(repo_tag, _platform(architecture))
-    return EarlierImage(
-        repo_tag=repo_tag or next(iter(image.repo_tags), UNTAGGED),
-        diff_ids=frozenset(layer.diff_id for layer in image.layers),
-    )
+    place = Place.parse(source)
+    found = read_existing(place, _platform(architecture))
+    if found is None:
+        raise ArgumentError("source", source, "there is no such image")
+    if isinstance(found, dict):
+        return check_previous(found, conf_name(place.reference)).document
+    diff_ids = found.config.get("rootfs", {}).get("diff_ids") or ()
+    return EarlierImage(repo_tag=found.repo_tag, diff_ids=frozenset(diff_ids))
 
 
 def _platform(architecture: object) -> Platform | None:

@@ -22,13 +22,13 @@ from stream.sources.image import ImageSources, opened
 from stream.sources.store import StoreLayer
 from stream.text import printable
 from stream.tools.earlier import (
-    UNTAGGED,
     Comparison,
     EarlierImage,
     WithConf,
     WithImage,
     WithNothing,
 )
+from stream.tools.existing import UNTAGGED
 from stream.typeflags import FILE
 from stream.values import dataclass, replace
 

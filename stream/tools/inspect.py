@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from stream.interfaces import Takes
 from stream.known import Known
 from stream.model import Digest, ImageConf, KnownLayer, Layer
 from stream.oci.documents import digest, image_config, uncompressed
+from stream.oci.history import store_paths_in
 from stream.schema.reading import conf_name, head_of, ignore
 from stream.sinks.docker_archive import layer_name
 from stream.sources.image import ImageSources, opened
@@ -32,9 +32,6 @@ from stream.text import printable
 from stream.tools.planned import Planning
 from stream.tools.target import read_target
 from stream.values import dataclass, replace
-
-_COMMENT = re.compile(r"store paths: \[(.*)\]", re.DOTALL)
-_QUOTED_PATH = re.compile(r"""'(/[^']+)'|"(/[^"]+)\"""")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,11 +181,7 @@ def _history(document: dict[str, Any], count: int) -> list[str]:
 
 def _store_paths(comment: str) -> set[bytes]:
     """Return the store paths that a history comment names, without the leading `/`."""
-    match = _COMMENT.fullmatch(comment)
-    return {
-        (single or double).lstrip("/").encode("utf-8", "surrogatepass")
-        for single, double in (_QUOTED_PATH.findall(match[1]) if match else ())
-    }
+    return {path.lstrip("/").encode() for path in store_paths_in(comment)}
 
 
 # ---- confs

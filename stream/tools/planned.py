@@ -8,7 +8,7 @@ import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from stream.config import is_spec, read_conf_document
 from stream.digests import NO_DIGESTS, Digests
@@ -19,17 +19,21 @@ from stream.schema.reading import conf_name, ignore, load_object
 from stream.values import dataclass, replace
 
 if TYPE_CHECKING:
+    from stream.planning.previous import PreviousImage
     from stream.planning.spec import Spec
+
+    Previous: TypeAlias = Sequence[Sequence[str]] | PreviousImage | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planning:
-    """How a specification is planned: the way to run a recipe's `commands`, and `digests` with
-    those of files on which a derived tag depends.
+    """How a specification is planned: the way to run a recipe's `commands`, `digests` with those of
+    files on which a derived tag depends, and what finds the `previous` build, for `plan`.
     """
 
     commands: Commands = "sandboxed"
     digests: Digests = NO_DIGESTS
+    previous: Callable[[Spec], Previous] | None = None
 
 
 PLANNING = Planning()
@@ -111,8 +115,10 @@ def _planned(
     # To derive a tag that nobody needs could take reading files.
     stand_in = None if need_tag else f"{spec.repository}:untagged"
     conf = replace(spec.conf, commands=planning.commands, repo_tag=own or stand_in)
+    spec = replace(spec, conf=conf)
+    previous = planning.previous(spec) if planning.previous else None
     with _without_garbage():
-        planned = plan(replace(spec, conf=conf), warn=warn, digests=planning.digests).conf
+        planned = plan(spec, previous, warn=warn, digests=planning.digests).conf
     return planned if own or need_tag else replace(planned, repo_tag=None)
 
 

@@ -10,7 +10,7 @@ from stream.cli.options import (
     given_digests,
 )
 from stream.cli.output import say_json
-from stream.cli.planned import given_conf
+from stream.cli.planned import add_previous_arguments, given_conf, given_planning
 from stream.cli.progress import Reporter
 from stream.tools.digests import PortableKeys, compute_digests
 
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "conf", metavar="CONF|SPEC", help="a conf, or a specification; - for standard input"
     )
+    add_previous_arguments(parser)
     add_sandbox_argument(parser)
     add_digest_arguments(parser)
 
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Hash the layers and print. Raises StreamImageError."""
     digests = PortableKeys(given_digests(args, reporter.warning))
-    conf = given_conf(args, args.conf, reporter, digests)
+    conf = given_conf(args, args.conf, reporter, given_planning(args, reporter, digests))
     image = compute_digests(conf, digests, reporter)
     keys = digests.by_diff_id()
     layers = [

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Export. Raises StreamImageError."""
-    found = find_target(args.target, reporter, given_planning(args, NO_DIGESTS))
+    found = find_target(args.target, reporter, given_planning(args, reporter, NO_DIGESTS))
     with opened_output(args, f"export {args.target} | tar -x -C root") as target:
         export_found(
             found,

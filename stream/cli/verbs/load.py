@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from stream.cli.options import (
     add_digest_arguments,
@@ -12,10 +13,14 @@ from stream.cli.options import (
     given_tag,
 )
 from stream.cli.output import say_lines
-from stream.cli.planned import given_confs
+from stream.cli.planned import add_previous_arguments, given_confs, given_planning
 from stream.cli.progress import Reporter
 from stream.engines.engine import ENGINES
 from stream.tools.load import load
+
+if TYPE_CHECKING:
+    from stream.planning.spec import Spec
+    from stream.tools.existing import Place
 
 SUMMARY = "load the image of a conf into a container engine"
 DESCRIPTION = """\
@@ -51,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="show what would be sent; change nothing there"
     )
+    add_previous_arguments(parser, usual="what has the tag in the engine")
     add_sandbox_argument(parser)
     add_digest_arguments(parser)
 
@@ -58,7 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Load the image and print its name. Raises StreamImageError."""
     digests = given_digests(args, reporter.warning)
-    confs = given_confs(args, args.confs, reporter, digests, repo_tag=given_tag(args))
+    planning = given_planning(
+        args, reporter, digests, destination=lambda spec: _destination(args, spec)
+    )
+    confs = given_confs(args, args.confs, reporter, planning, repo_tag=given_tag(args))
     reporter.rehearsing = args.dry_run
     loaded = load(
         confs,
@@ -70,3 +79,18 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         rehearse=args.dry_run,
     )
     say_lines([loaded.name])
+
+
+def _destination(args: argparse.Namespace, spec: Spec) -> Place:
+    """Return the image in the engine that has the tag of this one. A tag that is yet to be derived
+    will be a new one; there, it is `latest`.
+    """
+    from stream.tools.existing import Place
+
+    return Place(
+        kind="engine",
+        reference=spec.conf.repo_tag or f"{spec.repository}:latest",
+        engine=args.engine,
+        host=args.host,
+        namespace=args.namespace,
+    )

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Write the merged archive. Raises StreamImageError."""
     digests = given_digests(args, reporter.warning)
     try:
-        inputs = find_inputs(args.targets, reporter, given_planning(args, digests))
+        inputs = find_inputs(args.targets, reporter, given_planning(args, reporter, digests))
     except ArgumentError as error:
         raise UsageError(one_line(f"{error.value}: {error.reason}")) from None
     _allow_many_files()

@@ -15,11 +15,11 @@ from stream.cli.options import (
     given_tag,
 )
 from stream.cli.output import output_file, standard_output, write_all
+from stream.cli.planned import add_previous_arguments, given_planning
 from stream.cli.progress import Reporter
 from stream.cli.usage import UsageError
 from stream.planning.plan import plan
 from stream.planning.platforms import with_one_tag
-from stream.planning.previous import read_previous
 from stream.planning.spec import read_spec_document
 from stream.schema.platforms import join_platforms, split_platforms
 from stream.schema.reading import conf_name, load_object
@@ -33,7 +33,9 @@ EPILOG = """\
 Examples: stream-image plan spec.json | stream-image - | docker load
           stream-image plan spec.json --previous old.json -o conf.json
 
-With --previous, the layers of that conf are kept where that saves transfer.
+          stream-image plan spec.json --previous docker://registry.example/app:v1
+
+With --previous, the layers of that image or conf are kept where that saves transfer.
 
 A specification:
   {"name": "hello", "contents": ["/nix/store/...-hello", "/nix/store/...-bash"],
@@ -56,9 +58,7 @@ HAS_PROGRESS = False
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("spec", metavar="SPEC", help="the specification; - for standard input")
-    parser.add_argument(
-        "--previous", metavar="CONF", help="the previous build's conf, whose layers are kept"
-    )
+    add_previous_arguments(parser)
     parser.add_argument(
         "-o", "--output", metavar="FILE", default="-",
         help="write to FILE (created only when complete; default: standard output)",
@@ -85,9 +85,17 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         tag = spec.conf.repo_tag if repo_tag is None else repo_tag
         specs.append(replace(spec, conf=replace(spec.conf, commands=commands, repo_tag=tag)))
     digests = given_digests(args, reporter.warning)
-    previous = read_previous(args.previous).store_layers if args.previous else None
+    find_previous = given_planning(args, reporter, digests).previous
     with standard_output() if args.output == "-" else output_file(args.output) as fd:
-        plans = [plan(spec, previous, warn=reporter.warning, digests=digests) for spec in specs]
+        plans = [
+            plan(
+                spec,
+                find_previous(spec) if find_previous else None,
+                warn=reporter.warning,
+                digests=digests,
+            )
+            for spec in specs
+        ]
         tagged = with_one_tag(specs, [one.conf for one in plans])
         document = join_platforms(
             [

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from stream.cli.output import output_file, say_lines, write_all
 from stream.cli.planned import given_confs
 from stream.cli.progress import Reporter
-from stream.cli.pushing import add_pushing_arguments, given_pushing
+from stream.cli.pushing import add_pushing_arguments, given_push_planning, given_pushing, named_tag
 from stream.tools.push import push
 
 SUMMARY = "push the image of a conf to a registry"
@@ -52,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Push the image. Raises StreamImageError."""
     pushing = given_pushing(args, reporter)
-    confs = given_confs(args, args.confs, reporter, pushing["digests"])
+    planning = given_push_planning(args, reporter, pushing, args.reference, args.tags)
+    repo_tag = named_tag(args.reference)
+    confs = given_confs(args, args.confs, reporter, planning, repo_tag=repo_tag)
     with ExitStack() as stack:
         output = None
         if args.digest_file is not None and not args.dry_run:

@@ -11,7 +11,7 @@ from functools import partial
 from stream.cli.output import say_lines
 from stream.cli.planned import given_confs
 from stream.cli.progress import Reporter
-from stream.cli.pushing import add_pushing_arguments, given_pushing
+from stream.cli.pushing import add_pushing_arguments, given_push_planning, given_pushing
 from stream.cli.usage import UsageError
 from stream.model import ImageConf
 from stream.text import one_line
@@ -55,7 +55,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     pushing = given_pushing(args, reporter)
 
     def load(names: Sequence[str]) -> list[ImageConf]:
-        return given_confs(args, names, reporter, pushing["digests"])
+        planning = given_push_planning(args, reporter, pushing, None)
+        return given_confs(args, names, reporter, planning)
 
     if args.where == "-":
         items = _listed(load, has_names=args.prefix is None)

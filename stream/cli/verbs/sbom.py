@@ -63,7 +63,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
             repo_tag=given_tag(args),
             need_tag=is_spec(document),
             warn=reporter.warning,
-            planning=given_planning(args, given_digests(args, reporter.warning)),
+            planning=given_planning(args, reporter, given_digests(args, reporter.warning)),
         )
         conf = only_one(confs, name)
         data = make_sbom(conf, args.format, lambda line: reporter.warning(f"{name}: {line}"))

@@ -20,7 +20,7 @@ from stream.cli.options import (
     given_tag,
 )
 from stream.cli.output import say_lines
-from stream.cli.planned import given_confs
+from stream.cli.planned import add_previous_arguments, given_confs, given_planning
 from stream.cli.progress import Reporter
 from stream.cli.usage import UsageError
 from stream.text import one_line
@@ -61,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-remote", action="store_true",
         help="allow an ADDRESS that other machines reach: whoever does can read the images",
     )  # fmt: skip
+    add_previous_arguments(parser)
     add_digest_arguments(parser)
     add_sandbox_argument(parser)
     parser.add_argument(
@@ -78,7 +79,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     if repo_tag is not None and len(args.confs) > 1:
         raise UsageError("--repo-tag: names one image, and there are several confs")
     digests = given_digests(args, reporter.warning)
-    confs = given_confs(args, args.confs, reporter, digests, repo_tag=repo_tag)
+    planning = given_planning(args, reporter, digests)
+    confs = given_confs(args, args.confs, reporter, planning, repo_tag=repo_tag)
     with (
         serve(
             confs,

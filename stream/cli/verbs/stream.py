@@ -15,7 +15,7 @@ from stream.cli.options import (
     given_tag,
     opened_output,
 )
-from stream.cli.planned import given_confs
+from stream.cli.planned import add_previous_arguments, given_confs, given_planning
 from stream.cli.progress import Reporter
 from stream.tools.write import write_index
 
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " oci-archive",
     )  # fmt: skip
     add_tag_argument(parser)
+    add_previous_arguments(parser)
     add_format_argument(parser)
     add_output_arguments(parser)
     add_sandbox_argument(parser)
@@ -48,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Write the image. Raises StreamImageError."""
     digests = given_digests(args, reporter.warning)
-    confs = given_confs(args, [args.conf], reporter, digests, repo_tag=given_tag(args))
+    planning = given_planning(args, reporter, digests)
+    confs = given_confs(args, [args.conf], reporter, planning, repo_tag=given_tag(args))
     with opened_output(args, f"{args.conf} | docker load") as target:
         write_index(
             confs,

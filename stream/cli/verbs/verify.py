@@ -8,7 +8,7 @@ from typing import Any
 
 from stream.cli.options import add_sandbox_argument, add_tag_argument
 from stream.cli.output import say_json, say_lines
-from stream.cli.planned import given_conf
+from stream.cli.planned import add_previous_arguments, given_conf, given_planning
 from stream.cli.progress import Reporter, readable_size
 from stream.cli.usage import UsageError
 from stream.digests import NO_DIGESTS
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also check that it is exactly the image of this conf or specification",
     )
     add_tag_argument(parser)
+    add_previous_arguments(parser)
     add_sandbox_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
 
@@ -59,7 +60,13 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     conf = (
         None
         if args.conf is None
-        else given_conf(args, args.conf, reporter, NO_DIGESTS, repo_tag=args.repo_tag)
+        else given_conf(
+            args,
+            args.conf,
+            reporter,
+            given_planning(args, reporter, NO_DIGESTS),
+            repo_tag=args.repo_tag,
+        )
     )
     verification = verify(args.archive, conf)
     if args.json:
