@@ -109,7 +109,8 @@ def test_remembered_by_a_real_registry(tmp_path: Path) -> None:
 
     def push(paths: list[str], tag: str, *words: str) -> str:
         hashes = {path: f"sha256:{hashlib.sha256(path.encode()).hexdigest()}" for path in paths}
-        document = {
+        document: dict[str, object] = {
+            "repo_tag": "app:1",
             "store_dir": str(tmp_path / "store"),
             "store_layers": [[path] for path in paths],
             "store_path_hashes": hashes,
