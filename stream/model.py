@@ -321,13 +321,15 @@ class Blob:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pushed:
     """What is in a registry after a push: `tags` of `name` are now `digest`, which is that of the
-    manifest of the only one of `images`, or of an index of several, one for each platform. `blobs`
+    manifest of the only one of `images`, or of an index of several. `platforms` has the platform of
+    each, such as `linux/arm64/v8`. `blobs`
     are each image's layers, from bottom to top, and its config, each blob once. `sboms` are the
     manifests of the SBOMs, one for each image, if they were asked for. If it was `rehearsed`, none of
     that has happened.
     """
 
     images: tuple[Image, ...]
+    platforms: tuple[str, ...]
     name: str
     digest: Digest
     tags: tuple[str, ...]

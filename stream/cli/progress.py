@@ -18,6 +18,7 @@ from stream.model import Blob, Digest, Image, Layer, Loaded, Passage, Pushed
 from stream.observer import Observer, Sizes
 from stream.text import one_line
 from stream.threads import starting
+from stream.values import replace
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -43,6 +44,11 @@ def _image_line(image: Image) -> str:
     layers = "1 layer" if len(image.layers) == 1 else f"{len(image.layers)} layers"
     manifest = f", manifest {image.manifest.digest}" if image.manifest else ""
     return f"{' '.join(image.repo_tags) or 'untagged'} {image.image_id}: {layers}{manifest}"
+
+
+def _platform_line(platform: str, image: Image) -> str:
+    """Return the line for one image of an index."""
+    return _image_line(replace(image, repo_tags=(platform,)))
 
 
 _PASSAGES: tuple[Passage, ...] = ("sent", "mounted", "held")
@@ -138,8 +144,8 @@ class Reporter(Observer):
             passages = {blob.descriptor.digest: blob.passage for blob in pushed.blobs}
             self._say_what_would_move(pushed.images, passages)
         if len(pushed.images) > 1:
-            for image in pushed.images:
-                say(_image_line(image))
+            for platform, image in zip(pushed.platforms, pushed.images, strict=True):
+                say(_platform_line(platform, image))
         self._summary(_pushed_line(pushed), pushed.image.size)
 
     def _say_what_would_move(
@@ -254,9 +260,10 @@ class Plain(Reporter):
         say(f"{client} {request}: {status}, {sent} {seconds:.2f} s")
 
 
-def _image_event(image: Image) -> dict[str, Any]:
+def _image_event(platform: str, image: Image) -> dict[str, Any]:
     manifest = {"manifest": image.manifest.digest} if image.manifest else {}
-    return {"image_id": image.image_id, "layers": len(image.layers), **manifest}
+    described = {"platform": platform, "image_id": image.image_id, "layers": len(image.layers)}
+    return {**described, **manifest}
 
 
 class JsonLines(Reporter):
@@ -335,7 +342,10 @@ class JsonLines(Reporter):
         self._emit(
             "pushed", reference=pushed.reference, tags=pushed.tags,
             image_id=pushed.image.image_id, layers=len(pushed.image.layers),
-            images=[_image_event(image) for image in pushed.images],
+            images=[
+                _image_event(platform, image)
+                for platform, image in zip(pushed.platforms, pushed.images, strict=True)
+            ],
             sboms=[one.digest for one in pushed.sboms],
             dry_run=pushed.rehearsed,
             **{name: {"blobs": count, "size": size} for name, (count, size) in totals.items()},

@@ -16,6 +16,7 @@ from stream.errors import ArgumentError, RegistryError
 from stream.model import Digest, Image, ImageConf, Pushed
 from stream.observer import Observer
 from stream.oci.documents import CONFIG_TYPE, describe
+from stream.oci.platform import Platform
 from stream.oci.reference import BadReference, Location, check_name, check_tag, qualified, split
 from stream.pipeline import write_images
 from stream.recent import Recent
@@ -147,6 +148,7 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
             distinct = dict.fromkeys(chain.from_iterable(map(_blobs_of, images)))
             return Pushed(
                 images=tuple(images),
+                platforms=tuple(str(Platform.of_conf(conf)) for conf in confs),
                 name=target.name,
                 digest=sink.digest,
                 tags=names,

@@ -47,6 +47,7 @@ def index_of(archive: bytes) -> tuple[str, list[dict[str, Any]]]:
     return top["annotations"]["io.containerd.image.name"], configs
 
 
+@pytest.mark.slow
 def test_planned_and_streamed(
     spec: dict[str, Any], store: Store, tmp_path: Path, stream_image: Command
 ) -> None:

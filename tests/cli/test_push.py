@@ -83,8 +83,18 @@ def test_several_confs_are_one_index(
     assert done.returncode == 0, done.stderr
     digest = registry.repository("app").tags["v1"]
     assert done.stdout.decode() == f"{name[:-3]}@{digest}\n"
-    *_, last = done.stderr.decode().splitlines()
+    *_, amd64, arm64, last = done.stderr.decode().splitlines()
+    assert [line.partition(" sha256:")[0] for line in (amd64, arm64)] == [
+        "linux/amd64",
+        "linux/arm64",
+    ]
     assert last.startswith(f"{name} {digest}: index of 2 images, sent 3 blobs (")
+    again = stream_image("push", *confs, name, "--progress", "json")
+    event = json.loads(again.stderr.splitlines()[-1])
+    index = json.loads(registry.repository("app").manifests[digest][1])
+    assert [(one["platform"], one["manifest"]) for one in event["images"]] == [
+        (f"linux/{one['platform']['architecture']}", one["digest"]) for one in index["manifests"]
+    ]
     refused = stream_image("push", "-", "-", name)
     assert (refused.returncode, refused.stdout) == (2, b"")
     assert b"standard input can only be read once" in refused.stderr

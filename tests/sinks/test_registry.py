@@ -23,7 +23,7 @@ from stream.interfaces import ContentWriter
 from stream.model import Blob, Digest, Image, ImageConf
 from stream.observer import Observer
 from stream.pipeline import write_images
-from stream.sinks.registry import RegistrySink
+from stream.sinks.registry import MAX_PLATFORMS, RegistrySink
 from stream.sources.store import StoreLayer
 from stream.tools.write import opened_sources
 
@@ -198,6 +198,18 @@ def test_the_images_of_an_index_are_there(conf: ImageConf, digests: DigestCache)
     _, counts = push(confs[0], repository, digests=digests)
     assert counts == {"sent": 0, "held": 4, "mounted": 0}
     assert repository.requests[3:] == ["PUT manifest v1"]
+
+
+def test_an_index_of_many_images(conf: ImageConf) -> None:
+    """Without it whoever can write a tag could make every push to it take hours."""
+    repository = MemoryRepository()
+    listed = [{"digest": f"sha256:{number:064}"} for number in range(1000)]
+    data = orjson.dumps({"schemaVersion": 2, "manifests": listed})
+    digest = digest_of(data)
+    repository.tags["v1"] = digest
+    repository.manifests[digest] = StoredManifest(data=data, media_type="", digest=digest)
+    push(conf, repository)
+    assert repository.count("GET manifest") == 1 + MAX_PLATFORMS
 
 
 @pytest.mark.parametrize(

@@ -264,6 +264,33 @@ def test_a_registry_that_dies_at_any_request(
     assert 10 < number < 39
 
 
+@pytest.mark.slow
+def test_an_index_on_a_registry_that_dies_at_any_request(
+    registry: Registry, conf: ImageConf
+) -> None:
+    """Without it a tag could name an index with an image that is not there."""
+    confs = [replace(conf, architecture=name) for name in ("amd64", "arm64")]
+    push_to(registry, confs[:1])
+    older = deepcopy(registry.repositories)
+    for number in range(40):
+        registry.requests.clear()
+        registry.script = dying_at(number)
+        try:
+            push_to(registry, confs)
+        except StreamImageError:
+            assert registry.repository("app").tags == older["app"].tags
+            registry.script = None
+            pushed, _ = push_to(registry, confs)
+            assert registry.repository("app").tags == {"v1": pushed.digest}
+            for image in pushed.images:
+                assert image.manifest is not None
+                complete(registry, image.manifest.digest)
+            registry.repositories = deepcopy(older)
+        else:
+            break
+    assert 8 < number < 39
+
+
 _HERE = {"Location": "/v2/app/blobs/uploads/u1"}
 
 
