@@ -82,7 +82,7 @@ def take_inventory(
     none. References are known of a
     conf that was planned in this process, or has a Nix database.
     """
-    references = _references(conf)
+    references = known_references(conf)
     hashes = _hashes(conf)
     paths = sorted({*conf.store_paths, *references, *_copied(conf)})
     there = frozenset(paths)
@@ -113,7 +113,10 @@ def take_inventory(
     )
 
 
-def _references(conf: ImageConf) -> Mapping[bytes, frozenset[bytes]]:
+def known_references(conf: ImageConf) -> Mapping[bytes, frozenset[bytes]]:
+    """Return the references of the store paths in the image of `conf` to others, so far as it has
+    them: if it was planned in this process, or has a Nix database.
+    """
     if conf.references is not None:
         return conf.references
     held = conf.store_paths

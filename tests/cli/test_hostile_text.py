@@ -141,6 +141,8 @@ COMMANDS: dict[str, Command] = {
     "plan-output": lambda text, at: ["plan", "x", "-o", f"{at}/{text}/x"],
     "explain": lambda text, at: ["explain", _sound_conf(text, at)],
     "explain-json": lambda text, at: ["explain", "--json", _sound_conf(text, at)],
+    "explain-tree": lambda text, at: ["explain", "--tree", _sound_conf(text, at)],
+    "explain-why": lambda text, at: ["explain", "--why", text, _sound_conf(text, at)],
     "explain-faults": lambda text, at: ["explain", _conf(text, at)],
     "explain-against": lambda text, at: ["explain", _sound_conf(text, at), "--against", f"{at}/{text}"],
     "inspect": lambda text, at: ["inspect", _archive(text, at)],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from stream.cli.options import add_digest_arguments, add_run_argument, given_digests
@@ -18,25 +18,32 @@ from stream.schema.reading import conf_name, ignore, load_object
 from stream.text import one_line
 from stream.tools.earlier import read_earlier
 from stream.tools.explain import ExplainedLayer, Explanation, explain
+from stream.tools.weight import Reason, Weighing
 from stream.values import replace
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 SUMMARY = "show the layers of an image, and what a push would transfer"
 DESCRIPTION = """\
 Show the layers of an image with the sizes of their store paths; with --against, which
-layers an earlier image already has and how many bytes a push would transfer."""
+layers an earlier image already has and how many bytes a push would transfer. --tree shows
+what each store path brings along, --why the references that bring one in."""
 EPILOG = """\
 Examples: stream-image explain spec.json
           stream-image explain conf.json --against old.json
           stream-image explain conf.json --against old.tar
+          stream-image explain spec.json --tree
+          stream-image explain spec.json --why openssl
           stream-image plan spec.json --previous old.json | stream-image explain - --against old.json
-The JSON is described in docs/plan.md.
+The JSON is described in docs/explain.md.
 """
 HAS_PROGRESS = False
 
 MAX_PATHS = 8  # the largest store paths shown for each layer
+MAX_CHAINS = 8  # shown for each store path
+LEAST = 0.005  # of the image: what is smaller is only counted in the tree
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +55,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--against",
         metavar="OLD",
         help="an earlier image: its conf, whose files need no longer exist, or an archive",
+    )
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument(
+        "--tree",
+        action="store_true",
+        help="the store paths, largest first, each below the one that brings it in alone",
+    )
+    shown.add_argument(
+        "--why",
+        metavar="PATH",
+        help="the chains of references that bring in a store path: the path, a path in it, or its"
+        " name",
     )
     add_run_argument(parser)
     add_digest_arguments(parser)
@@ -81,7 +100,25 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         warn=warn,
         digests=given_digests(args, reporter.warning),
     )
-    if args.json:
+    if args.why is not None:
+        weighing = Weighing(conf, explanation)
+        reasons = weighing.reasons(args.why)
+        if args.json:
+            say_json(
+                {
+                    "references_known": weighing.is_known,
+                    "reasons": [_reason_document(reason) for reason in reasons],
+                }
+            )
+        else:
+            say_rendered(_reasons_text(reasons, weighing))
+    elif args.tree:
+        weighing = Weighing(conf, explanation)
+        if args.json:
+            say_json(_tree_document(explanation, weighing))
+        else:
+            say_rendered(_tree_text(explanation, weighing))
+    elif args.json:
         say_json(_document(explanation))
     else:
         say_rendered(_text(explanation))
@@ -187,3 +224,128 @@ def _total(explanation: Explanation) -> str:
         size = readable_size(sum(layer.size or 0 for layer in unknown))
         summary += f"; {len(unknown)} may, {size}: paths without a hash may have changed"
     return summary
+
+
+# ---- --tree and --why
+
+
+def _tree_document(explanation: Explanation, weighing: Weighing) -> dict[str, Any]:
+    return {
+        "repo_tag": explanation.repo_tag,
+        "size": explanation.size,
+        "references_known": weighing.is_known,
+        "tree": [
+            {
+                "path": branch.path,
+                "depth": branch.depth,
+                "size": branch.size,
+                "total": branch.total,
+            }
+            for branch in weighing.tree()
+        ],
+        "others": [
+            {"kind": layer.kind, "name": layer.name, "size": size}
+            for layer, size in _others(explanation)
+        ],
+    }
+
+
+def _others(explanation: Explanation) -> Iterator[tuple[ExplainedLayer, int | None]]:
+    """Yield the layers with something else than store paths, each with the size of that."""
+    for layer in explanation.layers:
+        if layer.kind != "store":
+            paths = sum(size for _, size in layer.paths)
+            yield layer, None if layer.size is None else layer.size - paths
+
+
+def _tree_text(explanation: Explanation, weighing: Weighing) -> str:
+    from rich.text import Text
+
+    whole = explanation.size
+    parts = [*_other_parts(explanation)]  # the size of each, and its lines
+    small = small_size = 0
+    for branch in weighing.tree():
+        if branch.total < whole * LEAST:
+            small, small_size = small + 1, small_size + branch.size
+            continue
+        name = "  " * branch.depth + store_name(branch.path)
+        own = f"  (itself {readable_size(branch.size)})" if branch.size < branch.total else ""
+        line = _share(branch.total, whole, name + own)
+        if branch.depth:
+            parts[-1][1].append(line)
+        else:
+            parts.append((branch.total, [line]))
+    parts.sort(key=lambda part: -part[0])
+    lines = [line for _, below in parts for line in below]
+    if small:
+        lines.append(_share(small_size, whole, f"in {small:,} more"))
+    title = uncut_line(one_line(explanation.repo_tag))
+    total = uncut_line(_total(explanation))
+    return render((title, Text(), cut_lines(lines), Text(), total, *_gaps(weighing)))
+
+
+def _gaps(weighing: Weighing) -> list[Text]:
+    from rich.text import Text
+
+    if weighing.is_known:
+        return []
+    return [
+        Text(
+            "the references of the store paths are unknown: a specification has them, with"
+            " references_graph or where Nix is installed"
+        )
+    ]
+
+
+def _other_parts(explanation: Explanation) -> Iterator[tuple[int, list[str]]]:
+    base = [size for layer, size in _others(explanation) if layer.kind == "base"]
+    if base:
+        known = sum(size or 0 for size in base)
+        what = f"base image, {len(base)} layer{'s' * (len(base) != 1)}"
+        yield known, [_share(known, explanation.size, what)]
+    for layer, size in _others(explanation):
+        if layer.kind != "base":
+            yield size or 0, [_share(size, explanation.size, one_line(layer.name))]
+
+
+def _share(size: int | None, whole: int, what: str) -> str:
+    """Return the line of a part of the image: its share, its size, and what it is."""
+    share = "?" if size is None else f"{100 * size / whole:.1f}%" if whole else "0.0%"
+    return f"{share:>6}  {_size(size):>9}  {what}"
+
+
+def _reason_document(reason: Reason) -> dict[str, Any]:
+    return {
+        "path": reason.path,
+        "size": reason.size,
+        "layer": reason.layer,
+        "only": list(reason.only),
+        "only_size": reason.only_size,
+        "chains": [{"place": chain.place, "paths": list(chain.paths)} for chain in reason.chains],
+    }
+
+
+def _reasons_text(reasons: Iterable[Reason], weighing: Weighing) -> str:
+    from rich.text import Text
+
+    parts: list[Text] = []
+    for reason in reasons:
+        parts += (uncut_line(reason.path), Text(_reason_line(reason)), Text())
+        for chain in reason.chains[:MAX_CHAINS]:
+            lines = [chain.place or "listed in the layers"]
+            lines += ["  " * depth + store_name(path) for depth, path in enumerate(chain.paths, 1)]
+            parts += (cut_lines(lines), Text())
+        if (more := len(reason.chains) - MAX_CHAINS) > 0:
+            parts += (Text(f"and from {more:,} more store paths"), Text())
+    return render((*parts, *_gaps(weighing)))
+
+
+def _reason_line(reason: Reason) -> str:
+    if reason.layer is None:
+        return "in the base image"
+    line = f"{readable_size(reason.size)} in layer {reason.layer}"
+    if reason.only:
+        count = len(reason.only)
+        paths = "1 store path that is" if count == 1 else f"{count} store paths that are"
+        line += f"; {readable_size(reason.only_size)} with {paths} there for it alone"
+    return line
