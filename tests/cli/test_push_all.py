@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import distribution
 import pytest
 from conftest import Run as Command
 from distribution import Registry
-from support import Store
+from support import Run, Store, until
 
 
 @pytest.fixture
@@ -115,3 +117,27 @@ def test_mistakes(
     done = stream_image("push-all", *words, "--progress", "none", stdin=text, cwd=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr.decode()
+
+
+def test_interrupted(registry: Registry, confs: Path) -> None:
+    """Without it Ctrl-C could leave a tag that cannot be pulled, or wait for the rest."""
+    hanging, end = threading.Event(), threading.Event()
+
+    def hang(request: distribution.Request, _: distribution.Connection) -> None:
+        if request.method == "PATCH" and "/two/" in request.path:
+            hanging.set()
+            end.wait(60)
+
+    registry.script = hang
+    try:
+        with Run("push-all", confs, registry.address, "--progress", "none") as run:
+            until(hanging.is_set)
+            _, seconds = run.stopped_by(signal.SIGINT)
+            outcome = run.finish()
+    finally:
+        end.set()
+    assert outcome.status == 128 + signal.SIGINT
+    assert seconds < 20, "the registry was waited for"
+    names = ["one", "three"]
+    assert outcome.stdout.decode().splitlines() == [digest(registry, name) for name in names]
+    assert not registry.repository("two").tags

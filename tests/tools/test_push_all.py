@@ -13,6 +13,8 @@ import distribution
 import orjson
 import pytest
 from distribution import Fault, Registry
+from handmade import Base, Layout, layer_tar
+from registries import add_image
 from repositories import digest_of
 
 from stream.compression import Compression
@@ -215,6 +217,25 @@ def test_interruption_leaves_whole_images(registry: Registry, item: Make) -> Non
     complete(registry, "team/a")
     assert not registry.repository("team/b").tags
     assert "team/c" not in registry.repositories
+
+
+@pytest.mark.parametrize("stored", ["plain", "gzip"])
+def test_layers_of_a_base_image_are_mounted(
+    registry: Registry, item: Make, tmp_path: Path, stored: str
+) -> None:
+    """Without it each image of many would send the base that they have in common."""
+    base = Base(layers=[layer_tar({"one": os.urandom(40_000)}), layer_tar({"two": b"2"})])
+    layout = Layout()
+    layout.top.append(add_image(layout, base, "oci", stored))
+    (tmp_path / "base.tar").write_bytes(layout.tar())
+    items = [item(name, from_image=str(tmp_path / "base.tar")) for name in ("a", "b")]
+    first, second = push_to(registry, items)
+    assert isinstance(first, Pushed)
+    assert isinstance(second, Pushed)
+    assert (first.total("sent")[0], second.total("sent")[0]) == (6, 2)
+    assert second.total("mounted")[0] == 4
+    assert set(uploads(registry).values()) == {1}
+    complete(registry, "team/b")
 
 
 def test_registry_without_mounts_gets_everything(registry: Registry, item: Make) -> None:
