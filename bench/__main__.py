@@ -11,13 +11,14 @@ from bench import report
 from bench.benchmarks import BENCHMARKS
 from bench.check import ImageError
 from bench.contenders import ON_SHAPE
+from bench.fleet import SAMPLED
 from bench.installed import install
 from bench.measure import CommandError
 from bench.movers import NAMES
 from bench.options import Options
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_CONTENDERS = sorted({name for names in ON_SHAPE.values() for name in names}) + NAMES
+_CONTENDERS = sorted({name for names in ON_SHAPE.values() for name in names}) + NAMES + [*SAMPLED]
 
 
 def main_parser() -> argparse.ArgumentParser:

@@ -105,6 +105,29 @@ def test_peak_of_a_push(store: Store) -> None:
         assert len(registry.repository("large").blobs) == 7
 
 
+@pytest.mark.slow
+def test_memory_does_not_grow_with_images(store: Store, tmp_path: Path) -> None:
+    """Without it a run could hold the entries of the layers of all its images."""
+    layers = [[f"path-{number}"] for number in range(4)]
+    for layer in layers:
+        for number in range(500):
+            store.file(f"{layer[0]}/{'long-name-' * 10}{number}", b"")
+    document = json.loads(store.conf(*layers).read_bytes())
+    peaks = []
+    for count in (4, 40):
+        confs = tmp_path / f"confs-{count}"
+        confs.mkdir()
+        for number in range(count):  # each has layers of its own, as its files have another time
+            own = {"repo_tag": f"app:{number}", "mtime": f"2001-01-01T00:00:{number:02}+00:00"}
+            (confs / f"{number}.json").write_text(json.dumps(document | own))
+        with distribution.running() as registry:
+            words = (str(confs), registry.address, "--compress", "none", "--no-digest-cache")
+            peaks.append(_process_peak("push-all", *words))
+            assert len(registry.repository("app").blobs) == 5 * count
+    few, many = peaks
+    assert many < few + 6 * MIB, (few, many)
+
+
 def _process_peak(*arguments: str) -> int:
     """Return the peak memory of the command in bytes, as measured by the kernel."""
     command = [sys.executable, "-m", "stream", *arguments, "-q"]
