@@ -13,16 +13,15 @@ from stream.cli.progress import Reporter
 from stream.cli.usage import UsageError
 from stream.digests import Digests
 from stream.model import ImageConf
-from stream.registry.trust import Access
 from stream.schema.reading import conf_name
 from stream.tools.planned import Planning, load_confs, only_one
 
 if TYPE_CHECKING:
     from stream.planning.spec import Spec
+    from stream.registry.trust import Access
     from stream.tools.existing import Place
     from stream.tools.planned import Previous
 
-_ANYWHERE = Access()
 _NONE = ""  # the value of --no-previous
 
 
@@ -58,24 +57,22 @@ def given_planning(
     previous: str | None = getattr(args, "previous", None)
 
     def find(spec: Spec) -> Previous:
-        # Nothing of this is needed for a conf.
+        is_usual = previous is None
+        if previous == _NONE or (is_usual and (destination is None or not spec.keeps_layers)):
+            return None
         from stream.oci.platform import Platform
+        from stream.registry.trust import Access
         from stream.tools.existing import Place
         from stream.tools.previous import find_previous
 
-        if previous:
-            place: Place | None = Place.parse(previous)
-        elif destination is not None and previous is None and spec.keeps_layers:
-            place = destination(spec)
-        else:
-            place = None
+        place = Place.parse(previous) if previous else destination and destination(spec)
         if place is None:
             return None
         return find_previous(
             place,
             Platform.of_conf(spec.conf),
-            access=access(place) if access else _ANYWHERE,
-            is_expected=bool(previous),
+            access=access(place) if access else Access(),
+            is_expected=not is_usual,
             warn=reporter.warning,
         )
 

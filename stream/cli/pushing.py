@@ -19,11 +19,12 @@ from stream.cli.progress import Reporter
 from stream.cli.registries import add_target_arguments, given_target_access
 from stream.compression import LAYER_CODECS, Compression
 from stream.digests import Digests
-from stream.oci.reference import BadReference, Location, qualified, split
+from stream.oci.reference import BadReference, Location, below, qualified, split
 from stream.registry.trust import Access
 from stream.sbom import FORMATS, Format
 from stream.tools.push import DEFAULT_JOBS
 from stream.tools.remembered import RegistryCache
+from stream.values import replace
 
 if TYPE_CHECKING:
     from stream.planning.spec import Spec
@@ -90,30 +91,30 @@ def given_pushing(args: argparse.Namespace, reporter: Reporter) -> Pushing:
 
 
 def given_push_planning(
-    args: argparse.Namespace,
-    reporter: Reporter,
-    pushing: Pushing,
-    reference: str | None,
-    tags: Sequence[str] = (),
+    args: argparse.Namespace, reporter: Reporter, pushing: Pushing, reference: str | None
 ) -> Planning:
-    """Return how to plan specifications whose images are pushed as `reference`: unless the options
-    name another, the previous build is what has the tag now. A tag that is yet to be derived will
-    be a new one; then it is the first of the other `tags`, or `latest`.
+    """Return how to plan specifications whose images are pushed as `reference`, or without one by
+    their own names. Unless the options name another, the previous build is what has the tag now. A
+    tag that is yet to be derived will be a new one; then it is the first of the others, or `latest`.
     """
     target = _location(reference)
+    prefix: str | None = getattr(args, "prefix", None)
+    tags: Sequence[str] = getattr(args, "tags", ())
 
     def destination(spec: Spec) -> Place | None:
         from stream.tools.existing import Place
 
-        if target is None:
-            return None
-        own = split(spec.conf.repo_tag)[1] if spec.conf.repo_tag else None
-        tag = target.tag or own or next(iter(tags), "latest")
-        return Place(kind="registry", reference=f"{target.name}:{tag}")
+        own = spec.conf.repo_tag or f"{spec.repository}:{next(iter(tags), 'latest')}"
+        if reference is None:
+            found = _location(own if prefix is None else below(prefix, own))
+        else:
+            found = target and replace(target, tag=target.tag or split(own)[1])
+        return None if found is None else Place(kind="registry", reference=str(found))
 
     def access(place: Place) -> Access:
         # --insecure is for the registry that is pushed to.
-        is_target = target is not None and _domain(place.reference) == _domain(target.name)
+        name = prefix if target is None else target.name
+        is_target = name is not None and _domain(place.reference) == _domain(f"{name}/")
         return pushing["access"] if is_target else Access(authfile=args.authfile)
 
     return given_planning(

@@ -159,6 +159,11 @@ def cut_registry(name: str) -> tuple[str, str]:
     return (domain, rest) if slash and is_domain else ("", name)
 
 
+def below(prefix: str, reference: str) -> str:
+    """Return `reference` with `prefix`, a registry or a part of one, in place of its registry."""
+    return f"{prefix.rstrip('/')}/{cut_registry(reference)[1]}"
+
+
 def qualified(reference: str) -> str:
     """Return `reference` with Docker's defaults filled in: docker.io, library, latest."""
     name, tag = split(reference)

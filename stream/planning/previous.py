@@ -5,12 +5,14 @@ paths need not exist any more.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stream.errors import ConfError, Fault
-from stream.oci.history import RecordedLayer
 from stream.schema.reading import conf_name, load_object
 from stream.values import dataclass
+
+if TYPE_CHECKING:
+    from stream.oci.history import RecordedLayer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from stream.digests.memory import RunDigests
 from stream.errors import ArgumentError, StreamImageError
 from stream.model import ImageConf, Passage, Pushed
 from stream.observer import Observer
-from stream.oci.reference import cut_registry
+from stream.oci.reference import below
 from stream.registry.trust import Access
 from stream.sbom import Format
 from stream.tools.push import (
@@ -125,7 +125,7 @@ def _own_reference(confs: Sequence[ImageConf], prefix: str | None) -> str:
             reason = "are the names of one image's confs; give it a reference"
         raise ArgumentError("repo_tag", named, reason)
     own = str(tags.pop())
-    return own if prefix is None else f"{prefix.rstrip('/')}/{cut_registry(own)[1]}"
+    return own if prefix is None else below(prefix, own)
 
 
 def _claim(taken: set[str], confs: Sequence[ImageConf], reference: str) -> None:

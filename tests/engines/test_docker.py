@@ -10,7 +10,10 @@ from itertools import product
 import pytest
 
 import stream
+from stream.engines.opening import opened_engine
 from stream.errors import ArgumentError, EngineError
+from stream.oci.history import RecordedLayer, recorded_layers
+from stream.oci.platform import Platform
 
 from .conftest import Workshop
 from .scripted import ScriptedDocker, StoredImage
@@ -332,3 +335,35 @@ def test_older_docker_with_containerd_store(docker: ScriptedDocker, workshop: Wo
     workshop.change("c")
     workshop.load(docker)
     assert layers_sent(docker.loads[1]) == (3 if docker.containerd else 1)
+
+
+def test_the_image_that_has_a_tag(docker: ScriptedDocker) -> None:
+    """Without it `load` of a specification would lay the image out in another way each time."""
+    paths = ["/nix/store/a", "/nix/store/b"]
+    layers = [f"sha256:{number:064}" for number in range(3)]
+    inspected = {
+        "Os": "linux",
+        "Architecture": "arm",
+        "Variant": "v7",
+        "RootFS": {"Layers": layers},
+    }
+    history = [
+        {"Id": "<missing>", "Comment": "customisation layer"},
+        {"Id": "<missing>", "Comment": f"store paths: {paths}"},
+        {"Id": "<missing>", "CreatedBy": "of the base", "Comment": ""},
+    ]
+    answers = {
+        "/images/example/app:v1/json": inspected,
+        "/images/example/app:v1/history": history,
+    }
+    garble = docker.garble
+    docker.garble = lambda path: (
+        json.dumps(answers[path]).encode() if path in answers else garble(path)
+    )
+    with opened_engine("docker", docker.url) as engine:
+        platform = Platform(os="linux", architecture="arm", variant="v7")
+        found = engine.config("example/app:v1", platform)
+        assert found is not None
+        assert Platform.parse(found) == platform
+        assert recorded_layers(found) == [RecordedLayer(layers[1], tuple(paths))]
+        assert engine.config("example/app:v2", platform) is None

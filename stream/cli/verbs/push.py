@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Push the image. Raises StreamImageError."""
     pushing = given_pushing(args, reporter)
-    planning = given_push_planning(args, reporter, pushing, args.reference, args.tags)
+    planning = given_push_planning(args, reporter, pushing, args.reference)
     repo_tag = named_tag(args.reference)
     confs = given_confs(args, args.confs, reporter, planning, repo_tag=repo_tag)
     with ExitStack() as stack:

@@ -54,8 +54,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     """Push the images. Raises StreamImageError, but not for one of many."""
     pushing = given_pushing(args, reporter)
 
-    def load(names: Sequence[str]) -> list[ImageConf]:
-        planning = given_push_planning(args, reporter, pushing, None)
+    def load(names: Sequence[str], reference: str | None = None) -> list[ImageConf]:
+        planning = given_push_planning(args, reporter, pushing, reference)
         return given_confs(args, names, reporter, planning)
 
     if args.where == "-":
@@ -84,7 +84,9 @@ def _confs_in(directory: str) -> list[str]:
     return [os.path.join(directory, name) for name in names]
 
 
-def _listed(load: Callable[[Sequence[str]], list[ImageConf]], *, has_names: bool) -> Iterator[Item]:
+def _listed(
+    load: Callable[[Sequence[str], str | None], list[ImageConf]], *, has_names: bool
+) -> Iterator[Item]:
     """Yield the images of the list on standard input as its lines come. Raises UsageError."""
     number = 0
     while line := sys.stdin.buffer.readline(_MAX_LINE + 1):
@@ -100,4 +102,4 @@ def _listed(load: Callable[[Sequence[str]], list[ImageConf]], *, has_names: bool
             reason = "has one word; write CONF NAME[:TAG], or give a PREFIX for all images"
             raise UsageError(f"standard input: line {number} {reason}")
         reference = words.pop() if has_names else None
-        yield Item(name=words[0], load=partial(load, words), reference=reference)
+        yield Item(name=words[0], load=partial(load, words, reference), reference=reference)
