@@ -107,7 +107,9 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
         # The client takes a while to import, and is not needed at once.
         from stream.registry.client import Repository
 
-        repository = Repository(Location(name=f"{domain}/{path}"), access, pull_from)
+        repository = Repository(
+            Location(name=f"{domain}/{path}"), access, pull_from, only_pulls=path != own_path
+        )
         connections.callback(repository.close)
         return repository
 

@@ -245,6 +245,15 @@ def test_layers_made_of_links_and_store_paths(
     assert again.digest == first.digest
 
 
+def test_no_more_is_asked_for_than_to_read_there(registry: Registry, conf: ImageConf) -> None:
+    """Without it a token service could refuse one who may not push to where the cache is."""
+    registry.tokens = True
+    with pytest.raises(RegistryError):  # without a login, nobody may push
+        push_to(registry, conf, cache=RegistryCache(read_from=(f"{registry.address}/other:v1",)))
+    asked = [scope for one in registry.requests for scope in one.query.get("scope", ())]
+    assert not any("repository:other:" in scope and "push" in scope for scope in asked)
+
+
 @pytest.mark.parametrize("believing", [OPEN, SECRET])
 def test_another_tag_is_read(
     registry: Registry, conf: ImageConf, store_dir: bytes, believing: RegistryCache
