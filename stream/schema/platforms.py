@@ -14,7 +14,10 @@ from stream.faults import kind
 
 KEY = "platforms"
 # Of a document where one image is needed.
-TOO_MANY = "there are several, and only one image can be used here"
+TOO_MANY = (
+    "there are several, and only one image can be used here; take one out, as with"
+    " jq 'del(.platforms) + .platforms[0]'"
+)
 
 
 def split_platforms(document: dict[str, Any], name: str) -> list[tuple[str, dict[str, Any]]]:

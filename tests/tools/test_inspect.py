@@ -192,6 +192,7 @@ def conf(tmp_path: Path) -> Path:
     (top / "checksum").write_text(hashlib.sha256(layer).hexdigest() + "\n", "ascii")
     document = {
         "architecture": "amd64",
+        "variant": "v2",
         "repo_tag": "planned:1",
         "store_dir": str(store),
         "store_layers": [[f"{store}/{name}" for name in names[:2]], [f"{store}/{names[2]}"]],
@@ -218,7 +219,7 @@ def test_a_plan_matches_the_stream(conf: Path, skip: bool) -> None:  # noqa: FBT
     (planned,), (image,) = plan["images"], as_json(streamed)["images"]
     assert_is(image["layers"], oracle(streamed.read_bytes()))
     assert planned["image_id"] is None
-    same = ("repo_tags", "architecture", "os", "created", "config", "size", "entries")
+    same = ("repo_tags", "architecture", "variant", "os", "created", "config", "size", "entries")
     assert {key: planned[key] for key in same} == {key: image[key] for key in same}
     for key in ("size", "stored_size", "entries", "store_paths"):
         assert [layer[key] for layer in planned["layers"]] == [
@@ -315,6 +316,7 @@ images = st.builds(
         optional={
             "os": values,
             "architecture": values,
+            "variant": values,
             "created": values,
             "config": st.dictionaries(
                 st.sampled_from(["Env", "Cmd", "Labels", "Volumes"]) | texts, values, max_size=4

@@ -86,7 +86,7 @@ def _image_document(image: InspectedImage) -> dict[str, Any]:
     return {
         "image_id": image.image_id,
         "repo_tags": list(image.repo_tags),
-        **{key: document.get(key) for key in ("architecture", "os", "created")},
+        **{key: document.get(key) for key in ("architecture", "variant", "os", "created")},
         "config": image.container_config,
         "size": image.size,
         "entries": image.entries,
@@ -140,7 +140,8 @@ def _title(inspection: Inspection, image: InspectedImage) -> RenderableType:
     if inspection.compression:
         what += f" in {inspection.compression}"
     get = image.document.get
-    about = f"{get('os')}/{get('architecture')}, created {get('created') or 'at no known time'}"
+    variant = f"/{get('variant')}" if get("variant") else ""
+    about = f"{get('os')}/{get('architecture')}{variant}, created {get('created') or 'at no known time'}"
     title = Text.assemble((tags, "bold"), "  ", (what, "dim"), overflow="fold")
     if image.image_id:
         title.append(f"\n{image.image_id}", "cyan")

@@ -33,7 +33,8 @@ Examples: stream-image merge image.tar other.tar | docker load
           stream-image merge a.tar b.tar --format oci-archive -o both.oci.tar
           stream-image merge conf.json ./stream-hello base.tar.gz | docker load
 
-If several images have the same tag, the last one wins.
+If several images have the same tag, the last one wins; in an oci-archive, the last one
+for each platform.
 """
 HAS_PROGRESS = True
 
