@@ -539,6 +539,25 @@ def test_what_is_known_here_is_not_asked(
     assert plain(manifest_of(registry)) == expected
 
 
+def test_a_diff_id_that_is_known_here_is_not_overruled(
+    registry: Registry, conf: ImageConf, expected: dict[str, Any], tmp_path: Path
+) -> None:
+    """Without it digests from a binary cache would be no help against one who can write the tag."""
+    cache = DigestCache(str(tmp_path / "digests"))
+    stream.compute_digests(conf, cache)
+    for lies, counted in ((False, 4), (True, 2)):
+        push_to(registry, conf)
+        manifest = manifest_of(registry)
+        if lies:
+            exchange(manifest)
+            put(registry, manifest)
+        _, counts = push_to(registry, conf, digests=cache)
+        assert counts["held"] == counted
+        assert plain(manifest_of(registry)) == expected
+        cache.clear()
+        stream.compute_digests(conf, cache)
+
+
 @pytest.mark.parametrize("other", [OPEN, RegistryCache(secret=b"another secret ")])
 def test_only_those_with_the_secret_are_believed(
     registry: Registry, conf: ImageConf, expected: dict[str, Any], other: RegistryCache
