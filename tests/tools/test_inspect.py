@@ -361,7 +361,7 @@ def test_text(conf: Path) -> None:
             if name.endswith("/layer.tar"):
                 with tarfile.open(fileobj=tar.extractfile(name)) as layer:
                     entries += len(layer.getmembers())
-    assert shown.startswith(f"planned:1  docker-archive\nsha256:{image_id[:64]}\nlinux/amd64, ")
+    assert shown.startswith(f"planned:1  docker-archive\nsha256:{image_id[:64]}\nlinux/amd64/v2, ")
     assert "\nEnv   A=1\n      B=2\nUser  7\n" in shown
     lines = [line.split() for line in shown.splitlines()]
     assert ["bash-5.2"] in lines
