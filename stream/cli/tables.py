@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WIDTH = 80  # without a terminal
 MIN_WIDTH = 60
+_STORE = re.compile(rf"^/(?:[^/]+/)*?store/[{DIGITS}]{{32}}-")
 _HASH = re.compile(rf"^.*/(?:[{DIGITS}]{{32}}-)?")
 
 
@@ -74,3 +75,8 @@ def cut_lines(lines: Iterable[str]) -> Text:
 def store_name(path: str) -> str:
     """Return the name of the store path `path` without its hash."""
     return one_line(_HASH.sub("", path))
+
+
+def path_in_store(path: str) -> str:
+    """Return `path` without the store directory and the hash, if it is in a store path."""
+    return one_line(_STORE.sub("", path))

@@ -148,6 +148,7 @@ COMMANDS: dict[str, Command] = {
     "inspect": lambda text, at: ["inspect", _archive(text, at)],
     "inspect-json": lambda text, at: ["inspect", "--json", _archive(text, at)],
     "inspect-conf": lambda text, at: ["inspect", _sound_conf(text, at)],
+    "inspect-files": lambda text, at: ["inspect", "--duplicates", _archive(text, at)],
     "inspect-image": lambda text, at: ["inspect", _archive(text, at) + f":{text}:{text}"],
     "verify": lambda text, at: ["verify", _archive(text, at)],
     "verify-json": lambda text, at: ["verify", "--json", _archive(text, at)],

@@ -26,11 +26,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import COMMAND
 
+from stream.archives.files import Allowance, Files, SizedFile
 from stream.cli.tables import render
 from stream.cli.verbs import inspect as command
 from stream.errors import ArchiveError, CommandsError
 from stream.tools.explain import explain
-from stream.tools.inspect import InspectedImage, InspectedLayer, Inspection, inspect
+from stream.tools.inspect import Duplicate, InspectedImage, InspectedLayer, Inspection, inspect
 
 HASHES = [character * 32 for character in "0123456789"]
 GLIBC, BASH = f"{HASHES[0]}-glibc-2.38", f"{HASHES[1]}-bash-5.2"
@@ -287,6 +288,102 @@ def test_our_own_outputs(conf: Path, compress: str) -> None:
     assert [len(found) for found in paths] == [1, 2, 1, 0]
 
 
+# ---- files
+
+
+def files_in(archive: bytes) -> list[list[tuple[str, int]]]:
+    """Return the files of each layer of a docker-archive with their sizes, largest first."""
+    found = []
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        (item,) = json.loads(tar.extractfile("manifest.json").read())  # type: ignore[union-attr]
+        for name in item["Layers"]:
+            with tarfile.open(fileobj=tar.extractfile(name)) as layer:
+                files = [entry for entry in layer if entry.isreg()]
+            files.sort(key=lambda entry: -entry.size)
+            found.append([("/" + entry.name.lstrip("./"), entry.size) for entry in files])
+    return found
+
+
+def inspected(path: Path | str, files: Any = "largest") -> InspectedImage:
+    """Return the first image, with its files."""
+    return inspect(str(path), ignored, files=files).images[0]
+
+
+@pytest.mark.parametrize("files", ["largest", "compared"])
+def test_files_of_a_conf_and_of_its_image(conf: Path, files: str) -> None:
+    """A file that is missing, or in another layer, would be looked for where it is not."""
+    streamed = conf.parent / "image.tar"
+    commandline.run([*COMMAND, "-q", str(conf), "-o", str(streamed)], check=True)
+    expected = files_in(streamed.read_bytes())
+    assert sum(map(len, expected)) == 6
+    for path in (conf, streamed):
+        image = inspected(path, files)
+        assert [[(one.path, one.size) for one in layer.files] for layer in image.layers] == expected
+    assert inspected(conf).base_layers == 1
+
+
+def test_only_the_largest_files_are_kept(tmp_path: Path) -> None:
+    """The memory for a million of files would grow with their number."""
+    sizes = [*range(300)]
+    random.Random(0).shuffle(sizes)
+    path = tmp_path / "image.tar"
+    layer = layer_tar({f"{size:03}": bytes(size) for size in sizes})
+    path.write_bytes(Base(layers=[layer]).docker_archive())
+    (found,) = inspected(path).layers
+    assert [file.size for file in found.files] == [*range(299, 199, -1)]
+
+
+COPIED = [
+    layer_tar({"a": b"x" * 9000, "b": b"x" * 9000, "small": b"s" * 4095, "c": b"y" * 5000}),
+    layer_tar({"./d": b"x" * 9000, "small": b"s" * 4095, "e": b"z" * 9000}),
+    layer_tar({"f": b"y" * 5000}),
+]
+
+
+@pytest.mark.parametrize("compressor", ["plain", "zstd"])
+def test_duplicates(tmp_path: Path, compressor: str) -> None:
+    """What an image holds twice is found by content; equal sizes or names say nothing."""
+    path = tmp_path / "image"
+    archive = Base(layers=COPIED).docker_archive()
+    path.write_bytes(handmade.COMPRESSORS[compressor](archive))
+    image = inspected(path, "compared")
+    assert [(one.size, one.count, one.excess, one.places) for one in image.duplicates or ()] == [
+        (9000, 3, 18_000, ((1, "/a"), (2, "/d"))),
+        (5000, 2, 5000, ((1, "/c"), (3, "/f"))),
+    ]
+    assert image.all_compared
+    assert inspected(path).duplicates is None
+    shown = commandline.run(
+        [*COMMAND, "inspect", "--duplicates", str(path)], capture_output=True, check=True
+    ).stdout.decode()
+    assert re.search(r"without the first: 23.0 kB, [0-9.]+%\n", shown)
+    assert re.search(r"18.0 kB +3 +1: /a\n +2: /d\n", shown)
+    document = as_json_with("--duplicates", path)
+    assert document["duplicates"][1] == {
+        "size": 5000, "count": 2, "excess": 5000,
+        "places": [{"layer": 1, "path": "/c"}, {"layer": 3, "path": "/f"}],
+    }  # fmt: skip
+    assert document["layers"][2]["files"] == [{"path": "/f", "size": 5000}]
+
+
+def as_json_with(option: str, path: Path) -> Any:
+    """Return the JSON of the first image."""
+    done = commandline.run(
+        [*COMMAND, "inspect", "--json", option, str(path)], capture_output=True, check=True
+    )
+    return json.loads(done.stdout)["images"][0]
+
+
+def test_too_many_contents() -> None:
+    """An image of millions of files would take all memory; what was left out must be said."""
+    allowance = Allowance(2)
+    files = Files(allowance)
+    for number in range(4):
+        files.add(b"x", 4096, [b"%d" % (number % 3)])
+    assert allowance.is_spent
+    assert sorted(copies.count for copies in files.contents.values()) == [1, 2]
+
+
 # ---- for people
 
 texts = st.one_of(st.text(max_size=9), st.just("a\nb\x1b[31m"), st.just("x" * 90))
@@ -306,6 +403,15 @@ layers = st.builds(
     entries=st.integers(0, 10**8),
     store_paths=st.lists(texts.map("/nix/store/".__add__), max_size=9).map(tuple),
     history=texts,
+    files=st.lists(st.builds(SizedFile, path=texts, size=st.integers(0, 10**15)), max_size=3).map(
+        tuple
+    ),
+)
+duplicates = st.builds(
+    Duplicate,
+    size=st.integers(0, 10**15),
+    count=st.integers(2, 10**6),
+    places=st.lists(st.tuples(st.integers(1, 200), texts), min_size=1, max_size=6).map(tuple),
 )
 images = st.builds(
     InspectedImage,
@@ -324,6 +430,7 @@ images = st.builds(
         },
     ),
     layers=st.lists(layers, max_size=3).map(tuple),
+    duplicates=st.none() | st.lists(duplicates, max_size=3).map(tuple),
 )
 inspections = st.builds(
     Inspection,
@@ -334,16 +441,16 @@ inspections = st.builds(
 )
 
 
-@given(inspection=inspections)
-def test_text_is_plain_and_fits(inspection: Inspection) -> None:
+@given(inspection=inspections, with_files=st.booleans())
+def test_text_is_plain_and_fits(inspection: Inspection, with_files: bool) -> None:  # noqa: FBT001
     """Whatever the image's text, it fits 80 columns and contains no terminal escapes."""
     from rich.cells import cell_len
 
-    text = render(command._parts(inspection))
+    text = render(command._parts(inspection, with_files=with_files))
     for line in text.split("\n"):
         assert line.isprintable() or not line
         assert cell_len(line) <= 80
-    json.dumps(command._document(inspection))
+    json.dumps(command._document(inspection, with_files=with_files))
 
 
 def test_text(conf: Path) -> None:

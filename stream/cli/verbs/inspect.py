@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stream.archives.files import SizedFile
 from stream.cli.options import (
     add_digest_arguments,
     add_run_argument,
@@ -15,9 +16,15 @@ from stream.cli.options import (
 )
 from stream.cli.output import say_json, say_rendered
 from stream.cli.progress import Reporter, readable_size
-from stream.cli.tables import cut_lines, new_table, render, store_name
+from stream.cli.tables import cut_lines, new_table, path_in_store, render, store_name
 from stream.text import one_line
-from stream.tools.inspect import InspectedImage, InspectedLayer, Inspection, inspect
+from stream.tools.inspect import (
+    Duplicate,
+    InspectedImage,
+    InspectedLayer,
+    Inspection,
+    inspect,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,10 +33,12 @@ if TYPE_CHECKING:
 SUMMARY = "show the contents of an archive, or the plan of a conf"
 DESCRIPTION = """\
 Show the images in an archive: the config, and for each layer its size, compression,
-digest, entries and store paths. For a conf, show the planned image without streaming."""
+digest, entries and store paths. For a conf, show the planned image without streaming.
+--files shows the largest files, --duplicates also the content that several files have."""
 EPILOG = """\
 Examples: stream-image inspect image.tar.zst
           stream-image inspect --json conf.json
+          stream-image inspect --files image.tar
 The JSON is described in docs/inspect.md.
 """
 HAS_PROGRESS = False
@@ -37,6 +46,9 @@ HAS_PROGRESS = False
 MAX_NAMES = 6  # store paths shown for each layer
 MAX_LINES = 40  # shown of a config value; --json has all of it
 MAX_LINE = 2000  # characters shown of each
+MAX_FILES = 30  # shown of the largest; --json has more
+MAX_DUPLICATES = 20  # contents shown that several files have
+MAX_PLACES = 4  # shown of each
 _CONFIG_ORDER = ("Entrypoint", "Cmd", "Env", "User", "WorkingDir", "Labels")
 
 
@@ -46,6 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "target", metavar="ARCHIVE|CONF|SPEC",
         help="a docker-archive or OCI layout in any compression, FILE:name:tag for one of its"
         " images, a conf, or a specification; - for any of them on standard input",
+    )  # fmt: skip
+    parser.add_argument(
+        "--files", action="store_const", const="largest", dest="files", default="none",
+        help="show the largest files instead of the layers",
+    )  # fmt: skip
+    parser.add_argument(
+        "--duplicates", action="store_const", const="compared", dest="files",
+        help="the same, and read all files to find those with the same content",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
     add_tag_argument(parser)
@@ -61,27 +81,28 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         repo_tag=args.repo_tag,
         run_commands=args.run_commands,
         digests=given_digests(args, reporter.warning),
+        files=args.files,
     )
     if args.json:
-        say_json(_document(inspection))
+        say_json(_document(inspection, with_files=args.files != "none"))
     else:
-        say_rendered(render(_parts(inspection)))
+        say_rendered(render(_parts(inspection, with_files=args.files != "none")))
 
 
 # ---- for programs
 
 
-def _document(inspection: Inspection) -> dict[str, Any]:
+def _document(inspection: Inspection, *, with_files: bool = False) -> dict[str, Any]:
     return {
         "name": inspection.name,
         "kind": inspection.kind,
         "also_oci": inspection.also_oci,
         "compression": inspection.compression,
-        "images": [_image_document(image) for image in inspection.images],
+        "images": [_image_document(image, with_files=with_files) for image in inspection.images],
     }
 
 
-def _image_document(image: InspectedImage) -> dict[str, Any]:
+def _image_document(image: InspectedImage, *, with_files: bool) -> dict[str, Any]:
     document = image.document
     return {
         "image_id": image.image_id,
@@ -101,25 +122,48 @@ def _image_document(image: InspectedImage) -> dict[str, Any]:
                 "entries": layer.entries,
                 "store_paths": list(layer.store_paths),
                 "history": layer.history,
+                **({"files": [*map(_file_document, layer.files)]} if with_files else {}),
             }
             for layer in image.layers
         ],
+        **({} if image.duplicates is None else _duplicates_document(image, image.duplicates)),
+    }
+
+
+def _file_document(file: SizedFile) -> dict[str, Any]:
+    return {"path": file.path, "size": file.size}
+
+
+def _duplicates_document(image: InspectedImage, duplicates: Sequence[Duplicate]) -> dict[str, Any]:
+    return {
+        "duplicates": [
+            {
+                "size": one.size,
+                "count": one.count,
+                "excess": one.excess,
+                "places": [{"layer": number, "path": path} for number, path in one.places],
+            }
+            for one in duplicates
+        ],
+        "all_compared": image.all_compared,
     }
 
 
 # ---- for people
 
 
-def _parts(inspection: Inspection) -> Iterator[RenderableType]:
+def _parts(inspection: Inspection, *, with_files: bool = False) -> Iterator[RenderableType]:
     from rich.text import Text
 
     for image in inspection.images:
         yield _title(inspection, image)
-        if image.container_config:
+        if image.container_config and not with_files:
             yield Text()
             yield _config_table(image.container_config)
         yield Text()
-        if image.layers:
+        if with_files:
+            yield from _file_parts(image)
+        elif image.layers:
             yield _layer_table(image)
             yield Text()
         yield Text(_total(image), style="bold")
@@ -213,6 +257,68 @@ def _holds(layer: InspectedLayer) -> list[str]:
         return names
     shown = names[: MAX_NAMES - 1]
     return [*shown, f"and {len(names) - len(shown)} more"]
+
+
+def _file_parts(image: InspectedImage) -> Iterator[RenderableType]:
+    """Yield the tables of the largest files, and of those with the same content."""
+    from rich.text import Text
+
+    files = [(file, number) for number, layer in enumerate(image.layers, 1) for file in layer.files]
+    files.sort(key=lambda item: -item[0].size)  # of equal ones, that of the lowest layer is first
+    table = _share_table("layer", "file")
+    for file, number in files[:MAX_FILES]:
+        share = _share(file.size, image)
+        table.add_row(share, readable_size(file.size), str(number), path_in_store(file.path))
+    yield table
+    yield Text()
+    if image.base_layers:
+        size = sum(layer.size for layer in image.layers[: image.base_layers])
+        layers = "layer 1" if image.base_layers == 1 else f"layers 1 to {image.base_layers}"
+        yield Text(f"base image: {layers}, {readable_size(size)}, {_share(size, image)}")
+    if image.duplicates is not None:
+        yield from _duplicate_parts(image, image.duplicates)
+
+
+def _duplicate_parts(
+    image: InspectedImage, duplicates: Sequence[Duplicate]
+) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    excess = sum(one.excess for one in duplicates)
+    line = f"files with the same content, without the first: {readable_size(excess)}"
+    yield Text(f"{line}, {_share(excess, image)}")
+    if not image.all_compared:
+        yield Text("there are too many files: not all were compared")
+    yield Text()
+    if duplicates:
+        table = _share_table("copies", "layer: file")
+        for one in duplicates[:MAX_DUPLICATES]:
+            places = [
+                f"{number}: {path_in_store(path)}" for number, path in one.places[:MAX_PLACES]
+            ]
+            if (more := len(one.places) - MAX_PLACES) > 0:
+                places.append(f"and in {more:,} more layers")
+            excess = one.excess
+            cells = _share(excess, image), readable_size(excess), f"{one.count:,}"
+            table.add_row(*cells, "\n".join(places))
+        yield table
+        yield Text()
+
+
+def _share_table(third: str, last: str) -> Table:
+    """Return a table of parts of an image: share, size, and two more columns."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
+    for name in ("share", "size", third):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column(last, overflow="fold")
+    return table
+
+
+def _share(size: int, image: InspectedImage) -> str:
+    return f"{100 * size / image.size:.1f}%" if image.size else "0.0%"
 
 
 def _total(image: InspectedImage) -> str:
