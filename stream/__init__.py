@@ -91,7 +91,11 @@ if TYPE_CHECKING:
     from stream.tools.load import load as load
     from stream.tools.merge import merge as merge
     from stream.tools.pull import pull as pull
+    from stream.tools.push import Shared as Shared
     from stream.tools.push import push as push
+    from stream.tools.push_all import ImageToPush as ImageToPush
+    from stream.tools.push_all import NotPushed as NotPushed
+    from stream.tools.push_all import push_all as push_all
     from stream.tools.remembered import RegistryCache as RegistryCache
     from stream.tools.sbom import make_sbom as make_sbom
     from stream.tools.serve import Served as Served

@@ -14,15 +14,22 @@ from stream.recent import Recent
 _MOST = 20_000  # records, some 20 MB
 
 
+class Learnt(Recent[tuple[str, str], KnownLayer]):
+    """Layers by the values of their keys and the encoding of their blobs."""
+
+    def __init__(self) -> None:
+        super().__init__(_MOST)
+
+
 class RunDigests:
-    """The digests that `digests` has, and those recorded during this run, under keys too that
-    allow nothing to be kept: within a run, a layer is what it was when it was first read. See
-    `stream.digests.Digests`.
+    """The digests that `digests` has, and those `learnt` in this run, which grow: under keys too
+    that allow nothing to be kept, as a layer is within a run what it was when it was first read.
+    See `stream.digests.Digests`.
     """
 
-    def __init__(self, digests: Digests) -> None:
+    def __init__(self, digests: Digests, learnt: Learnt) -> None:
         self._digests = digests
-        self._known: Recent[tuple[str, str], KnownLayer] = Recent(_MOST)
+        self._known = learnt
 
     def lookup(self, keys: Sequence[LayerKey], encoding: str) -> KnownLayer | None:
         """See Digests."""

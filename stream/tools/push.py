@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from stream.compression import LAYER_CODECS, Compression
 from stream.digests import NO_DIGESTS, Digests
+from stream.digests.memory import Learnt, RunDigests
 from stream.errors import ArgumentError, RegistryError
 from stream.model import Digest, Image, ImageConf, Pushed
 from stream.observer import Observer
@@ -46,12 +47,13 @@ _LACKING = frozenset({"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"})
 
 
 class Shared:
-    """What the pushes of one run have found out: store layers, and which repository of each
-    registry has which blob.
+    """What the pushes of one run have found out: layers of the store, their digests, and which
+    repository of each registry has which blob. It is bounded: the oldest is forgotten.
     """
 
     def __init__(self) -> None:
         self.walks = Walks()
+        self.learnt = Learnt()
         self._homes: dict[str, Recent[Digest, str]] = {}
 
     def homes(self, domain: str) -> MutableMapping[Digest, str]:
@@ -102,6 +104,8 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
     _check_manner(compression, jobs, sbom)
     observer = observer or Observer()
     homes = (shared or Shared()).homes(domain)
+    if shared is not None:
+        digests = RunDigests(digests, shared.learnt)
 
     def repository_at(path: str, pull_from: Sequence[str] = ()) -> Repository:
         # The client takes a while to import, and is not needed at once.

@@ -11,7 +11,6 @@ from typing import TypeAlias
 
 from stream.compression import Compression
 from stream.digests import NO_DIGESTS, Digests
-from stream.digests.memory import RunDigests
 from stream.errors import ArgumentError, StreamImageError
 from stream.model import ImageConf, Passage, Pushed
 from stream.observer import Observer
@@ -33,7 +32,7 @@ _PASSAGES: tuple[Passage, ...] = ("sent", "mounted", "held")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
+class ImageToPush:
     """An image to push. `load` returns its confs, one for each platform; `name` says in messages
     where they are from. Without a `reference`, it is pushed under its own tag.
     """
@@ -44,18 +43,18 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
+class NotPushed:
     """An image that was not pushed, because of `error`."""
 
-    item: Item
+    item: ImageToPush
     error: StreamImageError
 
 
-Outcome: TypeAlias = Pushed | Failed
+Outcome: TypeAlias = Pushed | NotPushed
 
 
 def push_all(  # noqa: PLR0913 — the options of the command, each of its own
-    items: Iterable[Item],
+    items: Iterable[ImageToPush],
     prefix: str | None = None,
     observer: Observer | None = None,
     *,
@@ -76,7 +75,7 @@ def push_all(  # noqa: PLR0913 — the options of the command, each of its own
     Raises what `items` raises.
     """
     observer = observer or Observer()
-    shared, known = Shared(), RunDigests(digests)
+    shared = Shared()
     taken: set[str] = set()
     passages: dict[Passage, Counter[str]] = {one: Counter() for one in _PASSAGES}
     failed = number = 0
@@ -97,7 +96,7 @@ def push_all(  # noqa: PLR0913 — the options of the command, each of its own
                 mount_from=mount_from,
                 registry_cache=registry_cache,
                 access=access,
-                digests=known,
+                digests=digests,
                 sbom=sbom,
                 rehearse=rehearse,
                 shared=shared,
@@ -105,7 +104,7 @@ def push_all(  # noqa: PLR0913 — the options of the command, each of its own
         except StreamImageError as error:
             failed += 1
             observer.image_failed(number, item.name, error)
-            yield Failed(item=item, error=error)
+            yield NotPushed(item=item, error=error)
             continue
         for passage, total in passages.items():
             blobs, size = pushed.total(passage)

@@ -3,7 +3,7 @@
 import pytest
 
 from stream.digests import NO_DIGESTS
-from stream.digests.memory import RunDigests
+from stream.digests.memory import Learnt, RunDigests
 from stream.model import LayerKey
 
 from .cached import ONE, TWO, known, layer
@@ -36,7 +36,7 @@ class Kept:
 
 def test_layer_too_young_to_be_kept_is_known_in_its_run() -> None:
     """Without it the second image of a run would read again what was built just before it."""
-    digests = RunDigests(NO_DIGESTS)
+    digests = RunDigests(NO_DIGESTS, Learnt())
     digests.record([YOUNG], layer(), "z")
     assert digests.lookup([YOUNG], "z") == known()
     assert digests.lookup([YOUNG], "") is None
@@ -45,7 +45,7 @@ def test_layer_too_young_to_be_kept_is_known_in_its_run() -> None:
 def test_kept_digests_are_asked_once_and_told_all() -> None:
     """Without it each image would read the cache again, or the next run would know nothing."""
     kept = Kept()
-    digests = RunDigests(kept)  # type: ignore[arg-type]
+    digests = RunDigests(kept, Learnt())  # type: ignore[arg-type]
     for _ in range(3):
         assert digests.lookup([ONE], "z") == known()
     assert kept.asked == 1
@@ -59,7 +59,7 @@ def test_kept_digests_are_asked_once_and_told_all() -> None:
 def test_wrong_digest_is_forgotten_everywhere() -> None:
     """Without it a digest that turned out wrong would fail all images that follow."""
     kept = Kept()
-    digests = RunDigests(kept)  # type: ignore[arg-type]
+    digests = RunDigests(kept, Learnt())  # type: ignore[arg-type]
     digests.record([TWO], layer(), "z")
     assert digests.forget([TWO]) == "entry"
     assert digests.lookup([TWO], "z") is None
@@ -69,7 +69,7 @@ def test_wrong_digest_is_forgotten_everywhere() -> None:
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it a run over any number of images would grow without an end."""
     monkeypatch.setattr("stream.digests.memory._MOST", 2)
-    digests = RunDigests(NO_DIGESTS)
+    digests = RunDigests(NO_DIGESTS, Learnt())
     for key in (ONE, TWO, YOUNG):
         digests.record([key], layer(), "z")
     assert [digests.lookup([key], "z") is None for key in (ONE, TWO, YOUNG)] == [True, False, False]

@@ -26,7 +26,7 @@ from stream.observer import Observer
 from stream.registry.client import Repository
 from stream.sources import walked
 from stream.sources.store import StoreLayer, walk
-from stream.tools.push_all import Failed, Item, Outcome, push_all
+from stream.tools.push_all import ImageToPush, NotPushed, Outcome, push_all
 
 GZIP = Compression(codec="gzip", level=1)
 SHARED = {"libc": 60_000, "runtime": 30_000}
@@ -51,7 +51,7 @@ def registry() -> Iterator[Registry]:
         yield running
 
 
-Make = Callable[..., Item]
+Make = Callable[..., ImageToPush]
 
 
 @pytest.fixture
@@ -59,19 +59,19 @@ def item(store_dir: bytes) -> Make:
     """Return a function that makes an image: the shared layers, and one of its own."""
     store = os.fsdecode(store_dir)
 
-    def make(name: str, reference: str | None = None, **more: Any) -> Item:
+    def make(name: str, reference: str | None = None, **more: Any) -> ImageToPush:
         for path, size in {**SHARED, name: 40_000}.items():
             if not os.path.exists(f"{store}/{path}"):
                 Path(store, path).write_bytes(os.urandom(size))
         layers = [[f"{store}/{path}"] for path in (*SHARED, name)]
         document = {"repo_tag": f"{name}:v1", "store_dir": store, "store_layers": layers, **more}
         conf = parse_conf(orjson.dumps(document))
-        return Item(name=f"{name}.json", load=lambda: [conf], reference=reference)
+        return ImageToPush(name=f"{name}.json", load=lambda: [conf], reference=reference)
 
     return make
 
 
-def push_to(registry: Registry, items: Sequence[Item], **more: Any) -> list[Outcome]:
+def push_to(registry: Registry, items: Sequence[ImageToPush], **more: Any) -> list[Outcome]:
     """Push below `team`."""
     prefix = more.pop("prefix", f"{registry.address}/team")
     return [*push_all(items, prefix, compression=GZIP, jobs=2, **more)]
@@ -178,12 +178,12 @@ def test_one_failure_does_not_stop_the_others(
     items = [
         item("a"),
         gone,
-        Item(name="bad.json", load=refuse(ConfError("bad.json", []))),
+        ImageToPush(name="bad.json", load=refuse(ConfError("bad.json", []))),
         item("refused"),
         item("b"),
     ]
     outcomes = push_to(registry, items, observer=Watching())
-    kinds = [type(one.error) if isinstance(one, Failed) else None for one in outcomes]
+    kinds = [type(one.error) if isinstance(one, NotPushed) else None for one in outcomes]
     assert kinds == [None, SourceError, ConfError, RegistryError, None]
     assert observed == [(2, "gone.json"), (3, "bad.json"), (4, "refused.json")]
     complete(registry, "team/a")
@@ -196,7 +196,7 @@ def test_layer_of_an_image_that_failed_is_sent_by_the_next(registry: Registry, i
     """Without it an image could be taken to have a layer whose upload was broken off."""
     registry.faults = [Fault(method="PATCH", status=400, times=1)]
     first, second = push_to(registry, [item("a"), item("b")])
-    assert isinstance(first, Failed)
+    assert isinstance(first, NotPushed)
     assert isinstance(second, Pushed)
     complete(registry, "team/b")
 
@@ -295,13 +295,13 @@ def test_names_are_given_once(registry: Registry, item: Make) -> None:
     """Without it the last of two images would silently take the other's name."""
     name = f"{registry.address}/app"
     (conf,) = item("c").load()
-    nameless = Item(name="c.json", load=lambda: [replace(conf, repo_tag=None)])
+    nameless = ImageToPush(name="c.json", load=lambda: [replace(conf, repo_tag=None)])
     items = [item("a", f"{name}:1"), item("b", f"{name}:1"), nameless]
     before = deepcopy(registry.repositories)
     first, *others = push_to(registry, items)
     assert isinstance(first, Pushed)
     for one, reason in zip(others, ("earlier image", "names no repository"), strict=True):
-        assert isinstance(one, Failed)
+        assert isinstance(one, NotPushed)
         assert isinstance(one.error, ArgumentError)
         assert reason in str(one.error)
     assert registry.repository("app").tags == {"1": first.digest}

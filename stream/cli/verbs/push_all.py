@@ -15,7 +15,7 @@ from stream.cli.pushing import add_pushing_arguments, given_push_planning, given
 from stream.cli.usage import UsageError
 from stream.model import ImageConf
 from stream.text import one_line
-from stream.tools.push_all import Failed, Item, push_all
+from stream.tools.push_all import ImageToPush, NotPushed, push_all
 
 SUMMARY = "push the images of many confs to a registry"
 DESCRIPTION = """\
@@ -63,10 +63,10 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     else:
         names = _confs_in(args.where)
         reporter.count = len(names)
-        items = (Item(name=name, load=partial(load, [name])) for name in names)
+        items = (ImageToPush(name=name, load=partial(load, [name])) for name in names)
     has_failed = False
     for outcome in push_all(items, args.prefix, reporter, **pushing):
-        if isinstance(outcome, Failed):
+        if isinstance(outcome, NotPushed):
             has_failed = True
         else:
             say_lines([outcome.reference])
@@ -86,7 +86,7 @@ def _confs_in(directory: str) -> list[str]:
 
 def _listed(
     load: Callable[[Sequence[str], str | None], list[ImageConf]], *, has_names: bool
-) -> Iterator[Item]:
+) -> Iterator[ImageToPush]:
     """Yield the images of the list on standard input as its lines come. Raises UsageError."""
     number = 0
     while line := sys.stdin.buffer.readline(_MAX_LINE + 1):
@@ -102,4 +102,4 @@ def _listed(
             reason = "has one word; write CONF NAME[:TAG], or give a PREFIX for all images"
             raise UsageError(f"standard input: line {number} {reason}")
         reference = words.pop() if has_names else None
-        yield Item(name=words[0], load=partial(load, words, reference), reference=reference)
+        yield ImageToPush(name=words[0], load=partial(load, words, reference), reference=reference)
