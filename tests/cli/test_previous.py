@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import distribution
 import pytest
 from conftest import Run as Command
 from distribution import Registry
+from engines.scripted import ScriptedDocker, running
 
 NAMES = ("aaa-1.1", "bbb-1.2", "ccc-1.3", "ddd-1.4")
 CHANGE_NOTHING = ("GET", "HEAD")
@@ -181,3 +183,33 @@ def test_push_all_takes_what_has_each_tag(
     ended = stream_image("push-all", directory, registry.address, "--no-previous")
     assert ended.returncode == 0
     assert layers_in(registry, "v1") != layers
+
+
+@pytest.mark.slow
+def test_load_takes_what_has_the_tag(
+    tmp_path: Path, stream_image: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it each load of a specification would lay the image out afresh."""
+    few = tmp_path / "few.json"
+    assert stream_image("plan", write_spec(tmp_path, maxLayers=3), "-o", few).returncode == 0
+    layers = json.loads(few.read_bytes())["store_layers"]
+    history = [{"Comment": f"store paths: {layer}"} for layer in layers[::-1]]
+    there = {"Os": "linux", "Architecture": "amd64", "RootFS": {"Layers": ["x"] * len(layers)}}
+    answers = {"/images/app:v1/json": there, "/images/app:v1/history": history}
+    answers |= {path.replace(":v1", ":latest"): answer for path, answer in answers.items()}
+    docker = ScriptedDocker(socket=tmp_path / "docker.sock")
+    docker.garble = lambda path: json.dumps(answers[path]).encode() if path in answers else None
+    monkeypatch.setenv("DOCKER_HOST", docker.url)
+
+    def load(*words: str, **keys: object) -> int:
+        ended = stream_image("load", write_spec(tmp_path, **keys), "--dry-run", *words)
+        assert ended.returncode == 0, ended.stderr
+        assert b"warning" not in ended.stderr
+        (found,) = re.findall(rb": (\d+) layers", ended.stderr)
+        return int(found)
+
+    with running(docker):
+        assert load("--tag", "app:v1") == load(tag="v1") == len(layers) + 1
+        assert load("--tag", "app:v1", "--no-previous") == load(tag="v2") == len(NAMES) + 1
+        # A derived tag will be a new one: what is called latest has its layers.
+        assert load() == len(layers) + 1

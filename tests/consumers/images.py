@@ -159,6 +159,28 @@ def build_image(directory: Path) -> BuiltImage:
     return BuiltImage(conf=conf, program="/bin/greeter", script=f"{script}/again")
 
 
+def specification(image: BuiltImage) -> Path:
+    """Write a specification of the same store paths beside the conf; planned without a previous build,
+    they are in other layers.
+    """
+    conf = json.loads(image.conf.read_bytes())
+    paths = [path for layer in conf["store_layers"] for path in layer]
+    graph = [{"path": path, "narSize": 900_000, "references": paths[:1]} for path in paths]
+    references = image.conf.with_name("graph.json")
+    references.write_text(json.dumps(graph))
+    document = {
+        "name": "greeter",
+        "tag": "one",
+        "architecture": conf["architecture"],
+        "store_dir": conf["store_dir"],
+        "references_graph": str(references),
+        "labels": {str(number): path for number, path in enumerate(paths)},
+    }
+    written = image.conf.with_name("spec.json")
+    written.write_text(json.dumps(document))
+    return written
+
+
 def image_id(archive: Path) -> str:
     """Return the image ID of an archive, the digest of its image config."""
     with tarfile.open(archive) as tar:

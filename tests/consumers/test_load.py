@@ -13,7 +13,7 @@ import pytest
 from .consumer import Runner
 from .daemonless import Podman
 from .daemons import Containerd, Docker
-from .images import MOTTO, REPO_TAG, BuiltImage, build_image
+from .images import MOTTO, REPO_TAG, BuiltImage, build_image, specification
 from .requirements import require
 
 pytestmark = pytest.mark.consumers
@@ -69,6 +69,13 @@ class Loader:
         """Run a container; it must have all of the image, with this motto."""
         assert self.greeting() == self.image.greeting("hello").replace(MOTTO, motto)
 
+    def layers(self, *options: str) -> list[list[str]]:
+        """Plan a specification of the same store paths. Return the layers; a warning is a failure."""
+        argv = (sys.executable, "-m", "stream", "plan", str(specification(self.image)))
+        ended = self.consumer.command(*argv, *options)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        return list(json.loads(ended.stdout)["store_layers"])
+
     def write(self, name: str, text: str) -> None:
         """Replace the content of a file in the store."""
         (path,) = self.image.conf.parent.glob(f"store/*-{name}")
@@ -89,6 +96,13 @@ _REMOVE: Final = {
     "docker": "docker rmi --force $(docker images --quiet | sort --unique)",
     "podman": "podman rmi --all --force",
     "containerd": "ctr images rm --sync $(ctr images ls --quiet)",
+}
+
+
+_PLACES: Final = {
+    "docker": "docker-daemon",
+    "podman": "containers-storage",
+    "containerd": "containerd",
 }
 
 
@@ -121,6 +135,8 @@ def test_load(loader: Loader) -> None:
     assert loader.sent() == _LAYERS
     loader.expect(MOTTO)
     assert loader.sent() == 0
+    kept = loader.layers("--previous", f"{_PLACES[loader.engine]}:{REPO_TAG}")
+    assert kept == loader.layers("--previous", str(loader.image.conf)) != loader.layers()
     assert loader.sent("--host=ssh://me@elsewhere", "--repo-tag=other:1") == 0
 
     loader.write("script-3.0/greet", "changed near the top")

@@ -15,7 +15,7 @@ from support import until
 
 from .consumer import Consumer, Runner
 from .daemons import Registry
-from .images import REPO_TAG, BuiltImage
+from .images import REPO_TAG, BuiltImage, specification
 from .pulling import pull_command
 from .requirements import require
 
@@ -94,6 +94,35 @@ def test_killed_and_pushed_again(image: BuiltImage, tmp_path: Path) -> None:
             place = f"docker://{registry.address}/{name}:one"
             copy = ["skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false"]
             subprocess.run([*copy, place, f"dir:{tmp_path}/{name}"], check=True)
+
+
+def test_previous_build_in_a_real_registry(image: BuiltImage, tmp_path: Path) -> None:
+    """Without it an image would be laid out afresh by each machine, or once another tool has copied it."""
+    require(["docker-registry", "skopeo"])
+    (tmp_path / "registry").mkdir()
+    spec = str(specification(image))
+
+    def layers(*words: str) -> list[list[str]]:
+        command = [sys.executable, "-m", "stream", "plan", spec, *words]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert done.stderr == ""
+        return list(json.loads(done.stdout)["store_layers"])
+
+    kept = layers("--previous", str(image.conf))
+    assert kept != layers()
+    with started(tmp_path / "registry") as registry:
+        name = f"{registry.address}/greeter:one"
+        push = [sys.executable, "-m", "stream", "push", "--no-digest-cache", "--compress=none"]
+        first = [*push, spec, name, "--previous", str(image.conf)]
+        subprocess.run(first, check=True, capture_output=True)
+        assert layers("--previous", f"docker://{name}") == kept
+        again = subprocess.run([*push, spec, name], check=True, capture_output=True, text=True)
+        assert ", sent nothing, held 5 blobs (" in again.stderr
+        copy = ["skopeo", "--insecure-policy", "copy", "--quiet", "--format=v2s2"]
+        copy += ["--src-tls-verify=false", "--dest-tls-verify=false", "--dest-compress-format=gzip"]
+        copied = f"docker://{registry.address}/elsewhere:two"
+        subprocess.run([*copy, f"docker://{name}", copied], check=True)
+        assert layers("--previous", copied) == kept
 
 
 def test_remembered_by_a_real_registry(tmp_path: Path) -> None:
