@@ -57,16 +57,18 @@ class EarlierImage:
     diff_ids: frozenset[Digest]
 
 
-def read_earlier(source: str, architecture: str | None = None) -> dict[str, Any] | EarlierImage:
+def read_earlier(
+    source: str, architecture: str | None = None, variant: str = ""
+) -> dict[str, Any] | EarlierImage:
     """Read an earlier image: its conf, as a JSON object, or the image itself, in the notation of
     `stream.tools.existing.Place`: an archive (`FILE` or `FILE:name:tag`), or the image of a registry
     or an engine; a conf or an archive on standard input if `source` is `-`. Of several images, the
-    one for `architecture` is chosen.
+    one that fits `architecture` and its `variant` best is chosen.
 
     Raises ArgumentError if there is no such image, and the errors of `read_existing`.
     """
     place = Place.parse(source)
-    found = read_existing(place, _platform(architecture))
+    found = read_existing(place, _platform(architecture, variant))
     if found is None:
         raise ArgumentError("source", source, "there is no such image")
     if isinstance(found, dict):
@@ -75,11 +77,10 @@ def read_earlier(source: str, architecture: str | None = None) -> dict[str, Any]
     return EarlierImage(repo_tag=found.repo_tag, diff_ids=frozenset(diff_ids))
 
 
-def _platform(architecture: object) -> Platform | None:
-    """Return the platform of an image for `architecture`, as in a conf; None if it has none."""
-    if not isinstance(architecture, str):
-        return None
-    return Platform(os="linux", architecture=architecture)
+def _platform(architecture: object, variant: object) -> Platform | None:
+    """Return the platform of an image with these, as in a conf; None without an architecture."""
+    found = Platform.parse({"os": "linux", "architecture": architecture, "variant": variant})
+    return found if found.architecture else None
 
 
 class Comparison(Protocol):
@@ -231,7 +232,8 @@ class WithConf:
             return set()
         _, repo_tag = split_archive(str(self._earlier["from_image"]))
         with suppress(StreamImageError), open_archive(path) as archive:
-            image = archive.choose(repo_tag, _platform(self._earlier.get("architecture")))
+            stated = self._earlier.get("architecture"), self._earlier.get("variant")
+            image = archive.choose(repo_tag, _platform(*stated))
             return {layer.diff_id for layer in image.layers}
         return None
 

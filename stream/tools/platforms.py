@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
+from itertools import combinations
 
 from stream.errors import ArgumentError
 from stream.model import ImageConf
@@ -18,8 +18,9 @@ def check_platforms(confs: ImageConf | Sequence[ImageConf]) -> Sequence[ImageCon
         raise ArgumentError("confs", several, "is empty; give at least one")
     for conf in several:
         ArgumentError.require("confs", conf, ImageConf)
-    for platform, count in Counter(map(Platform.of_conf, several)).items():
-        if count > 1:
-            reason = f"is the platform of {count} images; a tag names one for each platform"
-            raise ArgumentError("confs", str(platform), reason)
+    for one, other in combinations(map(Platform.of_conf, several), 2):
+        # Not by name: arm64 and arm64/v8 are one.
+        if one.distance(other) == other.distance(one) == 0:
+            reason = "is the platform of several images; a tag names one for each platform"
+            raise ArgumentError("confs", str(other), reason)
     return several

@@ -77,7 +77,7 @@ def test_the_platform_of_the_engine(docker: ScriptedDocker, workshop: Workshop) 
         EngineError, match="is for linux/arm64, and the images are for linux/amd64, "
     ):
         load([confs[0], confs[2]])
-    with pytest.raises(ArgumentError, match="is the platform of 2 images"):
+    with pytest.raises(ArgumentError, match="is the platform of several images"):
         load([conf, conf])
 
 

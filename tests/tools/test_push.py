@@ -424,7 +424,8 @@ def test_several_platforms_are_one_index(registry: Registry, conf: ImageConf) ->
     ("names", "reason"),
     [
         ([], "is empty"),
-        (["amd64", "arm64", "amd64"], r"'linux/amd64' is the platform of 2 images"),
+        (["amd64", "arm64", "amd64"], "'linux/amd64' is the platform of several images"),
+        (["amd64", "x86_64"], "'linux/x86_64' is the platform of several images"),
     ],
 )
 def test_platforms_that_cannot_be_one_index(

@@ -91,7 +91,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         conf, document = planned.conf, planned.document
     else:
         conf = read_conf_document(document, name=name, need_tag=False, warn=reporter.warning)
-    earlier = read_earlier(args.against, conf.architecture) if args.against else None
+    earlier = read_earlier(args.against, conf.architecture, conf.variant) if args.against else None
     explanation = explain(
         conf,
         earlier,
