@@ -193,7 +193,7 @@ class ImageConf:
 
     `commands` is the caller's decision about a recipe's commands, not part of a conf: run them
     in the sandbox, without it, or not at all, as for somebody who only looks. Nor are
-    `references`, which planning knows and no layer depends on: those of each store path to others in the
+    `references`, which planning knows and no layer depends on: those of each store path in the
     image, None if they are unknown.
     """
 

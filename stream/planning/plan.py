@@ -206,13 +206,13 @@ def _with_statements(spec: Spec, conf: ImageConf, closure: Closure) -> ImageConf
         if path.startswith(f"{store_dir}/")
     }
     graph = closure.references.graph
-    held = part(graph, shipped | copied & graph.keys())
+    held = sorted(shipped | copied & graph.keys())
     return replace(
         conf,
         store_path_hashes={path.encode(): nar_hash for path, nar_hash in hashes.items()},
         references={
-            path.encode(): frozenset(other.encode() for other in node.references)
-            for path, node in held.items()
+            path.encode(): frozenset(other.encode() for other in graph[path].references)
+            for path in held
         },
     )
 

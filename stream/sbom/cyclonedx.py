@@ -17,6 +17,7 @@ _IMAGE = "image"
 _BASE = "base-image"
 _PATH = "nix:output_path"  # as sbomnix names it
 _GAP = "stream-image:unknown"
+_COPIED = "stream-image:copied"
 
 
 def document(inventory: Inventory, tool: str) -> dict[str, Any]:
@@ -62,7 +63,8 @@ def _component(component: Component) -> dict[str, Any]:
         described["hashes"] = [{"alg": "SHA-256", "content": content}]
     if purl is not None:
         described["purl"] = purl
-    return {**described, **_properties([(_PATH, component.path)])}
+    copied = [(_COPIED, "true")] if component.copied else []
+    return {**described, **_properties([(_PATH, component.path), *copied])}
 
 
 def _base(inventory: Inventory) -> Iterator[dict[str, Any]]:
@@ -91,10 +93,14 @@ def _compositions(inventory: Inventory) -> Iterator[dict[str, Any]]:
     of_image = "unknown" if inventory.unlisted else "complete"
     yield {"aggregate": of_image, "assemblies": [_IMAGE]}
     components = inventory.components
-    known = [one.path for one in components if one.references is not None]
+    known = [one for one in components if one.references is not None]
+    whole = [one.path for one in known if not one.refers_elsewhere]
+    partial = [one.path for one in known if one.refers_elsewhere]
     unknown = [one.path for one in components if one.references is None]
-    if known:
-        yield {"aggregate": "complete", "dependencies": known}
+    if whole:
+        yield {"aggregate": "complete", "dependencies": whole}
+    if partial:
+        yield {"aggregate": "incomplete", "dependencies": partial}
     if unknown:
         yield {"aggregate": "unknown", "dependencies": unknown}
     if inventory.base:
@@ -120,24 +126,21 @@ def read(document: dict[str, Any]) -> Listed:
     image = metadata.get("component") if isinstance(metadata, dict) else None
     names: dict[str, str] = {}  # store paths by reference
     hashes: dict[str, str | None] = {}
+    copied = set()
     for one in find_objects(document, "components"):
-        path = next(
-            (
-                item.get("value")
-                for item in find_objects(one, "properties")
-                if item.get("name") == _PATH
-            ),
-            None,
-        )
+        stated = {
+            str(item.get("name")): item.get("value") for item in find_objects(one, "properties")
+        }
+        path = stated.get(_PATH)
         if not isinstance(path, str):
             continue
+        if _COPIED in stated:
+            copied.add(path)
         if path in hashes:
             raise Malformed(f"lists {path} twice")
         names[str(one.get("bom-ref"))] = path
-        stated = [
-            h.get("content") for h in find_objects(one, "hashes") if h.get("alg") == "SHA-256"
-        ]
-        hashes[path] = f"sha256:{stated[0]}" if stated else None
+        sums = [h.get("content") for h in find_objects(one, "hashes") if h.get("alg") == "SHA-256"]
+        hashes[path] = f"sha256:{sums[0]}" if sums else None
     references: dict[str, frozenset[str]] = {}
     for one in find_objects(document, "dependencies"):
         others = one.get("dependsOn", [])
@@ -152,5 +155,10 @@ def read(document: dict[str, Any]) -> Listed:
         version=str(image.get("version", "")) if isinstance(image, dict) else "",
         hashes=hashes,
         references=references,
+        copied=frozenset(copied),
+        is_whole=not any(
+            one.get("aggregate") != "complete" and one.get("assemblies")
+            for one in find_objects(document, "compositions")
+        ),
         gaps=tuple(str(one.get("value")) for one in properties if one.get("name") == _GAP),
     )

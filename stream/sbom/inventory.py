@@ -21,14 +21,17 @@ UNNAMED = "image"  # the name of an image that has none
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Component:
-    """A store path in the image. `nar_hash` is `sha256:` and 64 hex digits; it and the
-    `references` to other components, in order, are None if they are unknown.
+    """A store path in the image; with `copied`, files of it, in the root. `nar_hash` is `sha256:` and
+    64 hex digits; it and the `references` to other components, in order, are None if they are
+    unknown. If it `refers_elsewhere`, others of its references are not in the image.
     """
 
     path: str
     package: PackageName
     nar_hash: str | None
     references: tuple[str, ...] | None
+    refers_elsewhere: bool = False
+    copied: bool = False
 
     @property
     def purl(self) -> str | None:
@@ -84,7 +87,8 @@ def take_inventory(
     """
     references = known_references(conf)
     hashes = _hashes(conf)
-    paths = sorted({*conf.store_paths, *references, *_copied(conf)})
+    copied = {*_copied(conf)}
+    paths = sorted({*conf.store_paths, *references, *copied})
     there = frozenset(paths)
     components = []
     for path in paths:
@@ -98,6 +102,8 @@ def take_inventory(
                 references=None
                 if known is None
                 else tuple(one.decode() for one in sorted(known & there - {path})),
+                refers_elsewhere=bool((known or frozenset()) - there - {path}),
+                copied=path in copied - conf.store_paths,
             )
         )
     name, version = split(conf.repo_tag) if conf.repo_tag else (unnamed, "")
@@ -166,6 +172,9 @@ def _find_unknown(components: list[Component]) -> Iterator[str]:
     lacking = sum(one.references is None for one in components)
     if lacking:
         yield f"the references of {lacking} of {len(components)} store paths"
+    lacking = sum(one.refers_elsewhere for one in components)
+    if lacking:
+        yield f"what {lacking} of {len(components)} store paths refer to outside of the image"
     lacking = sum(one.nar_hash is None for one in components)
     if lacking:
         yield f"the hashes of {lacking} of {len(components)} store paths"

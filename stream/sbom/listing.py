@@ -22,7 +22,8 @@ class Malformed(ValueError):
 class Listed:
     """What an SBOM says of the image `name` with the tag `version`. `hashes` has its store paths,
     each with the NAR hash, `sha256:` and 64 hex digits, or None; `references` those of the paths
-    whose references it knows. `gaps` are what it says that it does not know.
+    whose references it knows; of the `copied` ones, files are elsewhere in the image. It lists
+    everything in the image only if it `is_whole`. `gaps` are what it says that it does not know.
     """
 
     format: str
@@ -30,6 +31,8 @@ class Listed:
     version: str
     hashes: Mapping[str, str | None]
     references: Mapping[str, frozenset[str]]
+    copied: frozenset[str]
+    is_whole: bool
     gaps: tuple[str, ...]
 
 

@@ -22,6 +22,7 @@ _PACKAGE = "SPDXRef-Package-"
 _UNKNOWN, _NONE = "NOASSERTION", "NONE"
 _NOT_IN_IDS = re.compile("[^a-zA-Z0-9.-]")
 _GAPS = "Not known: "
+_COPIED = "Its files are copied into the root"
 
 
 def document(inventory: Inventory, tool: str) -> dict[str, Any]:
@@ -85,6 +86,8 @@ def _component(spdx_id: str, component: Component) -> dict[str, Any]:
     if component.nar_hash is not None:
         value = component.nar_hash.removeprefix("sha256:")
         described["checksums"] = [{"algorithm": "SHA256", "checksumValue": value}]
+    if component.copied:
+        described["comment"] = _COPIED
     if purl is not None:
         locator = {"referenceType": "purl", "referenceLocator": purl}
         described["externalRefs"] = [{"referenceCategory": "PACKAGE-MANAGER", **locator}]
@@ -110,7 +113,10 @@ def _relationships(inventory: Inventory, ids: dict[str, str]) -> Iterator[dict[s
         yield related(_BASE, "CONTAINS", _UNKNOWN)
     for component in inventory.components:
         known = component.references
-        others = [_UNKNOWN] if known is None else [ids[one] for one in known] or [_NONE]
+        others = [_UNKNOWN] if known is None else [ids[one] for one in known]
+        if component.refers_elsewhere:
+            others.append(_UNKNOWN)
+        others = others or [_NONE]
         for other in others:
             yield related(ids[component.path], "DEPENDS_ON", other)
 
@@ -127,6 +133,7 @@ def read(document: dict[str, Any]) -> Listed:
     """Return the store paths that a document lists. Raises Malformed."""
     paths: dict[str, str] = {}  # by identifier
     hashes: dict[str, str | None] = {}
+    copied = set()
     name = version = ""
     for one in find_objects(document, "packages"):
         path, spdx_id = one.get("packageFileName"), str(one.get("SPDXID"))
@@ -137,6 +144,8 @@ def read(document: dict[str, Any]) -> Listed:
         if path in hashes:
             raise Malformed(f"lists {path} twice")
         paths[spdx_id] = path
+        if one.get("comment") == _COPIED:
+            copied.add(path)
         stated = [
             item.get("checksumValue")
             for item in find_objects(one, "checksums")
@@ -145,9 +154,11 @@ def read(document: dict[str, Any]) -> Listed:
         hashes[path] = f"sha256:{stated[0]}" if stated else None
     found: dict[str, set[str]] = {}
     unknown = set()
+    is_whole = True
     for one in find_objects(document, "relationships"):
         path = paths.get(str(one.get("spdxElementId")))
         other = str(one.get("relatedSpdxElement"))
+        is_whole &= one.get("relationshipType") != "CONTAINS" or other != _UNKNOWN
         if path is None or one.get("relationshipType") != "DEPENDS_ON":
             continue
         if other == _UNKNOWN:
@@ -161,5 +172,7 @@ def read(document: dict[str, Any]) -> Listed:
         version=version,
         hashes=hashes,
         references={path: frozenset(found[path]) for path in found.keys() - unknown},
+        copied=frozenset(copied),
+        is_whole=is_whole,
         gaps=tuple(gaps),
     )

@@ -13,9 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from stream.archives.target import split_archive
-from stream.errors import ArgumentError, RegistryError
-from stream.limits import MAX_DOCUMENT, MAX_INDEXES
-from stream.model import Digest
+from stream.errors import ArgumentError
 from stream.oci.platform import Platform
 from stream.oci.reference import BadReference, Location, Reference
 from stream.registry.trust import Access
@@ -179,58 +177,13 @@ def _in_registry(
 ) -> ExistingImage | None:
     from contextlib import closing
 
-    from stream.oci.manifests import is_image, is_index
-    from stream.parsing import parse_json
     from stream.registry.client import Repository
+    from stream.tools.registry_image import find_image
 
     wanted = platform or Platform.of_this_machine()
-    reference: str = location.digest or location.tag or "latest"
-
-    def parsed(data: bytes) -> dict[str, Any]:
-        try:
-            document = parse_json(data)
-        except ValueError:
-            document = None
-        return document if isinstance(document, dict) else {}
-
     with closing(Repository(location, access, only_pulls=True)) as repository:
-        for _ in range(MAX_INDEXES + 1):
-            manifest = repository.manifest(reference)
-            if manifest is None:
-                return None
-            document = parsed(manifest.data)
-            if not is_index({}, document):
-                break
-            entries = document.get("manifests")
-            entries = entries if isinstance(entries, list) else []
-            entries = [one for one in entries if isinstance(one, dict)]
-            closest = wanted.closest(_stated(one) for one in entries)
-            digest = None if closest is None else _digest_of(entries[closest])
-            if digest is None:
-                return None
-            reference = digest
-        else:
-            raise RegistryError(str(location), "indexes are nested too deeply")
-        described = document.get("config")
-        digest = _digest_of(described) if isinstance(described, dict) else None
-        if digest is None or not is_image({}, document):
-            return None
-        data = repository.blob(digest, MAX_DOCUMENT)
-    return None if data is None else ExistingImage(repo_tag=str(location), config=parsed(data))
-
-
-def _stated(entry: dict[str, Any]) -> Platform:
-    stated = entry.get("platform")
-    return Platform.parse(stated if isinstance(stated, dict) else {})
-
-
-def _digest_of(descriptor: dict[str, Any]) -> Digest | None:
-    from stream.oci.reference import parse_digest
-
-    try:
-        return parse_digest(str(descriptor.get("digest")))
-    except BadReference:
-        return None
+        found = find_image(repository, location, wanted)
+    return None if found is None else ExistingImage(repo_tag=str(location), config=found.config)
 
 
 # ---- engines

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from stream.errors import ArgumentError
+from stream.errors import ArgumentError, SourceError
 from stream.model import ImageConf
 from stream.sbom import FORMATS, Format
-from stream.sbom.documents import write_sbom
+from stream.sbom.documents import MAX_SBOM, write_sbom
 from stream.sbom.inventory import UNNAMED, BaseImage, take_inventory
 from stream.schema.reading import ignore
 from stream.sources.image import opened_base
@@ -58,3 +59,17 @@ def sbom_of(
 def _summary(base: OpenBaseImage) -> BaseImage:
     image = base.image
     return BaseImage(name=next(iter(image.repo_tags), "base image"), image_id=image.image_id)
+
+
+def load_sbom(path: str) -> bytes:
+    """Return the SBOM in the file at `path`. Raises SourceError if it cannot be read."""
+    try:
+        with open(os.fsencode(path), "rb") as file:
+            data = file.read(MAX_SBOM + 1)
+    except OSError as error:
+        raise SourceError.unreadable(os.fsencode(path), error) from error
+    if len(data) > MAX_SBOM:
+        raise SourceError(
+            os.fsencode(path), f"is too large for an SBOM (more than {MAX_SBOM} bytes)"
+        )
+    return data

@@ -472,7 +472,10 @@ def test_text(conf: Path) -> None:
     assert "\nEnv   A=1\n      B=2\nUser  7\n" in shown
     lines = [line.split() for line in shown.splitlines()]
     assert ["bash-5.2"] in lines
-    assert re.search(rf"\n4 layers, [0-9.]+ kB, {entries} entries, 4 store paths\n$", shown)
+    assert re.search(
+        rf"\n4 layers, [0-9.]+ kB, {entries} entries, 4 store paths\nno SBOM: archives carry none\n$",
+        shown,
+    )
 
 
 def test_long_history(tmp_path: Path) -> None:

@@ -1,21 +1,30 @@
 """`stream-image sbom`: of a specification, of its conf alone, on a base image."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import distribution
 import handmade
 import pytest
 from conftest import Run as Command
 from handmade import Base
 
 import stream
-from stream.errors import ArgumentError
+from stream.cli.tables import render
+from stream.cli.verbs import inspect as inspect_verb
+from stream.errors import ArgumentError, RegistryError
 from stream.model import ImageConf
+from stream.oci.platform import Platform
 from stream.planning.plan import plan
 from stream.planning.spec import parse_spec
+from stream.registry.trust import Access
+from stream.sbom import FORMATS, Format
 from stream.sbom.documents import read_sbom
+from stream.tools.registry_image import look_around
 from stream.tools.sbom import make_sbom
+from stream.tools.verify import verify
 
 DIGITS = "0123456789abcdfghijklmnpqrsvwxyz"
 LIBRARY, TOOL, DATA = (
@@ -93,8 +102,18 @@ def test_what_the_layering_does_not_change(spec: dict[str, Any]) -> None:
     copied, _ = planned(spec, copyToRoot=[f"{spec['store_dir']}/{DATA}"])
     listed = read_sbom(make_sbom(copied))
     assert listed.references[f"{spec['store_dir']}/{DATA}"] == frozenset()
+
+
+@pytest.mark.parametrize("sbom_format", FORMATS)
+def test_what_is_not_shipped(spec: dict[str, Any], sbom_format: Format) -> None:
+    """What the host provides is not in the image, but it is not true that nothing is needed."""
     unshipped, _ = planned(spec, unshipped=[f"{spec['store_dir']}/{LIBRARY}"])
-    assert list(read_sbom(make_sbom(unshipped)).hashes) == [f"{spec['store_dir']}/{TOOL}"]
+    said: list[str] = []
+    data = make_sbom(unshipped, sbom_format, said.append)
+    assert list(read_sbom(data).hashes) == [f"{spec['store_dir']}/{TOOL}"]
+    assert said == ["the SBOM does not know what 1 of 1 store paths refer to outside of the image"]
+    assert (b"incomplete" if sbom_format == "cyclonedx" else b"NOASSERTION") in data
+    assert b'"NONE"' not in data
 
 
 def test_on_a_base_image(spec: dict[str, Any], tmp_path: Path) -> None:
@@ -134,3 +153,187 @@ def test_the_command(spec: dict[str, Any], tmp_path: Path, stream_image: Command
     assert (tmp_path / "sbom.json").read_bytes() == make_sbom(alone, "cyclonedx")
     renamed = stream_image("sbom", conf, "--repo-tag", "other:2")
     assert read_sbom(renamed.stdout).name == "other"
+
+
+# ---- verify
+
+
+def archive_of(conf: ImageConf, path: Path) -> str:
+    """Write the image of a conf, and return the path of the archive."""
+    with (path / "image.tar").open("wb") as file:
+        stream.write_image(conf, file)
+    return str(path / "image.tar")
+
+
+@pytest.mark.parametrize("sbom_format", FORMATS)
+def test_an_sbom_of_the_archive(spec: dict[str, Any], tmp_path: Path, sbom_format: Format) -> None:
+    """An image whose SBOM is right would be refused, in each way to lay it out."""
+    laid_out: tuple[dict[str, Any], ...] = (
+        {},
+        {"layering": "single"},
+        {"copyToRoot": [f"{spec['store_dir']}/{DATA}"]},
+        {"references_graph": None},
+    )
+    for more in laid_out:
+        whole, alone = planned(spec, **more)
+        archive = archive_of(alone, tmp_path)
+        for conf in (whole, alone):
+            sbom = make_sbom(conf, sbom_format)
+            assert not verify(archive, sboms=[sbom]).faults
+            assert not verify(archive, whole, sboms=[sbom]).faults
+
+
+@pytest.mark.parametrize("sbom_format", FORMATS)
+def test_an_sbom_of_something_else(
+    spec: dict[str, Any], tmp_path: Path, sbom_format: Format
+) -> None:
+    """An SBOM that hides a package, or a change of one, would be taken for that of the image."""
+    store = spec["store_dir"]
+    tool, library, data = (f"{store}/{name}" for name in (TOOL, LIBRARY, DATA))
+    whole, _ = planned(spec)
+    archive = archive_of(whole, tmp_path)
+
+    def said(conf: ImageConf, *, closure: bool = True) -> list[str]:
+        found = verify(archive, whole if closure else None, sboms=[make_sbom(conf, sbom_format)])
+        assert {finding.rule for finding in found.findings if finding.fault} <= {"sbom-mismatch"}
+        return [finding.message for finding in found.faults]
+
+    less, _ = planned(spec, unshipped=[library])
+    missing = [f"the SBOM does not say that {tool} refers to {library}"]
+    missing = missing if sbom_format == "cyclonedx" else []  # SPDX says that it is not all
+    assert said(less) == [
+        f"the SBOM does not list {library}, which is in the closure",
+        *missing,
+    ]
+    more, _ = planned(spec, contents=[tool, data])
+    assert said(more, closure=False) == [f"the SBOM lists {data}, which is not in the image"]
+    hashes = {**whole.store_path_hashes, tool.encode(): f"sha256:{9:064x}"}
+    (message,) = said(replace(whole, store_path_hashes=hashes))
+    assert message.startswith(f"the SBOM says that the NAR of {tool} has the hash sha256:{9:064x};")
+    none = {path: frozenset[bytes]() for path in whole.store_paths}
+    assert said(replace(whole, references=none)) == [
+        f"the SBOM does not say that {tool} refers to {library}"
+    ]
+    both = {path: whole.store_paths - {path} for path in whole.store_paths}
+    assert said(replace(whole, references=both)) == [
+        f"the SBOM says that {library} refers to {tool}; it does not"
+    ]
+
+
+def test_an_sbom_that_admits_not_to_know(spec: dict[str, Any], tmp_path: Path) -> None:
+    """A base image with a store of its own would be a fault of each image on top of it."""
+    base = Base(layers=[handmade.layer_tar({f"nix/store/{DATA}": b"#"})])
+    (tmp_path / "base.tar").write_bytes(base.docker_archive())
+    whole, _ = planned(spec, fromImage=str(tmp_path / "base.tar"))
+    archive = archive_of(whole, tmp_path)
+    for sbom_format in FORMATS:
+        assert not verify(archive, sboms=[make_sbom(whole, sbom_format)]).faults
+    without, _ = planned(spec)
+    (fault,) = verify(archive, sboms=[make_sbom(without)]).faults
+    assert fault.message == f"the SBOM does not list /nix/store/{DATA}, which is in the image"
+
+
+def test_what_is_not_an_sbom(spec: dict[str, Any], tmp_path: Path) -> None:
+    """It would be the SBOM of every image."""
+    archive = archive_of(planned(spec)[0], tmp_path)
+    (fault,) = verify(archive, sboms=[b"{}"]).faults
+    assert (fault.rule, fault.message) == (
+        "sbom-mismatch",
+        "the SBOM is neither SPDX 2 nor CycloneDX in JSON",
+    )
+    with pytest.raises(ArgumentError):
+        verify(archive, sboms=["sbom.json"])  # type: ignore[list-item]
+
+
+# ---- in a registry
+
+
+def test_beside_an_image_in_a_registry(
+    spec: dict[str, Any], tmp_path: Path, stream_image: Command
+) -> None:
+    """Who has only the reference of an image could not tell what is in it."""
+    whole, _ = planned(spec)
+    archive = archive_of(whole, tmp_path)
+    with distribution.running(tokens=True) as registry:
+        login = tmp_path / "login.json"
+        login.write_text(json.dumps(registry.credentials()))
+        name = f"{registry.address}/app:v1"
+        access = Access(authfile=str(login))
+        pushed = stream.push(whole, name, sbom="spdx", access=access)
+        asked = len(registry.requests)
+        done = stream_image("inspect", "--json", f"docker://{name}")
+        assert (done.returncode, done.stderr) == (0, b"")
+        document = json.loads(done.stdout)
+        (image,) = document["images"]
+        assert (document["kind"], image["digest"]) == ("registry", pushed.digest)
+        assert image["image_id"] == pushed.image.image_id
+        assert [one["diff_id"] for one in image["layers"]] == [
+            layer.diff_id for layer in pushed.image.layers
+        ]
+        assert [one["compression"] for one in image["layers"]] == ["gzip"] * len(image["layers"])
+        paths = {path for one in image["layers"] for path in one["store_paths"]}
+        assert paths == {path.decode() for path in whole.store_paths}
+        (sbom,) = image["sboms"]
+        assert sbom == {
+            "digest": pushed.sboms[0].digest,
+            "format": "spdx",
+            "store_paths": 2,
+            "unknown": [],
+        }
+        fetched = [one.path for one in registry.requests[asked:] if "/blobs/" in one.path]
+        assert len(fetched) == 2  # the config and the SBOM: no layer
+        shown = stream_image("inspect", f"docker://{name}").stdout.decode()
+        assert "SBOM: spdx, 2 store paths" in shown
+        assert "tool-2.1" in shown
+        done = stream_image("verify", archive, "--sbom", f"docker://{name}")
+        assert done.returncode == 0, done.stdout
+        other, _ = planned(spec, unshipped=[f"{spec['store_dir']}/{LIBRARY}"])
+        stream.push(other, f"{registry.address}/app:v2", access=access)
+        shown = stream_image("inspect", f"docker://{registry.address}/app:v2").stdout.decode()
+        assert "no SBOM in the registry" in shown
+        done = stream_image("verify", archive, "--sbom", f"docker://{registry.address}/app:v2")
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert b"app:v2: has no SBOM; push it with --sbom\n" in done.stderr
+
+
+def test_what_archives_carry(spec: dict[str, Any], tmp_path: Path) -> None:
+    """Nothing shown would leave open if it was looked for."""
+    inspection = stream.inspect(archive_of(planned(spec)[0], tmp_path))
+    assert "no SBOM: archives carry none" in render(inspect_verb._parts(inspection))
+    inspection = stream.inspect(planned(spec)[0])
+    assert "SBOM" not in render(inspect_verb._parts(inspection))
+
+
+def test_hostile_neighbours(spec: dict[str, Any]) -> None:
+    """What anybody may attach would end in a traceback, or hide the other SBOMs."""
+    whole, _ = planned(spec)
+    with distribution.running(referrers=True) as registry:
+        name = f"{registry.address}/app:v1"
+        pushed = stream.push(whole, name, sbom="cyclonedx")
+        there = registry.repository("app")
+        subject = {"mediaType": "a", "digest": pushed.digest, "size": 1}
+        empty = {"mediaType": "a", "digest": distribution.digest_of(b"{}"), "size": 2}
+        wrong: list[dict[str, Any]] = [
+            {"artifactType": "application/spdx+json"},
+            {"artifactType": "application/spdx+json", "layers": [{"mediaType": "x"}, 1]},
+            {
+                "artifactType": "application/spdx+json",
+                "layers": [{**empty, "mediaType": "application/spdx+json"}],
+            },
+            {"artifactType": "a/signature", "layers": []},
+        ]
+        for one in wrong:
+            data = json.dumps({**one, "subject": subject, "config": empty}).encode()
+            there.manifests[distribution.digest_of(data)] = ("a/b", data)
+        found = look_around(name)
+        assert [one.listed.format for one in found.sboms] == ["cyclonedx"]
+        assert found.others == ("a/signature",)
+        assert sorted(text.partition(": ")[2] for text in found.unread) == [
+            "is neither SPDX 2 nor CycloneDX in JSON",
+            "is not there",
+            "is not there",
+        ]
+        with pytest.raises(RegistryError, match="has no image for linux/s390x"):
+            look_around(f"{registry.address}/other", Platform(os="linux", architecture="s390x"))
+    with pytest.raises(ArgumentError, match="reference"):
+        look_around("No Name")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,15 @@ from stream.cli.options import (
 )
 from stream.cli.output import say_json, say_rendered
 from stream.cli.progress import Reporter, readable_size
+from stream.cli.registries import (
+    add_access_arguments,
+    add_platform_arguments,
+    given_access,
+    given_platform,
+)
 from stream.cli.tables import cut_lines, new_table, path_in_store, render, store_name
+from stream.cli.usage import UsageError
+from stream.oci.platform import Platform
 from stream.text import one_line
 from stream.tools.inspect import (
     Duplicate,
@@ -30,6 +39,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+    from stream.tools.registry_image import DescribedLayer, Surroundings
+
 SUMMARY = "show the contents of an archive, or the plan of a conf"
 DESCRIPTION = """\
 Show the images in an archive: the config, and for each layer its size, compression,
@@ -39,10 +50,12 @@ EPILOG = """\
 Examples: stream-image inspect image.tar.zst
           stream-image inspect --json conf.json
           stream-image inspect --files image.tar
+          stream-image inspect docker://registry.example/app:v2
 The JSON is described in docs/inspect.md.
 """
 HAS_PROGRESS = False
 
+REGISTRY = "docker://"  # before the name of an image in a registry, as for skopeo
 MAX_NAMES = 6  # store paths shown for each layer
 MAX_LINES = 40  # shown of a config value; --json has all of it
 MAX_LINE = 2000  # characters shown of each
@@ -55,9 +68,10 @@ _CONFIG_ORDER = ("Entrypoint", "Cmd", "Env", "User", "WorkingDir", "Labels")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument(
-        "target", metavar="ARCHIVE|CONF|SPEC",
+        "target", metavar="ARCHIVE|CONF|SPEC|docker://NAME",
         help="a docker-archive or OCI layout in any compression, FILE:name:tag for one of its"
-        " images, a conf, or a specification; - for any of them on standard input",
+        " images, a conf, or a specification; - for any of them on standard input; or docker://NAME:TAG"
+        " for an image in a registry, with its SBOMs",
     )  # fmt: skip
     parser.add_argument(
         "--files", action="store_const", const="largest", dest="files", default="none",
@@ -71,10 +85,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_tag_argument(parser)
     add_run_argument(parser)
     add_digest_arguments(parser)
+    add_access_arguments(parser)
+    add_platform_arguments(parser, None)
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Inspect and print. Raises StreamImageError."""
+    if args.target.startswith(REGISTRY):
+        return _run_in_registry(args, reporter)
     inspection = inspect(
         args.target,
         reporter.warning,
@@ -87,6 +105,22 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         say_json(_document(inspection, with_files=args.files != "none"))
     else:
         say_rendered(render(_parts(inspection, with_files=args.files != "none")))
+    return None
+
+
+def _run_in_registry(args: argparse.Namespace, reporter: Reporter) -> None:
+    from stream.tools.registry_image import look_around
+
+    if args.files != "none":
+        raise UsageError("--files: an image in a registry is shown by its documents; pull it first")
+    platform = given_platform(args, Platform.of_this_machine())
+    found = look_around(args.target.removeprefix(REGISTRY), platform, given_access(args))
+    for problem in found.unread:
+        reporter.warning(f"{found.reference}: SBOM {problem}")
+    if args.json:
+        say_json(_registry_document(found))
+    else:
+        say_rendered(render(_registry_parts(found)))
 
 
 # ---- for programs
@@ -111,6 +145,7 @@ def _image_document(image: InspectedImage, *, with_files: bool) -> dict[str, Any
         "config": image.container_config,
         "size": image.size,
         "entries": image.entries,
+        "sboms": [],
         "layers": [
             {
                 "name": layer.name,
@@ -149,7 +184,98 @@ def _duplicates_document(image: InspectedImage, duplicates: Sequence[Duplicate])
     }
 
 
+def _registry_document(found: Surroundings) -> dict[str, Any]:
+    image = found.image
+    config = image.config
+    container_config = config.get("config")
+    return {
+        "name": found.reference,
+        "kind": "registry",
+        "also_oci": False,
+        "compression": None,
+        "images": [
+            {
+                "image_id": image.image_id,
+                "digest": image.digest,
+                "repo_tags": [found.reference],
+                **{key: config.get(key) for key in ("architecture", "variant", "os", "created")},
+                "config": container_config if isinstance(container_config, dict) else {},
+                "size": None,
+                "entries": None,
+                "sboms": [
+                    {
+                        "digest": sbom.digest,
+                        "format": sbom.listed.format,
+                        "store_paths": len(sbom.listed.hashes),
+                        "unknown": list(sbom.listed.gaps),
+                    }
+                    for sbom in found.sboms
+                ],
+                "artifacts": list(found.others),
+                "layers": [
+                    {
+                        "name": layer.digest,
+                        "diff_id": layer.diff_id,
+                        "digest": layer.digest,
+                        "size": None,
+                        "stored_size": layer.size,
+                        "compression": _compression(layer),
+                        "entries": None,
+                        "store_paths": list(layer.store_paths),
+                        "history": layer.history,
+                    }
+                    for layer in image.layers
+                ],
+            }
+        ],
+    }
+
+
+def _compression(layer: DescribedLayer) -> str | None:
+    """Return the compression that the media type of a layer's blob states, OCI's or Docker's."""
+    found = re.search(r"[+.](gzip|zstd)$", layer.media_type)
+    return found[1] if found else None
+
+
 # ---- for people
+
+
+def _registry_parts(found: Surroundings) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    image = found.image
+    get = image.config.get
+    about = f"{get('os')}/{get('architecture')}, created {get('created') or 'at no known time'}"
+    title = Text.assemble((one_line(found.reference), "bold"), "  ", ("registry", "dim"))
+    yield title.append(f"\n{image.digest}", "cyan").append("\n" + one_line(about))
+    config = get("config")
+    if isinstance(config, dict) and config:
+        yield Text()
+        yield _config_table(config)
+    yield Text()
+    table = new_table()
+    table.add_column("stored as", no_wrap=True)
+    table.add_column("diff_id", style="cyan", no_wrap=True)
+    table.add_column("holds", overflow="ellipsis")
+    for number, layer in enumerate(image.layers, 1):
+        size = "?" if layer.size is None else readable_size(layer.size)
+        diff_id = one_line((layer.diff_id or "").removeprefix("sha256:")[:12])
+        names = _short_names(layer.store_paths) or [one_line(layer.history)]
+        table.add_row(str(number), size, _compression(layer) or "plain", diff_id, cut_lines(names))
+    yield table
+    yield Text()
+    for sbom in found.sboms:
+        count = len(sbom.listed.hashes)
+        paths = f"{count:,} store path{'' if count == 1 else 's'}"
+        yield Text.assemble(
+            (f"SBOM: {sbom.listed.format}, {paths}", "bold"), f"  {sbom.digest[:19]}"
+        )
+        for gap in sbom.listed.gaps:
+            yield Text(f"  does not know {one_line(gap)}")
+    if not found.sboms:
+        yield Text("no SBOM in the registry (push with --sbom)", style="bold")
+    for kind in found.others:
+        yield Text(f"artifact: {one_line(kind)}")
 
 
 def _parts(inspection: Inspection, *, with_files: bool = False) -> Iterator[RenderableType]:
@@ -167,6 +293,8 @@ def _parts(inspection: Inspection, *, with_files: bool = False) -> Iterator[Rend
             yield _layer_table(image)
             yield Text()
         yield Text(_total(image), style="bold")
+        if inspection.kind != "conf":
+            yield Text("no SBOM: archives carry none", style="dim")
         yield Text()
     if not inspection.images:
         yield Text(f"{one_line(inspection.name)}: no images")
@@ -250,9 +378,12 @@ def _layer_table(image: InspectedImage) -> Table:
 
 def _holds(layer: InspectedLayer) -> list[str]:
     """Return the names of a layer's store paths without their hashes, or its history."""
-    if not layer.store_paths:
-        return [one_line(layer.history)]
-    names = [store_name(path) for path in layer.store_paths]
+    return _short_names(layer.store_paths) or [one_line(layer.history)]
+
+
+def _short_names(store_paths: Sequence[str]) -> list[str]:
+    """Return the names of store paths without their hashes, or of the first of many."""
+    names = [store_name(path) for path in store_paths]
     if len(names) <= MAX_NAMES:
         return names
     shown = names[: MAX_NAMES - 1]

@@ -10,10 +10,15 @@ from stream.cli.options import add_sandbox_argument, add_tag_argument
 from stream.cli.output import say_json, say_lines
 from stream.cli.planned import add_previous_arguments, given_conf, given_planning
 from stream.cli.progress import Reporter, readable_size
+from stream.cli.registries import add_access_arguments, given_access
 from stream.cli.usage import UsageError
 from stream.digests import NO_DIGESTS
+from stream.errors import RegistryError
+from stream.model import ImageConf
+from stream.oci.platform import Platform
 from stream.oci.start import RULES as START_RULES
 from stream.text import one_line
+from stream.tools.sbom import load_sbom
 from stream.tools.verify import Finding, Verification, verify
 
 SUMMARY = "check an archive, optionally against a conf"
@@ -24,6 +29,7 @@ EPILOG = """\
 Examples: stream-image verify image.tar.zst
           stream-image verify image.tar --conf conf.json
           stream-image conf.json | stream-image verify -
+          stream-image verify image.tar --sbom image.spdx.json
 
 Exit status: 0 if the archive has no fault, 1 if it has any.
 The rules and the JSON are described in docs/verify.md.
@@ -31,6 +37,7 @@ The rules and the JSON are described in docs/verify.md.
 HAS_PROGRESS = False
 
 FAULTY = 1
+_REGISTRY = "docker://"  # before the name of an image in a registry, as for skopeo
 _FORMATS = frozenset({"no-index", "no-manifest"})
 
 
@@ -45,7 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CONF|SPEC",
         help="also check that it is exactly the image of this conf or specification",
     )
+    parser.add_argument(
+        "--sbom", metavar="FILE|docker://NAME",
+        help="also check that this SBOM, or that of an image in a registry, lists what is in it",
+    )  # fmt: skip
     add_tag_argument(parser)
+    add_access_arguments(parser)
     add_previous_arguments(parser)
     add_sandbox_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
@@ -68,12 +80,31 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
             repo_tag=args.repo_tag,
         )
     )
-    verification = verify(args.archive, conf)
+    sboms = _given_sboms(args, conf)
+    verification = verify(args.archive, conf, sboms=sboms)
     if args.json:
         say_json(_document(verification))
     elif verification.faults or not args.quiet:
         say_lines(_lines(verification, args.conf))
     return FAULTY if verification.faults else 0
+
+
+def _given_sboms(args: argparse.Namespace, conf: ImageConf | None) -> list[bytes]:
+    """Return the SBOMs that `--sbom` names: in a registry, an image can have several. Raises
+    StreamImageError.
+    """
+    source: str | None = args.sbom
+    if source is None:
+        return []
+    if not source.startswith(_REGISTRY):
+        return [load_sbom(source)]
+    from stream.tools.registry_image import look_around
+
+    platform = Platform.of_conf(conf) if conf else None
+    found = look_around(source.removeprefix(_REGISTRY), platform, given_access(args))
+    if not found.sboms:
+        raise RegistryError(found.reference, "has no SBOM; push it with --sbom")
+    return [sbom.data for sbom in found.sboms]
 
 
 # ---- for programs

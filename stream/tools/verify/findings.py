@@ -97,6 +97,7 @@ RULES: dict[str, Rule] = {
     "too-many-entries": _fault(),
     # Compared with a conf
     "conf-mismatch": _fault(),
+    "sbom-mismatch": _fault(),
     # Sound archives that some consumers reject
     "directory": _taste(DOCKER, CONTAINERD),
     "gzip-archive": _taste(PODMAN, CONTAINERD, SKOPEO, BUILDAH),

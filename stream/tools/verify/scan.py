@@ -28,6 +28,7 @@ from stream.archives.container import may_be_document
 from stream.archives.decompress import MAGIC_SIZE, compression_of, decompress
 from stream.archives.programs import ProgramBudget, ProgramListing
 from stream.archives.sequential import Sequential
+from stream.archives.summary import Summary
 from stream.errors import ArchiveError
 from stream.limits import MAX_DOCUMENT, MAX_DOCUMENTS, MAX_LINKS, MAX_MEMBER_NAMES, MAX_MEMBERS
 from stream.text import printable
@@ -41,7 +42,8 @@ from stream.values import dataclass, field, replace
 class Stored:
     """The content of a member: `size` and `digest` as stored, `content_digest`
     uncompressed (empty if it cannot be read to its end). `document` holds the bytes if
-    they may be JSON; `entries`, `findings` and `programs` are those of the member as a layer.
+    they may be JSON; `entries`, `findings`, `programs` and `summary`, if it was asked for, are those
+    of the member as a layer.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Stored:
     document: bytes | None
     findings: Findings
     programs: ProgramListing
+    summary: Summary | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +100,12 @@ class Members:
 
 
 class Scan:
-    """One reading of an archive. `size` counts the bytes of the file, or of all files of
-    a directory.
+    """One reading of an archive, which `summarises` each layer on request. `size` counts the bytes
+    of the file, or of all files of a directory.
     """
 
-    def __init__(self, findings: Findings) -> None:
+    def __init__(self, findings: Findings, *, summarises: bool = False) -> None:
+        self._summarises = summarises
         self.members = Members()
         self.compression: str | None = None
         self.size = 0
@@ -238,7 +242,8 @@ class Scan:
             content = HashedBytes(decompress(stored, compression))
         findings = Findings()
         programs = ProgramListing(self._programs)
-        entries, wrong = _examined(content, findings, programs)
+        summary = Summary() if self._summarises else None
+        entries, wrong = _examined(content, findings, programs, summary)
         content_digest = _finished(content, findings)
         if wrong and content_digest:
             findings.add("layer-unreadable", "", wrong)
@@ -255,6 +260,7 @@ class Scan:
             document=document,
             findings=findings,
             programs=programs,
+            summary=summary,
         )
 
 
@@ -264,14 +270,20 @@ def _is_same(one: Stored | Link, other: Stored | Link) -> bool:
     return one == other
 
 
-def _examined(content: ByteSource, findings: Findings, programs: ProgramListing) -> tuple[int, str]:
-    """Check `content` as a layer, and list its programs. Returns the number of entries, and why
-    the tar cannot be read, or an empty string.
+def _examined(
+    content: ByteSource, findings: Findings, programs: ProgramListing, summary: Summary | None
+) -> tuple[int, str]:
+    """Check `content` as a layer, list its programs, and summarise it. Returns the number of entries,
+    and why the tar cannot be read, or an empty string.
     """
+
+    def look(member: tarreader.Member, layer: ByteSource) -> None:
+        if summary is not None:
+            summary.add(member.name)
+        programs.add(member, layer)
+
     try:
-        count = check_layer(
-            content, lambda rule, message: findings.add(rule, "", message), programs.add
-        )
+        count = check_layer(content, lambda rule, message: findings.add(rule, "", message), look)
     except ArchiveError as error:
         return 0, error.reason
     return count, ""

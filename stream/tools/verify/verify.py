@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 
 from stream.archives.sequential import STANDARD_INPUT, Sequential
 from stream.config import load_conf
@@ -16,6 +17,7 @@ from stream.model import ImageConf
 from stream.tools.verify.comparison import compare
 from stream.tools.verify.documents import INDEX, MANIFEST, CheckedImage, Documents
 from stream.tools.verify.findings import ALL, CONSUMERS, TAKE_FIRST, Finding, Findings
+from stream.tools.verify.sbom import compare_sbom
 from stream.tools.verify.scan import Scan
 from stream.values import dataclass
 
@@ -49,21 +51,26 @@ class Verification:
 
 
 def verify(
-    archive: str | os.PathLike[str], conf: ImageConf | str | os.PathLike[str] | None = None
+    archive: str | os.PathLike[str],
+    conf: ImageConf | str | os.PathLike[str] | None = None,
+    *,
+    sboms: Sequence[bytes] = (),
 ) -> Verification:
     """Verify `archive`, a path (`-`: standard input), and compare it with the image
-    of `conf` if one is given.
+    of `conf` if one is given. `sboms` are compared with what is in the archive and in `conf`.
 
     Faults of the archive are findings. Raises ArchiveError if it cannot be opened,
     and StreamImageError if the image of `conf` cannot be built.
     """
     ArgumentError.require("archive", archive, str, os.PathLike)
     ArgumentError.require("conf", conf, ImageConf, str, os.PathLike, type(None))
+    for sbom in sboms:
+        ArgumentError.require("sboms", sbom, bytes)
     if conf is not None and not isinstance(conf, ImageConf):
         conf = load_conf(conf)
     target = os.fspath(archive)
     findings = Findings()
-    scan = _scan(target, findings)
+    scan = _scan(target, findings, summarises=bool(sboms))
     documents = Documents(scan.members, findings, ALL if not scan.members.last else TAKE_FIRST)
     documents.check()
     if scan.members.last:
@@ -74,6 +81,10 @@ def verify(
         findings.add(rule, "", f"is compressed with {scan.compression}")
     if conf is not None and scan.members.readable:
         compare(None if target == "-" else target, documents.images, conf, findings)
+    if scan.members.readable:
+        summaries = [layer.summary for layer in documents.layers.values() if layer.summary]
+        for sbom in sboms:
+            compare_sbom(sbom, summaries, conf, findings)
     layers = {layer.content_digest: layer for layer in documents.layers.values()}.values()
     return Verification(
         name=STANDARD_INPUT if target == "-" else target,
@@ -86,8 +97,8 @@ def verify(
     )
 
 
-def _scan(target: str, findings: Findings) -> Scan:
-    scan = Scan(findings)
+def _scan(target: str, findings: Findings, *, summarises: bool) -> Scan:
+    scan = Scan(findings, summarises=summarises)
     if target == "-":
         scan.tar(Sequential(0, STANDARD_INPUT))
         return scan
