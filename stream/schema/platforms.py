@@ -13,6 +13,7 @@ from stream.errors import ConfError, Fault
 from stream.faults import kind
 
 KEY = "platforms"
+MAX_PLATFORMS = 64  # more than there are; each is a whole conf
 # Of a document where one image is needed.
 TOO_MANY = (
     "there are several, and only one image can be used here; take one out, as with"
@@ -33,6 +34,10 @@ def split_platforms(document: dict[str, Any], name: str) -> list[tuple[str, dict
         raise ConfError(name, [Fault(KEY, f"must be a list, not {kind(items)}")])
     if not items:
         faults.append(Fault(KEY, "is empty; omit the key instead"))
+    if len(items) > MAX_PLATFORMS:
+        raise ConfError(
+            name, [Fault(KEY, f"has {len(items)} items; at most {MAX_PLATFORMS} are allowed")]
+        )
     documents = []
     places: dict[tuple[str, str], str] = {}  # the first place of each platform
     for number, item in enumerate(items):

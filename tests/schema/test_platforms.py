@@ -33,6 +33,7 @@ def test_the_members_of_a_platform_replace_the_documents() -> None:
     [
         ({}, ["platforms: must be a list, not an object"]),
         ([], ["platforms: is empty; omit the key instead"]),
+        ([AMD64] * 65, ["platforms: has 65 items; at most 64 are allowed"]),
         (
             [1, AMD64, {"variant": "v6"}, AMD64 | {"platforms": []}, AMD64],
             [
