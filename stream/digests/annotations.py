@@ -74,6 +74,7 @@ class AnnotatedDigests:
         self._claims: dict[str, _Claim | None] | None = None  # by keys; None: contradictory
         self._diff_ids: dict[str, Digest] = {}  # by portable keys
         self._own: set[Digest] = set()  # diff_ids of layers stored in this encoding
+        self._warned: set[Digest] = set()  # blobs
 
     # ---- the interface
 
@@ -154,7 +155,7 @@ class AnnotatedDigests:
             assert self._claims is not None, "there are claims"
             self._claims[key.value] = None
             self._diff_ids.pop(key.value, None)
-            self._warn(f"{claim.where}: ignoring what it says of a layer, which is not so")
+            self._warn_of(claim, "are not those of the layer")
 
     def _read(self) -> dict[str, _Claim | None]:
         claims: dict[str, _Claim | None] = {}
@@ -166,10 +167,18 @@ class AnnotatedDigests:
                     other = claims.setdefault(key, claim)
                     if other is not None and other.layer != layer:
                         claims[key] = None
-                        self._warn(
-                            f"{where}: ignoring what it says of a layer: it, or {other.where}, is wrong"
-                        )
+                        self._warn_of(claim, f"contradict those in {other.where}")
         return claims
+
+    def _warn_of(self, claim: _Claim, wrong: str) -> None:
+        blob = claim.layer.descriptor
+        assert blob is not None, "claims are of blobs"
+        if blob.digest not in self._warned:
+            self._warned.add(blob.digest)
+            annotations = f"the annotations of {blob.digest}"
+            self._warn(
+                f"{claim.where}: {annotations} {wrong}, and are ignored; who can push there?"
+            )
 
     def _parse(self, descriptor: object) -> Iterator[tuple[str, KnownLayer]]:
         """Yield what the annotations of a layer's descriptor claim, by each of its keys."""
