@@ -3,7 +3,7 @@ machines that have never seen the image.
 
 Each layer's annotations say which blob it is in which encoding, and a seal covers all of them
 together with the descriptor: HMAC, RFC 2104, with SHA-256. With a secret, it shows who wrote
-them; without one, only that nobody has compressed or moved the layers since. Whatever is not
+them; without one, only that nobody has compressed the layers since. Whatever is not
 as it would be written here is not there. Knows neither registries nor how manifests are fetched.
 """
 
