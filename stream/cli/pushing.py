@@ -152,8 +152,8 @@ def _add_cache_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--cache-from", action="append", default=[], metavar="IMAGE",
-        help="believe what another image of the registry remembers, as well; :TAG is one of the same"
-        " repository; repeatable",
+        help="believe what another image of the registry remembers, as well (:TAG: of the same"
+        " repository); implies --registry-cache; repeatable",
     )  # fmt: skip
 
 
