@@ -142,17 +142,16 @@ def test_the_command(spec: dict[str, Any], tmp_path: Path, stream_image: Command
     (tmp_path / "spec.json").write_text(json.dumps(spec))
     done = stream_image("sbom", str(tmp_path / "spec.json"))
     assert (done.returncode, done.stderr) == (0, b"")
-    whole, alone = planned(spec)
-    assert done.stdout == make_sbom(whole)
-    conf = str(tmp_path / "conf.json")
-    assert stream_image("plan", str(tmp_path / "spec.json"), "-o", conf).returncode == 0
-    words = ["--format", "cyclonedx", "-o", str(tmp_path / "sbom.json")]
-    done = stream_image("sbom", conf, *words)
+    found = plan(parse_spec(json.dumps(spec).encode()))
+    assert done.stdout == make_sbom(found.conf)
+    conf = tmp_path / "conf.json"
+    conf.write_text(json.dumps(found.document))
+    words = ["--format", "cyclonedx", "-o", str(tmp_path / "sbom.json"), "--repo-tag", "other:2"]
+    done = stream_image("sbom", str(conf), *words)
     assert (done.returncode, done.stdout) == (0, b"")
     assert b"does not know the references of 2 of 2 store paths\n" in done.stderr
-    assert (tmp_path / "sbom.json").read_bytes() == make_sbom(alone, "cyclonedx")
-    renamed = stream_image("sbom", conf, "--repo-tag", "other:2")
-    assert read_sbom(renamed.stdout).name == "other"
+    renamed = replace(stream.load_conf(conf), repo_tag="other:2")
+    assert (tmp_path / "sbom.json").read_bytes() == make_sbom(renamed, "cyclonedx")
 
 
 # ---- verify
@@ -282,14 +281,15 @@ def test_beside_an_image_in_a_registry(
         }
         fetched = [one.path for one in registry.requests[asked:] if "/blobs/" in one.path]
         assert len(fetched) == 2  # the config and the SBOM: no layer
-        shown = stream_image("inspect", f"docker://{name}").stdout.decode()
+        shown = render(inspect_verb._registry_parts(look_around(name)))
         assert "SBOM: spdx, 2 store paths" in shown
         assert "tool-2.1" in shown
-        done = stream_image("verify", archive, "--sbom", f"docker://{name}")
-        assert done.returncode == 0, done.stdout
+        (attached,) = look_around(name).sboms
+        assert attached.data == make_sbom(whole)
+        (tmp_path / "sbom.json").write_bytes(attached.data)
         other, _ = planned(spec, unshipped=[f"{spec['store_dir']}/{LIBRARY}"])
         stream.push(other, f"{registry.address}/app:v2", access=access)
-        shown = stream_image("inspect", f"docker://{registry.address}/app:v2").stdout.decode()
+        shown = render(inspect_verb._registry_parts(look_around(f"{registry.address}/app:v2")))
         assert "no SBOM in the registry" in shown
         done = stream_image("verify", archive, "--sbom", f"docker://{registry.address}/app:v2")
         assert (done.returncode, done.stdout) == (1, b"")
