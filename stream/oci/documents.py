@@ -228,8 +228,13 @@ def oci_index(entries: Sequence[IndexEntry]) -> LayoutIndex:
 
 
 def platform_index(entries: Iterable[IndexEntry]) -> bytes:
-    """Return the index of images that are one image for several platforms: it has no names."""
-    return _index([_index_item(entry) for entry in entries])
+    """Return the index of images that are one image for several platforms. It has no names, and the
+    annotations that all of them have: registries show those of what a tag names.
+    """
+    images = [*entries]
+    first, *others = (entry.image.annotations.items() for entry in images)
+    shared = set(first).intersection(*others)
+    return _index([_index_item(entry) for entry in images], dict(shared))
 
 
 def _index_item(entry: IndexEntry) -> dict[str, Any]:
@@ -240,8 +245,11 @@ def _index_item(entry: IndexEntry) -> dict[str, Any]:
     return {**_descriptor(manifest), "platform": platform}
 
 
-def _index(manifests: Sequence[dict[str, Any]]) -> bytes:
-    return _compact({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests})
+def _index(
+    manifests: Sequence[dict[str, Any]], annotations: Mapping[str, str] | None = None
+) -> bytes:
+    document = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests}
+    return _compact(document | _annotated(annotations or {}))
 
 
 def digest(data: bytes) -> Digest:

@@ -200,6 +200,20 @@ def test_images_of_one_tag_in_the_oci_index() -> None:
     ]
 
 
+def test_annotations_that_all_images_of_an_index_have() -> None:
+    """Without it a registry that shows a tag's annotations would show none for several platforms;
+    or those of one platform for all.
+    """
+    images = [
+        dataclasses.replace(documents_with("x:1"), annotations={"a": "1", "b": str(n), "c": "3"})
+        for n in range(2)
+    ]
+    entries = [IndexEntry(MANIFEST, image) for image in images]
+    assert json.loads(platform_index(entries))["annotations"] == {"a": "1", "c": "3"}
+    entries[0] = IndexEntry(MANIFEST, documents_with("x:1"))
+    assert "annotations" not in json.loads(platform_index(entries))
+
+
 @pytest.mark.parametrize(
     ("repo_tag", "image_name", "ref_name"),
     [
