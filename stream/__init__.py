@@ -66,12 +66,14 @@ if TYPE_CHECKING:
     from stream.model import Permission as Permission
     from stream.model import Pushed as Pushed
     from stream.model import Recipe as Recipe
+    from stream.model import RecordedLayer as RecordedLayer
     from stream.model import StoreObject as StoreObject
     from stream.model import User as User
     from stream.observer import Observer as Observer
     from stream.oci.platform import Platform as Platform
     from stream.planning.plan import Plan as Plan
     from stream.planning.plan import plan as plan
+    from stream.planning.previous import PreviousImage as PreviousImage
     from stream.planning.spec import Spec as Spec
     from stream.planning.spec import parse_spec as parse_spec
     from stream.registry.trust import Access as Access
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
     from stream.tools.digests import compute_digests as compute_digests
     from stream.tools.earlier import EarlierImage as EarlierImage
     from stream.tools.earlier import read_earlier as read_earlier
+    from stream.tools.existing import Place as Place
     from stream.tools.explain import ExplainedLayer as ExplainedLayer
     from stream.tools.explain import Explanation as Explanation
     from stream.tools.explain import explain as explain
@@ -90,6 +93,7 @@ if TYPE_CHECKING:
     from stream.tools.inspect import inspect as inspect
     from stream.tools.load import load as load
     from stream.tools.merge import merge as merge
+    from stream.tools.previous import find_previous as find_previous
     from stream.tools.pull import pull as pull
     from stream.tools.push import Shared as Shared
     from stream.tools.push import push as push

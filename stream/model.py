@@ -319,6 +319,14 @@ class Blob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedLayer:
+    """A layer that has these store paths according to the history of its image."""
+
+    diff_id: str
+    store_paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pushed:
     """What is in a registry after a push: `tags` of `name` are now `digest`, which is that of the
     manifest of the only one of `images`, or of an index of several. `platforms` has the platform of

@@ -14,7 +14,9 @@ from stream.cli.usage import UsageError
 from stream.digests import Digests
 from stream.model import ImageConf
 from stream.schema.reading import conf_name
+from stream.text import one_line
 from stream.tools.planned import Planning, load_confs, only_one
+from stream.values import replace
 
 if TYPE_CHECKING:
     from stream.planning.spec import Spec
@@ -50,9 +52,21 @@ def given_planning(
     destination: Callable[[Spec], Place | None] | None = None,
     access: Callable[[Place], Access] | None = None,
 ) -> Planning:
-    """Return how the options ask to plan a specification. Unless they name a previous build, it is
-    the one at the `destination` of its image, if the specification keeps layers at all. `access`
-    says how the registry of a place is reached.
+    """Return how the options ask to plan a specification. See `given_previous`."""
+    previous = given_previous(args, reporter, destination=destination, access=access)
+    return Planning(commands=given_commands(args), digests=digests, previous=previous)
+
+
+def given_previous(
+    args: argparse.Namespace,
+    reporter: Reporter,
+    *,
+    destination: Callable[[Spec], Place | None] | None = None,
+    access: Callable[[Place], Access] | None = None,
+) -> Callable[[Spec], Previous]:
+    """Return what finds the previous build of a specification: unless the options name one, it is at
+    the `destination` of the image, if the specification keeps layers at all. `access` says how the
+    registry of a place is reached.
     """
     previous: str | None = getattr(args, "previous", None)
 
@@ -76,7 +90,7 @@ def given_planning(
             warn=reporter.warning,
         )
 
-    return Planning(commands=given_commands(args), digests=digests, previous=find)
+    return find
 
 
 def given_confs(
@@ -91,14 +105,25 @@ def given_confs(
     each, one for each of its platforms. `repo_tag` replaces their tags. Raises UsageError if
     standard input is given twice, and StreamImageError.
     """
-    words = [*sources, *filter(None, [getattr(args, "previous", None)])]
+    previous: str | None = getattr(args, "previous", None)
+    words = [*sources, *filter(None, [previous])]
     if words.count("-") > 1:
         raise UsageError("-: standard input can only be read once")
-    return [
+    planned: list[Spec] = []
+
+    def find(spec: Spec) -> Previous:
+        planned.append(spec)
+        return planning.previous(spec) if planning.previous else None
+
+    noting = replace(planning, previous=find)
+    confs = [
         conf
         for source in sources
-        for conf in load_confs(source, repo_tag=repo_tag, warn=reporter.warning, planning=planning)
+        for conf in load_confs(source, repo_tag=repo_tag, warn=reporter.warning, planning=noting)
     ]
+    if previous and not planned:
+        reporter.warning(f"--previous {one_line(previous)}: not used, as a conf has its layers")
+    return confs
 
 
 def given_conf(

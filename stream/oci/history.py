@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from stream.faults import why_not_normal
 from stream.limits import MAX_LAYERS
+from stream.model import RecordedLayer
 
 _MAX_PATH = 4096  # characters, as in Linux
 _MAX_PATHS = 1 << 15  # of all layers; as many as are planned at most
@@ -23,13 +24,6 @@ _COMMENT = re.compile(rf"store paths: \[((?:{_ITEM})(?:, (?:{_ITEM}))*+)\]", re.
 _ITEMS = re.compile(_ITEM, re.DOTALL)
 _ESCAPES = re.compile(_ESCAPED)
 _SHORT = {"\\\\": "\\", "\\'": "'", "\\n": "\n", "\\r": "\r", "\\t": "\t"}
-
-
-class RecordedLayer(NamedTuple):
-    """A layer that has store paths according to the history of its image, and its diff_id."""
-
-    diff_id: str
-    store_paths: tuple[str, ...]
 
 
 def recorded_layers(config: Mapping[str, Any]) -> list[RecordedLayer]:
@@ -54,7 +48,7 @@ def recorded_layers(config: Mapping[str, Any]) -> list[RecordedLayer]:
         if left < 0:
             return []
         if paths and isinstance(diff_id, str):
-            found.append(RecordedLayer(diff_id, paths))
+            found.append(RecordedLayer(diff_id=diff_id, store_paths=paths))
     return found[::-1]
 
 

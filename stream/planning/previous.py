@@ -5,14 +5,12 @@ paths need not exist any more.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stream.errors import ConfError, Fault
+from stream.model import RecordedLayer
 from stream.schema.reading import conf_name, load_object
 from stream.values import dataclass
-
-if TYPE_CHECKING:
-    from stream.oci.history import RecordedLayer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from stream.archives.target import split_archive
+from stream.engines.engine import EngineName
 from stream.errors import ArgumentError
 from stream.oci.platform import Platform
 from stream.oci.reference import BadReference, Location, Reference
@@ -28,9 +29,6 @@ from stream.schema.reading import (
     parse_object,
 )
 from stream.values import dataclass
-
-if TYPE_CHECKING:
-    from stream.engines.engine import EngineName
 
 UNTAGGED = "untagged"
 _ANYWHERE = Access()

@@ -126,6 +126,12 @@ def test_what_is_said_of_a_previous_build(
         ended = stream_image("plan", spec, "--previous", place)
         assert (ended.returncode, ended.stdout) == (status, b"")
         assert ended.stderr.count(b"\n") == 1
+    conf = tmp_path / "conf.json"
+    assert stream_image("plan", spec, "-o", conf).returncode == 0
+    unused = stream_image("digests", conf, "--previous", name, "-q")
+    assert unused.stderr.decode() == (
+        f"stream-image: warning: --previous {name}: not used, as a conf has its layers\n"
+    )
     assert {request.method for request in registry.requests} <= set(CHANGE_NOTHING)
 
 

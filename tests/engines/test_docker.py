@@ -12,7 +12,8 @@ import pytest
 import stream
 from stream.engines.opening import opened_engine
 from stream.errors import ArgumentError, EngineError
-from stream.oci.history import RecordedLayer, recorded_layers
+from stream.model import RecordedLayer
+from stream.oci.history import recorded_layers
 from stream.oci.platform import Platform
 
 from .conftest import Workshop
@@ -365,5 +366,7 @@ def test_the_image_that_has_a_tag(docker: ScriptedDocker) -> None:
         found = engine.config("example/app:v1", platform)
         assert found is not None
         assert Platform.parse(found) == platform
-        assert recorded_layers(found) == [RecordedLayer(layers[1], tuple(paths))]
+        assert recorded_layers(found) == [
+            RecordedLayer(diff_id=layers[1], store_paths=tuple(paths))
+        ]
         assert engine.config("example/app:v2", platform) is None

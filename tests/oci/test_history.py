@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream.model import RecordedLayer
 from stream.oci.documents import store_paths_comment
-from stream.oci.history import RecordedLayer, recorded_layers, store_paths_in
+from stream.oci.history import recorded_layers, store_paths_in
 
 NAMES = st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1)
 PATHS = NAMES.filter(lambda name: name not in (".", "..")).map("/nix/store/{}".format)
@@ -89,9 +90,9 @@ def test_each_layer_has_its_diff_id() -> None:
     base = [{"created_by": "RUN a"}, {"created_by": "ENV", "empty_layer": True}]
     ours = [{"comment": "store paths: ['/s/a', '/s/b']"}, {"comment": "customisation layer"}]
     document = {"history": base + ours, "rootfs": {"diff_ids": ["x", "y", "z"]}}
-    assert recorded_layers(document) == [RecordedLayer("y", ("/s/a", "/s/b"))]
+    assert recorded_layers(document) == [RecordedLayer(diff_id="y", store_paths=("/s/a", "/s/b"))]
     # A base image's history may have too few lines, or say nothing of empty layers.
     document["history"] = [{"created_by": "a"}] * 5 + ours
-    assert recorded_layers(document) == [RecordedLayer("y", ("/s/a", "/s/b"))]
+    assert recorded_layers(document) == [RecordedLayer(diff_id="y", store_paths=("/s/a", "/s/b"))]
     document["history"] = ours
-    assert recorded_layers(document) == [RecordedLayer("y", ("/s/a", "/s/b"))]
+    assert recorded_layers(document) == [RecordedLayer(diff_id="y", store_paths=("/s/a", "/s/b"))]

@@ -54,7 +54,8 @@ def image_config(layers: Sequence[Sequence[str]], base: Sequence[str] = ()) -> d
     """Return the config of an image of these layers above those of a base image, as it is after a
     registry has had it.
     """
-    comments = [*base, *map(store_paths_comment, layers), "customisation layer"]
+    top = "/nix/store/t-app-customisation-layer"  # where dockerTools has made it
+    comments = [*base, *map(store_paths_comment, [*layers, [top]])]
     return json.loads(  # type: ignore[no-any-return]
         json.dumps(
             {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from stream.cli.options import add_digest_arguments, add_run_argument, given_digests
 from stream.cli.output import say_json, say_rendered
+from stream.cli.planned import add_previous_arguments, given_previous
 from stream.cli.progress import Reporter, readable_size
 from stream.cli.tables import cut_lines, new_table, render, store_name, uncut_line
 from stream.cli.usage import UsageError
@@ -36,7 +37,7 @@ Examples: stream-image explain spec.json
           stream-image explain conf.json --against old.tar
           stream-image explain spec.json --tree
           stream-image explain spec.json --why openssl
-          stream-image plan spec.json --previous old.json | stream-image explain - --against old.json
+          stream-image explain spec.json --previous old.json --against old.json
 The JSON is described in docs/explain.md.
 """
 HAS_PROGRESS = False
@@ -54,7 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against",
         metavar="OLD",
-        help="an earlier image: its conf, whose files need no longer exist, or an archive",
+        help="an earlier image: its conf, whose files need no longer exist, an archive, or an image in a"
+        " registry or an engine, as for --previous",
     )
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument(
@@ -68,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the chains of references that bring in a store path: the path, a path in it, or its"
         " name",
     )
+    add_previous_arguments(parser)
     add_run_argument(parser)
     add_digest_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
@@ -75,9 +78,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Explain and print. Raises StreamImageError."""
-    if args.target == args.against == "-":
+    if [args.target, args.against, args.previous].count("-") > 1:
         raise UsageError(
-            "CONF and --against: only one can be standard input; name a file for the other"
+            "CONF, --against and --previous: only one can be standard input; name a file for the"
+            " others"
         )
     name = conf_name(args.target)
     warn: Callable[[str], None] = reporter.warning
@@ -86,7 +90,9 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         spec = read_spec_document(document, name=name, warn=reporter.warning)
         if not args.run_commands:
             spec = replace(spec, conf=replace(spec.conf, commands="skipped"))
-        planned = plan(spec, warn=reporter.warning, digests=given_digests(args, reporter.warning))
+        previous = given_previous(args, reporter)(spec)
+        digests = given_digests(args, reporter.warning)
+        planned = plan(spec, previous, warn=reporter.warning, digests=digests)
         warn = ignore  # planning has warned of the same image
         conf, document = planned.conf, planned.document
     else:

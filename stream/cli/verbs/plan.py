@@ -15,7 +15,7 @@ from stream.cli.options import (
     given_tag,
 )
 from stream.cli.output import output_file, standard_output, write_all
-from stream.cli.planned import add_previous_arguments, given_planning
+from stream.cli.planned import add_previous_arguments, given_previous
 from stream.cli.progress import Reporter
 from stream.cli.usage import UsageError
 from stream.planning.plan import plan
@@ -85,15 +85,10 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         tag = spec.conf.repo_tag if repo_tag is None else repo_tag
         specs.append(replace(spec, conf=replace(spec.conf, commands=commands, repo_tag=tag)))
     digests = given_digests(args, reporter.warning)
-    find_previous = given_planning(args, reporter, digests).previous
+    find_previous = given_previous(args, reporter)
     with standard_output() if args.output == "-" else output_file(args.output) as fd:
         plans = [
-            plan(
-                spec,
-                find_previous(spec) if find_previous else None,
-                warn=reporter.warning,
-                digests=digests,
-            )
+            plan(spec, find_previous(spec), warn=reporter.warning, digests=digests)
             for spec in specs
         ]
         tagged = with_one_tag(specs, [one.conf for one in plans])
