@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 
 # The public names, each once: type checkers read these imports, and `_homes` reads them too.
 if TYPE_CHECKING:
+    from stream.archives.files import SizedFile as SizedFile
     from stream.cli.wrapper import wrap as wrap
     from stream.compression import Compression as Compression
     from stream.config import load_conf as load_conf
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
     from stream.tools.explain import explain as explain
     from stream.tools.export import Exported as Exported
     from stream.tools.export import export as export
+    from stream.tools.inspect import Duplicate as Duplicate
     from stream.tools.inspect import InspectedImage as InspectedImage
     from stream.tools.inspect import InspectedLayer as InspectedLayer
     from stream.tools.inspect import Inspection as Inspection
