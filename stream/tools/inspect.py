@@ -19,7 +19,7 @@ from stream.archives.images import Archive, ArchiveImage, open_archive, read_arc
 from stream.archives.sequential import Sequential, SequentialTar
 from stream.archives.summary import Summary, summarise
 from stream.digests import NO_DIGESTS, Digests
-from stream.errors import ArchiveError, ArgumentError, SourceError
+from stream.errors import ArgumentError
 from stream.interfaces import Takes
 from stream.known import Known
 from stream.model import Digest, ImageConf, KnownLayer, Layer
@@ -27,11 +27,11 @@ from stream.oci.documents import digest, image_config, uncompressed
 from stream.oci.history import store_paths_in
 from stream.schema.reading import conf_name, head_of, ignore
 from stream.sinks.docker_archive import layer_name
-from stream.sources.customisation.closure import LayerWithStore
 from stream.sources.image import ImageSources, opened
-from stream.sources.layer import ListedLayer, ReadableLayer
+from stream.sources.layer import ListedLayer
 from stream.sources.store import StoreLayer
 from stream.text import printable
+from stream.tools.layers import peruse_base, sized_members
 from stream.tools.planned import Planning
 from stream.tools.target import read_target
 from stream.typeflags import FILE
@@ -304,14 +304,9 @@ def _inspect_conf(  # noqa: PLR0913 — what is inspected, and how
 
 
 def _base_files(base: BaseImage, looking: _Looking) -> list[Files]:
-    """Return the files of the layers of `base`, which is read once more for them."""
-    if not looking.wants_files:
-        return [looking.summarised(base.listings[layer.blob].summary) for layer in base.layers]
-    with open_archive(base.name, looking.peruse) as archive:
-        for image in archive.images:
-            if image.image_id == base.image.image_id:
-                return [archive.container.peruse(layer.blob) for layer in image.layers]
-    raise ArchiveError(base.name, "changed while it was read")
+    if looking.wants_files:
+        return peruse_base(base, looking.peruse)
+    return [looking.summarised(base.listings[layer.blob].summary) for layer in base.layers]
 
 
 def _image_id(sources: ImageSources, ours: Sequence[InspectedLayer]) -> Digest | None:
@@ -341,9 +336,7 @@ def _planned_layers(
     root = sources.conf.store_root
     for plan, layer in zip(sources.conf.store_layers, sources.walk_store_layers(), strict=True):
         paths = tuple(map(printable, plan.store_paths))
-        files = Files(looking.allowance)
-        if looking.wants_files:
-            files = _files_of(layer, _sizes(layer, root), looking)
+        files = _files_of(layer, root, looking)
         listed.append(files)
         found = known.of_source(layer)
         yield _planned_layer(layer, found, layer.entry_count, paths, files)
@@ -351,45 +344,25 @@ def _planned_layers(
         summary = Summary()
         for member in top.members():
             summary.add(member.name)
-        files = Files(looking.allowance)
-        if looking.wants_files:
-            files = _files_of(top, _sizes_of_top(top, root), looking)
+        files = _files_of(top, root, looking)
         listed.append(files)
         found = known.of_source(top) if top.complete else None
         yield _planned_layer(top, found, summary.entries, summary.store_paths(set()), files)
 
 
-def _files_of(layer: ReadableLayer, sizes: Iterator[tuple[bytes, int]], looking: _Looking) -> Files:
+def _files_of(layer: StoreLayer | ListedLayer, root: bytes, looking: _Looking) -> Files:
     """Return the files of a layer: by their names and sizes, or all of its tar if contents are
-    compared. Raises SourceError.
+    compared. The store is below `root` on disk. Raises SourceError.
     """
+    files = Files(looking.allowance)
     if looking.compares:
         with layer.content() as content:
             return looking.peruse(content)
-    files = Files(looking.allowance)
-    for name, size in sizes:
-        files.add(name, size)
+    if looking.wants_files:
+        for member in sized_members(layer, root):
+            if member.typeflag == FILE:
+                files.add(member.name, member.size)
     return files
-
-
-def _sizes(layer: StoreLayer, root: bytes) -> Iterator[tuple[bytes, int]]:
-    """Yield the name and size of each file; the store is below `root` on disk."""
-    for typeflag, name, _, _ in layer.entries.list():
-        if typeflag == FILE:
-            path = root + b"/" + name.lstrip(b"/")
-            try:
-                yield name, os.lstat(path).st_size
-            except OSError as error:
-                raise SourceError.unreadable(path, error) from error
-
-
-def _sizes_of_top(layer: ListedLayer, root: bytes) -> Iterator[tuple[bytes, int]]:
-    own, store = (layer.own, layer.store) if isinstance(layer, LayerWithStore) else (layer, None)
-    for member in own.members():
-        if member.typeflag == FILE:
-            yield member.name, member.size
-    if store is not None:
-        yield from _sizes(store, root)
 
 
 def _planned_layer(

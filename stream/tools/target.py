@@ -22,6 +22,10 @@ class ArchiveFile:
     path: str
     repo_tag: str | None
 
+    def __str__(self) -> str:
+        """Return what names it."""
+        return self.path if self.repo_tag is None else f"{self.path}:{self.repo_tag}"
+
 
 def read_target(
     target: str | os.PathLike[str],

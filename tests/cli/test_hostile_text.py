@@ -150,6 +150,8 @@ COMMANDS: dict[str, Command] = {
     "inspect-conf": lambda text, at: ["inspect", _sound_conf(text, at)],
     "inspect-files": lambda text, at: ["inspect", "--duplicates", _archive(text, at)],
     "inspect-image": lambda text, at: ["inspect", _archive(text, at) + f":{text}:{text}"],
+    "diff": lambda text, at: ["diff", _archive(text, at), _sound_conf(text, at)],
+    "diff-json": lambda text, at: ["diff", "--json", _archive(text, at), _sound_conf(text, at)],
     "verify": lambda text, at: ["verify", _archive(text, at)],
     "verify-json": lambda text, at: ["verify", "--json", _archive(text, at)],
     "verify-conf": lambda text, at: ["verify", _archive(text, at), "--conf", _sound_conf(text, at)],
