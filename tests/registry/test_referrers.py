@@ -24,6 +24,7 @@ from stream.oci.reference import Location
 from stream.registry.client import Repository
 from stream.registry.referrers import fallback_tag, find_referrers
 from stream.tools.push import push
+from stream.tools.push_all import ImageToPush, push_all
 from stream.tools.sbom import make_sbom
 
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -133,6 +134,18 @@ def test_each_platform_has_its_own(registry: Registry, conf: ImageConf) -> None:
     for one, image in zip(confs, pushed.images, strict=True):
         assert image.manifest is not None
         assert attached(registry, image.manifest.digest) == [(SPDX, make_sbom(one))]
+
+
+def test_many_images(plain: Registry, conf: ImageConf) -> None:
+    """A fleet would be pushed without what was asked for."""
+    items = [
+        ImageToPush(name=tag, load=lambda: [conf], reference=f"{plain.address}/app:{tag}")
+        for tag in ("v1", "v2")
+    ]
+    outcomes = [*push_all(items, compression=NONE, sbom="spdx")]
+    assert [len(one.sboms) for one in outcomes if isinstance(one, Pushed)] == [1, 1]
+    digest = Digest(plain.repository("app").tags["v2"])
+    assert attached(plain, digest) == [(SPDX, make_sbom(conf))]
 
 
 def test_an_image_without_a_name_has_the_repository_s(plain: Registry, conf: ImageConf) -> None:

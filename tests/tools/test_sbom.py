@@ -12,9 +12,10 @@ from conftest import Run as Command
 from handmade import Base
 
 import stream
+from stream.cli.main import main
 from stream.cli.tables import render
 from stream.cli.verbs import inspect as inspect_verb
-from stream.errors import ArgumentError, RegistryError
+from stream.errors import ArgumentError, RegistryError, SourceError
 from stream.model import ImageConf
 from stream.oci.platform import Platform
 from stream.planning.plan import plan
@@ -23,7 +24,7 @@ from stream.registry.trust import Access
 from stream.sbom import FORMATS, Format
 from stream.sbom.documents import read_sbom
 from stream.tools.registry_image import look_around
-from stream.tools.sbom import make_sbom
+from stream.tools.sbom import load_sbom, make_sbom
 from stream.tools.verify import verify
 
 DIGITS = "0123456789abcdfghijklmnpqrsvwxyz"
@@ -154,6 +155,27 @@ def test_the_command(spec: dict[str, Any], tmp_path: Path, stream_image: Command
     assert (tmp_path / "sbom.json").read_bytes() == make_sbom(renamed, "cyclonedx")
 
 
+def test_one_of_several_platforms(
+    spec: dict[str, Any], capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path
+) -> None:
+    """Which of the images an SBOM is about must not be left to chance."""
+    several = spec | {"platforms": [{"architecture": "amd64"}, {"architecture": "arm64"}]}
+    (tmp_path / "spec.json").write_text(json.dumps(several))
+
+    def run(*words: str) -> tuple[int, bytes, bytes]:
+        status = main(["sbom", str(tmp_path / "spec.json"), *words])
+        return status, *capfdbinary.readouterr()
+
+    arm, _ = planned(spec, architecture="arm64")
+    assert run("--arch", "arm64") == (0, make_sbom(arm), b"")
+    status, printed, said = run()
+    assert (status, printed) == (2, b"")
+    assert b"platforms" in said
+    status, printed, said = run("--arch", "s390x")
+    assert (status, printed) == (2, b"")
+    assert b"has no image for linux/s390x (it has: linux/amd64, linux/arm64)\n" in said
+
+
 # ---- verify
 
 
@@ -244,6 +266,18 @@ def test_what_is_not_an_sbom(spec: dict[str, Any], tmp_path: Path) -> None:
         verify(archive, sboms=["sbom.json"])  # type: ignore[list-item]
 
 
+def test_the_file_of_an_sbom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is not there, or is a disk image, would end in a traceback or take all memory."""
+    path = tmp_path / "sbom.json"
+    with pytest.raises(SourceError, match=r"sbom.json: no such file"):
+        load_sbom(str(path))
+    path.write_bytes(b"0123456789")
+    assert load_sbom(str(path)) == b"0123456789"
+    monkeypatch.setattr("stream.tools.sbom.MAX_SBOM", 9)
+    with pytest.raises(SourceError, match="too large for an SBOM"):
+        load_sbom(str(path))
+
+
 # ---- in a registry
 
 
@@ -251,7 +285,7 @@ def test_beside_an_image_in_a_registry(
     spec: dict[str, Any], tmp_path: Path, stream_image: Command
 ) -> None:
     """Who has only the reference of an image could not tell what is in it."""
-    whole, _ = planned(spec)
+    whole, alone = planned(spec)
     archive = archive_of(whole, tmp_path)
     with distribution.running(tokens=True) as registry:
         login = tmp_path / "login.json"
@@ -259,6 +293,12 @@ def test_beside_an_image_in_a_registry(
         name = f"{registry.address}/app:v1"
         access = Access(authfile=str(login))
         pushed = stream.push(whole, name, sbom="spdx", access=access)
+        alone = replace(alone, container_config={"Env": ["A=1"]}, references=None)
+        stream.push(alone, f"{registry.address}/alone:v1", sbom="cyclonedx", access=access)
+        found = look_around(f"{registry.address}/alone:v1")
+        shown = render(inspect_verb._registry_parts(found))
+        assert "Env  A=1" in shown
+        assert "  does not know the references of 2 of 2 store paths" in shown
         asked = len(registry.requests)
         done = stream_image("inspect", "--json", f"docker://{name}")
         assert (done.returncode, done.stderr) == (0, b"")
@@ -328,6 +368,8 @@ def test_hostile_neighbours(spec: dict[str, Any]) -> None:
         found = look_around(name)
         assert [one.listed.format for one in found.sboms] == ["cyclonedx"]
         assert found.others == ("a/signature",)
+        shown = render(inspect_verb._registry_parts(found))
+        assert "artifact: a/signature" in shown
         assert sorted(text.partition(": ")[2] for text in found.unread) == [
             "is neither SPDX 2 nor CycloneDX in JSON",
             "is not there",

@@ -14,7 +14,11 @@ from stream.cli.options import (
 from stream.cli.output import output_file, standard_output, write_all
 from stream.cli.planned import given_planning
 from stream.cli.progress import Reporter
+from stream.cli.registries import add_platform_arguments, given_platform
+from stream.cli.usage import UsageError
 from stream.config import is_spec
+from stream.model import ImageConf
+from stream.oci.platform import Platform
 from stream.sbom import FORMATS
 from stream.schema.reading import conf_name, load_object
 from stream.tools.planned import only_one, read_confs
@@ -48,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write to FILE (created only when complete; default: standard output)",
     )  # fmt: skip
     add_tag_argument(parser)
+    add_platform_arguments(parser, None)
     add_sandbox_argument(parser)
     add_digest_arguments(parser)
 
@@ -65,6 +70,20 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
             warn=reporter.warning,
             planning=given_planning(args, reporter, given_digests(args, reporter.warning)),
         )
-        conf = only_one(confs, name)
+        conf = _chosen(confs, args, name)
         data = make_sbom(conf, args.format, lambda line: reporter.warning(f"{name}: {line}"))
         write_all(fd, data, "standard output" if args.output == "-" else args.output)
+
+
+def _chosen(confs: list[ImageConf], args: argparse.Namespace, name: str) -> ImageConf:
+    """Return the conf that fits the given platform best, which need not be given if there is only
+    one. Raises UsageError or ConfError.
+    """
+    if not (args.os or args.arch or args.variant):
+        return only_one(confs, name)
+    platform = given_platform(args, Platform.of_this_machine())
+    closest = platform.closest(map(Platform.of_conf, confs))
+    if closest is None:
+        there = ", ".join(str(Platform.of_conf(conf)) for conf in confs)
+        raise UsageError(f"{name}: has no image for {platform} (it has: {there})")
+    return confs[closest]
