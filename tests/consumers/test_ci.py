@@ -30,7 +30,6 @@ MIB: Final = 1 << 20
 _HUB: Final = "10.77.0.1"
 _RUNTIME: Final = 11 * MIB  # bytes of its files, in two layers
 _SERVICE: Final = 600_000  # bytes of each service's
-_LINKS: Final = 10_240
 _BESIDE: Final = 250_000  # bytes of requests, documents and headers, at most
 
 # Debian's programs in the place of nixpkgs, and packages whose content no compression makes smaller.
@@ -247,10 +246,9 @@ def test_no_job_reads_what_another_has_pushed(machines: list[Machine], tmp_path:
         # Its store paths, of which layers are made here: no layer came over the network.
         assert machine.received - received < _RUNTIME + _SERVICE + 2 * _BESIDE
 
-    # A machine that has seen neither the image nor its service pushes it again. It makes the layer of
-    # links, which has no key that is the same on all machines, and finds it there.
+    # A machine that has seen neither the image nor its service pushes it again.
     job = run_job(two, "web")
-    assert (job.read, job.hashed) == (0, _LINKS)
+    assert (job.read, job.hashed) == (0, 0)
     assert job.held > _RUNTIME + _SERVICE
     assert job.sent == 0
     assert job.network < _BESIDE
