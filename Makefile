@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST ?= $(BIN)/pytest
 STAMP := $(VENV)/.installed
+# Tests start Python hundreds of times, and pytest rewrites each of their modules: compile once.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-all fuzz bench lint clean check-build-tools
 
