@@ -108,6 +108,7 @@ def test_conf_from_standard_input(store: Store) -> None:
     assert bad.stderr.startswith(b"stream-image: standard input: ")
 
 
+@pytest.mark.slow
 def test_console_script_is_the_module(store: Store) -> None:
     """Without it the two ways to start the program could differ."""
     script = Path(sys.executable).with_name("stream-image")

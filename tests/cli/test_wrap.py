@@ -346,6 +346,7 @@ def test_interpreter_that_cannot_be_named(conf: Path, tmp_path: Path) -> None:
 # ---- flags
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
@@ -369,6 +370,7 @@ def test_output_and_progress(conf: Path, options: Sequence[str], tmp_path: Path)
     assert (elsewhere / "it is.tar.zst").read_bytes() == _streamed(conf, "--compress", "zstd")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("word", "mode"),
     [
@@ -652,6 +654,7 @@ def large(tmp_path: Path) -> Path:
     return store.conf(["large"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals(large: Path, options: Sequence[str], signum: signal.Signals) -> None:
     """Without it a signal could end a shell and leave its child streaming."""
@@ -666,6 +669,7 @@ def test_signals(large: Path, options: Sequence[str], signum: signal.Signals) ->
     assert_unfinished(outcome.stdout)
 
 
+@pytest.mark.slow
 def test_closed_pipe(large: Path, options: Sequence[str]) -> None:
     """Without it a consumer that closes its end could be reported as a failure of the executable."""
     program = _wrapped(large, *options)
@@ -676,6 +680,7 @@ def test_closed_pipe(large: Path, options: Sequence[str]) -> None:
     assert (outcome.status, outcome.stderr) == (1, "")
 
 
+@pytest.mark.slow
 def test_faults_are_those_of_the_conf(conf: Path, options: Sequence[str], tmp_path: Path) -> None:
     """Without it an error could not name its file, or a script not learn of it."""
     program = _wrapped(conf, *options)
@@ -696,6 +701,7 @@ def _wrapped_again(program: Path, gone: Path) -> bytes:
     return bytes(_run(program, "-q").stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("closed", "mode"),
     [("<&-", MODES[1]), (">&-", MODES[0]), ("2>&-", MODES[1]), ("<&- >&- 2>&-", MODES[0])],
