@@ -117,8 +117,9 @@ def parse_object(data: bytes, name: str) -> dict[str, Any]:
 
 def _parse(data: bytes, name: str) -> Any:
     # Importing orjson takes as long as it saves on a document of this size. It decides all doubtful
-    # cases: it refuses escaped surrogates, and says at which line a document is wrong.
-    if len(data) <= _SMALL and b"\\u" not in data:
+    # cases: it refuses escaped surrogates and numbers that no float can hold, and says at which line
+    # a document is wrong.
+    if len(data) <= _SMALL and b"\\u" not in data and not _LARGE_NUMBER.search(data):
         with suppress(ValueError):
             return parse_json(data)
     import orjson

@@ -46,6 +46,7 @@ def test_small_documents(document: dict[str, Any], ascii_only: bool, data: st.Da
         b'{"a": NaN}', b'{"a": Infinity}', b'{"a": 1e999}', b'{"a": "\\ud800"}', b'{"a": "\x01"}',
         b"\xef\xbb\xbf{}", '{"a": 1}'.encode("utf-16"), b'{"a": "\xff"}', b'{"a": 01}', b"{'a': 1}",
         b'{"a": 1,}', b'{"a": 1} {}', b'{"a": -0}', b'{"a": 1, "a": 2}', b'{"a": "\\u00e9"}',
+        b'{"a": ' + b"1" * 400 + b"}", b'{"a": [' + b"1" * 5000 + b"]}",
         b'{"a": ' + b"[" * 500 + b"]" * 500 + b"}",
     ],
 )  # fmt: skip
