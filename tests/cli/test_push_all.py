@@ -2,16 +2,19 @@
 
 import json
 import os
+import pty
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import distribution
 import pytest
 from conftest import Run as Command
 from distribution import Registry
-from support import Run, Store, until
+from support import COMMAND, Run, Store, until
 
 
 @pytest.fixture
@@ -43,10 +46,20 @@ def digest(registry: Registry, name: str, tag: str = "v1") -> str:
 def test_directory(registry: Registry, confs: Path, stream_image: Command) -> None:
     """Without it a directory of confs could not be pushed by one command."""
     (confs / "README").write_text("not a conf")
-    done = stream_image("push-all", str(confs), f"{registry.address}/team", "--progress", "plain")
+    done = stream_image(
+        "push-all",
+        str(confs),
+        f"{registry.address}/team",
+        "--progress",
+        "plain",
+        "--registry-cache",
+    )
     assert done.returncode == 0, done.stderr
     names = ["one", "three", "two"]
     assert done.stdout.decode().splitlines() == [digest(registry, f"team/{one}") for one in names]
+    team = [repository for name, repository in registry.repositories.items() if "team/" in name]
+    manifests = [json.loads(data) for one in team for _, data in one.manifests.values()]
+    assert all("annotations" in layer for one in manifests for layer in one["layers"])
     *lines, last = done.stderr.decode().splitlines()
     for number, (line, name) in enumerate(zip(lines, names, strict=True), 1):
         assert line.startswith(f"image {number}/3 {registry.address}/team/{name}:v1 sha256:")
@@ -54,6 +67,33 @@ def test_directory(registry: Registry, confs: Path, stream_image: Command) -> No
     assert ", mounted 1 blob (" in lines[1]
     assert last.startswith("pushed 3 of 3 images, sent 7 blobs (")
     assert ", mounted 2 blobs (" in last
+
+
+@pytest.mark.slow
+def test_terminal(registry: Registry, confs: Path) -> None:
+    """Without it nobody would see how far a run is that takes minutes."""
+    master, terminal = pty.openpty()
+    shown = b""
+
+    def slow(request: distribution.Request, _: distribution.Connection) -> None:
+        if request.method == "PATCH":  # not before the bar was drawn
+            until(lambda: b"image 1/3, layer " in shown)
+
+    registry.script = slow
+    words = ["push-all", str(confs), registry.address]
+    process = subprocess.Popen(
+        [*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=terminal,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+    )  # fmt: skip
+    os.close(terminal)
+    with suppress(OSError):  # EIO: the other end is closed
+        while data := os.read(master, 1 << 16):
+            shown += data
+    os.close(master)
+    assert process.wait(30) == 0
+    for number, name in enumerate(("one", "three", "two"), 1):
+        assert f"image {number}/3 {registry.address}/{name}:v1 sha256:".encode() in shown
+    assert b"pushed 3 of 3 images" in shown.splitlines()[-1]
 
 
 def test_list(registry: Registry, confs: Path, stream_image: Command) -> None:
