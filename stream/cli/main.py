@@ -10,13 +10,11 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
-from typing import Any, NoReturn
 
-import stream
 from stream.cli import verbs
-from stream.cli.output import hold_standard_descriptors, say, say_lines
-from stream.cli.progress import MODES, Reporter, reporter
+from stream.cli.output import hold_standard_descriptors, say
+from stream.cli.parsers import BAD_USAGE, closest, make_parser
+from stream.cli.progress import Reporter, reporter
 from stream.cli.signals import Stopped, StopSignals
 from stream.cli.usage import UsageError
 from stream.errors import (
@@ -28,71 +26,16 @@ from stream.errors import (
 )
 from stream.text import one_line, printable
 
-DONE, FAILED, BAD_USAGE = 0, 1, 2
-MAX_WORD = 30  # characters compared with the verbs
+DONE, FAILED = 0, 1
 
 _BAD_USAGE_ERRORS = (ArgumentError, ConfError, InstallationError, UsageError)
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, like all others."""
-
-    def error(self, message: str) -> NoReturn:
-        self.refuse(f"{message}.")
-
-    def refuse(self, sentence: str) -> NoReturn:
-        """Print `sentence` and where to find help, and exit."""
-        say(f"stream-image: {sentence} Try '{self.prog} --help'.")
-        self.exit(BAD_USAGE)
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        """Print the help or the version. Raises OutputError, which argparse would ignore."""
-        say_lines(message.removesuffix("\n").split("\n"))
-
-
-class _MainParser(_Parser):
-    """The parser of the main job. Its help lists the verbs."""
-
-    def format_help(self) -> str:
-        lines = [f"  {name:<11} {verbs.summary(name)}" for name in sorted(verbs.names())]
-        return "\n".join([super().format_help(), "Verbs, each with its own --help:", *lines, ""])
-
-
-def main_parser(verb: str | None = None) -> argparse.ArgumentParser:
-    """Return the parser of `stream-image VERB`, or of the main job for None."""
-    return _parser(verb, verbs.import_verb(verb))
-
-
-def _parser(name: str | None, verb: verbs.Verb) -> _Parser:
-    parser = (_Parser if name else _MainParser)(
-        prog=f"stream-image {name}" if name else "stream-image",
-        description=verb.DESCRIPTION,
-        epilog=verb.EPILOG,
-        # Arguments that are added are formatted, and measuring the terminal imports shutil.
-        formatter_class=partial(argparse.HelpFormatter, width=80),
-    )
-    verb.add_arguments(parser)
-    if verb.HAS_PROGRESS:
-        parser.add_argument(
-            "--progress", choices=MODES, default="auto", metavar="MODE",
-            help="on stderr: auto (bar on a terminal, else plain), bar, plain, json, none",
-        )  # fmt: skip
-    else:
-        parser.set_defaults(progress="none")
-    parser.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors")
-    parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {stream.__version__}")
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    return parser
 
 
 def _closest_verb(word: str) -> str | None:
     """Return the verb that `word` resembles, or None if it is an option or a file's name."""
     if word.startswith("-") or os.path.lexists(word):
         return None
-    from difflib import get_close_matches
-
-    return next(iter(get_close_matches(word[:MAX_WORD], sorted(verbs.names()), n=1)), None)
+    return closest(word, verbs.names())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -130,15 +73,18 @@ def _main(argv: Sequence[str], signals: StopSignals) -> int:
 def _read_arguments(argv: Sequence[str]) -> tuple[verbs.Verb, argparse.Namespace]:
     name = argv[0] if argv and argv[0] in verbs.names() else None
     verb = verbs.import_verb(name)
-    parser = _parser(name, verb)
-    if name is None and argv and (closest := _closest_verb(argv[0])):
-        parser.refuse(f"{argv[0]!r}: no such file; did you mean '{parser.prog} {closest}'?")
+    parser = make_parser(name, verb)
+    if name is None and argv and (meant := _closest_verb(argv[0])):
+        parser.refuse(f"{argv[0]!r}: no such file; did you mean '{parser.prog} {meant}'?")
     args, unknown = parser.parse_known_args(argv[1:] if name else argv)
     if unknown:
         words = f"unrecognized arguments: {' '.join(unknown)}"
-        if name is None and (late := next((one for one in unknown if one in verbs.names()), None)):
+        late = (one for one in unknown if one in verbs.names() and not parser.has_option(one))
+        if name is None and (one := next(late, None)):
             # An executable made by `wrap` puts its conf before the words that it is given.
-            words = f"the verb comes first: write '{parser.prog} {late} {args.conf} …'"
+            words = f"the verb comes first: write '{parser.prog} {one} {args.conf} …'"
+        elif meant := parser.closest_option(unknown):
+            parser.refuse(one_line(f"{words}; did you mean '{meant}'?"))
         parser.refuse(f"{one_line(words)}.")
     return verb, args
 

@@ -89,6 +89,29 @@ def test_version_and_help() -> None:
         assert option.encode() in text.stdout
 
 
+@pytest.mark.parametrize(
+    ("verb", "option"),
+    [(["help"], ["--help"]), (["help", "plan"], ["plan", "--help"]), (["version"], ["--version"])],
+)
+def test_help_and_version_are_verbs(
+    capfd: pytest.CaptureFixture[str], verb: list[str], option: list[str]
+) -> None:
+    """Without it those who try 'help' or 'version' first, as other tools have it, would not get it."""
+    assert command_line.main(verb) == 0
+    answer = capfd.readouterr()
+    with pytest.raises(SystemExit) as done:
+        command_line.main(option)
+    assert done.value.code == 0
+    assert answer == capfd.readouterr()
+    assert answer.out.strip()
+
+
+def test_help_for_an_unknown_verb() -> None:
+    """Without it the help of another verb could be taken for that of the one asked for."""
+    assert "'psuh': no such verb; did you mean 'push'?" in _said("help", "psuh")
+    assert "'qqq': no such verb; 'stream-image help' lists them" in _said("help", "qqq")
+
+
 @pytest.mark.parametrize("spelling", ["-t", "--tag", "--repo-tag", "--repo_tag"])
 def test_repo_tag(store: Store, spelling: str) -> None:
     """Without it a conf's tag could not be replaced, by the old spelling of the option or the new one."""
@@ -306,6 +329,28 @@ def test_verb_with_a_slip() -> None:
     said = _said("inpsect", "x.tar")
     assert said.endswith("did you mean 'stream-image inspect'? Try 'stream-image --help'.\n")
     assert "unrecognized" in _said("conf.json", "x.tar")
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["c.json", "--comprss", "zstd"], "--compress"),
+        (["c.json", "--ouptut=image.tar"], "--output"),
+        (["c.json", "-compress", "zstd"], "--compress"),
+        (["c.json", "help"], "--help"),
+        (["c.json", "other.json", "--thraeds", "2"], "--threads"),
+        (["push", "c.json", "h/app", "--dryrun"], "--dry-run"),
+        (["push", "c.json", "h/app", "--output", "x"], None),
+        (["c.json", "-x"], None),
+        (["c.json", "outputs"], None),
+    ],
+)
+def test_option_with_a_slip(words: list[str], meant: str | None) -> None:
+    """Without it a mistyped option would have to be looked up in a page of help."""
+    said = _said(*words)
+    assert "unrecognized arguments: " in said
+    assert (f"; did you mean '{meant}'? Try" in said) is (meant is not None)
+    assert ("did you mean" in said) is (meant is not None)
 
 
 def test_verb_after_the_conf() -> None:

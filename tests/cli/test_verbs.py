@@ -13,7 +13,7 @@ import pytest
 
 import stream
 from stream.cli import verbs
-from stream.cli.main import main_parser
+from stream.cli.parsers import main_parser
 from stream.cli.progress import Reporter
 
 NAMES = sorted({*verbs.names(), verbs.MAIN_JOB})
