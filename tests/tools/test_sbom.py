@@ -266,6 +266,21 @@ def test_what_is_not_an_sbom(spec: dict[str, Any], tmp_path: Path) -> None:
         verify(archive, sboms=["sbom.json"])  # type: ignore[list-item]
 
 
+def test_what_verify_says(
+    spec: dict[str, Any], capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path
+) -> None:
+    """Without it a mistyped option could pass for a check that was made."""
+    whole, _ = planned(spec)
+    archive, path = archive_of(whole, tmp_path), tmp_path / "sbom.json"
+    path.write_bytes(make_sbom(whole))
+    assert main(["verify", archive, "--sbom", str(path)]) == 0
+    assert f"{archive}: sound, as {path} says: ".encode() in capfdbinary.readouterr().out
+    path.write_bytes(make_sbom(planned(spec, contents=[f"{spec['store_dir']}/{DATA}"])[0]))
+    assert main(["verify", archive, "--sbom", str(path)]) == 1
+    said = capfdbinary.readouterr().out.decode()
+    assert f"the SBOM lists {spec['store_dir']}/{DATA}, which is not in the image" in said
+
+
 def test_the_file_of_an_sbom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is not there, or is a disk image, would end in a traceback or take all memory."""
     path = tmp_path / "sbom.json"

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     if args.json:
         say_json(_document(verification))
     elif verification.faults or not args.quiet:
-        say_lines(_lines(verification, args.conf))
+        say_lines(_lines(verification, args.conf, args.sbom))
     return FAULTY if verification.faults else 0
 
 
@@ -144,10 +144,11 @@ def _document(verification: Verification) -> dict[str, Any]:
 # ---- for people
 
 
-def _lines(verification: Verification, conf: str | None) -> Iterator[str]:
+def _lines(verification: Verification, conf: str | None, sbom: str | None) -> Iterator[str]:
     name = one_line(verification.name)
     if not verification.faults:
         sound = "sound" if conf is None else f"sound and identical to the image of {one_line(conf)}"
+        sound += "" if sbom is None else f", as {one_line(sbom)} says"
         yield f"{name}: {sound}: {_summary(verification)}{_not_for(verification)}"
         yield from _starts(verification)
         return
