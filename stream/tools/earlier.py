@@ -68,13 +68,14 @@ def read_earlier(
     Raises ArgumentError if there is no such image, and the errors of `read_existing`.
     """
     place = Place.parse(source)
-    found = read_existing(place, _platform(architecture, variant))
+    platform = _platform(architecture, variant)
+    found = read_existing(place, platform)
     if found is None:
-        raise ArgumentError("source", source, "there is no such image")
+        wanted = f" for {platform}" if platform else ""
+        raise ArgumentError("source", source, f"there is no such image{wanted}")
     if isinstance(found, dict):
         return check_previous(found, conf_name(place.reference)).document
-    diff_ids = found.config.get("rootfs", {}).get("diff_ids") or ()
-    return EarlierImage(repo_tag=found.repo_tag, diff_ids=frozenset(diff_ids))
+    return EarlierImage(repo_tag=found.repo_tag, diff_ids=found.diff_ids)
 
 
 def _platform(architecture: object, variant: object) -> Platform | None:

@@ -9,12 +9,14 @@ the image is looked for.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from stream.archives.target import split_archive
 from stream.engines.engine import EngineName
-from stream.errors import ArgumentError
+from stream.errors import ArchiveError, ArgumentError
+from stream.model import Digest
 from stream.oci.platform import Platform
 from stream.oci.reference import BadReference, Location, Reference
 from stream.registry.trust import Access
@@ -30,9 +32,13 @@ from stream.schema.reading import (
 )
 from stream.values import dataclass
 
+if TYPE_CHECKING:
+    from stream.archives.images import Archive
+
 UNTAGGED = "untagged"
 _ANYWHERE = Access()
 _REGISTRY = "docker"
+_DIGEST = re.compile("sha256:[0-9a-f]{64}")
 _ENGINES: dict[str, EngineName] = {
     "docker-daemon": "docker",
     "containers-storage": "podman",
@@ -88,6 +94,15 @@ class ExistingImage:
     config: Mapping[str, Any]
 
     @property
+    def diff_ids(self) -> frozenset[Digest]:
+        """The diff_ids of its layers, so far as they are digests."""
+        rootfs = self.config.get("rootfs")
+        listed = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+        listed = listed if isinstance(listed, list) else []
+        texts = (one for one in listed if isinstance(one, str))
+        return frozenset(Digest(one) for one in texts if _DIGEST.fullmatch(one))
+
+    @property
     def platform(self) -> Platform:
         """The platform that it states."""
         return Platform.parse(self.config)
@@ -97,8 +112,8 @@ def read_existing(
     place: Place, platform: Platform | None = None, access: Access = _ANYWHERE
 ) -> ExistingImage | dict[str, Any] | None:
     """Read the image at `place`, or the conf, as a JSON object. Of several images, it is the one
-    that fits `platform` best. Return None if a registry or an engine does not have it, or if what
-    is there is not an image.
+    that fits `platform` best. Return None if a registry or an engine does not have it, if what is
+    there is not an image, or if none of several is for the platform.
 
     Raises ConfError, ArchiveError, RegistryError, DigestMismatch or EngineError.
     """
@@ -125,9 +140,7 @@ def _in_file(source: str, platform: Platform | None) -> ExistingImage | dict[str
         from stream.archives.images import open_archive
 
         with open_archive(path) as archive:
-            image = archive.choose(repo_tag, platform)
-            tag = repo_tag or next(iter(image.repo_tags), UNTAGGED)
-            return ExistingImage(repo_tag=tag, config=image.document)
+            return _in_archive(archive, repo_tag, platform)
     return _conf_for(load_object(source), conf_name(source), platform)
 
 
@@ -150,8 +163,18 @@ def _on_standard_input(platform: Platform | None) -> ExistingImage | dict[str, A
     if begins_conf(file.peek(HEAD)):
         data = b"".join(pieces(StreamBytes(file, file.name)))
         return _conf_for(parse_object(conf_in(data, file.name), file.name), file.name, platform)
-    image = read_archive(SequentialTar(file).scan(None)).choose(None, platform)
-    tag = next(iter(image.repo_tags), UNTAGGED)
+    return _in_archive(read_archive(SequentialTar(file).scan(None)), None, platform)
+
+
+def _in_archive(
+    archive: Archive[Any], repo_tag: str | None, platform: Platform | None
+) -> ExistingImage | None:
+    try:
+        image = archive.choose(repo_tag, platform)
+    except ArchiveError:
+        archive.choose(repo_tag)  # raises as well if it is not only the platform
+        return None
+    tag = repo_tag or next(iter(image.repo_tags), UNTAGGED)
     return ExistingImage(repo_tag=tag, config=image.document)
 
 

@@ -21,6 +21,7 @@ from stream.errors import (
 )
 from stream.oci.platform import Platform
 from stream.planning.previous import PreviousImage
+from stream.tools.existing import ExistingImage
 from stream.tools.previous import find_previous
 
 AMD64 = Platform(os="linux", architecture="amd64")
@@ -120,6 +121,26 @@ def test_a_conf_for_several_platforms(tmp_path: Path, warnings: Warnings) -> Non
     assert warnings == []
     assert warnings.find(str(path), Platform(os="linux", architecture="s390x")) is None
     assert "has no image for linux/s390x" in warnings[0]
+
+
+def test_an_archive_without_the_platform(tmp_path: Path, warnings: Warnings) -> None:
+    """Without it no platform could be added to an image that has others."""
+    layout, old = Layout(), tmp_path / "old.tar"
+    for name in ("amd64", "arm64"):
+        layout.top.append(layout.image(made_by_dockertools(name), os="linux", architecture=name))
+    old.write_bytes(layout.tar())
+    assert layers_of(warnings.find(str(old), ARM64)) == LAYERS
+    assert warnings == []
+    assert warnings.find(str(old), Platform(os="linux", architecture="s390x")) is None
+    assert "has no image for linux/s390x" in warnings[0]
+    with pytest.raises(ArchiveError, match="has no image other:1"):
+        warnings.find(f"{old}:other:1")
+
+
+@pytest.mark.parametrize("rootfs", [None, [], {"diff_ids": 7}, {"diff_ids": [{}, "x", None]}])
+def test_an_earlier_image_that_nobody_made_here(rootfs: object) -> None:
+    """Without it explain --against could end with a traceback."""
+    assert ExistingImage(repo_tag="app:v1", config={"rootfs": rootfs}).diff_ids == frozenset()
 
 
 # ---- registries
