@@ -51,6 +51,7 @@ python3Packages.buildPythonApplication {
     (python3Packages.callPackage ./deflate.nix { inherit cmake ninja; })
     python3Packages.isal
     python3Packages.orjson
+    python3Packages.pathspec
     python3Packages.pyzstd
     python3Packages.rich
     python3Packages.urllib3

@@ -61,6 +61,23 @@ class Builtin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedFile:
+    """A file or directory that is put at `path` in the image: that at `source` on disk, without
+    what the patterns `exclude` match (gitignore(5)), or, where `source` is empty, a file that holds
+    `text`. `mode` is that of a file; None is 0755 for one that its owner may execute, otherwise
+    0644. Whoever owns it on disk, everything in it belongs to `uid` and `gid`, or to root.
+    """
+
+    path: bytes
+    source: bytes = b""
+    text: str | None = None
+    exclude: tuple[str, ...] = ()
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Permission:
     """The attributes given to the entry at `path`, or to those whose whole path matches
     `regex`. Paths begin with `/`. With `create`, a directory is made at `path` if nothing is
@@ -127,14 +144,15 @@ Conflicts: TypeAlias = Literal["error", "first", "last"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """The steps that make the customisation layer: `contents` are joined as links, `copy_to_root`
-    are copied, then the rest happens in the order of the fields. With `keep_dirlinks`, a
-    link to a directory stays where a copied directory meets it, and the copy is merged into
-    its target. `conflicts` says which of two contents that differ in a file is taken. `users` and
-    `groups` are added to those of the base image and of the tree.
+    are copied, `files` are put at their paths, then the rest happens in the order of the fields.
+    With `keep_dirlinks`, a link to a directory stays where a copied directory meets it, and the copy
+    is merged into its target. `conflicts` says which of two contents that differ in a file is taken.
+    `users` and `groups` are added to those of the base image and of the tree.
     """
 
     contents: tuple[bytes | Builtin, ...] = ()
     copy_to_root: tuple[bytes | Builtin, ...] = ()
+    files: tuple[PlacedFile, ...] = ()
     keep_dirlinks: bool = False
     conflicts: Conflicts = "error"
     users: tuple[User, ...] = ()

@@ -240,6 +240,9 @@ def _made(sources: ImageSources) -> list[str]:
     """Return the existing store paths that the customisation layer, once made, refers to. A
     text may mention others that were removed long ago.
     """
+    disk = Disk.of(sources.conf)
+    if not disk.lexists(sources.conf.store_dir):
+        return []  # without Nix, nothing need be read to find that
     from stream.sources.customisation.made import MadeLayer
 
     top = sources.customisation
@@ -247,7 +250,6 @@ def _made(sources: ImageSources) -> list[str]:
         found = mentions.find_in_tree(top.tree, sources.conf.store_dir)
     else:
         found = _in_ready_layer(top, sources.conf)
-    disk = Disk.of(sources.conf)
     return [os.fsdecode(path) for path in sorted(found) if disk.lexists(path)]
 
 

@@ -23,6 +23,7 @@ from stream.nix.store_root import Disk
 from stream.oci.reference import BadReference, check_name, check_tag
 from stream.schema import platforms, recipe
 from stream.schema.fields import Fields
+from stream.schema.files import start_from
 from stream.schema.instants import is_relative, parse_date
 from stream.schema.reading import ignore, load_value, parse_object
 from stream.values import dataclass, replace
@@ -107,18 +108,26 @@ class Spec:
 
 
 def parse_spec(
-    data: bytes, *, name: str = "spec.json", warn: Callable[[str], None] = ignore
+    data: bytes,
+    *,
+    name: str = "spec.json",
+    warn: Callable[[str], None] = ignore,
+    directory: str = "",
 ) -> Spec:
-    """Parse the specification in `data`, which messages call `name`. `warn` is called with each
-    warning, a line. Raises ConfError, with every fault. An unknown key is a fault, as an
-    unknown argument is in Nix.
+    """Parse the specification in `data`, which messages call `name`. Relative paths in it start
+    from `directory`, or the current one. `warn` is called with each warning, a line. Raises
+    ConfError, with every fault. An unknown key is a fault, as an unknown argument is in Nix.
     """
     ArgumentError.require("data", data, bytes)
-    return read_spec_document(parse_object(data, name), name=name, warn=warn)
+    return read_spec_document(parse_object(data, name), name=name, warn=warn, directory=directory)
 
 
 def read_spec_document(
-    document: dict[str, Any], *, name: str = "spec.json", warn: Callable[[str], None] = ignore
+    document: dict[str, Any],
+    *,
+    name: str = "spec.json",
+    warn: Callable[[str], None] = ignore,
+    directory: str = "",
 ) -> Spec:
     """Read the specification from the JSON object `document`. See `parse_spec`."""
     if (depth := measure_depth(document)) > MAX_DEPTH:
@@ -130,7 +139,8 @@ def read_spec_document(
         )
     if document.get(platforms.KEY) is not None:
         raise ConfError(name, [Fault(platforms.KEY, platforms.TOO_MANY)])
-    reader = _Reader(name, {key: value for key, value in document.items() if value is not None})
+    given = {key: value for key, value in document.items() if value is not None}
+    reader = _Reader(name, given, directory)
     spec = reader.spec()
     for key in document:
         if key in _ELSEWHERE:
@@ -160,13 +170,11 @@ def _instant(value: Any) -> Any:
     return value if found is None else found.isoformat()
 
 
-def _anywhere(contents: Any) -> Any:
-    """Return `contents` with paths relative to the current directory made absolute."""
-    if isinstance(contents, list):
-        return [_anywhere(item) for item in contents]
-    # Any other text without a leading slash is a built-in content, or a mistake.
-    relative = isinstance(contents, str) and f"{contents}/".startswith(("./", "../"))
-    return os.path.abspath(contents) if relative else contents
+def _is_relative(path: object) -> bool:
+    """Return True for a path that begins with `./` or `../`. Any other text without a leading slash
+    is a built-in content or the name of a store, or a mistake.
+    """
+    return isinstance(path, str) and f"{path}/".startswith(("./", "../"))
 
 
 class _Reader(Fields):
@@ -174,10 +182,20 @@ class _Reader(Fields):
     it for an argument that is not given.
     """
 
-    def __init__(self, source: str, document: dict[str, Any]) -> None:
+    def __init__(self, source: str, document: dict[str, Any], directory: str) -> None:
         self.faults: list[Fault] = []
         super().__init__(document, "", self._note)
         self._source = source
+        self._directory = directory  # where relative paths start
+
+    def _absolute(self, path: str) -> str:
+        return os.path.abspath(os.path.join(self._directory, path))
+
+    def _anywhere(self, contents: Any) -> Any:
+        """Return `contents` with relative paths made absolute."""
+        if isinstance(contents, list):
+            return [self._anywhere(item) for item in contents]
+        return self._absolute(contents) if _is_relative(contents) else contents
 
     def _note(self, place: str, message: str) -> None:
         self.faults.append(Fault(place, message))
@@ -205,7 +223,7 @@ class _Reader(Fields):
             layering_pipeline=self._program(),
             roots=self.texts("roots") if self.has("roots") else None,
             unshipped=self.texts("unshipped"),
-            references_graph=self.text("references_graph") or None,
+            references_graph=self._references_graph(),
             nix_store=self._nix_store(),
         )
 
@@ -239,7 +257,7 @@ class _Reader(Fields):
         if self.get("layering") == SINGLE and base and not self.has("skip_base_paths"):
             document["skip_base_paths"] = True
         if ready := self.text("customisation_layer"):
-            document["customisation_layer"] = os.path.abspath(ready)
+            document["customisation_layer"] = self._absolute(ready)
         # The keys of the specification, by the keys of the conf that are made from them.
         keys = {"from_image": "fromImage"}
         if not self.has("store_root"):
@@ -271,7 +289,9 @@ class _Reader(Fields):
         the recipe. For a ready-made layer, the recipe has only contents, for the closure.
         """
         document = {key: self.document[key] for key in recipe.SPEC_KEYS if self.has(key)}
-        document |= {key: _anywhere(document[key]) for key in _CONTENTS & document.keys()}
+        document |= {key: self._anywhere(document[key]) for key in _CONTENTS & document.keys()}
+        if "files" in document:
+            document["files"] = start_from(document["files"], self._directory)
         ready = bool(self.get("customisation_layer"))
         if ready:
             changing = document.keys() - {"contents"}
@@ -294,13 +314,18 @@ class _Reader(Fields):
             )
         return include
 
+    def _references_graph(self) -> str | None:
+        path = self.text("references_graph")
+        # A name in the current directory stays as it is, in messages as well.
+        return os.path.join(self._directory, path) if path else None
+
     def _nix_store(self) -> str | None:
         store = self.text("nix_store")
         if store and store not in query.STORES and os.path.isdir(store) and "/" not in store:
             self.fault(
                 "nix_store", f"{store!r} is not a Nix store; write ./{store} for the directory"
             )
-        return store or None
+        return (self._absolute(store) if _is_relative(store) else store) or None
 
     def _root_of_nix(self) -> str | None:
         """Return the root that Nix's store is below, unless the specification sets another."""
@@ -309,7 +334,7 @@ class _Reader(Fields):
         store = self.get("nix_store")
         if self.has("store_root") or not usual or not isinstance(store, str) or "\0" in store:
             return None
-        return query.root_of(store)
+        return query.root_of(self._absolute(store) if _is_relative(store) else store)
 
     def _base(self) -> str | None:
         """Return the base image in the notation of a conf, with an absolute path."""
@@ -326,7 +351,7 @@ class _Reader(Fields):
             if chosen:
                 self.fault("fromImageName", f"is given twice; fromImage already selects {chosen}")
             chosen = f"{name or '*'}:{tag or '*'}"
-        file = os.path.abspath(file)
+        file = self._absolute(file)
         return f"{file}:{chosen}" if chosen else file
 
     def _max_layers(self) -> int:
@@ -351,7 +376,7 @@ class _Reader(Fields):
             if "\0" in program:
                 return None
             try:
-                program = load_value(os.path.abspath(path))
+                program = load_value(self._absolute(path))
             except ConfError as error:
                 self.fault("layeringPipeline", str(error))
                 return None

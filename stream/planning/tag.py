@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from stream.known import Known
-from stream.model import ImageConf, Recipe
+from stream.model import ImageConf, PlacedFile, Recipe
 from stream.nix.hashes import compress_hash, encode_nix_base32, is_hashed_path
 from stream.nix.store_root import Disk
 from stream.sources.store import walk_alone
@@ -28,7 +28,8 @@ def derive_tag(
     """Return the tag of the image of `document`, a conf with a repository and without a tag:
     32 characters of Nix32. `conf` is the same conf, parsed. A store path with a hash in its
     name is represented by the name, any other path by its content; of a path that is copied,
-    only the content counts. What `known` does not have is read. Raises StreamImageError.
+    or put into the image as `files`, only the content counts. What `known` does not have is read.
+    Raises StreamImageError.
     """
     # The places where files are read do not affect the image. Nor does what is known of store paths.
     elsewhere = {"from_image", "store_path_hashes", "store_root"}
@@ -51,6 +52,9 @@ def derive_tag(
                 for content in recipe.copy_to_root
             ],
         }
+        if recipe.files:
+            digests = [_digest_file(item, disk, known) for item in recipe.files]
+            described["customisation_layer"]["files"] = digests
     elif recipe is not None:
         described["customisation_layer"] = [recipe.checksum, *filter(None, [recipe.comment])]
     data = json.dumps(described, sort_keys=True, ensure_ascii=True).encode()
@@ -80,14 +84,21 @@ def _digest_copy(content: bytes, recipe: Recipe, disk: Disk, known: Known) -> st
     """Return the digest of the files that the recipe copies from `content`. They are copied as
     for the image, because links to directories can lead to files beside `content`.
     """
+    one = Recipe(copy_to_root=(content,), conflicts="first", keep_dirlinks=recipe.keep_dirlinks)
+    return _digest_tree(one, disk, known)
+
+
+def _digest_file(item: PlacedFile, disk: Disk, known: Known) -> str:
+    """Return the digest of the files that `item` puts into the image."""
+    return _digest_tree(Recipe(files=(item,)), disk, known)
+
+
+def _digest_tree(recipe: Recipe, disk: Disk, known: Known) -> str:
     from stream.sources.customisation.join import make_tree
     from stream.sources.customisation.made import made_layer
     from stream.sources.customisation.refresh import refresh_bytecode
 
     began_ns = time.time_ns()
-    tree = make_tree(
-        Recipe(copy_to_root=(content,), conflicts="first", keep_dirlinks=recipe.keep_dirlinks),
-        disk=disk,
-    )
+    tree = make_tree(recipe, disk=disk)
     refresh_bytecode(tree, 0)
     return known.diff_id(made_layer(tree, Recipe(), mtime=0, began_ns=began_ns))

@@ -164,6 +164,8 @@ def _find_unlisted(conf: ImageConf) -> Iterator[str]:
     ]
     if others:
         yield f"files copied from outside of the store ({len(others)} of the contents)"
+    if layer.files:
+        yield f"what is in the files of the specification ({len(layer.files)})"
     if layer.has_commands:
         yield "what the commands of the customisation layer add"
 

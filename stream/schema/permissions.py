@@ -62,14 +62,14 @@ def read_directories(value: object, place: str, fault: NoteFault) -> tuple[Permi
     found = []
     for name, item in value.items():
         at = f"{place}[{json.dumps(name, ensure_ascii=False)}]"
-        if wrong := _why_not_path(name):
+        if wrong := why_not_path(name):
             fault(at, wrong)
         elif isinstance(item, dict):
             fields = Fields(item, at, fault)
             fields.check_keys(_ATTRIBUTES)
             found.append(_permission(fields, path=name.encode(), create=True))
         else:
-            mode = _mode(item, at, fault)
+            mode = read_mode(item, at, fault)
             found.append(Permission(path=name.encode(), create=True, mode=mode))
     return tuple(found)
 
@@ -98,7 +98,7 @@ def _rule(fields: Fields) -> Permission:
     capabilities = fields.text("capabilities", nul=True, empty=False)
     if fields.has("path") == fields.has("regex"):
         fields.fault("", "needs either path or regex")
-    if path and (wrong := _why_not_path(path)):
+    if path and (wrong := why_not_path(path)):
         fields.fault("path", wrong)
     if regex:
         if wrong := _why_not_regex(regex):
@@ -128,7 +128,7 @@ def _permission(fields: Fields, **more: Any) -> Permission:
     """Return the rule with the attributes among `fields`, and `more`."""
     mode = fields.get("mode")
     return Permission(
-        mode=None if mode is None else _mode(mode, "mode", fields.fault),
+        mode=None if mode is None else read_mode(mode, "mode", fields.fault),
         uid=fields.id("uid"),
         gid=fields.id("gid"),
         xattrs=_xattrs(fields),
@@ -183,7 +183,8 @@ def _xattr_value(fields: Fields, at: str, item: object) -> bytes:
     return b""
 
 
-def _mode(value: object, place: str, fault: NoteFault) -> int | None:
+def read_mode(value: object, place: str, fault: NoteFault) -> int | None:
+    """Read a mode in octal digits."""
     if isinstance(value, str) and _MODE.fullmatch(value):
         return int(value, 8)
     wanted = 'must be octal digits in a string, like "0755"'
@@ -195,8 +196,8 @@ def _mode(value: object, place: str, fault: NoteFault) -> int | None:
     return None
 
 
-def _why_not_path(path: str) -> str | None:
-    """Return why `path` cannot be the path of a rule, or None if it can."""
+def why_not_path(path: str) -> str | None:
+    """Return why `path` cannot be the path of an entry in an image, or None if it can."""
     if wrong := why_not_in_image(path):
         return f"{path!r} {wrong}"
     length = len(path.encode())

@@ -38,6 +38,14 @@ def conf_name(source: str | os.PathLike[str]) -> str:
     return "standard input" if source == "-" else os.fspath(source)
 
 
+def directory_of(source: str | os.PathLike[str]) -> str:
+    """Return the directory in which relative paths in the file `source` start; empty for the
+    current one, where those of standard input start, and of any other pipe.
+    """
+    path = os.fspath(source)
+    return os.path.dirname(path) if path != "-" and os.path.isfile(path) else ""
+
+
 def read_conf(source: str | os.PathLike[str]) -> bytes:
     """Read the bytes that `load_conf` parses. Raises ConfError."""
     try:

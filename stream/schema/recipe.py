@@ -14,7 +14,7 @@ from typing import Any, cast, get_args
 
 from stream.faults import NoteFault, kind, measure_depth, suggest, why_not_normal
 from stream.limits import MAX_DEPTH, MAX_SIZE
-from stream.model import Builtin, Conflicts, NixDatabase, Recipe, StoreObject
+from stream.model import Builtin, Conflicts, NixDatabase, PlacedFile, Recipe, StoreObject
 from stream.nix.store_root import Disk, why_not_readable
 from stream.schema.fields import Fields, NoteFormer
 from stream.schema.permissions import (
@@ -28,7 +28,7 @@ from stream.schema.users import read_groups, read_users, user_documents
 KEYS = frozenset(
     {
         "conflicts", "contents", "copy_to_root", "directories", "enable_fakechroot",
-        "extra_commands", "fake_root_commands", "groups", "keep_contents_dirlinks", "network",
+        "extra_commands", "fake_root_commands", "files", "groups", "keep_contents_dirlinks", "network",
         "nix_database", "owner", "perms", "post_mount", "post_umount", "pre_mount", "run_as_root",
         "users",
     }
@@ -77,6 +77,7 @@ def read_recipe(
     return Recipe(
         contents=reader.contents("contents", linked=True),
         copy_to_root=reader.contents("copy_to_root", linked=False),
+        files=reader.files(),
         keep_dirlinks=reader.boolean("keep_contents_dirlinks"),
         conflicts=cast(Conflicts, reader.choice("conflicts", get_args(Conflicts))),
         users=read_users(reader.get("users"), reader.at("users"), fault),
@@ -264,6 +265,18 @@ class _Reader(_Members):
             extra_group_lines=options.texts("extra_group_lines"),
         )
 
+    # ---- files
+
+    def files(self) -> tuple[PlacedFile, ...]:
+        if not self.has("files"):
+            return ()
+        from stream.schema.files import read_files
+
+        files = read_files(self.get("files"), self.at("files"), self._fault, self._disk)
+        if self.has("owner") and any((item.uid, item.gid) != (None, None) for item in files):
+            self.fault("owner", "would replace the owners that files have; set them with perms")
+        return files
+
     # ---- the Nix database
 
     def database(self) -> NixDatabase | None:
@@ -351,6 +364,8 @@ def _respell_keys(document: dict[str, Any]) -> dict[str, Any]:
 
 def recipe_document(recipe: Recipe) -> dict[str, Any]:
     """Return `recipe` as `customisation_layer` in a conf, ordered by key. Defaults are omitted."""
+    from stream.schema.files import file_documents
+
     uid, gid = recipe.owner or (None, None)
     members = {
         "conflicts": None if recipe.conflicts == "error" else recipe.conflicts,
@@ -360,6 +375,7 @@ def recipe_document(recipe: Recipe) -> dict[str, Any]:
         "network": recipe.network,
         "extra_commands": recipe.extra_commands,
         "fake_root_commands": recipe.fake_root_commands,
+        "files": file_documents(recipe.files) if recipe.files else None,
         "keep_contents_dirlinks": recipe.keep_dirlinks,
         "nix_database": recipe.database and database_document(recipe.database),
         "owner": recipe.owner and {"uid": uid, "gid": gid},

@@ -252,7 +252,8 @@ class WithConf:
             content if isinstance(content, bytes) else content.path
             for content in made.contents + made.copy_to_root
         )
-        return [path.decode() for path in paths if path]
+        sources = (item.source for item in made.files)
+        return [path.decode() for path in (*paths, *sources) if path]
 
     def _has_ready_layer(self, ours: Digest | None, path: str, theirs: object) -> bool | None:
         if not isinstance(theirs, str):

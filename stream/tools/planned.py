@@ -15,7 +15,7 @@ from stream.digests import NO_DIGESTS, Digests
 from stream.errors import ConfError, Fault
 from stream.model import Commands, ImageConf
 from stream.schema.platforms import KEY, TOO_MANY, split_platforms
-from stream.schema.reading import conf_name, ignore, load_object
+from stream.schema.reading import conf_name, directory_of, ignore, load_object
 from stream.values import dataclass, replace
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def load_confs(
     return read_confs(
         load_object(source),
         name=conf_name(source),
+        directory=directory_of(source),
         repo_tag=repo_tag,
         need_tag=need_tag,
         warn=warn,
@@ -64,15 +65,17 @@ def read_confs(  # noqa: PLR0913 — each is for one part of reading
     document: dict[str, Any],
     *,
     name: str,
+    directory: str = "",
     repo_tag: str | None = None,
     need_tag: bool = True,
     warn: Callable[[str], None] = ignore,
     planning: Planning = PLANNING,
 ) -> list[ImageConf]:
     """Return the images of a conf, or of a specification, as JSON; messages call it `name`.
-    `repo_tag` replaces its own tag. Without `need_tag`, one that a conf does not have is None, and
-    one that a specification does not have is not derived, either. `warn` is called with each
-    warning, a line. Raises StreamImageError.
+    Relative paths in a specification start from `directory`, or the current one. `repo_tag` replaces
+    the document's own tag. Without `need_tag`, one that a conf does not have is None, and one that a
+    specification does not have is not derived, either. `warn` is called with each warning, a line.
+    Raises StreamImageError.
     """
     confs: list[ImageConf] = []
     specs: list[Spec] = []
@@ -80,7 +83,7 @@ def read_confs(  # noqa: PLR0913 — each is for one part of reading
         if is_spec(one):
             from stream.planning.spec import read_spec_document
 
-            spec = read_spec_document(one, name=place, warn=warn)
+            spec = read_spec_document(one, name=place, warn=warn, directory=directory)
             if repo_tag is not None:
                 spec = replace(spec, conf=replace(spec.conf, repo_tag=repo_tag))
             specs.append(spec)

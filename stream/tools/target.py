@@ -10,7 +10,15 @@ from stream.archives.sequential import STANDARD_INPUT, Sequential
 from stream.archives.target import split_archive
 from stream.errors import ArgumentError
 from stream.model import ImageConf
-from stream.schema.reading import HEAD, begins_conf, conf_in, is_conf, load_object, parse_object
+from stream.schema.reading import (
+    HEAD,
+    begins_conf,
+    conf_in,
+    directory_of,
+    is_conf,
+    load_object,
+    parse_object,
+)
 from stream.tools.planned import PLANNING, Planning, only_one, read_confs
 from stream.values import dataclass
 
@@ -79,5 +87,11 @@ def read_targets(
     if not tagged and "repo_tag" in document:
         document = {**document, "repo_tag": None}
     return read_confs(
-        document, name=name, repo_tag=repo_tag, need_tag=tagged, warn=warn, planning=planning
+        document,
+        name=name,
+        directory="" if target == "-" else directory_of(name),
+        repo_tag=repo_tag,
+        need_tag=tagged,
+        warn=warn,
+        planning=planning,
     )

@@ -96,7 +96,7 @@ let
         name = pname;
         value = { inherit pname; };
       })
-      [ "isal" "orjson" "pyzstd" "rich" "scikit-build-core" "setuptools" "urllib3" "xxhash" "zstandard" ]
+      [ "isal" "orjson" "pathspec" "pyzstd" "rich" "scikit-build-core" "setuptools" "urllib3" "xxhash" "zstandard" ]
   );
 
   minimal = import ../../nix/minimal.nix {

@@ -70,6 +70,13 @@ def test_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     warnings: list[str] = []
     parse_spec(json.dumps(spec).encode(), name="s", warn=warnings.append)
     assert not warnings
+    files = example("Files")
+    for item in files["files"].values():
+        path = Path(item if isinstance(item, str) else item.get("path", "./app"))
+        path.mkdir(exist_ok=True)
+    Path(files["fromImage"]).write_bytes(b"")  # only streaming reads it
+    parse_spec(json.dumps(files).encode(), name="s", warn=warnings.append)
+    assert not warnings
     (tmp_path / "layer").mkdir()
     (tmp_path / "layer/layer.tar").write_bytes(b"")
     (tmp_path / "layer/checksum").write_text("0" * 64, "ascii")

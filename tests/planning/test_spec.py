@@ -299,3 +299,37 @@ def test_contents_from_the_current_directory(
         f"{tmp_path}/{name}".encode() for name in ("site", "below")
     )
     assert recipe(spec).contents == (f"{tmp_path}/below".encode(),)
+
+
+def test_relative_paths_start_from_a_directory(tmp_path: Path) -> None:
+    """A project is built from its own files, wherever the command is called."""
+    for name in ("app", "copy", "store"):
+        (tmp_path / name).mkdir()
+    for name in ("graph.json", "base.tar"):
+        (tmp_path / name).write_text('[["flatten"]]', "ascii")
+    document = {
+        "name": "x",
+        "fromImage": "base.tar:a:b",
+        "files": {"/a": "app", "/b": {"path": "./app"}},
+        "copyToRoot": ["./copy", "fakeNss"],
+        "references_graph": "graph.json",
+        "layeringPipeline": "graph.json",
+        "nix_store": "./store",
+    }
+    spec = parse_spec(json.dumps(document).encode(), directory=str(tmp_path))
+    assert spec.conf.base is not None
+    assert (spec.conf.base.path, spec.conf.base.repo_tag) == (f"{tmp_path}/base.tar", "a:b")
+    source = f"{tmp_path}/app".encode()
+    assert [item.source for item in recipe(spec).files] == [source, source]
+    assert recipe(spec).copy_to_root[0] == f"{tmp_path}/copy".encode()
+    assert spec.references_graph == f"{tmp_path}/graph.json"
+    assert spec.nix_store == f"{tmp_path}/store"
+    assert spec.conf.store_root == f"{tmp_path}/store".encode()
+
+
+def test_an_owner_of_the_layer_and_of_files() -> None:
+    """The owner of the whole layer would silently replace those of single files."""
+    owner = {"uid": 1, "gid": 1}
+    wrong = faults(name="x", owner=owner, files={"/a": {"text": "", "uid": 1000}})
+    assert [place for place, _ in wrong] == ["owner"]
+    assert recipe(read(name="x", owner=owner, files={"/a": {"text": ""}})).owner == (1, 1)

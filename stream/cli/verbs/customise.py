@@ -11,7 +11,7 @@ from stream.config import is_spec, read_conf_document
 from stream.model import ImageConf
 from stream.planning.plan import plan
 from stream.planning.spec import read_spec_document
-from stream.schema.reading import conf_name, load_object
+from stream.schema.reading import conf_name, directory_of, load_object
 from stream.tools.customise import write_customisation_layer
 from stream.values import replace
 
@@ -64,7 +64,8 @@ def _read(args: argparse.Namespace, name: str, reporter: Reporter) -> ImageConf:
     if not is_spec(document):
         conf = read_conf_document(document, name=name, need_tag=False, warn=reporter.warning)
         return replace(conf, commands=commands)
-    spec = read_spec_document(document, name=name, warn=reporter.warning)
+    directory = directory_of(args.target)
+    spec = read_spec_document(document, name=name, warn=reporter.warning, directory=directory)
     spec = replace(spec, conf=replace(spec.conf, commands=commands))
     # Only the database is made from the closure, which the contents and commands determine.
     return plan(spec, warn=reporter.warning).conf if spec.include_nix_database else spec.conf

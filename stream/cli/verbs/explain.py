@@ -15,7 +15,7 @@ from stream.cli.usage import UsageError
 from stream.config import is_spec, read_conf_document
 from stream.planning.plan import plan
 from stream.planning.spec import read_spec_document
-from stream.schema.reading import conf_name, ignore, load_object
+from stream.schema.reading import conf_name, directory_of, ignore, load_object
 from stream.text import one_line
 from stream.tools.earlier import read_earlier
 from stream.tools.explain import ExplainedLayer, Explanation, explain
@@ -87,7 +87,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     warn: Callable[[str], None] = reporter.warning
     document = load_object(args.target)
     if is_spec(document):
-        spec = read_spec_document(document, name=name, warn=reporter.warning)
+        directory = directory_of(args.target)
+        spec = read_spec_document(document, name=name, warn=reporter.warning, directory=directory)
         if not args.run_commands:
             spec = replace(spec, conf=replace(spec.conf, commands="skipped"))
         previous = given_previous(args, reporter)(spec)

@@ -22,7 +22,7 @@ from stream.planning.plan import plan
 from stream.planning.platforms import with_one_tag
 from stream.planning.spec import read_spec_document
 from stream.schema.platforms import join_platforms, split_platforms
-from stream.schema.reading import conf_name, load_object
+from stream.schema.reading import conf_name, directory_of, load_object
 from stream.values import replace
 
 SUMMARY = "make a conf from a specification of the image"
@@ -44,12 +44,12 @@ platforms is a list of objects, each of which replaces keys for one platform.
 Its keys, described in docs/plan.md:
   annotations, architecture, base_config, base_history, config, conflicts,
   contents, copyToRoot, created, customisation_layer, customisation_mtime,
-  directories, enableFakechroot, extraCommands, fakeRootCommands, fromImage,
-  fromImageName, fromImageTag, gid, gname, groups, includeNixDB,
-  includeStorePaths, keepContentsDirlinks, labels, layering, layeringPipeline,
-  maxLayers, mtime, name, network, nix_store, os, owner, perms, postMount,
-  postUmount, preMount, references_graph, roots, runAsRoot, skip_base_paths,
-  store_dir, store_root, tag, uid, uname, unshipped, users,
+  directories, enableFakechroot, extraCommands, fakeRootCommands, files,
+  fromImage, fromImageName, fromImageTag, gid, gname, groups,
+  includeNixDB, includeStorePaths, keepContentsDirlinks, labels, layering,
+  layeringPipeline, maxLayers, mtime, name, network, nix_store, os, owner,
+  perms, postMount, postUmount, preMount, references_graph, roots, runAsRoot,
+  skip_base_paths, store_dir, store_root, tag, uid, uname, unshipped, users,
   variant
 """
 HAS_PROGRESS = False
@@ -80,8 +80,9 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     repo_tag = given_tag(args)
     commands = given_commands(args)
     specs = []
+    directory = directory_of(args.spec)
     for place, one in split_platforms(load_object(args.spec), conf_name(args.spec)):
-        spec = read_spec_document(one, name=place, warn=reporter.warning)
+        spec = read_spec_document(one, name=place, warn=reporter.warning, directory=directory)
         tag = spec.conf.repo_tag if repo_tag is None else repo_tag
         specs.append(replace(spec, conf=replace(spec.conf, commands=commands, repo_tag=tag)))
     digests = given_digests(args, reporter.warning)

@@ -20,7 +20,7 @@ from stream.config import is_spec
 from stream.model import ImageConf
 from stream.oci.platform import Platform
 from stream.sbom import FORMATS
-from stream.schema.reading import conf_name, load_object
+from stream.schema.reading import conf_name, directory_of, load_object
 from stream.tools.planned import only_one, read_confs
 from stream.tools.sbom import make_sbom
 
@@ -65,6 +65,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         confs = read_confs(
             document,
             name=name,
+            directory=directory_of(args.target),
             repo_tag=given_tag(args),
             need_tag=is_spec(document),
             warn=reporter.warning,

@@ -1,5 +1,5 @@
 """Contents joined into one tree: linked, as nixpkgs' `symlinkJoin` does, or copied, as
-`dockerTools` copies to the root.
+`dockerTools` copies to the root, or put at a path of their own.
 
 Owns the rules for contents that have the same path. Knows nothing of layers, nor how the
 tree is used.
@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from operator import attrgetter
 from typing import BinaryIO, NamedTuple, TypeGuard
 
-from stream.errors import ContentConflict, SourceError
+from stream.errors import ContentConflict, RecipeError, SourceError
 from stream.limits import MAX_LINKS
-from stream.model import Builtin, Conflicts, Recipe
+from stream.model import Builtin, Conflicts, PlacedFile, Recipe
 from stream.nix.store_root import Disk
 from stream.schema.capabilities import ATTRIBUTE, container_data
 from stream.schema.reading import ignore
@@ -58,8 +58,8 @@ def make_tree(
     disk: Disk | None = None,
     warn: Callable[[str], None] = ignore,
 ) -> Tree:
-    """Return the tree of `recipe`'s contents and of what it copies to the root. They are read
-    from `disk` or, without it, from their own paths.
+    """Return the tree of `recipe`'s contents, of what it copies to the root and of its files. They
+    are read from `disk` or, without it, from their own paths.
 
     Contents: directories are merged, a file becomes a link to its absolute path, a link keeps
     its target. Where a link to a directory meets another directory, the two are merged.
@@ -70,6 +70,8 @@ def make_tree(
     mode of the last content that has it; the root keeps its own. Unlike with rsync, files keep
     their capabilities, without which a program such as ping does not run. No other extended
     attribute is copied: they belong to this machine, and Docker has none in layers, either.
+
+    Files come after these; see `stream.sources.customisation.files`.
 
     shadowSetup comes last and adds only files that are missing both here and in the base
     image, whose paths are `present`. `warn` is called with a line for a person if links to
@@ -92,7 +94,10 @@ def make_tree(
                 last.append(content)
             else:
                 joiner.add_builtin(content)
-    joiner.copied, joiner.conflicts = False, "first"
+    joiner.copied = joiner.keep_dirlinks = False
+    for item in recipe.files:
+        joiner.add_file(item, warn)
+    joiner.conflicts = "first"
     joiner.warn_of_copies(warn)
     joiner.warn_of_access_lists(warn)
     for builtin in last:
@@ -179,8 +184,21 @@ class _Joiner:
                 if path not in present:
                     self._put(path, node)
 
+    def add_file(self, item: PlacedFile, warn: Callable[[str], None]) -> None:
+        """Join a file, or a directory with everything in it, into the tree."""
+        from stream.sources.customisation.files import make_node
+
+        node = make_node(item, self._disk, warn)
+        if parts_of(item.path):
+            self._put(item.path, node)
+        elif node.is_directory:
+            for name, child in node.children.items():
+                self._put(name, child)
+        else:
+            raise RecipeError("/", f"is a directory, and {printable(node.origin)} is a file")
+
     def _put(self, path: bytes, node: Node) -> None:
-        """Join a single node into the tree."""
+        """Join a node with everything below it into the tree."""
         *above, name = parts_of(path)
         target, place = self._tree.root, b""
         for part in above:
@@ -190,12 +208,17 @@ class _Joiner:
             if opened is None:
                 return
             target, place = opened
-        if target.children.setdefault(name, node) is node:
-            return
-        if node.is_directory:
-            self._open(target, place, name, node)
-        else:
-            self._compare(target, place, name, node)
+        waiting = [(target, place, name, node)]
+        while waiting:
+            target, place, name, node = waiting.pop()
+            if target.children.setdefault(name, node) is node:
+                continue
+            if not node.is_directory:
+                self._compare(target, place, name, node)
+            elif (opened := self._open(target, place, name, node)) and opened[0] is not node:
+                if node.uid or node.gid:
+                    opened[0].uid, opened[0].gid = node.uid, node.gid
+                waiting += ((*opened, *child) for child in reversed(node.children.items()))
 
     def _merge(
         self,
@@ -394,8 +417,10 @@ class _Joiner:
 
     def _agree(self, found: Node, node: Node) -> bool:
         """Return True if both are links with the same target, or are, or lead to, files of the
-        same bytes, mode and capabilities.
+        same bytes, mode and capabilities, and have the same owner.
         """
+        if (found.uid, found.gid) != (node.uid, node.gid):
+            return False
         if found.typeflag == node.typeflag == LINK and found.link == node.link:
             return True
         first, second = self._file(found), self._file(node)
@@ -419,7 +444,8 @@ class _Joiner:
             return None
         facts = os.stat(path)
         inode = facts.st_dev, facts.st_ino
-        return _File(stat.S_IMODE(facts.st_mode), facts.st_size, node.xattrs, path, inode)
+        mode = node.mode if node.typeflag == FILE else stat.S_IMODE(facts.st_mode)
+        return _File(mode, facts.st_size, node.xattrs, path, inode)
 
     def _leads_to_directory(self, node: Node) -> TypeGuard[_FoundLink]:
         """Return True if `node` is a link to a directory that can be followed. Raises
@@ -442,7 +468,10 @@ class _Joiner:
         """
         if node.typeflag != LINK:
             return node.source or None
-        path = self._reached(node) if isinstance(node, _FoundLink) else node.link
+        if isinstance(node, _FoundLink):
+            path = self._reached(node)
+        else:  # what else a link leads to is not this machine's to say
+            path = node.link if node.link.startswith(self._disk.store_dir + b"/") else None
         return self._disk.follow(path) if path is not None and self._disk.exists(path) else None
 
     def _reached(self, node: _FoundLink) -> bytes | None:
