@@ -24,6 +24,7 @@ from stream.errors import ArgumentError, ConfError, RegistryError, SourceError
 from stream.model import ImageConf, Pushed
 from stream.observer import Observer
 from stream.registry.client import Repository
+from stream.registry.trust import Access
 from stream.sources import walked
 from stream.sources.store import StoreLayer, walk
 from stream.tools.push_all import ImageToPush, NotPushed, Outcome, push_all
@@ -140,6 +141,18 @@ def test_tags_of_one_repository_ask_for_nothing(registry: Registry, item: Make) 
     assert len(asked) == 2, "for the configs"
     complete(registry, "app", "a")
     complete(registry, "app", "b")
+
+
+def test_mounts_are_authorized(registry: Registry, item: Make, tmp_path: Path) -> None:
+    """Without it a registry with logins would be sent every layer again for each image."""
+    registry.tokens, registry.anonymous = True, False
+    (tmp_path / "auth.json").write_text(json.dumps(registry.credentials()))
+    access = Access(authfile=str(tmp_path / "auth.json"))
+    outcomes = push_to(registry, [item(name) for name in ("a", "b", "c")], access=access)
+    assert [one.total("mounted")[0] for one in outcomes if isinstance(one, Pushed)] == [0, 2, 2]
+    assert set(uploads(registry).values()) == {1}
+    tokens = [one for one in registry.requests if one.path == "/token"]
+    assert len(tokens) <= 1 + 2 * 2, "one for each repository, and one for where it mounts from"
 
 
 def test_images_are_those_of_a_push_alone(registry: Registry, item: Make) -> None:
