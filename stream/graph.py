@@ -100,6 +100,23 @@ def find_chains(graph: Graph, starts: Iterable[str], goal: str) -> list[tuple[st
     return chains
 
 
+def find_nearest(graph: Graph, starts: Iterable[str]) -> dict[str, str | None]:
+    """Return for each path reachable from `starts` the path before it on a shortest chain from any
+    of them; None for a start.
+    """
+    before: dict[str, str | None] = dict.fromkeys(starts)
+    level = [*before]
+    while level:
+        reached = []
+        for at in level:
+            for path in sorted(graph[at].references):
+                if path not in before:
+                    before[path] = at
+                    reached.append(path)
+        level = reached
+    return before
+
+
 def find_dominators(graph: Graph, starts: Iterable[str]) -> dict[str, str | None]:
     """Return for each path reachable from `starts` the last other path that every way to it
     passes; None if there is none. A path comes after the one that it is returned with.

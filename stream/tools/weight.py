@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 
 from stream.errors import ArgumentError
-from stream.graph import Graph, Node, find_chains, find_dominators, find_starts
+from stream.graph import Graph, Node, find_chains, find_dominators, find_nearest, find_starts
 from stream.model import Builtin, ImageConf, Recipe
 from stream.nix.hashes import DIGITS
 from stream.planning.closure import Wanted, find_closure, store_path_of
@@ -83,6 +83,7 @@ class Weighing:
         self._places = {path: place for path, place in _named(conf) if path in self._graph}
         self._starts = find_starts(self._graph, self._places)
         self._dominators = find_dominators(self._graph, self._starts)
+        self._nearest = find_nearest(self._graph, self._starts)
 
     def reasons(self, wanted: str) -> tuple[Reason, ...]:
         """Return why the store path `wanted` is in the image. It may be given as a path in it, or
@@ -114,6 +115,17 @@ class Weighing:
             branches.append(Branch(path=path, depth=depth, size=size, total=totals[path]))
             waiting += ((child, depth + 1) for child in reversed(children.get(path, [])))
         return tuple(branches)
+
+    def chain(self, path: str) -> tuple[str, ...]:
+        """Return the shortest chain of references that brings in the store path `path`, which ends
+        it.
+        """
+        chain: list[str] = []
+        at: str | None = path
+        while at is not None:
+            chain.append(at)
+            at = self._nearest[at]
+        return tuple(reversed(chain))
 
     def _find(self, wanted: str) -> list[str]:
         if wanted in self._graph:

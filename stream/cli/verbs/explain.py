@@ -6,19 +6,22 @@ import argparse
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from stream import __version__
 from stream.cli.options import add_digest_arguments, add_run_argument, given_digests
-from stream.cli.output import say_json, say_rendered
+from stream.cli.output import output_file, say_json, say_rendered, standard_output, write_all
 from stream.cli.planned import add_previous_arguments, given_previous
 from stream.cli.progress import Reporter, readable_size
 from stream.cli.tables import cut_lines, new_table, render, store_name, uncut_line
 from stream.cli.usage import UsageError
 from stream.config import is_spec, read_conf_document
+from stream.model import ImageConf
 from stream.planning.plan import plan
 from stream.planning.spec import read_spec_document
 from stream.schema.reading import conf_name, directory_of, ignore, load_object
 from stream.text import one_line
 from stream.tools.earlier import read_earlier
 from stream.tools.explain import ExplainedLayer, Explanation, explain
+from stream.tools.page import make_page
 from stream.tools.weight import Reason, Weighing
 from stream.values import replace
 
@@ -37,6 +40,7 @@ Examples: stream-image explain spec.json
           stream-image explain conf.json --against old.tar
           stream-image explain spec.json --tree
           stream-image explain spec.json --why openssl
+          stream-image explain spec.json --html size.html
           stream-image explain spec.json --previous old.json --against old.json
 The JSON is described in docs/explain.md.
 """
@@ -71,6 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " name",
     )
     add_previous_arguments(parser)
+    shown.add_argument(
+        "--html", metavar="FILE",
+        help="write one HTML page: layers and store paths by size, what would move, and a search",
+    )  # fmt: skip
     add_run_argument(parser)
     add_digest_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
@@ -83,6 +91,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
             "CONF, --against and --previous: only one can be standard input; name a file for the"
             " others"
         )
+    if args.html is not None and args.json:
+        raise UsageError("--html and --json: give one of them")
     name = conf_name(args.target)
     warn: Callable[[str], None] = reporter.warning
     document = load_object(args.target)
@@ -107,7 +117,14 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         warn=warn,
         digests=given_digests(args, reporter.warning),
     )
-    if args.why is not None:
+    _show(args, conf, explanation)
+
+
+def _show(args: argparse.Namespace, conf: ImageConf, explanation: Explanation) -> None:
+    """Print or write what the options ask for."""
+    if args.html is not None:
+        _write_page(args.html, explanation, Weighing(conf, explanation))
+    elif args.why is not None:
         weighing = Weighing(conf, explanation)
         reasons = weighing.reasons(args.why)
         if args.json:
@@ -129,6 +146,13 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         say_json(_document(explanation))
     else:
         say_rendered(_text(explanation))
+
+
+def _write_page(path: str, explanation: Explanation, weighing: Weighing) -> None:
+    """Write the page to the file `path`, which appears when it is complete."""
+    page = make_page(explanation, weighing, __version__)
+    with standard_output() if path == "-" else output_file(path) as fd:
+        write_all(fd, page, "the page")
 
 
 def _document(explanation: Explanation) -> dict[str, Any]:
