@@ -124,8 +124,8 @@ def test_schemes(page: Chrome, scheme: str) -> None:
 
 def test_the_page_asks_for_nothing(page: Chrome) -> None:
     """A request, or a script that the policy refuses, would be in the browser's log."""
-    assert page.get_log("browser") == []  # type: ignore[no-untyped-call]
-    events = [json.loads(one["message"])["message"] for one in page.get_log("performance")]  # type: ignore[no-untyped-call]
+    assert page.get_log("browser") == []
+    events = [json.loads(one["message"])["message"] for one in page.get_log("performance")]
     urls = {
         event["params"]["request"]["url"]
         for event in events
