@@ -346,8 +346,8 @@ class RecordedLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pushed:
-    """What is in a registry after a push: `tags` of `name` are now `digest`, which is that of the
-    manifest of the only one of `images`, or of an index of several. `platforms` has the platform of
+    """What is in a registry after a push: `tags` of `name` are now what `named` describes, the
+    manifest of the only one of `images`, or an index of several. `platforms` has the platform of
     each, such as `linux/arm64/v8`. `blobs`
     are each image's layers, from bottom to top, and its config, each blob once. `sboms` are the
     manifests of the SBOMs, one for each image, if they were asked for. If it was `rehearsed`, none of
@@ -357,7 +357,7 @@ class Pushed:
     images: tuple[Image, ...]
     platforms: tuple[str, ...]
     name: str
-    digest: Digest
+    named: Descriptor
     tags: tuple[str, ...]
     blobs: tuple[Blob, ...]
     sboms: tuple[Descriptor, ...] = ()
@@ -367,6 +367,11 @@ class Pushed:
     def image(self) -> Image:
         """The image, or the first of several."""
         return self.images[0]
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of what the tags name."""
+        return self.named.digest
 
     @property
     def reference(self) -> str:

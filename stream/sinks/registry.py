@@ -198,7 +198,7 @@ class RegistrySink:
         self._sessions: set[Upload] = set()
         self._opened: dict[Digest, Upload] = {}  # instead of a mount
         self._writers: set[_BlobWriter] = set()
-        self._named: Digest | None = None
+        self._named: Descriptor | None = None
         self.attached: tuple[Descriptor, ...] = ()  # the manifests of the artifacts
         self._written = 0  # bytes of layers, besides those that are being written
         self._images: list[tuple[documents.IndexEntry, bytes]] = []
@@ -394,7 +394,7 @@ class RegistrySink:
         manifest, data = manifests[-1]
         for tag in self._tags[manifest.digest == target.digest :]:
             target.repository.put_manifest(data, manifest.media_type, tag)
-        self._named = manifest.digest
+        self._named = manifest
         return sum(blob.descriptor.size for blob in self._blobs.values() if blob.passage == "sent")
 
     def _attach(self, attachment: Attachment, subject: Descriptor) -> Descriptor:
@@ -415,8 +415,8 @@ class RegistrySink:
         return attach(repository, artifact, attachment.media_type, subject.digest, store_blobs)
 
     @property
-    def digest(self) -> Digest:
-        """The digest of what the tags name, once that is finished: the image's manifest, or the
+    def named(self) -> Descriptor:
+        """The descriptor of what the tags name, once that is finished: the image's manifest, or the
         index of several.
         """
         assert self._named is not None, "finished"

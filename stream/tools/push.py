@@ -156,7 +156,7 @@ def push(  # noqa: PLR0913 — the options of the command, each of its own
                 images=tuple(images),
                 platforms=tuple(str(Platform.of_conf(conf)) for conf in confs),
                 name=target.name,
-                digest=sink.digest,
+                named=sink.named,
                 tags=names,
                 blobs=tuple(sink.blobs[digest] for digest in distinct),
                 sboms=sink.attached,

@@ -11,8 +11,9 @@ from stream.compression import UNCOMPRESSED, Compression
 from stream.config import require_tag
 from stream.digests import NO_DIGESTS, Digests
 from stream.errors import ArgumentError
-from stream.model import Image, ImageConf
+from stream.model import Descriptor, Image, ImageConf, ImageDocuments
 from stream.observer import Observer
+from stream.oci.documents import INDEX_TYPE, IndexEntry, describe, platform_index
 from stream.oci.platform import Platform
 from stream.pipeline import write_images
 from stream.sinks import ARCHIVE_FORMATS, ArchiveFormat, check_format, check_output, opened_archive
@@ -94,6 +95,32 @@ def write_index(  # noqa: PLR0913 — the options of the command, each of its ow
         written = write_images(sources, sink, observer, digests)
     observer.finished(*written)
     return tuple(written)
+
+
+def find_named(confs: Sequence[ImageConf], images: Sequence[Image]) -> Descriptor | None:
+    """Return the descriptor of what the tag of the `images` that `write_index` has written names:
+    the manifest of the only one, or the index of several. None if the archive's format has none, or
+    they have different tags.
+    """
+    entries = [
+        IndexEntry(
+            image.manifest,
+            ImageDocuments(
+                config=image.config,
+                repo_tags=image.repo_tags,
+                layers=image.layers,
+                architecture=conf.architecture,
+                variant=conf.variant,
+            ),
+        )
+        for conf, image in zip(confs, images, strict=True)
+        if image.manifest is not None
+    ]
+    if len(entries) < len(images) or len({image.repo_tags for image in images}) > 1:
+        return None
+    if len(entries) == 1:
+        return entries[0].manifest
+    return describe(INDEX_TYPE, platform_index(entries))
 
 
 @contextmanager

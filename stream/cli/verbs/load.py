@@ -15,6 +15,7 @@ from stream.cli.options import (
 from stream.cli.output import say_lines
 from stream.cli.planned import add_previous_arguments, given_confs, given_planning
 from stream.cli.progress import Reporter
+from stream.cli.results import Result, add_result_arguments, opened_results
 from stream.engines.engine import ENGINES
 from stream.tools.load import load
 
@@ -56,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="show what would be sent; change nothing there"
     )
+    add_result_arguments(parser)
     add_previous_arguments(parser, usual="what has the tag in the engine")
     add_sandbox_argument(parser)
     add_digest_arguments(parser)
@@ -69,15 +71,17 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     )
     confs = given_confs(args, args.confs, reporter, planning, repo_tag=given_tag(args))
     reporter.rehearsing = args.dry_run
-    loaded = load(
-        confs,
-        reporter,
-        engine=args.engine,
-        host=args.host,
-        namespace=args.namespace,
-        digests=digests,
-        rehearse=args.dry_run,
-    )
+    with opened_results(args, rehearse=args.dry_run) as report:
+        loaded = load(
+            confs,
+            reporter,
+            engine=args.engine,
+            host=args.host,
+            namespace=args.namespace,
+            digests=digests,
+            rehearse=args.dry_run,
+        )
+        report(Result(images=[loaded.image], names=[loaded.name]))
     say_lines([loaded.name])
 
 

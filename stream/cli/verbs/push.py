@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import ExitStack
 
-from stream.cli.output import output_file, say_lines, write_all
+from stream.cli.output import say_lines
 from stream.cli.planned import given_confs
 from stream.cli.progress import Reporter
 from stream.cli.pushing import add_pushing_arguments, given_push_planning, given_pushing, named_tag
+from stream.cli.results import Result, add_result_arguments, opened_results
 from stream.tools.push import push
 
 SUMMARY = "push the image of a conf to a registry"
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the digest of the image's manifest, or index, to FILE",
     )
+    add_result_arguments(parser)
     add_pushing_arguments(parser)
 
 
@@ -55,11 +56,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     planning = given_push_planning(args, reporter, pushing, args.reference)
     repo_tag = named_tag(args.reference)
     confs = given_confs(args, args.confs, reporter, planning, repo_tag=repo_tag)
-    with ExitStack() as stack:
-        output = None
-        if args.digest_file is not None and not args.dry_run:
-            output = stack.enter_context(output_file(args.digest_file))
+    with opened_results(args, rehearse=args.dry_run) as report:
         pushed = push(confs, args.reference, reporter, tags=args.tags, **pushing)
-        if output is not None:
-            write_all(output, f"{pushed.digest}\n".encode(), args.digest_file)
+        names = [f"{pushed.name}:{tag}" for tag in pushed.tags]
+        report(Result(images=pushed.images, names=names, named=pushed.named))
     say_lines([pushed.reference])

@@ -17,7 +17,8 @@ from stream.cli.options import (
 )
 from stream.cli.planned import add_previous_arguments, given_confs, given_planning
 from stream.cli.progress import Reporter
-from stream.tools.write import write_index
+from stream.cli.results import Result, add_result_arguments, opened_results
+from stream.tools.write import find_named, write_index
 
 SUMMARY = "stream the image of a conf"
 DESCRIPTION = "Stream a container image from store paths, in one pass."
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_previous_arguments(parser)
     add_format_argument(parser)
     add_output_arguments(parser)
+    add_result_arguments(parser)
     add_sandbox_argument(parser)
     add_digest_arguments(parser)
 
@@ -51,8 +53,11 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     digests = given_digests(args, reporter.warning)
     planning = given_planning(args, reporter, digests)
     confs = given_confs(args, [args.conf], reporter, planning, repo_tag=given_tag(args))
-    with opened_output(args, f"{args.conf} | docker load") as target:
-        write_index(
+    with (
+        opened_results(args) as report,
+        opened_output(args, f"{args.conf} | docker load") as target,
+    ):
+        images = write_index(
             confs,
             target.fd,
             reporter,
@@ -61,3 +66,5 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
             threads=args.threads,
             digests=digests,
         )
+        names = list(dict.fromkeys(tag for image in images for tag in image.repo_tags))
+        report(Result(images=images, names=names, named=find_named(confs, images)))
