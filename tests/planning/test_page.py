@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import distribution
 import pytest
 
 from stream.cli.verbs.plan import EPILOG
@@ -101,11 +102,14 @@ def test_commands(tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text('{"name": "hello", "contents": "fakeNss"}', "utf-8")
     path = f"{tmp_path}:{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
     commands = ["stream-image plan spec.json | stream-image - -o base.tar", *commands]
-    subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", "\n".join(commands)],
-        cwd=tmp_path,
-        env={**os.environ, "PATH": path},
-        check=True,
-        timeout=60,
-    )
+    with distribution.running() as registry:
+        script = "\n".join(commands).replace("registry.example", registry.address)
+        subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": path},
+            check=True,
+            timeout=60,
+        )
+    assert registry.repository("app").tags.keys() == {"v1"}
     assert (tmp_path / "layer" / "layer.tar").exists()
