@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from stream.model import NixDatabase as NixDatabase
     from stream.model import Owner as Owner
     from stream.model import Permission as Permission
+    from stream.model import PlacedFile as PlacedFile
     from stream.model import Pushed as Pushed
     from stream.model import Recipe as Recipe
     from stream.model import RecordedLayer as RecordedLayer
