@@ -80,6 +80,10 @@ if TYPE_CHECKING:
     from stream.planning.spec import parse_spec as parse_spec
     from stream.registry.trust import Access as Access
     from stream.sinks import ArchiveFormat as ArchiveFormat
+    from stream.tools.diff import ConfigChange as ConfigChange
+    from stream.tools.diff import Difference as Difference
+    from stream.tools.diff import FileChange as FileChange
+    from stream.tools.diff import diff as diff
     from stream.tools.digests import compute_digests as compute_digests
     from stream.tools.earlier import EarlierImage as EarlierImage
     from stream.tools.earlier import read_earlier as read_earlier
