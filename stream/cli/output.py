@@ -46,6 +46,11 @@ def _own_descriptor(path: str) -> int | None:
     return {"/dev/stdout": 1, "/dev/stderr": 2}.get(path) or int(match[1] or 1)
 
 
+def is_standard_output(path: str) -> bool:
+    """Return whether `path`, the value of -o, is standard output, `-` or by a name such as /dev/stdout."""
+    return path == "-" or _own_descriptor(path) == 1
+
+
 def is_terminal(path: str) -> bool:
     """Return whether `path` (`-`: standard output) is a terminal."""
     descriptor = 1 if path == "-" else _own_descriptor(path)

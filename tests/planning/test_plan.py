@@ -868,6 +868,22 @@ def test_a_tag_given_to_plan(packages: Packages) -> None:
     assert (refused.returncode, refused.stdout) == (2, b"")
 
 
+@pytest.mark.parametrize("output", ["conf.json", "/dev/null"])
+def test_plan_to_a_file_prints_the_tag(packages: Packages, tmp_path: Path, output: str) -> None:
+    """Without it a derived tag would have to be looked up in the conf, by another program."""
+    spec = json.dumps(packages.spec(contents=[packages.path("app-1")])).encode()
+    planned = json.loads(run("plan", "-", stdin=spec).stdout)
+    done = run("plan", "-", "-o", tmp_path / output, stdin=spec)
+    assert done.stdout.decode() == f"{planned['repo_tag']}\n"
+
+
+def test_plan_to_standard_output_by_a_name(packages: Packages) -> None:
+    """Without it a line with the tag would follow the conf, which no parser accepts."""
+    spec = json.dumps(packages.spec()).encode()
+    done = run("plan", "-", "-o", "/dev/stdout", stdin=spec)
+    assert json.loads(done.stdout)["repo_tag"]
+
+
 def test_plan_to_a_file_with_previous(packages: Packages) -> None:
     """The conf of a build is the starting point of the next."""
     spec, conf = packages.directory / "spec.json", packages.directory / "conf.json"

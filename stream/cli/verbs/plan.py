@@ -14,7 +14,13 @@ from stream.cli.options import (
     given_digests,
     given_tag,
 )
-from stream.cli.output import output_file, standard_output, write_all
+from stream.cli.output import (
+    is_standard_output,
+    output_file,
+    say_lines,
+    standard_output,
+    write_all,
+)
 from stream.cli.planned import add_previous_arguments, given_previous
 from stream.cli.progress import Reporter
 from stream.cli.usage import UsageError
@@ -28,7 +34,7 @@ from stream.values import replace
 SUMMARY = "make a conf from a specification of the image"
 DESCRIPTION = """\
 Make a conf from a specification: find the closure, assign it to layers, derive the tag.
-The keys of SPEC are the arguments of dockerTools.streamLayeredImage, in JSON."""
+With -o, prints the tag. The keys of SPEC are the arguments of dockerTools.streamLayeredImage, in JSON."""
 EPILOG = """\
 Examples: stream-image plan spec.json | stream-image - | docker load
           stream-image plan spec.json --previous old.json -o conf.json
@@ -101,3 +107,5 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         )
         data = json.dumps(document, indent=2).encode() + b"\n"
         write_all(fd, data, "standard output" if args.output == "-" else args.output)
+    if not is_standard_output(args.output):
+        say_lines(dict.fromkeys(conf.repo_tag for conf in tagged if conf.repo_tag is not None))
