@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 
-from stream.errors import ArgumentError
+from stream.errors import ArgumentError, ConfError
 from stream.graph import Graph, Node, find_chains, find_dominators, find_nearest, find_starts
 from stream.model import Builtin, ImageConf, Recipe
+from stream.nix import query
 from stream.nix.hashes import DIGITS
 from stream.planning.closure import Wanted, find_closure, store_path_of
 from stream.planning.mentions import find_in_value
@@ -66,8 +67,8 @@ class Branch:
 class Weighing:
     """The store paths of the image of `conf`, which `explanation` is about, with their references.
     Asks the Nix on this machine for those of a conf that does not know them. With
-    `is_known` false, nobody knows them: nothing refers to anything. Raises NixError, ConfError
-    or SourceError.
+    `is_known` false, nobody knows them: nothing refers to anything. Raises NixError or
+    SourceError.
     """
 
     def __init__(self, conf: ImageConf, explanation: Explanation) -> None:
@@ -194,13 +195,19 @@ def _find_references(conf: ImageConf) -> dict[str, list[str]]:
     known = known_references(conf)
     if known or not conf.store_paths:
         return {printable(path): [*map(printable, others)] for path, others in known.items()}
+    store_dir, root = conf.store_dir.decode(), conf.store_root.decode()
+    if not query.knows(store_dir) and not (root and query.has_database(root)):
+        return {}  # without asking, all paths would be measured
     wanted = Wanted(
         name=conf.repo_tag or "the conf",
         paths=tuple((path.decode(), "store_layers") for path in sorted(conf.store_paths)),
-        store_dir=conf.store_dir.decode(),
-        store_root=conf.store_root.decode(),
+        store_dir=store_dir,
+        store_root=root,
     )
-    found = find_closure(wanted)
+    try:
+        found = find_closure(wanted)
+    except ConfError:  # Nix does not have all of them
+        return {}
     if found.references is None:
         return {}
     ours = conf.store_paths

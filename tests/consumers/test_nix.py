@@ -18,6 +18,8 @@ from stream.nix.references import parse_references
 from stream.planning.closure import Closure, Wanted, find_closure, find_in_graph, find_in_nix
 from stream.planning.plan import plan
 from stream.planning.spec import parse_spec
+from stream.tools.explain import explain
+from stream.tools.weight import Weighing
 from stream.tools.write import write_image
 
 from .nix import Nix, RootedNix
@@ -339,3 +341,20 @@ def test_shortened_hashes(nix: Nix, tmp_path: Path, kind: str) -> None:
     digest = bytes.fromhex(nix.run("nix-hash", *options).strip())
     short = nix.run("nix-hash", "--truncate", *options).strip()
     assert compress_hash(digest, 20).hex() == short
+
+
+def test_why_the_paths_of_a_conf_are_there(asked: Nix) -> None:
+    """A conf does not have the references, and Nix does; a path that Nix lacks must not be an error."""
+    application, library, data = chain(asked)
+    strange = Path(asked.store_dir, "strange")
+    strange.mkdir()
+
+    def weighed(*paths: str) -> Weighing:
+        layers = [[path] for path in paths]
+        document = {"repo_tag": "x:1", "store_dir": asked.store_dir, "store_layers": layers}
+        conf = parse_conf(json.dumps(document).encode())
+        return Weighing(conf, explain(conf))
+
+    (reason,) = weighed(data, library, application).reasons("data")
+    assert [chained.paths for chained in reason.chains] == [(application, library, data)]
+    assert not weighed(data, str(strange)).is_known
