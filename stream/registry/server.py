@@ -404,10 +404,12 @@ class _Connection(BaseHTTPRequestHandler):
         self, data: bytes, media_type: str, headers: Mapping[str, str], status: int = HTTPStatus.OK,
         error: Exception | None = None,
     ) -> None:  # fmt: skip
-        self._send_head(status, media_type, len(data), headers)
-        sent = b"" if self.command == "HEAD" else data
-        self.wfile.write(sent)
-        self._report(status, len(sent), error)
+        sent = None  # a client that was told enough by the head may be gone before the rest
+        try:
+            self._send_head(status, media_type, len(data), headers)
+            sent = 0 if self.command == "HEAD" else self.wfile.write(data)
+        finally:
+            self._report(status, sent, error)
 
     def _refuse(
         self, status: int, code: str, message: str, error: Exception | None = None,
