@@ -30,6 +30,7 @@ from stream.values import dataclass, replace
 
 _HINTS = {
     "NAME_UNKNOWN": "create the repository first; this registry does not create it",
+    "405": "it may be read-only",
     "413": "it is larger than the registry, or a proxy before it, accepts",
     "429": "the registry limits requests; try again later",
 }

@@ -170,7 +170,10 @@ def test_one_of_several_platforms(
     assert run("--arch", "arm64") == (0, make_sbom(arm), b"")
     status, printed, said = run()
     assert (status, printed) == (2, b"")
-    assert b"platforms" in said
+    assert (
+        b"spec.json: has several images (linux/amd64, linux/arm64); choose one with --arch and --variant\n"
+        in said
+    )
     status, printed, said = run("--arch", "s390x")
     assert (status, printed) == (2, b"")
     assert b"has no image for linux/s390x (it has: linux/amd64, linux/arm64)\n" in said

@@ -21,7 +21,7 @@ from stream.model import ImageConf
 from stream.oci.platform import Platform
 from stream.sbom import FORMATS
 from stream.schema.reading import conf_name, directory_of, load_object
-from stream.tools.planned import only_one, read_confs
+from stream.tools.planned import read_confs
 from stream.tools.sbom import make_sbom
 
 SUMMARY = "list the packages in an image for scanners (SPDX, CycloneDX)"
@@ -78,13 +78,17 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
 
 def _chosen(confs: list[ImageConf], args: argparse.Namespace, name: str) -> ImageConf:
     """Return the conf that fits the given platform best, which need not be given if there is only
-    one. Raises UsageError or ConfError.
+    one. Raises UsageError.
     """
+    there = ", ".join(str(Platform.of_conf(conf)) for conf in confs)
     if not (args.os or args.arch or args.variant):
-        return only_one(confs, name)
+        if len(confs) > 1:
+            raise UsageError(
+                f"{name}: has several images ({there}); choose one with --arch and --variant"
+            )
+        return confs[0]
     platform = given_platform(args, Platform.of_this_machine())
     closest = platform.closest(map(Platform.of_conf, confs))
     if closest is None:
-        there = ", ".join(str(Platform.of_conf(conf)) for conf in confs)
         raise UsageError(f"{name}: has no image for {platform} (it has: {there})")
     return confs[closest]
