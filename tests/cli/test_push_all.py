@@ -145,6 +145,7 @@ def test_failures_are_counted(registry: Registry, confs: Path, stream_image: Com
     [
         (["nowhere"], b"", "nowhere: No such file"),
         (["."], b"", "no *.json"),
+        (["../conf.json"], b"", "conf.json: is not a directory; use 'push' for one image"),
         (["-"], b"conf.json\n", "line 1 has one word"),
         (["-", "r.example"], b"\n- x\n", "line 2: - is the list"),
         (["-"], b"x" * 70_000, "line 1 is too long"),
@@ -154,7 +155,10 @@ def test_mistakes(
     words: list[str], text: bytes, message: str, tmp_path: Path, stream_image: Command
 ) -> None:
     """Without it a mistake in the list would be reported as something else, or not at all."""
-    done = stream_image("push-all", *words, "--progress", "none", stdin=text, cwd=tmp_path)
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    (tmp_path / "conf.json").touch()
+    done = stream_image("push-all", *words, "--progress", "none", stdin=text, cwd=folder)
     assert done.returncode == 2
     assert message in done.stderr.decode()
 

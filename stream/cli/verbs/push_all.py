@@ -77,6 +77,9 @@ def _confs_in(directory: str) -> list[str]:
     """Return the confs in a directory, in the order of their names. Raises UsageError."""
     try:
         names = sorted(name for name in os.listdir(directory) if name.endswith(".json"))
+    except NotADirectoryError:
+        reason = "is not a directory; use 'push' for one image, or - for a list on standard input"
+        raise UsageError(one_line(f"{directory}: {reason}")) from None
     except OSError as error:
         raise UsageError(one_line(f"{directory}: {error.strerror}")) from None
     if not names:
