@@ -39,7 +39,7 @@ def find_previous(
         return check_previous(found, conf_name(place.reference)).store_layers
     if found is None:
         if is_expected:
-            warn(one_line(f"{place}: has no image for {platform}; {_WITHOUT}"))
+            warn(one_line(f"{place}: is not there, or has no image for {platform}; {_WITHOUT}"))
         return None
     if platform.distance(found.platform) is None:
         if is_expected:

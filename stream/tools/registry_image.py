@@ -126,7 +126,7 @@ def look_around(
     with closing(Repository(location, access, only_pulls=True)) as repository:
         image = find_image(repository, location, wanted)
         if image is None:
-            raise RegistryError(str(location), f"has no image for {wanted}")
+            raise RegistryError(str(location), f"is not there, or has no image for {wanted}")
         sboms, others, unread = [], [], []
         for artifact, kind in _artifacts(repository, image.digest):
             if kind not in MEDIA_TYPES.values():

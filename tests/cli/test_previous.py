@@ -115,8 +115,8 @@ def test_what_is_said_of_a_previous_build(
     absent = stream_image("plan", spec, "--previous", name)
     assert absent.returncode == 0
     assert absent.stderr.decode() == (
-        f"stream-image: warning: {name}: has no image for linux/amd64; planned without the layers"
-        " of a previous build\n"
+        f"stream-image: warning: {name}: is not there, or has no image for linux/amd64; planned"
+        " without the layers of a previous build\n"
     )
     for place, status in (
         ("docker://127.0.0.1:1/app:v1", 1),
