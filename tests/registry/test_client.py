@@ -284,6 +284,16 @@ def test_ipv6(opened: Opened) -> None:
 # What fails
 
 
+def test_read_only_registry(opened: Opened) -> None:
+    """Whoever pushes to a mirror, or during maintenance, would be told a bare number."""
+    with distribution.running() as registry:
+        registry.script = lambda request, _: (
+            Answer(status=405) if request.method == "POST" else None
+        )
+        repository = opened(address=registry.address)
+        refused(repository.begin_upload, "POST upload: 405; it may be read-only")
+
+
 @pytest.mark.parametrize("is_tls", [False, True])
 @pytest.mark.parametrize("listens", [False, True])
 def test_early_refusal(opened: Opened, certificate: Path, *, is_tls: bool, listens: bool) -> None:
