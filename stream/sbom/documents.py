@@ -29,6 +29,8 @@ def read_sbom(data: bytes) -> Listed:
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError as error:
+        if b"\0" in data:
+            raise Malformed("is not JSON: it is binary") from None
         raise Malformed(f"is not JSON: {error.msg}") from None
     if isinstance(document, dict):
         if spdx.is_document(document):

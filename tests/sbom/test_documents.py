@@ -316,6 +316,7 @@ def test_what_is_read_is_what_was_written(sbom_format: Format, more: dict[str, A
     ("data", "said"),
     [
         (b"\xff", "is not JSON"),
+        (b"layer.tar\0\xff", "is not JSON: it is binary"),
         (b"[]", "is neither SPDX 2 nor CycloneDX"),
         (b'{"spdxVersion": "SPDX-3.0"}', "is neither SPDX 2 nor CycloneDX"),
         (
