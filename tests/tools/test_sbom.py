@@ -362,6 +362,16 @@ def test_what_archives_carry(spec: dict[str, Any], tmp_path: Path) -> None:
     assert "SBOM" not in render(inspect_verb._parts(inspection))
 
 
+def test_a_variant_in_a_registry(spec: dict[str, Any]) -> None:
+    """Images of two variants would look like one for the same machines."""
+    conf, _ = planned(spec, architecture="arm", variant="v7")
+    with distribution.running() as registry:
+        name = f"{registry.address}/app:v1"
+        stream.push(conf, name)
+        shown = render(inspect_verb._registry_parts(look_around(name, Platform.of_conf(conf))))
+    assert "linux/arm/v7, created" in shown
+
+
 def test_hostile_neighbours(spec: dict[str, Any]) -> None:
     """What anybody may attach would end in a traceback, or hide the other SBOMs."""
     whole, _ = planned(spec)

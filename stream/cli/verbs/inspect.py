@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stream.archives.files import SizedFile
@@ -245,9 +245,8 @@ def _registry_parts(found: Surroundings) -> Iterator[RenderableType]:
 
     image = found.image
     get = image.config.get
-    about = f"{get('os')}/{get('architecture')}, created {get('created') or 'at no known time'}"
     title = Text.assemble((one_line(found.reference), "bold"), "  ", ("registry", "dim"))
-    yield title.append(f"\n{image.digest}", "cyan").append("\n" + one_line(about))
+    yield title.append(f"\n{image.digest}", "cyan").append("\n" + _about(image.config))
     config = get("config")
     if isinstance(config, dict) and config:
         yield Text()
@@ -311,13 +310,18 @@ def _title(inspection: Inspection, image: InspectedImage) -> RenderableType:
         what += " and OCI layout"
     if inspection.compression:
         what += f" in {inspection.compression}"
-    get = image.document.get
-    variant = f"/{get('variant')}" if get("variant") else ""
-    about = f"{get('os')}/{get('architecture')}{variant}, created {get('created') or 'at no known time'}"
     title = Text.assemble((tags, "bold"), "  ", (what, "dim"), overflow="fold")
     if image.image_id:
         title.append(f"\n{image.image_id}", "cyan")
-    return title.append("\n" + one_line(about))
+    return title.append("\n" + _about(image.document))
+
+
+def _about(config: Mapping[str, Any]) -> str:
+    """Return the line on the platform and the time of an image."""
+    get = config.get
+    variant = f"/{get('variant')}" if get("variant") else ""
+    created = get("created") or "at no known time"
+    return one_line(f"{get('os')}/{get('architecture')}{variant}, created {created}")
 
 
 def _config_table(config: dict[str, Any]) -> Table:
