@@ -93,17 +93,19 @@ def given_previous(
     return find
 
 
-def given_confs(
+def given_confs(  # noqa: PLR0913 — each is for one part of reading
     args: argparse.Namespace,
     sources: Sequence[str],
     reporter: Reporter,
     planning: Planning,
     *,
     repo_tag: str | None = None,
+    need_tag: bool = True,
 ) -> list[ImageConf]:
     """Return the images of the confs and specifications `sources`, words of the command line: of
-    each, one for each of its platforms. `repo_tag` replaces their tags. Raises UsageError if
-    standard input is given twice, and StreamImageError.
+    each, one for each of its platforms. `repo_tag` replaces their tags. Without `need_tag`,
+    one that is not there is not derived. Raises UsageError if standard input is given twice, and
+    StreamImageError.
     """
     previous: str | None = getattr(args, "previous", None)
     words = [*sources, *filter(None, [previous])]
@@ -119,7 +121,9 @@ def given_confs(
     confs = [
         conf
         for source in sources
-        for conf in load_confs(source, repo_tag=repo_tag, warn=reporter.warning, planning=noting)
+        for conf in load_confs(
+            source, repo_tag=repo_tag, need_tag=need_tag, warn=reporter.warning, planning=noting
+        )
     ]
     if previous and not planned:
         reporter.warning(f"--previous {one_line(previous)}: not used, as a conf has its layers")

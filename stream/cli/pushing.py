@@ -122,12 +122,10 @@ def given_push_planning(
     )
 
 
-def named_tag(reference: str) -> str | None:
-    """Return the name and tag of an image that is pushed as `reference`, None if that has no tag:
-    then one may have to be derived.
-    """
+def has_tag(reference: str | None) -> bool:
+    """Tell whether `reference` says under which tag an image is pushed: then none need be derived."""
     target = _location(reference)
-    return None if target is None or target.tag is None else str(target)
+    return target is not None and target.tag is not None
 
 
 def _location(reference: str | None) -> Location | None:

@@ -362,6 +362,20 @@ def test_what_archives_carry(spec: dict[str, Any], tmp_path: Path) -> None:
     assert "SBOM" not in render(inspect_verb._parts(inspection))
 
 
+def test_each_tag_of_a_specification_has_the_same_sbom(
+    spec: dict[str, Any], tmp_path: Path
+) -> None:
+    """An image would get another SBOM with each tag, and none would be that of `sbom`."""
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(spec))
+    with distribution.running() as registry:
+        for tag in ("one", "two"):
+            name = f"{registry.address}/team/app:{tag}"
+            assert main(["push", str(path), name, "--sbom", "spdx", "-q"]) == 0
+        (attached,) = look_around(name).sboms
+    assert attached.data == make_sbom(planned(spec)[0])
+
+
 def test_a_variant_in_a_registry(spec: dict[str, Any]) -> None:
     """Images of two variants would look like one for the same machines."""
     conf, _ = planned(spec, architecture="arm", variant="v7")

@@ -7,7 +7,7 @@ import argparse
 from stream.cli.output import say_lines
 from stream.cli.planned import given_confs
 from stream.cli.progress import Reporter
-from stream.cli.pushing import add_pushing_arguments, given_push_planning, given_pushing, named_tag
+from stream.cli.pushing import add_pushing_arguments, given_push_planning, given_pushing, has_tag
 from stream.cli.results import Result, add_result_arguments, opened_results
 from stream.tools.push import push
 
@@ -54,8 +54,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Push the image. Raises StreamImageError."""
     pushing = given_pushing(args, reporter)
     planning = given_push_planning(args, reporter, pushing, args.reference)
-    repo_tag = named_tag(args.reference)
-    confs = given_confs(args, args.confs, reporter, planning, repo_tag=repo_tag)
+    need_tag = not has_tag(args.reference)
+    confs = given_confs(args, args.confs, reporter, planning, need_tag=need_tag)
     with opened_results(args, rehearse=args.dry_run) as report:
         pushed = push(confs, args.reference, reporter, tags=args.tags, **pushing)
         names = [f"{pushed.name}:{tag}" for tag in pushed.tags]

@@ -11,7 +11,7 @@ from functools import partial
 from stream.cli.output import say_lines
 from stream.cli.planned import given_confs
 from stream.cli.progress import Reporter
-from stream.cli.pushing import add_pushing_arguments, given_push_planning, given_pushing
+from stream.cli.pushing import add_pushing_arguments, given_push_planning, given_pushing, has_tag
 from stream.cli.usage import UsageError
 from stream.model import ImageConf
 from stream.text import one_line
@@ -56,7 +56,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
 
     def load(names: Sequence[str], reference: str | None = None) -> list[ImageConf]:
         planning = given_push_planning(args, reporter, pushing, reference)
-        return given_confs(args, names, reporter, planning)
+        need_tag = not has_tag(reference)
+        return given_confs(args, names, reporter, planning, need_tag=need_tag)
 
     if args.where == "-":
         items = _listed(load, has_names=args.prefix is None)
