@@ -102,7 +102,11 @@ def test_list(registry: Registry, confs: Path, stream_image: Command) -> None:
 # the images of this week
 {confs}/one.json {registry.address}/a:1
 {confs}/one.json  {confs}/two.json\t{registry.address}/b
+{confs}/three.json {registry.address}/c:1
 """
+    unnamed = json.loads((confs / "three.json").read_bytes())
+    del unnamed["repo_tag"]
+    (confs / "three.json").write_text(json.dumps(unnamed))
     document = json.loads((confs / "two.json").read_bytes())
     (confs / "two.json").write_text(
         json.dumps(document | {"architecture": "arm64", "repo_tag": "one:v1"})
@@ -112,6 +116,7 @@ def test_list(registry: Registry, confs: Path, stream_image: Command) -> None:
     assert done.stdout.decode().splitlines() == [
         digest(registry, "a", "1"),
         digest(registry, "b"),
+        digest(registry, "c", "1"),
     ]
     kind, _ = registry.repository("b").manifests[registry.repository("b").tags["v1"]]
     assert kind.endswith("index.v1+json")
