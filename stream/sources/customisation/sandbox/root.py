@@ -168,13 +168,15 @@ class _Preparation:
                 places.setdefault(real, f"{OURS}/{len(places)}")
         for real, place in places.items():
             self._show(real, place)
-            for entry in os.scandir(real):
+            with os.scandir(real) as entries:
+                links = [entry for entry in entries if entry.is_symlink()]
+            for link in links:
                 # Absolute links would lead out of the mounted directory.
-                if entry.is_symlink() and os.readlink(entry.path).startswith("/"):
-                    there, _, name = os.path.realpath(entry.path).rpartition("/")
+                if os.readlink(link.path).startswith("/"):
+                    there, _, name = os.path.realpath(link.path).rpartition("/")
                     if there in places:
                         self.root.links.setdefault(
-                            f"{ROOT}{_LINKS}/{entry.name}", f"{places[there]}/{name}"
+                            f"{ROOT}{_LINKS}/{link.name}", f"{places[there]}/{name}"
                         )
         self.root.path = ":".join([self.root.path, _LINKS, *places.values()])
 
