@@ -190,3 +190,17 @@ def test_interrupted(registry: Registry, confs: Path) -> None:
     names = ["one", "three"]
     assert outcome.stdout.decode().splitlines() == [digest(registry, name) for name in names]
     assert not registry.repository("two").tags
+
+
+@pytest.mark.parametrize(
+    "prefix", ["registry.example/team:v1", "https://registry.example", "registry.example/Team"]
+)
+def test_prefix_below_which_nothing_can_be(
+    tmp_path: Path, stream_image: Command, prefix: str
+) -> None:
+    """Said of each of a thousand images, it would hide what is wrong: one word."""
+    (tmp_path / "app.json").write_text('{"repo_tag": "app:1"}')
+    done = stream_image("push-all", str(tmp_path), prefix)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"stream-image: {prefix}: cannot be a PREFIX: ".encode())
+    assert done.stderr.count(b"\n") == 1

@@ -14,6 +14,7 @@ from stream.cli.progress import Reporter
 from stream.cli.pushing import add_pushing_arguments, given_push_planning, given_pushing, has_tag
 from stream.cli.usage import UsageError
 from stream.model import ImageConf
+from stream.oci.reference import BadReference, below, check_name
 from stream.text import one_line
 from stream.tools.push_all import ImageToPush, NotPushed, push_all
 
@@ -53,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, reporter: Reporter) -> int:
     """Push the images. Raises StreamImageError, but not for one of many."""
     pushing = given_pushing(args, reporter)
+    if args.prefix is not None:
+        _check_prefix(args.prefix)
 
     def load(names: Sequence[str], reference: str | None = None) -> list[ImageConf]:
         planning = given_push_planning(args, reporter, pushing, reference)
@@ -72,6 +75,14 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
         else:
             say_lines([outcome.reference])
     return int(has_failed)
+
+
+def _check_prefix(prefix: str) -> None:
+    """Raises UsageError if no image can be below `prefix`, rather than say so of each."""
+    try:
+        check_name(below(prefix, "image"))
+    except BadReference as wrong:
+        raise UsageError(one_line(f"{prefix}: cannot be a PREFIX: {wrong}")) from None
 
 
 def _confs_in(directory: str) -> list[str]:
