@@ -6,8 +6,6 @@ import importlib
 import inspect
 import pickle
 import pkgutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -121,10 +119,3 @@ def test_defaults_are_not_shared() -> None:
     one = _Changeable()
     one.names.append("a")
     assert _Changeable().names == []
-
-
-def test_the_standard_module_is_not_imported() -> None:
-    """It takes a tenth of a second of an unchanged push where its like is not needed."""
-    code = "import stream.model, sys; print('dataclasses' in sys.modules)"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    assert shown.stdout == b"False\n"

@@ -77,6 +77,16 @@ def test_files_in_order(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert user("other.example", file=only) is None
 
 
+def test_directory_of_somebody_else(home: Path, tmp_path: Path) -> None:
+    """Where root has logged in, nobody else could push any more: /run/containers is root's."""
+    write(home / ".docker" / "config.json", {"auths": {"r.example": entry("own")}})
+    closed = tmp_path / "uids"
+    closed.mkdir()
+    closed.chmod(0)
+    assert user() == "own"
+    closed.chmod(0o700)
+
+
 def test_keys(tmp_path: Path) -> None:
     """A login may be for a part of a registry: the longest that fits is meant."""
     auths: dict[str, Any] = {"r.example": entry("all")}

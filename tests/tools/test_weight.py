@@ -67,7 +67,8 @@ def test_tree(spec: dict[str, Any]) -> None:
         "c": sizes["c"] + sizes["d"],
         "a": sizes["a"] + sizes["c"] + sizes["d"],
     }
-    assert all(SIZES[key] <= size <= SIZES[key] + 4096 for key, size in sizes.items())
+    # With its headers, which are longer for a long path of the store.
+    assert all(SIZES[key] <= size <= SIZES[key] + 8192 for key, size in sizes.items())
 
 
 def test_chains(spec: dict[str, Any]) -> None:
