@@ -1,6 +1,7 @@
 """The consumers that are daemons with a client: dockerd, containerd, and a registry."""
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -125,7 +126,8 @@ class Containerd(Runner):
         """Run the container without a cgroup, so that none is left."""
         options = ("--rm", "--cgroup=", f"--snapshotter={_SNAPSHOTTER}")
         for _ in range(_RUNS):
-            container = f"container-{next(self._containers)}"
+            # The name becomes that of a cgroup all the same for a moment, and those are the machine's.
+            container = f"container-{os.getpid()}-{next(self._containers)}"
             ended = self.command(*self._ctr("run", *options, self.reference(tag), container, *argv))
             if ended.returncode or ended.stdout:
                 break
