@@ -36,6 +36,7 @@ class Containerd:
     """
 
     name: ClassVar[EngineName] = "containerd"
+    prefers_docker_archives: ClassVar[bool] = False
 
     def __init__(self, host: str | None, namespace: str | None) -> None:
         words, remote = ["ctr"], None

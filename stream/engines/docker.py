@@ -43,6 +43,7 @@ class Docker:
     """Docker. See `stream.engines.engine.Engine`. `digests` is where manifests are noted."""
 
     name: ClassVar[EngineName] = "docker"
+    prefers_docker_archives: ClassVar[bool] = False
 
     def __init__(self, endpoint: Endpoint, digests: Digests = NO_DIGESTS) -> None:
         self.label = endpoint.label

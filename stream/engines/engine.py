@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 from stream.model import Digest, Image
 from stream.oci.platform import Platform
@@ -44,6 +44,9 @@ class Engine(Protocol):
     @property
     def label(self) -> str:
         """The engine and where it is, for messages."""
+
+    prefers_docker_archives: ClassVar[bool]
+    """Whether it loads a docker-archive faster than an OCI archive of which nothing is left out."""
 
     def platform(self) -> Platform:
         """Return the platform of the engine's machine."""

@@ -34,6 +34,7 @@ class Podman:
     """
 
     name: ClassVar[EngineName] = "podman"
+    prefers_docker_archives: ClassVar[bool] = True  # it unpacks OCI archives into a directory first
 
     def __init__(self, host: str | None) -> None:
         if host is None:

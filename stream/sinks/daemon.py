@@ -1,7 +1,8 @@
-"""The partial archive that an engine loads: an OCI archive without the layers that it has.
+"""The archives that an engine loads: an OCI archive without the layers that it has, or a
+docker-archive of the whole image.
 
-The documents name every layer; the bytes of those that the engine has are left out, and the image
-has no tags. Must not know which engine it is, nor how it was asked.
+The documents name every layer; the bytes of those that the engine has are left out of an OCI archive,
+and the image has no tags. Must not know which engine it is, nor how it was asked.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Collection
 
 from stream.interfaces import Takes
 from stream.model import Digest, Image, ImageDocuments, KnownLayer, Layer
+from stream.sinks.docker_archive import DockerArchive
 from stream.sinks.oci_archive import OciArchive, blob_name
 from stream.values import replace
 
@@ -40,6 +42,17 @@ class PartialArchive(OciArchive):
             comment="",
             descriptor=blob,
         )
+
+    def add_image(self, image: ImageDocuments) -> Image:
+        """See the interface."""
+        added = super().add_image(replace(image, repo_tags=()))
+        return replace(added, repo_tags=image.repo_tags)
+
+
+class WholeArchive(DockerArchive):
+    """A docker-archive being written to `fd`, without tags. See DockerArchive."""
+
+    left_out: frozenset[Digest] = frozenset()
 
     def add_image(self, image: ImageDocuments) -> Image:
         """See the interface."""

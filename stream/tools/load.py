@@ -16,7 +16,7 @@ from stream.model import Digest, Image, ImageConf, KnownLayer, Loaded
 from stream.observer import Observer
 from stream.oci.platform import Platform
 from stream.pipeline import write_images
-from stream.sinks.daemon import PartialArchive
+from stream.sinks.daemon import PartialArchive, WholeArchive
 from stream.sinks.nowhere import Nowhere
 from stream.sources.image import ImageSources
 from stream.tools.platforms import check_platforms
@@ -148,7 +148,15 @@ class _Loading:
     def _write(
         self, sources: ImageSources, fd: int, held: Collection[Digest], observer: Observer
     ) -> Image:
-        with PartialArchive(fd, mtime=self._conf.mtime, held=held) as sink:
+        mtime = self._conf.mtime
+        # Annotations are the OCI manifest's.
+        is_whole = self._engine.prefers_docker_archives and not (held or self._conf.annotations)
+        sink: PartialArchive | WholeArchive
+        with (
+            WholeArchive(fd, mtime=mtime)
+            if is_whole
+            else PartialArchive(fd, mtime=mtime, held=held)
+        ) as sink:
             (image,) = write_images([sources], sink, observer, self._digests)
             self.held = sink.left_out
         return image

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support import members
 
 import stream
 from stream.engines.programs import Program
@@ -77,6 +78,7 @@ def test_podman_load_fails_once(workshop: Workshop, install: Install, tmp_path: 
     (tmp_path / "held").write_text(f'["{diff_ids[0]}"]\n')
     loaded = load(workshop, engine="podman")
     assert (loaded.engine, loaded.name) == ("podman", "test:1")
+    assert "oci-layout" not in members((tmp_path / "archive").read_bytes())
     (tmp_path / "loaded").unlink()
     (tmp_path / "refuse").touch()
     workshop.change("c")
@@ -88,6 +90,24 @@ def test_podman_load_fails_once(workshop: Workshop, install: Install, tmp_path: 
     assert workshop.observer.warnings == [
         "podman: Error: payload  * oci-archive: no space; sending every layer"
     ]
+
+
+def test_podman_gets_a_part_as_an_oci_archive(
+    workshop: Workshop, install: Install, tmp_path: Path
+) -> None:
+    """Podman refuses a docker-archive of which a layer is left out, and is slow with a whole OCI
+    archive.
+    """
+    install("podman", PODMAN)
+    diff_ids = layers_of(workshop, tmp_path)
+    (tmp_path / "held").write_text(json.dumps(diff_ids) + "\n")
+    load(workshop, engine="podman")
+    assert "oci-layout" not in members((tmp_path / "archive").read_bytes())
+    (tmp_path / "loaded").unlink()
+    workshop.change("c")
+    layers_of(workshop, tmp_path)
+    assert load(workshop, engine="podman").held
+    assert "oci-layout" in members((tmp_path / "archive").read_bytes())
 
 
 def test_program_that_reads_nothing(workshop: Workshop, install: Install) -> None:
