@@ -40,7 +40,7 @@ INSTANTS = [
 
 
 @given(st.dictionaries(trees.store_names, trees.store_paths, min_size=1, max_size=3), st.booleans())
-def test_trees(store_dir: bytes, store: dict[str, trees.Node], linked: bool) -> None:  # noqa: FBT001
+def test_trees(store_dir: bytes, store: dict[str, trees.Node], linked: bool) -> None:  # noqa: FBT001 — a parameter of the test
     """Holds for any tree: one different byte makes a new layer for every registry and daemon."""
     directory = subdirectory(store_dir)
     for name, node in store.items():

@@ -136,7 +136,7 @@ def diff(  # noqa: PLR0913 — the options of the command, each of its own
     images = []
     for target in (before, after):
         found = _find(target, warn, planning)
-        tree = _tree_of(found, contents)
+        tree = _tree_of(found, contents=contents)
         looked_at = found if isinstance(found, ImageConf) else str(found)
         inspection = inspect(looked_at, ignore, run_commands=run_commands, digests=digests)
         images.append((inspection.images[0], tree))
@@ -184,14 +184,14 @@ def _without(
 # ---- files
 
 
-def _tree_of(found: ImageConf | ArchiveFile, contents: bool) -> dict[bytes, File]:  # noqa: FBT001
+def _tree_of(found: ImageConf | ArchiveFile, *, contents: bool) -> dict[bytes, File]:
     if isinstance(found, ImageConf):
-        return _conf_tree(found, contents)
-    return _archive_tree(found, contents)
+        return _conf_tree(found, contents=contents)
+    return _archive_tree(found, contents=contents)
 
 
-def _archive_tree(archive_file: ArchiveFile, contents: bool) -> dict[bytes, File]:  # noqa: FBT001
-    lister = _lister(contents)
+def _archive_tree(archive_file: ArchiveFile, *, contents: bool) -> dict[bytes, File]:
+    lister = _lister(contents=contents)
     with open_archive(archive_file.path, lister) as archive:
         image: ArchiveImage = (
             archive.images[0]
@@ -202,9 +202,9 @@ def _archive_tree(archive_file: ArchiveFile, contents: bool) -> dict[bytes, File
     return _tree(layers, archive_file.path)
 
 
-def _conf_tree(conf: ImageConf, contents: bool) -> dict[bytes, File]:  # noqa: FBT001
+def _conf_tree(conf: ImageConf, *, contents: bool) -> dict[bytes, File]:
     budget = Budget()
-    peruse = _lister(contents, budget)
+    peruse = _lister(budget, contents=contents)
     with opened(conf, ignore) as sources:
         layers = [] if sources.base is None else peruse_base(sources.base, peruse)
         top = sources.customisation
@@ -218,7 +218,7 @@ def _conf_tree(conf: ImageConf, contents: bool) -> dict[bytes, File]:  # noqa: F
     return _tree(layers, conf.repo_tag or "the conf")
 
 
-def _lister(contents: bool, budget: Budget | None = None) -> Callable[[ByteSource], _Contents]:  # noqa: FBT001
+def _lister(budget: Budget | None = None, *, contents: bool) -> Callable[[ByteSource], _Contents]:
     """Return a function that lists the files of a layer, with their contents if asked for."""
     budget = budget or Budget()
 

@@ -54,7 +54,7 @@ def test_existing_file_is_replaced(conf: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("existing", [True, False])
-def test_link_is_kept(conf: Path, tmp_path: Path, existing: bool) -> None:  # noqa: FBT001
+def test_link_is_kept(conf: Path, tmp_path: Path, existing: bool) -> None:  # noqa: FBT001 — a parameter of the test
     """Without it a symlink at the output path could be replaced by a file."""
     target = tmp_path / "elsewhere" / "image.tar"
     target.parent.mkdir()
@@ -164,7 +164,7 @@ def _file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.usefixtures("_file_system")
 @pytest.mark.parametrize("existing", [True, False])
-def test_file_appears_when_complete(tmp_path: Path, existing: bool) -> None:  # noqa: FBT001
+def test_file_appears_when_complete(tmp_path: Path, existing: bool) -> None:  # noqa: FBT001 — a parameter of the test
     """Without it half an image could be loaded, or a good one be lost to a run that fails."""
     path = tmp_path / "image.tar"
     if existing:

@@ -158,7 +158,7 @@ def test_without_compression_the_blob_is_the_layer() -> None:
     """Without it a blob could be named that every reader sees is another."""
     for diff_id, believed in ((LAYERS[0].descriptor.digest, True), (LAYERS[0].diff_id, False)):
         memory = AnnotatedDigests(
-            NO_DIGESTS, lambda: [("m", document)], media_type=GZIP, encoding=""  # noqa: B023
+            NO_DIGESTS, lambda: [("m", document)], media_type=GZIP, encoding=""  # noqa: B023 — used in the same turn
         )  # fmt: skip
         blob = LAYERS[0].descriptor
         document: dict[str, Any] = {

@@ -197,7 +197,7 @@ def test_customisation_layers_are_the_same(
     contents: Sequence[trees.Node],
     conflicts: Conflicts,
     keep: bool,  # noqa: FBT001 — hypothesis names what it gives
-    copied: bool,  # noqa: FBT001
+    copied: bool,  # noqa: FBT001 — a parameter of the test
 ) -> None:
     """Joined or copied, with links between contents, a store yields the same layer as in place."""
     paths = tuple(built(store_dir, contents))

@@ -241,7 +241,7 @@ def test_hard_links(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_interpreter_of_an_elf_file(wide: bool, order: str) -> None:  # noqa: FBT001
+def test_interpreter_of_an_elf_file(wide: bool, order: str) -> None:  # noqa: FBT001 — a parameter of the test
     """Programs of other architectures have one as well."""
     assert interpreter_of(elf(b"/lib/ld.so", wide=wide, order=order)) == b"/lib/ld.so"
 

@@ -46,7 +46,7 @@ def changes(difference: Difference) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("contents", [False, True])
-def test_a_conf_and_its_image_are_the_same(tmp_path: Path, contents: bool) -> None:  # noqa: FBT001
+def test_a_conf_and_its_image_are_the_same(tmp_path: Path, contents: bool) -> None:  # noqa: FBT001 — a parameter of the test
     """Differences between an image and its own conf would bury those that are meant."""
     store = Store.below(tmp_path)
     digits = "abcd" * 8

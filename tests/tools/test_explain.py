@@ -119,7 +119,7 @@ def test_a_layer_made_from_paths_with_a_hash(store: Store) -> None:
 
 
 @pytest.mark.parametrize("changed", [False, True])
-def test_a_derived_tag_decides(store: Store, changed: bool) -> None:  # noqa: FBT001
+def test_a_derived_tag_decides(store: Store, changed: bool) -> None:  # noqa: FBT001 — a parameter of the test
     """The tag holds the content of paths without a hash, so that an equal one proves it."""
     graph = store.directory.parent / "graph.json"
     paths = [str(store.path(name)) for name in (HASHED, "plain")]
@@ -220,7 +220,7 @@ def test_against_one_of_several_images(store: Store, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("piped", [False, True])
-def test_command_against_an_archive(store: Store, piped: bool) -> None:  # noqa: FBT001
+def test_command_against_an_archive(store: Store, piped: bool) -> None:  # noqa: FBT001 — a parameter of the test
     """The command takes the archive as a file and on standard input."""
     conf = store.conf([HASHED], ["plain"])
     earlier = written(conf, "old.tar")

@@ -207,7 +207,7 @@ def conf(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("skip", [False, True])
-def test_a_plan_matches_the_stream(conf: Path, skip: bool) -> None:  # noqa: FBT001
+def test_a_plan_matches_the_stream(conf: Path, skip: bool) -> None:  # noqa: FBT001 — a parameter of the test
     """A conf's plan matches the image, including base image and customisation layer."""
     document = json.loads(conf.read_bytes())
     conf.write_text(json.dumps({**document, "skip_base_paths": skip}), "utf-8")
@@ -442,7 +442,7 @@ inspections = st.builds(
 
 
 @given(inspection=inspections, with_files=st.booleans())
-def test_text_is_plain_and_fits(inspection: Inspection, with_files: bool) -> None:  # noqa: FBT001
+def test_text_is_plain_and_fits(inspection: Inspection, with_files: bool) -> None:  # noqa: FBT001 — a parameter of the test
     """Whatever the image's text, it fits 80 columns and contains no terminal escapes."""
     from rich.cells import cell_len
 
@@ -582,7 +582,7 @@ HOSTILE: dict[str, bytes] = {
 @pytest.mark.parametrize("verb", ["inspect", "verify"])
 @pytest.mark.parametrize("piped", [False, True])
 @pytest.mark.parametrize("case", HOSTILE)
-def test_hostile(tmp_path: Path, case: str, piped: bool, verb: str) -> None:  # noqa: FBT001
+def test_hostile(tmp_path: Path, case: str, piped: bool, verb: str) -> None:  # noqa: FBT001 — a parameter of the test
     """Foreign input gives one clear line, quickly, and never a traceback."""
     path = tmp_path / "image"
     path.write_bytes(HOSTILE[case])
@@ -605,7 +605,7 @@ def test_hostile(tmp_path: Path, case: str, piped: bool, verb: str) -> None:  # 
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", ["inspect", "verify"])
 @pytest.mark.parametrize("piped", [False, True])
-def test_bomb_in_bomb(tmp_path: Path, piped: bool, verb: str) -> None:  # noqa: FBT001
+def test_bomb_in_bomb(tmp_path: Path, piped: bool, verb: str) -> None:  # noqa: FBT001 — a parameter of the test
     """Compressed twice, kilobytes would be terabytes: the limit counts the file's own bytes."""
     stored = bomb(3 << 30)
     archive = gzip.compress(BASE.docker_archive(stored=[stored, *LAYERS[1:]]), 9)

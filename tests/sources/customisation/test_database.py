@@ -276,7 +276,7 @@ def in_wal_mode(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("base_first", [False, True])
-def test_merged_with_the_base(base_first: bool) -> None:  # noqa: FBT001
+def test_merged_with_the_base(base_first: bool) -> None:  # noqa: FBT001 — a parameter of the test
     """Paths that only the base has are kept with their signatures; of two records one wins."""
     other = store_object("c", "a", "c")
     base = changed(

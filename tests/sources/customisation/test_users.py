@@ -190,7 +190,7 @@ def test_names_and_numbers_that_are_taken(build: Build, recipe: dict[str, Any], 
 
 
 @pytest.mark.parametrize("big", [False, True])
-def test_a_file_that_cannot_be_merged(build: Build, big: bool) -> None:  # noqa: FBT001
+def test_a_file_that_cannot_be_merged(build: Build, big: bool) -> None:  # noqa: FBT001 — a parameter of the test
     """An error is better than an image without the base's users."""
     passwd = f"{ROOT}\n" * 40_000 if big else link("../run/passwd")
     with pytest.raises(RecipeError, match=r"/etc/passwd: is a link or larger than 1048576 bytes"):

@@ -205,7 +205,7 @@ def test_links_lead_where_they_lead_the_caller(run: Run, raw: Path) -> None:
 
 
 @pytest.mark.parametrize("preloaded", [False, True])
-def test_status_is_what_was_recorded(run: Run, preloaded: bool) -> None:  # noqa: FBT001
+def test_status_is_what_was_recorded(run: Run, preloaded: bool) -> None:  # noqa: FBT001 — a parameter of the test
     """Static busybox sets the owner that it read with each group: a file would be root's again."""
     said: list[str] = []
     found = run(
