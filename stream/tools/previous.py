@@ -28,7 +28,7 @@ def find_previous(
 ) -> Sequence[Sequence[str]] | PreviousImage | None:
     """Return the previous build at `place`, in the notation of `Place.parse`, for `plan`. If there is
     none for `platform`, or if its history does not have the store paths of its layers, return None:
-    `warn` is called with the reason, a line, unless nothing is there for it and nothing `is_expected`.
+    `warn` is called with the reason, a line, if one `is_expected`.
 
     What cannot be read is an error, as the plan would be another one: raises ConfError, ArchiveError,
     RegistryError, DigestMismatch, EngineError, or ArgumentError for a place that is not one.
@@ -38,15 +38,13 @@ def find_previous(
     if isinstance(found, dict):
         return check_previous(found, conf_name(place.reference)).store_layers
     if found is None:
-        if is_expected:
-            warn(one_line(f"{place}: is not there, or has no image for {platform}; {_WITHOUT}"))
-        return None
-    if platform.distance(found.platform) is None:
-        if is_expected:
-            warn(one_line(f"{place}: is for {found.platform}, not for {platform}; {_WITHOUT}"))
-        return None
-    layers = recorded_layers(found.config)
-    if not layers:
-        warn(one_line(f"{place}: its history names no store paths; {_WITHOUT}"))
-        return None
-    return PreviousImage(layers=tuple(layers))
+        reason = f"is not there, or has no image for {platform}"
+    elif platform.distance(found.platform) is None:
+        reason = f"is for {found.platform}, not for {platform}"
+    elif layers := recorded_layers(found.config):
+        return PreviousImage(layers=tuple(layers))
+    else:  # it may have none, as images without Nix
+        reason = "its history names no store paths"
+    if is_expected:
+        warn(one_line(f"{place}: {reason}; {_WITHOUT}"))
+    return None

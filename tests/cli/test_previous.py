@@ -219,3 +219,18 @@ def test_load_takes_what_has_the_tag(
         assert load("--tag", "app:v1", "--no-previous") == load(tag="v2") == len(NAMES) + 1
         # A derived tag will be a new one: what is called latest has its layers.
         assert load() == len(layers) + 1
+
+
+def test_images_without_store_paths_are_no_news(
+    registry: Registry, tmp_path: Path, stream_image: Command
+) -> None:
+    """Who builds without Nix would be warned at every push of what is as it should be."""
+    (tmp_path / "hello").write_text("hello")
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps({"name": "app", "tag": "1", "files": {"/hello": "hello"}}))
+    for _ in range(2):
+        done = stream_image("push", "--quiet", str(spec), f"{registry.address}/app:1")
+        assert (done.returncode, done.stderr) == (0, b"")
+    place = f"docker://{registry.address}/app:1"
+    asked = stream_image("plan", str(spec), "--previous", place)
+    assert b"its history names no store paths" in asked.stderr
